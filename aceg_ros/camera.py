@@ -1,0 +1,135 @@
+"""Camera model and frame: what every reader yields and every method consumes.
+
+Conventions of the whole package
+    Axes: OpenCV optical (x right, y down, z forward). Units: metres, pixels, seconds.
+    Pixels: the centre of the top-left pixel is (0, 0), as in OpenCV and in ROS camera_info.
+    Lens distortion: methods never see it. `Camera.rectify` resamples the picture once, through cached maps, to a
+    pinhole camera with the same K; everything after it is linear algebra.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+from aceg_ros.errors import UserError
+
+DISTORTION_COUNTS = {"pinhole": (0,), "plumb_bob": (4, 5), "rational_polynomial": (8,), "equidistant": (4,)}
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Intrinsics of one picture size.
+
+    model: "pinhole" (no distortion) or one of ROS' names "plumb_bob" (k1 k2 p1 p2 [k3]), "rational_polynomial"
+    (k1 k2 p1 p2 k3 k4 k5 k6), "equidistant" (fisheye, k1..k4).
+    Raises UserError on intrinsics that cannot belong to a camera.
+    """
+
+    width: int
+    height: int
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    model: str = "pinhole"
+    distortion: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.model not in DISTORTION_COUNTS:
+            raise UserError(f"Unknown camera model '{self.model}': use one of {', '.join(DISTORTION_COUNTS)}.")
+        if len(self.distortion) not in DISTORTION_COUNTS[self.model]:
+            expected = " or ".join(str(n) for n in DISTORTION_COUNTS[self.model])
+            raise UserError(f"Camera model {self.model} takes {expected} coefficients, not {len(self.distortion)}.")
+        if self.width <= 0 or self.height <= 0:
+            raise UserError(f"Camera size {self.width}x{self.height} is not positive.")
+        numbers = (self.fx, self.fy, self.cx, self.cy, *self.distortion)
+        if not np.isfinite(numbers).all() or self.fx <= 0 or self.fy <= 0:
+            raise UserError(f"Camera intrinsics are not usable (fx {self.fx}, fy {self.fy}, cx {self.cx}, cy {self.cy}):"
+                            " calibrate the camera or fix the camera_info publisher.")
+
+    @property
+    def K(self) -> np.ndarray:
+        """3x3 intrinsics."""
+        return np.array([[self.fx, 0.0, self.cx], [0.0, self.fy, self.cy], [0.0, 0.0, 1.0]])
+
+    @property
+    def is_pinhole(self) -> bool:
+        return not any(self.distortion)
+
+    def resized(self, width: int, height: int) -> Camera:
+        """The camera of the same picture resampled to width x height pixels."""
+        sx, sy = width / self.width, height / self.height
+        return replace(self, width=width, height=height, fx=self.fx * sx, fy=self.fy * sy,
+                       cx=(self.cx + 0.5) * sx - 0.5, cy=(self.cy + 0.5) * sy - 0.5)
+
+    def cropped(self, left: int, top: int, width: int, height: int) -> Camera:
+        """The camera of the rectangle that starts at pixel (left, top)."""
+        return replace(self, width=width, height=height, cx=self.cx - left, cy=self.cy - top)
+
+    def rectified(self) -> Camera:
+        """The distortion-free camera that `rectify` resamples to: same K, same size."""
+        return replace(self, model="pinhole", distortion=())
+
+    def project(self, points: np.ndarray) -> np.ndarray:
+        """Camera-frame points (N, 3), z > 0, to distorted pixels (N, 2)."""
+        points = np.asarray(points, np.float64).reshape(-1, 1, 3)
+        zero = np.zeros(3)
+        if self.model == "equidistant":
+            pixels, _ = cv2.fisheye.projectPoints(points, zero, zero, self.K, np.array(self.distortion))
+        else:
+            pixels, _ = cv2.projectPoints(points, zero, zero, self.K, np.array(self.distortion))
+        return pixels.reshape(-1, 2)
+
+    def unproject(self, pixels: np.ndarray) -> np.ndarray:
+        """Distorted pixels (N, 2) to camera-frame rays (N, 3) with z = 1."""
+        pixels = np.asarray(pixels, np.float64).reshape(-1, 1, 2)
+        if self.model == "equidistant":
+            normalized = cv2.fisheye.undistortPoints(pixels, self.K, np.array(self.distortion))
+        else:
+            criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 100, 1e-12)
+            normalized = cv2.undistortPointsIter(pixels, self.K, np.array(self.distortion), None, None, criteria)
+        return cv2.convertPointsToHomogeneous(normalized).reshape(-1, 3)
+
+    def rectify(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Undistort a picture (H, W[, C]).
+
+        Returns the picture of `rectified()` and a bool mask (H, W) of the pixels that the lens saw, or None for the
+        mask where every pixel counts (no distortion: the picture itself is returned).
+        """
+        if self.is_pinhole:
+            return image, None
+        map_x, map_y, seen = _rectification(self)
+        return cv2.remap(image, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT), seen
+
+
+@lru_cache(maxsize=8)
+def _rectification(camera: Camera) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    size = (camera.width, camera.height)
+    distortion = np.array(camera.distortion)
+    if camera.model == "equidistant":
+        maps = cv2.fisheye.initUndistortRectifyMap(camera.K, distortion, np.eye(3), camera.K, size, cv2.CV_32FC1)
+    else:
+        maps = cv2.initUndistortRectifyMap(camera.K, distortion, None, camera.K, size, cv2.CV_32FC1)
+    map_x, map_y = maps
+    seen = (map_x >= 0) & (map_x <= camera.width - 1) & (map_y >= 0) & (map_y <= camera.height - 1)
+    return map_x, map_y, seen
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture and what is known about it.
+
+    image: (H, W, 3) uint8 RGB. map_from_camera: (4, 4), camera pose in the map frame, or None for a query.
+    depth_m: (H, W) float32 z-depth in metres, 0 or NaN where unknown, or None. name: for messages and reports.
+    """
+
+    image: np.ndarray
+    camera: Camera
+    stamp_s: float = 0.0
+    map_from_camera: np.ndarray | None = None
+    name: str = ""
+    depth_m: np.ndarray | None = field(default=None, repr=False)

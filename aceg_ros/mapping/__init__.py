@@ -1,0 +1,1 @@
+"""Patch buffer, augmentation, losses and the one training loop."""

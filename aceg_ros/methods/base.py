@@ -1,0 +1,69 @@
+"""The two protocols every method implements, and the registry that finds them by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Protocol
+
+from aceg_ros.camera import Frame
+from aceg_ros.errors import UserError
+from aceg_ros.estimate import PoseEstimate
+from aceg_ros.scene_map import SceneMap
+
+
+@dataclass(frozen=True)
+class MappingOptions:
+    """What a user may choose about a mapping run. budget_s is wall-clock time from `build` to the finished map."""
+
+    encoder: str = "compact"
+    budget_s: float = 300.0
+    seed: int = 0
+    device: str = "auto"
+    use_depth: bool = False
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One report of a mapping run. fraction in [0, 1]; reprojection_px: running median, NaN before training."""
+
+    stage: str
+    fraction: float
+    remaining_s: float
+    reprojection_px: float = float("nan")
+
+
+class Mapper(Protocol):
+    """Builds a map from posed frames."""
+
+    def add(self, frame: Frame) -> None:
+        """Take one posed frame. Raises UserError where it cannot be used."""
+
+    def build(self, progress: Callable[[Progress], None] | None = None,
+              should_stop: Callable[[], bool] | None = None) -> SceneMap:
+        """Train and return the map; when should_stop turns true, the best so far. Raises UserError without frames."""
+
+
+class Localizer(Protocol):
+    """Answers where a picture was taken."""
+
+    def localize(self, frame: Frame) -> PoseEstimate:
+        """Never raises on bad pictures or cameras: they are refusals."""
+
+
+_MODULES = {"ace": "aceg_ros.methods.ace"}
+
+
+def make_mapper(method: str, options: MappingOptions) -> Mapper:
+    return _module(method).make_mapper(options)
+
+
+def make_localizer(scene_map: SceneMap, device: str = "auto", seed: int = 0) -> Localizer:
+    return _module(scene_map.method).make_localizer(scene_map, device, seed)
+
+
+def _module(method: str):
+    if method not in _MODULES:
+        raise UserError(f"Unknown method '{method}': this version has {', '.join(_MODULES)}.")
+    return import_module(_MODULES[method])

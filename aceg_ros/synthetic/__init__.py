@@ -1,0 +1,1 @@
+"""Procedural rooms, ray-cast: images, depth, exact scene coordinates."""
