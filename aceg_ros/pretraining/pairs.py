@@ -1,0 +1,220 @@
+"""Picture pairs with known point correspondences: what the encoder learns from.
+
+Three sources, one form: views of rendered rooms (exact, from depth), one real picture against itself (the random warps
+of `augment` make it a homography pair), and two real pictures of a mapping run (SIFT matches that agree with the
+epipolar geometry of their poses).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from aceg_ros.camera import Camera, Frame
+from aceg_ros.synthetic.render import random_light, render
+from aceg_ros.synthetic.room import random_room
+from aceg_ros.synthetic.textures import TextureAtlas
+
+VIEWS_PER_ROOM = 6
+
+
+@dataclass(frozen=True)
+class Pair:
+    """images: two (H, W, 3) uint8 RGB; points: two (N, 2) pixels that show the same surface points.
+
+    place: pairs of one place may show the same surface, so they are no negatives for each other.
+    """
+
+    images: tuple[np.ndarray, np.ndarray]
+    points: tuple[np.ndarray, np.ndarray]
+    place: str
+
+
+class PairSource(Protocol):
+    def sample(self, rng: np.random.Generator) -> Pair: ...
+
+
+def _seen_from(points: np.ndarray, camera: Camera, map_from_camera: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels (N, 2) and z-depths (N,) of map points in a camera."""
+    local = (points - map_from_camera[:3, 3]) @ map_from_camera[:3, :3]
+    depth = local[:, 2]
+    safe = np.where(depth > 1e-3, depth, 1e-3)
+    return local[:, :2] / safe[:, None] * (camera.fx, camera.fy) + (camera.cx, camera.cy), depth
+
+
+# --- rendered rooms -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RoomViews:
+    """A room seen from near one spot: images (V, H, W, 3), depth_m (V, H, W), poses (V, 4, 4), focal_px."""
+
+    images: np.ndarray
+    depth_m: np.ndarray
+    poses: np.ndarray
+    focal_px: float
+
+    @property
+    def camera(self) -> Camera:
+        height, width = self.depth_m.shape[1:]
+        return Camera(width, height, self.focal_px, self.focal_px, (width - 1) / 2, (height - 1) / 2)
+
+
+def look_from(position: np.ndarray, target: np.ndarray, roll: float) -> np.ndarray:
+    """Pose (4, 4) of a camera that looks at target, turned about its axis by roll radians."""
+    forward = (target - position) / np.linalg.norm(target - position)
+    right = np.cross(forward, (0.0, 0.0, 1.0))
+    right /= np.linalg.norm(right)
+    down = np.cross(forward, right)
+    pose = np.eye(4)
+    pose[:3, 0] = np.cos(roll) * right + np.sin(roll) * down
+    pose[:3, 1] = np.cos(roll) * down - np.sin(roll) * right
+    pose[:3, 2], pose[:3, 3] = forward, position
+    return pose
+
+
+def render_views(seed: int, atlas: TextureAtlas, width: int = 480, height: int = 384) -> RoomViews:
+    """Six views of random room `seed`, each under a light of its own."""
+    rng = np.random.default_rng(seed)
+    room = random_room(seed, len(atlas))
+    focal = rng.uniform(380, 620)
+    camera = Camera(width, height, focal, focal, (width - 1) / 2, (height - 1) / 2)
+    half = np.array(room.size) / 2
+    base = _free_spot(room, rng, lambda: rng.uniform((-0.8, -0.8, 0), (0.8, 0.8, 0)) * half + (0, 0, rng.uniform(0.8, 1.9)))
+    side = rng.integers(4)
+    target = np.array([half[0] * (-1, 1)[side % 2], rng.uniform(-1, 1) * half[1], 0]) if side < 2 else \
+        np.array([rng.uniform(-1, 1) * half[0], half[1] * (-1, 1)[side % 2], 0])
+    target[2] = rng.uniform(0.5, 1.7)
+    views, poses = [], []
+    for _ in range(VIEWS_PER_ROOM):
+        spot = _free_spot(room, rng, lambda: base + rng.normal(0, (0.5, 0.5, 0.2)))
+        aim = target + rng.normal(0, 0.35, 3)
+        if np.linalg.norm((aim - spot)[:2]) < 0.5:
+            spot = base
+        pose = look_from(spot, aim, rng.normal(0, 0.12))
+        views.append(render(room, atlas, camera, pose, random_light(rng)))
+        poses.append(pose)
+    return RoomViews(np.stack([view.image for view in views]),
+                     np.stack([view.depth_m for view in views]).astype(np.float16), np.stack(poses), focal)
+
+
+def _free_spot(room, rng, propose: Callable[[], np.ndarray]) -> np.ndarray:
+    for _ in range(200):
+        spot = propose()
+        if room.free(spot):
+            return spot
+    return np.array([0.0, 0.0, room.size[2] - 0.3])
+
+
+class RenderedPairs:
+    """Pairs of views of rendered rooms, from files made by `render_views`."""
+
+    def __init__(self, files: list[Path]):
+        self._rooms = []
+        for path in files:
+            with np.load(path) as data:
+                self._rooms.append(RoomViews(data["images"], data["depth_m"], data["poses"], float(data["focal_px"])))
+        self._names = [path.stem for path in files]
+
+    def sample(self, rng: np.random.Generator) -> Pair:
+        index = int(rng.integers(len(self._rooms)))
+        room = self._rooms[index]
+        a, b = rng.choice(len(room.images), 2, replace=False)
+        camera = room.camera
+        pixels = rng.uniform((2, 2), (camera.width - 3, camera.height - 3), (4000, 2)).round()
+        columns, rows = pixels.astype(int).T
+        depth = room.depth_m[a][rows, columns].astype(float)
+        rays = np.column_stack([(pixels - (camera.cx, camera.cy)) / camera.fx, np.ones(len(pixels))])
+        points = (rays * depth[:, None]) @ room.poses[a][:3, :3].T + room.poses[a][:3, 3]
+        seen, depth_b = _seen_from(points, camera, room.poses[b])
+        inside = (seen > 1).all(1) & (seen < (camera.width - 2, camera.height - 2)).all(1) & (depth_b > 0.1)
+        near = np.clip(seen.round().astype(int), 0, (camera.width - 1, camera.height - 1))
+        measured = room.depth_m[b][near[:, 1], near[:, 0]].astype(float)
+        visible = inside & (np.abs(measured - depth_b) < 0.02 * depth_b + 0.01)
+        return Pair((room.images[a], room.images[b]), (pixels[visible], seen[visible]), self._names[index])
+
+
+# --- real pictures --------------------------------------------------------------------------------------------------
+
+
+class SelfPairs:
+    """A real picture and itself; the warps applied later make the difference."""
+
+    def __init__(self, images: list[np.ndarray], places: list[str]):
+        self._images, self._places = images, places
+
+    def sample(self, rng: np.random.Generator) -> Pair:
+        index = int(rng.integers(len(self._images)))
+        image = self._images[index]
+        points = rng.uniform((2, 2), (image.shape[1] - 3, image.shape[0] - 3), (4000, 2))
+        return Pair((image, image), (points, points), self._places[index])
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Matched points of pictures a and b (indices into the list of images)."""
+
+    a: int
+    b: int
+    points_a: np.ndarray
+    points_b: np.ndarray
+
+
+class MatchedPairs:
+    """Two real pictures of one place with verified matches."""
+
+    def __init__(self, images: list[np.ndarray], places: list[str], matches: list[Matches]):
+        self._images, self._places, self._matches = images, places, matches
+
+    def sample(self, rng: np.random.Generator) -> Pair:
+        match = self._matches[int(rng.integers(len(self._matches)))]
+        images, points = (self._images[match.a], self._images[match.b]), (match.points_a, match.points_b)
+        if rng.uniform() < 0.5:
+            images, points = images[::-1], points[::-1]
+        return Pair(images, points, self._places[match.a])
+
+
+def match_frames(frames: list[Frame], first_index: int, seed: int, partners: int = 5) -> list[Matches]:
+    """SIFT matches between each frame and some later ones, kept where they lie within 2 px of the epipolar line.
+
+    first_index is added to the frame numbers, so that several scenes share one list of images.
+    """
+    rng = np.random.default_rng(seed)
+    sift = cv2.SIFT_create(1500)
+    described = [sift.detectAndCompute(cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY), None) for frame in frames]
+    found = []
+    for a in range(len(frames)):
+        ahead = np.arange(a + 1, min(a + 60, len(frames)))
+        if len(ahead) == 0:
+            continue
+        for b in rng.choice(ahead, min(partners, len(ahead)), replace=False):
+            axis_a, axis_b = (frames[i].map_from_camera[:3, 2] for i in (a, b))
+            if axis_a @ axis_b < np.cos(np.radians(50)):
+                continue
+            points_a, points_b = _verified_matches(described[a], described[b], frames[a], frames[b])
+            if len(points_a) >= 40:
+                found.append(Matches(first_index + a, first_index + int(b), points_a, points_b))
+    return found
+
+
+def _verified_matches(described_a, described_b, frame_a: Frame, frame_b: Frame) -> tuple[np.ndarray, np.ndarray]:
+    (keypoints_a, vectors_a), (keypoints_b, vectors_b) = described_a, described_b
+    if len(keypoints_a) < 2 or len(keypoints_b) < 2:
+        return np.empty((0, 2)), np.empty((0, 2))
+    knn = cv2.BFMatcher().knnMatch(vectors_a, vectors_b, k=2)
+    good = [first for first, second in knn if first.distance < 0.85 * second.distance]
+    points_a = np.array([keypoints_a[m.queryIdx].pt for m in good]).reshape(-1, 2)
+    points_b = np.array([keypoints_b[m.trainIdx].pt for m in good]).reshape(-1, 2)
+    b_from_a = np.linalg.inv(frame_b.map_from_camera) @ frame_a.map_from_camera
+    tx, ty, tz = b_from_a[:3, 3]
+    essential = np.array([[0, -tz, ty], [tz, 0, -tx], [-ty, tx, 0]]) @ b_from_a[:3, :3]
+    fundamental = np.linalg.inv(frame_b.camera.K).T @ essential @ np.linalg.inv(frame_a.camera.K)
+    homogeneous_a, homogeneous_b = (np.column_stack([p, np.ones(len(p))]) for p in (points_a, points_b))
+    line = homogeneous_a @ fundamental.T
+    distance = np.abs((line * homogeneous_b).sum(1)) / np.maximum(np.linalg.norm(line[:, :2], axis=1), 1e-12)
+    return points_a[distance < 2], points_b[distance < 2]

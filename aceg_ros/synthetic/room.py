@@ -1,0 +1,140 @@
+"""Procedural rooms: a shell full of textured boxes (tables, shelves with books, cabinets, pictures on the walls)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Six faces (-x, +x, -y, +y, -z, +z) of each of N boxes.
+
+    texture (N, 6) int; tile_m (N, 6, 2) metres that one tile covers along u and v; offset (N, 6, 2) in tiles;
+    tint (N, 6, 3) colour factors.
+    """
+
+    texture: np.ndarray
+    tile_m: np.ndarray
+    offset: np.ndarray
+    tint: np.ndarray
+
+
+@dataclass(frozen=True)
+class Room:
+    """N boxes; box 0 is the shell, seen from inside. Map frame: metres, z up, floor at z = 0, centred in x and y.
+
+    centre, half (N, 3); yaw (N,) rotation about z; faces.
+    """
+
+    size: tuple[float, float, float]
+    centre: np.ndarray
+    half: np.ndarray
+    yaw: np.ndarray
+    faces: Faces
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.centre)
+
+    def free(self, position: np.ndarray, margin_m: float = 0.25) -> bool:
+        """Whether a camera at position (3,) keeps margin_m from the walls and from every box."""
+        if (np.abs(position - self.centre[0]) > self.half[0] - margin_m).any():
+            return False
+        cos, sin = np.cos(self.yaw[1:]), np.sin(self.yaw[1:])
+        delta = position - self.centre[1:]
+        local = np.stack([cos * delta[:, 0] + sin * delta[:, 1], cos * delta[:, 1] - sin * delta[:, 0], delta[:, 2]], 1)
+        return bool((np.abs(local) > self.half[1:] + margin_m).any(axis=1).all())
+
+
+class _Builder:
+    """Collects boxes, then freezes them into a Room."""
+
+    def __init__(self, rng: np.random.Generator, textures: int):
+        self.rng, self.textures = rng, textures
+        self.boxes: list[tuple] = []
+
+    def box(self, centre, half, yaw=0.0, tile_m: float | None = None, one_texture=True, tint_range=(0.7, 1.1)) -> None:
+        """Add a box; tile_m None stretches one tile over each face (pictures, book spines, labels)."""
+        rng = self.rng
+        half = np.maximum(np.asarray(half, float), 0.004)
+        texture = np.full(6, rng.integers(self.textures)) if one_texture else rng.integers(self.textures, size=6)
+        sides = np.array([[1, 2], [1, 2], [0, 2], [0, 2], [0, 1], [0, 1]])
+        tile = 2 * half[sides] if tile_m is None else np.full((6, 2), tile_m)
+        tint = rng.uniform(*tint_range, (1, 1)) * (1 + rng.normal(0, 0.06, (1, 3))) * np.ones((6, 3))
+        self.boxes.append((np.asarray(centre, float), half, yaw, texture, tile, rng.uniform(0, 1, (6, 2)), tint))
+
+    def room(self, size, seed: int) -> Room:
+        centre, half, yaw, texture, tile, offset, tint = (np.stack(column) for column in zip(*self.boxes, strict=True))
+        return Room(size, centre, half, yaw, Faces(texture, tile, offset, tint), seed)
+
+
+def random_room(seed: int, textures: int) -> Room:
+    """A furnished room of 3-9 m; `textures` is the number of tiles in the atlas."""
+    rng = np.random.default_rng(seed)
+    build = _Builder(rng, textures)
+    width, length, height = rng.uniform(3.5, 9), rng.uniform(3, 7), rng.uniform(2.4, 3.4)
+    build.box((0, 0, height / 2), (width / 2, length / 2, height / 2), tile_m=rng.uniform(0.8, 2.5), one_texture=False)
+    for _ in range(int(rng.integers(10, 28))):
+        _hang_picture(build, width, length, height)
+    for _ in range(int(rng.integers(2, 6))):
+        _put_shelf(build, width, length)
+    for _ in range(int(rng.integers(2, 6))):
+        _put_table(build, width, length)
+    for _ in range(int(rng.integers(3, 10))):
+        _put_box(build, width, length)
+    return build.room((width, length, height), seed)
+
+
+def _along_wall(rng, width, length, depth):
+    """A spot against a random wall: (x, y, yaw) of something whose back is `depth` metres behind its centre."""
+    wall = rng.integers(4)
+    if wall < 2:
+        return rng.uniform(-width / 2 + 0.6, width / 2 - 0.6), (length / 2 - depth) * (1 - 2 * wall), 0.0
+    return (width / 2 - depth) * (5 - 2 * wall), rng.uniform(-length / 2 + 0.6, length / 2 - 0.6), np.pi / 2
+
+
+def _hang_picture(build, width, length, height):
+    x, y, yaw = _along_wall(build.rng, width, length, 0.01)
+    half = build.rng.uniform((0.15, 0.015, 0.12), (0.7, 0.02, 0.55))
+    build.box((x, y, build.rng.uniform(0.8, height - 0.4)), half, yaw, one_texture=False)
+
+
+def _put_shelf(build, width, length):
+    rng = build.rng
+    depth, half_width = rng.uniform(0.12, 0.22), rng.uniform(0.35, 0.8)
+    x, y, yaw = _along_wall(rng, width, length, depth)
+    along = np.array([np.cos(yaw), np.sin(yaw), 0.0])
+    boards = int(rng.integers(2, 6))
+    for board in range(boards):
+        z = 0.1 + board * 0.38
+        build.box((x, y, z), (half_width, depth, 0.02), yaw, tile_m=0.7)
+        cursor = -half_width + 0.02
+        while cursor < half_width - 0.1 and rng.uniform() > 0.06:
+            half = np.array([rng.uniform(0.02, 0.12), depth * rng.uniform(0.5, 0.9), rng.uniform(0.06, 0.15)])
+            build.box(np.array([x, y, z + 0.02 + half[2]]) + along * (cursor + half[0]), half, yaw)
+            cursor += 2 * half[0] + rng.choice([0.005, 0.03, 0.12])
+
+
+def _put_table(build, width, length):
+    rng = build.rng
+    x, y, yaw = rng.uniform(-width / 3, width / 3), rng.uniform(-length / 3, length / 3), rng.uniform(0, np.pi)
+    half_x, half_y, z = rng.uniform(0.35, 0.8), rng.uniform(0.25, 0.45), rng.uniform(0.45, 0.95)
+    build.box((x, y, z), (half_x, half_y, 0.02), yaw, tile_m=0.8)
+    rotation = np.array([[np.cos(yaw), -np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]])
+    for sign_x in (-1, 1):
+        for sign_y in (-1, 1):
+            leg = rotation @ np.array([sign_x * (half_x - 0.05), sign_y * (half_y - 0.05)])
+            build.box((x + leg[0], y + leg[1], z / 2), (0.03, 0.03, z / 2), yaw, tile_m=0.5)
+    for _ in range(int(rng.integers(2, 7))):
+        spot = rotation @ np.array([rng.uniform(-half_x, half_x), rng.uniform(-half_y, half_y)]) * 0.8
+        half = rng.uniform((0.03, 0.03, 0.02), (0.17, 0.12, 0.18))
+        build.box((x + spot[0], y + spot[1], z + 0.02 + half[2]), half, rng.uniform(0, np.pi), one_texture=False)
+
+
+def _put_box(build, width, length):
+    rng = build.rng
+    half = rng.uniform((0.12, 0.12, 0.15), (0.45, 0.35, 0.7))
+    x, y = rng.uniform(-width / 2 + 0.5, width / 2 - 0.5), rng.uniform(-length / 2 + 0.5, length / 2 - 0.5)
+    build.box((x, y, half[2]), half, rng.uniform(0, np.pi), tile_m=rng.choice([None, 0.5, 1.0]), one_texture=False)

@@ -1,0 +1,149 @@
+"""Texture tiles for rendered rooms: painted procedurally, or read from a folder, with mip levels for far surfaces."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from aceg_ros.errors import UserError
+
+TILE_PX = 128
+
+
+@dataclass(frozen=True)
+class TextureAtlas:
+    """levels[k]: (T, 128 / 2^k, 128 / 2^k, 3) float in [0, 1]."""
+
+    levels: tuple[torch.Tensor, ...]
+
+    def __len__(self) -> int:
+        return len(self.levels[0])
+
+    def sample(self, texture: torch.Tensor, uv: torch.Tensor, texels_per_px: torch.Tensor) -> torch.Tensor:
+        """Bilinear colours (N, 3) at uv (N, 2) in tiles (wrapped), from the mip level that fits texels_per_px (N,)."""
+        level = torch.log2(texels_per_px.clamp(min=1.0)).round().long().clamp(max=len(self.levels) - 1)
+        colours = torch.empty(len(uv), 3, device=uv.device)
+        for index, tiles in enumerate(self.levels):
+            chosen = (level == index).nonzero().squeeze(1)
+            if len(chosen):
+                colours[chosen] = _bilinear(tiles, texture[chosen], uv[chosen])
+        return colours
+
+
+def _bilinear(tiles: torch.Tensor, texture: torch.Tensor, uv: torch.Tensor) -> torch.Tensor:
+    size = tiles.shape[1]
+    position = (uv - uv.floor()) * size - 0.5
+    corner = position.floor()
+    weight = (position - corner).unsqueeze(-1)
+    x0, y0 = corner[:, 0].long() % size, corner[:, 1].long() % size
+    x1, y1 = (x0 + 1) % size, (y0 + 1) % size
+    wx, wy = weight[:, 0], weight[:, 1]
+    top = tiles[texture, y0, x0] * (1 - wx) + tiles[texture, y0, x1] * wx
+    bottom = tiles[texture, y1, x0] * (1 - wx) + tiles[texture, y1, x1] * wx
+    return top * (1 - wy) + bottom * wy
+
+
+def make_atlas(tiles: np.ndarray, device: str = "cpu") -> TextureAtlas:
+    """Atlas from tiles (T, 128, 128, 3) uint8."""
+    level = torch.from_numpy(tiles).float().div(255).permute(0, 3, 1, 2)
+    levels = []
+    while level.shape[-1] >= 4:
+        levels.append(level.permute(0, 2, 3, 1).contiguous().to(device))
+        level = torch.nn.functional.avg_pool2d(level, 2)
+    return TextureAtlas(tuple(levels))
+
+
+def load_tiles(folder: Path) -> np.ndarray:
+    """All pictures of a folder as tiles (T, 128, 128, 3) uint8 RGB, in name order."""
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in {".jpg", ".png"})
+    if not paths:
+        raise UserError(f"No texture pictures (.jpg, .png) in {folder}.")
+    tiles = [cv2.resize(cv2.imread(str(path)), (TILE_PX, TILE_PX), interpolation=cv2.INTER_AREA) for path in paths]
+    return np.ascontiguousarray(np.stack(tiles)[..., ::-1])
+
+
+def paint_tiles(count: int, seed: int) -> np.ndarray:
+    """Procedural tiles (count, 128, 128, 3) uint8: noise, stripes, bricks, shapes and lettering."""
+    painters = (_paint_noise, _paint_stripes, _paint_bricks, _paint_shapes, _paint_letters, _paint_shapes)
+    rng = np.random.default_rng(seed)
+    return np.stack([painters[index % len(painters)](rng) for index in range(count)])
+
+
+def _noise(rng: np.random.Generator, octaves: int = 6) -> np.ndarray:
+    """Fractal value noise (128, 128) in about [-1, 1]; wraps at the tile border."""
+    total = np.zeros((TILE_PX, TILE_PX), np.float32)
+    for octave in range(octaves):
+        cells = 4 * 2**octave // 2
+        grid = rng.normal(size=(cells, cells)).astype(np.float32)
+        wrapped = np.pad(grid, 1, mode="wrap")
+        scale = TILE_PX // cells
+        large = cv2.resize(wrapped, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
+        total += large[scale:-scale, scale:-scale] * 0.62**octave
+    return total / 2.0
+
+
+def _tint(rng: np.random.Generator) -> np.ndarray:
+    grey = rng.uniform(0.15, 0.9)
+    return np.clip(grey + rng.normal(0, 0.12, 3), 0.03, 0.97).astype(np.float32)
+
+
+def _to_bytes(picture: np.ndarray) -> np.ndarray:
+    return (np.clip(picture, 0, 1) * 255).astype(np.uint8)
+
+
+def _paint_noise(rng: np.random.Generator) -> np.ndarray:
+    blend = 1 / (1 + np.exp(-rng.uniform(1, 4) * _noise(rng)[..., None]))
+    return _to_bytes(_tint(rng) * blend + _tint(rng) * (1 - blend) + 0.03 * rng.normal(size=(TILE_PX, TILE_PX, 1)))
+
+
+def _paint_stripes(rng: np.random.Generator) -> np.ndarray:
+    """Wood-like grain: stripes bent by noise."""
+    rows = np.arange(TILE_PX, dtype=np.float32)[:, None] / TILE_PX
+    wave = np.sin(2 * np.pi * rng.integers(3, 12) * rows + rng.uniform(1, 5) * _noise(rng, 4))[..., None]
+    return _to_bytes(_tint(rng) + 0.12 * wave + 0.12 * _noise(rng)[..., None])
+
+
+def _paint_bricks(rng: np.random.Generator) -> np.ndarray:
+    picture = np.ones((TILE_PX, TILE_PX, 3), np.float32) * _tint(rng)
+    rows, columns = int(rng.integers(3, 7)), int(rng.integers(2, 5))
+    base = _tint(rng)
+    height, width = TILE_PX // rows, TILE_PX // columns
+    for row in range(rows):
+        for column in range(columns):
+            left, top = column * width + (row % 2) * width // 2, row * height
+            colour = (base + rng.normal(0, 0.06, 3)).tolist()
+            cv2.rectangle(picture, (left + 2, top + 2), (left + width - 2, top + height - 2), colour, -1)
+    return _to_bytes(picture + 0.08 * _noise(rng)[..., None])
+
+
+def _paint_shapes(rng: np.random.Generator) -> np.ndarray:
+    """A poster: overlapping rectangles, discs and lines."""
+    picture = np.ones((TILE_PX, TILE_PX, 3), np.float32) * _tint(rng)
+    for _ in range(int(rng.integers(6, 22))):
+        x, y, radius = (int(v) for v in (*rng.integers(0, TILE_PX, 2), rng.integers(3, 36)))
+        colour = _tint(rng).tolist()
+        kind = rng.integers(3)
+        if kind == 0:
+            cv2.circle(picture, (x, y), radius, colour, -1, cv2.LINE_AA)
+        elif kind == 1:
+            cv2.rectangle(picture, (x, y), (x + radius, y + int(rng.integers(3, 40))), colour, -1)
+        else:
+            end = rng.integers(0, TILE_PX, 2)
+            cv2.line(picture, (x, y), (int(end[0]), int(end[1])), colour, int(rng.integers(1, 6)), cv2.LINE_AA)
+    return _to_bytes(picture + 0.05 * _noise(rng)[..., None])
+
+
+def _paint_letters(rng: np.random.Generator) -> np.ndarray:
+    """Print: lines of letters of one size, as on labels, books and notices."""
+    picture = _to_bytes(np.ones((TILE_PX, TILE_PX, 3), np.float32) * _tint(rng))
+    alphabet = list("ABCDEFGHIJKLMNOPRSTUVXYZ0123456789acdefghkmnprstuvxyz   ")
+    size = rng.uniform(0.3, 1.1)
+    for y in range(int(18 * size) + 2, TILE_PX, int(30 * size) + 2):
+        line = "".join(rng.choice(alphabet, 24))
+        cv2.putText(picture, line, (int(rng.integers(-8, 6)), y), cv2.FONT_HERSHEY_SIMPLEX, size,
+                    (255 * _tint(rng)).tolist(), int(rng.integers(1, 3)), cv2.LINE_AA)
+    return picture
