@@ -39,6 +39,7 @@ class Camera:
     distortion: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "distortion", tuple(self.distortion))     # hashable: the key of the cached maps
         if self.model not in DISTORTION_COUNTS:
             raise UserError(f"Unknown camera model '{self.model}': use one of {', '.join(DISTORTION_COUNTS)}.")
         if len(self.distortion) not in DISTORTION_COUNTS[self.model]:
@@ -58,7 +59,8 @@ class Camera:
 
     @property
     def is_pinhole(self) -> bool:
-        return not any(self.distortion)
+        """Whether rays map to pixels by K alone (a fisheye lens is none even with all coefficients zero)."""
+        return self.model != "equidistant" and not any(self.distortion)
 
     def resized(self, width: int, height: int) -> Camera:
         """The camera of the same picture resampled to width x height pixels."""
@@ -87,23 +89,29 @@ class Camera:
     def unproject(self, pixels: np.ndarray) -> np.ndarray:
         """Distorted pixels (N, 2) to camera-frame rays (N, 3) with z = 1."""
         pixels = np.asarray(pixels, np.float64).reshape(-1, 1, 2)
+        criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 100, 1e-12)
         if self.model == "equidistant":
-            normalized = cv2.fisheye.undistortPoints(pixels, self.K, np.array(self.distortion))
+            normalized = cv2.fisheye.undistortPoints(pixels, self.K, np.array(self.distortion), criteria=criteria)
         else:
-            criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 100, 1e-12)
-            normalized = cv2.undistortPointsIter(pixels, self.K, np.array(self.distortion), None, None, criteria)
+            # OpenCV 4 takes the criteria in a function of its own, OpenCV 5 in this one.
+            undistort = getattr(cv2, "undistortPointsIter", cv2.undistortPoints)
+            normalized = undistort(pixels, self.K, np.array(self.distortion), R=None, P=None, criteria=criteria)
         return cv2.convertPointsToHomogeneous(normalized).reshape(-1, 3)
 
-    def rectify(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Undistort a picture (H, W[, C]).
+    def rectify(self, image: np.ndarray, interpolation: int = cv2.INTER_LINEAR) -> tuple[np.ndarray, np.ndarray | None]:
+        """Undistort a picture (H, W[, C]) of this camera; depth needs cv2.INTER_NEAREST.
 
-        Returns the picture of `rectified()` and a bool mask (H, W) of the pixels that the lens saw, or None for the
-        mask where every pixel counts (no distortion: the picture itself is returned).
+        Returns the picture of `rectified()`, black where the lens saw nothing, and a read-only bool mask (H, W) of the
+        pixels that it saw, or None for the mask where every pixel counts (no distortion: the picture itself is
+        returned).
         """
+        if image.shape[:2] != (self.height, self.width):
+            raise UserError(f"The picture has {image.shape[1]}x{image.shape[0]} pixels, its camera "
+                            f"{self.width}x{self.height}.")
         if self.is_pinhole:
             return image, None
         map_x, map_y, seen = _rectification(self)
-        return cv2.remap(image, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT), seen
+        return cv2.remap(image, map_x, map_y, interpolation, borderMode=cv2.BORDER_CONSTANT), seen
 
 
 @lru_cache(maxsize=8)
@@ -133,3 +141,11 @@ class Frame:
     map_from_camera: np.ndarray | None = None
     name: str = ""
     depth_m: np.ndarray | None = field(default=None, repr=False)
+
+    def rectified(self) -> tuple[Frame, np.ndarray | None]:
+        """The frame without lens distortion (picture, depth and camera), and the mask of `Camera.rectify`."""
+        image, seen = self.camera.rectify(self.image)
+        depth_m = self.depth_m
+        if depth_m is not None:
+            depth_m, _ = self.camera.rectify(depth_m, cv2.INTER_NEAREST)
+        return replace(self, image=image, depth_m=depth_m, camera=self.camera.rectified()), seen

@@ -1,0 +1,118 @@
+"""ACE folders: rgb/, poses/, calibration/ and optionally depth/, one file per frame, paired by name.
+
+rgb/NAME.jpg|png        the picture
+poses/NAME.txt          4x4 map_from_camera, OpenCV axes, metres
+calibration/NAME.txt    3x3 K of the stored picture (centre of the first pixel = (0, 0)), or one focal length in
+                        pixels: then the principal point is the centre of the picture. No lens distortion.
+depth/NAME.png          16-bit millimetres, 0 = unknown, as large as the picture
+A trailing .color, .rgb, .image, .pose, .calibration or .depth does not count as part of NAME (7-Scenes style names).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from aceg_ros.camera import Frame
+from aceg_ros.datasets.camera_file import camera_from_matrix_file
+from aceg_ros.datasets.files import list_images, load_depth, load_image, read_pose
+from aceg_ros.datasets.scene import FRAME_PERIOD_S, natural_order
+from aceg_ros.errors import UserError
+
+NAME = "ACE folder"
+LOOKS_FOR = "rgb/ with poses/ and calibration/"
+
+_ROLES = (".color", ".rgb", ".image", ".pose", ".calibration", ".depth")
+
+
+@dataclass(frozen=True)
+class AceEntry:
+    image: Path
+    pose: Path
+    calibration: Path
+    depth: Path | None
+    stamp_s: float
+
+    @property
+    def name(self) -> str:
+        return self.image.name
+
+    def load(self) -> Frame:
+        pose = read_pose(self.pose)
+        image = load_image(self.image)
+        height, width = image.shape[:2]
+        camera = camera_from_matrix_file(self.calibration, width, height)
+        depth_m = None
+        if self.depth is not None:
+            depth_m = load_depth(self.depth)
+            if depth_m.shape != (height, width):
+                raise UserError(f"Depth image {self.depth} is not as large as the picture {self.image.name}.")
+        return Frame(image, camera, self.stamp_s, pose, self.name, depth_m)
+
+
+def recognises(path: Path) -> bool:
+    return (path / "rgb").is_dir() and ((path / "poses").is_dir() or (path / "calibration").is_dir())
+
+
+def list_entries(path: Path) -> list[AceEntry]:
+    images = sorted(list_images(path / "rgb"), key=natural_order)
+    poses, calibrations, depths = (_by_key(path / folder) for folder in ("poses", "calibration", "depth"))
+    return [AceEntry(image,
+                     poses.get(_key(image), path / "poses" / f"{_key(image)}.txt"),
+                     calibrations.get(_key(image), path / "calibration" / f"{_key(image)}.txt"),
+                     depths.get(_key(image)),
+                     index * FRAME_PERIOD_S)
+            for index, image in enumerate(images)]
+
+
+def write_ace_scene(path: Path | str, frames: Iterable[Frame], image_format: str = "png") -> int:
+    """Record posed frames as an ACE folder, one by one; returns their number.
+
+    image_format: "png", or "jpg" (quality 95). Distorted pictures are rectified: the format has no distortion. The
+    picture of a frame appears last and whole, so an interrupted recording reads as the frames written before.
+    """
+    path = Path(path)
+    rgb = path / "rgb"
+    if rgb.is_dir() and list_images(rgb):
+        raise UserError(f"Folder {path} already holds a recording: choose another or delete it.")
+    for folder in ("rgb", "poses", "calibration"):
+        (path / folder).mkdir(parents=True, exist_ok=True)
+    count = 0
+    for frame in frames:
+        _write_frame(path, f"{count:06d}", frame, image_format)
+        count += 1
+    return count
+
+
+def _write_frame(path: Path, name: str, frame: Frame, image_format: str) -> None:
+    if frame.map_from_camera is None:
+        raise UserError(f"Frame {frame.name or name} has no pose and cannot be recorded.")
+    np.savetxt(path / "poses" / f"{name}.txt", frame.map_from_camera, fmt="%.17g")
+    frame, _ = frame.rectified()
+    np.savetxt(path / "calibration" / f"{name}.txt", frame.camera.K, fmt="%.17g")
+    if frame.depth_m is not None:
+        (path / "depth").mkdir(exist_ok=True)
+        millimetres = np.round(np.nan_to_num(frame.depth_m.astype(np.float64), posinf=0.0, neginf=0.0) * 1000.0)
+        millimetres[(millimetres < 0) | (millimetres >= 65535)] = 0
+        Image.fromarray(millimetres.astype(np.uint16)).save(path / "depth" / f"{name}.png")
+    picture = path / "rgb" / f"{name}.{image_format}"
+    unfinished = picture.with_suffix(".part")
+    with open(unfinished, "wb") as file:
+        Image.fromarray(frame.image).save(file, "PNG" if image_format == "png" else "JPEG", quality=95, subsampling=0)
+    os.replace(unfinished, picture)
+
+
+def _key(path: Path) -> str:
+    stem = path.stem
+    for role in _ROLES:
+        stem = stem.removesuffix(role)
+    return stem
+
+
+def _by_key(folder: Path) -> dict[str, Path]:
+    return {_key(file): file for file in folder.iterdir()} if folder.is_dir() else {}

@@ -1,0 +1,94 @@
+"""Cameras from files: 3x3 K, focal length, ROS camera_info YAML, JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from aceg_ros.camera import Camera
+from aceg_ros.datasets.files import read_numbers, read_text
+from aceg_ros.errors import UserError
+
+
+def load_camera_file(path: Path | str, width: int, height: int) -> Camera:
+    """The camera of pictures of width x height pixels.
+
+    .json           {"width", "height", "fx", "fy", "cx", "cy"[, "model", "distortion"]}, model as in `Camera`
+    .yaml, .yml     ROS camera_info, as camera_calibration writes it or as `ros2 topic echo` prints it
+    anything else   numbers: 3x3 K, or one focal length (principal point in the centre)
+    A file that states another size of the same shape is scaled; another shape is refused.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".json", ".yaml", ".yml"):
+        return camera_from_matrix_file(path, width, height)
+    try:
+        content = json.loads(read_text(path)) if path.suffix.lower() == ".json" else yaml.safe_load(read_text(path))
+        camera = _from_json(content) if path.suffix.lower() == ".json" else _from_camera_info(content)
+    except UserError as error:
+        raise UserError(f"Camera file {path}: {error}") from None
+    except (ValueError, yaml.YAMLError, TypeError, KeyError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise UserError(f"Camera file {path} is not usable: {what}.") from None
+    return fitted_camera(camera, width, height, f"Camera file {path}")
+
+
+def camera_from_matrix_file(path: Path, width: int, height: int) -> Camera:
+    """The pinhole camera of a text file with a 3x3 K or one focal length, trusted for pictures of this size."""
+    numbers = read_numbers(path)
+    try:
+        if numbers.size == 1:
+            return Camera(width, height, numbers[0], numbers[0], (width - 1) / 2, (height - 1) / 2)
+        if numbers.size == 9:
+            fx, skew, cx, zero, fy, cy, *bottom = numbers.tolist()
+            if (skew, zero, *bottom) != (0.0, 0.0, 0.0, 0.0, 1.0):
+                raise UserError("its matrix is not [fx 0 cx; 0 fy cy; 0 0 1].")
+            return Camera(width, height, fx, fy, cx, cy)
+    except UserError as error:
+        raise UserError(f"Calibration file {path}: {error}") from None
+    raise UserError(f"Calibration file {path} holds {numbers.size} numbers instead of a 3x3 matrix or a focal length.")
+
+
+def fitted_camera(camera: Camera, width: int, height: int, source: str) -> Camera:
+    """The camera scaled to pictures of another size but the same shape (to a pixel). Raises UserError otherwise."""
+    if (camera.width, camera.height) == (width, height):
+        return camera
+    if abs(width * camera.height - height * camera.width) > max(camera.width, camera.height):
+        raise UserError(f"{source} is for {camera.width}x{camera.height} pictures, but the picture has "
+                        f"{width}x{height} pixels.")
+    return camera.resized(width, height)
+
+
+def camera_from_ros_numbers(width: int, height: int, k: Sequence[float], model: str, d: Sequence[float]) -> Camera:
+    """The camera of the numbers of a camera_info: row-major K (9), distortion model name and coefficients."""
+    if len(k) != 9:
+        raise UserError(f"The camera matrix has {len(k)} numbers instead of 9.")
+    distortion = tuple(float(value) for value in d)
+    model = {"": "plumb_bob", "fisheye": "equidistant"}.get(model, model)
+    if model != "equidistant" and not any(distortion):
+        model, distortion = "pinhole", ()
+    if model == "rational_polynomial" and not any(distortion[8:]):
+        distortion = distortion[:8]                 # OpenCV pads with thin-prism and tilt terms
+    return Camera(int(width), int(height), float(k[0]), float(k[4]), float(k[2]), float(k[5]), model, distortion)
+
+
+def _from_json(content: Any) -> Camera:
+    if not isinstance(content, Mapping):
+        raise UserError("it holds no object with width, height, fx, fy, cx, cy.")
+    fx, fy, cx, cy = (float(content[key]) for key in ("fx", "fy", "cx", "cy"))
+    return Camera(int(content["width"]), int(content["height"]), fx, fy, cx, cy,
+                  content.get("model", "pinhole"), tuple(float(value) for value in content.get("distortion", ())))
+
+
+def _from_camera_info(content: Any) -> Camera:
+    if not isinstance(content, Mapping):
+        raise UserError("it holds no camera_info.")
+    if "camera_matrix" in content:
+        return camera_from_ros_numbers(content["image_width"], content["image_height"], content["camera_matrix"]["data"],
+                                       content.get("distortion_model", ""),
+                                       content.get("distortion_coefficients", {"data": ()})["data"])
+    return camera_from_ros_numbers(content["width"], content["height"], content["k"],
+                                   content.get("distortion_model", ""), content.get("d", ()))

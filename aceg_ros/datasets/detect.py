@@ -1,0 +1,45 @@
+"""From a path to a `Scene`: the first format that recognises the folder reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, cast
+
+from aceg_ros.datasets import ace
+from aceg_ros.datasets.scene import Entry, Scene
+from aceg_ros.errors import UserError
+
+
+class Format(Protocol):
+    """What the module of a format offers."""
+
+    NAME: str
+    LOOKS_FOR: str
+
+    def recognises(self, path: Path) -> bool:
+        """Whether path looks like this format, from names alone."""
+
+    def list_entries(self, path: Path) -> Sequence[Entry]:
+        """The frames in the order in which they were taken. Raises UserError on unusable lists."""
+
+
+FORMATS = cast(tuple[Format, ...], (ace,))
+
+
+def open_scene(path: Path | str, every: int = 1) -> Scene:
+    """The scene at path, with every n-th of its frames. Raises UserError where no format fits or nothing is listed."""
+    path = Path(path)
+    if every < 1:
+        raise UserError(f"Cannot take every {every}th frame: give a number of at least 1.")
+    if not path.exists():
+        raise UserError(f"Scene {path} does not exist.")
+    found = next((candidate for candidate in FORMATS if candidate.recognises(path)), None)
+    if found is None:
+        known = "; ".join(f"{candidate.LOOKS_FOR} ({candidate.NAME})" for candidate in FORMATS)
+        raise UserError(f"{path} is not a scene that can be read: looked for {known}.")
+    entries = found.list_entries(path)
+    if not entries:
+        raise UserError(f"Scene {path} ({found.NAME}) lists no frames.")
+    name = "/".join(path.resolve().parts[-2:])      # two parts: the last alone is often just "mapping" or "query"
+    return Scene(name, found.NAME, entries[::every])

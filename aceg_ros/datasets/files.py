@@ -1,0 +1,92 @@
+"""The kinds of file that several formats share. Every failure is a UserError that names the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from aceg_ros.errors import UserError
+from aceg_ros.geometry import is_pose, nearest_pose
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+
+
+def load_image(path: Path | str) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of any common picture: grey is repeated, alpha dropped, 16 bits reduced to 8.
+
+    An EXIF orientation is not applied: intrinsics belong to the pixels as they are stored.
+    """
+    image = _decode(Path(path))
+    if image.mode.startswith("I"):                  # 16-bit grey; Pillow would clip it at 255
+        grey = np.asarray(image)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise UserError(f"Image {path} has more than 16 bits per pixel: convert it to 8 bits.")
+        return np.repeat((grey >> 8).astype(np.uint8)[..., None], 3, axis=2)
+    if image.mode == "F":
+        raise UserError(f"Image {path} holds floating-point values, not a picture: convert it to 8 bits.")
+    return np.array(image.convert("RGB"))
+
+
+def load_depth(path: Path | str, units_per_m: float = 1000.0) -> np.ndarray:
+    """(H, W) float32 metres of a 16-bit PNG; 0 where unknown (stored as 0 or 65535)."""
+    image = _decode(Path(path))
+    if not image.mode.startswith("I"):
+        raise UserError(f"Depth image {path} is not a 16-bit grey PNG.")
+    stored = np.asarray(image)
+    return np.where(stored < 65535, stored / units_per_m, 0.0).astype(np.float32)
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The pictures directly in a folder, in no particular order."""
+    return [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")]
+
+
+def read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"File {path} is missing.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"File {path} cannot be read as text: {error}.") from None
+
+
+def read_numbers(path: Path) -> np.ndarray:
+    """All numbers of a text file, row after row; commas count as spaces, # starts a comment."""
+    words = [word for line in read_text(path).splitlines() for word in line.split("#")[0].replace(",", " ").split()]
+    try:
+        return np.array([float(word) for word in words])
+    except ValueError as error:
+        raise UserError(f"File {path} does not hold plain numbers: {error}.") from None
+
+
+def read_pose(path: Path) -> np.ndarray:
+    """map_from_camera of a text file with 4x4 (or 3x4) numbers."""
+    numbers = read_numbers(path)
+    if numbers.size == 12:
+        numbers = np.append(numbers, (0.0, 0.0, 0.0, 1.0))
+    if numbers.size != 16:
+        raise UserError(f"Pose file {path} holds {numbers.size} numbers instead of a 4x4 matrix.")
+    return checked_pose(numbers.reshape(4, 4), f"Pose file {path}")
+
+
+def checked_pose(matrix: np.ndarray, source: str) -> np.ndarray:
+    """The pose freed of rounding. Raises UserError, opening with the source, where it is not rigid."""
+    if not np.isfinite(matrix).all():
+        raise UserError(f"{source} has values that are not finite.")
+    if not is_pose(matrix, tolerance=1e-2):
+        raise UserError(f"{source} is not a rigid transform (rotation, translation, 0 0 0 1).")
+    return nearest_pose(matrix)
+
+
+def _decode(path: Path) -> Image.Image:
+    """The fully decoded picture; unlike OpenCV, Pillow refuses truncated files."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except FileNotFoundError:
+        raise UserError(f"Image {path} is missing.") from None
+    except Exception as error:      # noqa: BLE001 - Pillow's decoders raise nearly every type on damaged data
+        raise UserError(f"Image {path} is damaged or not an image: {error}.") from None

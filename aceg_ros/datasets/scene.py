@@ -1,0 +1,80 @@
+"""What every reader yields: a `Scene`, the lazy list of posed frames of one recording."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from aceg_ros.camera import Frame
+from aceg_ros.errors import UserError
+
+FRAME_PERIOD_S = 1.0 / 30.0     # stamps of formats that record no time: frame i was taken at i * FRAME_PERIOD_S
+
+
+class Entry(Protocol):
+    """One listed frame: cheap to hold, decoded only by `load`."""
+
+    @property
+    def name(self) -> str: ...
+
+    def load(self) -> Frame:
+        """Read picture, pose and camera. Raises UserError with a sentence that names the bad file."""
+
+
+@dataclass(frozen=True)
+class SkippedFrame:
+    """A listed frame that could not be used; reason is a sentence that names the file."""
+
+    name: str
+    reason: str
+
+
+class Scene:
+    """The frames of one recording, in the order in which they were taken.
+
+    Iterating yields the usable frames, decoding them one by one, and notes the others in `skipped`. Raises UserError
+    where not a single frame is usable.
+    """
+
+    def __init__(self, name: str, format: str, entries: Sequence[Entry]) -> None:
+        self.name = name
+        self.format = format
+        self._entries = entries
+        self._skipped: dict[int, SkippedFrame] = {}
+
+    def __len__(self) -> int:
+        """Number of listed frames, usable or not."""
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Frame]:
+        for index in range(len(self)):
+            try:
+                yield self.frame(index)
+            except UserError:
+                continue
+        if len(self._skipped) == len(self):
+            reasons = " ".join(skipped.reason for skipped in self.skipped[:3])
+            raise UserError(f"Scene {self.name} has no usable frame among {len(self)}: {reasons}")
+
+    def frame(self, index: int) -> Frame:
+        """Load one frame. Raises UserError, and notes it in `skipped`, where it cannot be used."""
+        entry = self._entries[index]
+        try:
+            return entry.load()
+        except UserError as error:
+            self._skipped[index] = SkippedFrame(entry.name, str(error))
+            raise
+
+    @property
+    def skipped(self) -> list[SkippedFrame]:
+        """The frames found unusable so far."""
+        return [self._skipped[index] for index in sorted(self._skipped)]
+
+
+def natural_order(path: Path | str) -> list[tuple[int, int, str]]:
+    """Sort key under which frame9 comes before frame10."""
+    parts = re.split(r"(\d+)", str(path))
+    return [(1, int(part), part) if part.isdecimal() else (0, 0, part) for part in parts]

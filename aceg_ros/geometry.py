@@ -1,0 +1,103 @@
+"""Rigid transforms (SE(3)) as (4, 4) float64 matrices, metres.
+
+`map_from_camera` maps camera-frame points into the map frame. Quaternions are (x, y, z, w), as in ROS and TUM files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.spatial.transform import Rotation, Slerp
+
+
+def invert(transform: np.ndarray) -> np.ndarray:
+    """b_from_a of a_from_b, or of a stack (..., 4, 4) of them."""
+    transform = np.asarray(transform, np.float64)
+    rotation_t = np.swapaxes(transform[..., :3, :3], -1, -2)
+    inverse = np.zeros_like(transform)
+    inverse[..., :3, :3] = rotation_t
+    inverse[..., :3, 3] = -np.einsum("...ij,...j->...i", rotation_t, transform[..., :3, 3])
+    inverse[..., 3, 3] = 1.0
+    return inverse
+
+
+def pose_error(estimated: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """Distance of the two camera centres in metres and angle between the two orientations in degrees [0, 180]."""
+    translation_m = float(np.linalg.norm(np.asarray(estimated)[:3, 3] - np.asarray(truth)[:3, 3]))
+    # Not arccos of the trace: that loses every angle below 1e-6 degrees and fails on rounding.
+    difference = Rotation.from_matrix(np.asarray(truth)[:3, :3].T @ np.asarray(estimated)[:3, :3])
+    return translation_m, float(np.degrees(difference.magnitude()))
+
+
+def is_pose(transform: np.ndarray, tolerance: float = 1e-3) -> bool:
+    """Whether this is a (4, 4), finite, rigid transform; tolerance bounds every entry of R R^T - I."""
+    transform = np.asarray(transform)
+    if transform.shape != (4, 4) or not np.isfinite(transform).all():
+        return False
+    rotation = transform[:3, :3]
+    return bool(np.abs(transform[3] - (0, 0, 0, 1)).max() <= tolerance
+                and np.abs(rotation @ rotation.T - np.eye(3)).max() <= tolerance
+                and np.linalg.det(rotation) > 0)
+
+
+def nearest_pose(transform: np.ndarray) -> np.ndarray:
+    """The exactly rigid transform closest to one that is rigid up to rounding (as read from a text file)."""
+    u, _, vt = np.linalg.svd(np.asarray(transform, np.float64)[:3, :3])
+    pose = np.eye(4)
+    pose[:3, :3] = u @ np.diag([1.0, 1.0, np.linalg.det(u @ vt)]) @ vt
+    pose[:3, 3] = np.asarray(transform)[:3, 3]
+    return pose
+
+
+def rotation_to_quaternion(rotation: np.ndarray) -> np.ndarray:
+    """(3, 3) rotation to the unit quaternion (x, y, z, w) with w >= 0."""
+    return Rotation.from_matrix(rotation).as_quat(canonical=True)
+
+
+def pose_from_quaternion(translation: np.ndarray, quaternion_xyzw: np.ndarray) -> np.ndarray:
+    """(4, 4) pose; the quaternion need not have unit length. Raises ValueError on a zero or non-finite one."""
+    quaternion = np.asarray(quaternion_xyzw, np.float64)
+    norm = float(np.linalg.norm(quaternion))
+    if not np.isfinite(norm) or norm < 1e-9:
+        raise ValueError(f"Quaternion {quaternion} has no direction.")
+    pose = np.eye(4)
+    pose[:3, :3] = Rotation.from_quat(quaternion / norm).as_matrix()
+    pose[:3, 3] = translation
+    return pose
+
+
+def interpolate_poses(stamp_s: float, stamps_s: np.ndarray, poses: np.ndarray) -> np.ndarray:
+    """Pose at stamp_s on the path poses (N, 4, 4) at the ascending stamps_s (N,): lerp of position, slerp of rotation.
+
+    Raises ValueError outside [stamps_s[0], stamps_s[-1]]: a path is never extrapolated.
+    """
+    stamps_s, poses = np.asarray(stamps_s, np.float64), np.asarray(poses, np.float64)
+    if not len(stamps_s) or not stamps_s[0] <= stamp_s <= stamps_s[-1]:
+        raise ValueError(f"No pose at {stamp_s}: outside the stamps of the path.")
+    after = int(np.searchsorted(stamps_s, stamp_s))
+    if stamps_s[after] == stamp_s:
+        return poses[after].copy()
+    pair, times = poses[after - 1:after + 1], stamps_s[after - 1:after + 1]
+    fraction = (stamp_s - times[0]) / (times[1] - times[0])
+    pose = np.eye(4)
+    pose[:3, :3] = Slerp([0.0, 1.0], Rotation.from_matrix(pair[:, :3, :3]))(fraction).as_matrix()
+    pose[:3, 3] = (1 - fraction) * pair[0, :3, 3] + fraction * pair[1, :3, 3]
+    return pose
+
+
+def look_at(position: np.ndarray, target: np.ndarray, up: Sequence[float] | np.ndarray = (0.0, 0.0, 1.0)) -> np.ndarray:
+    """map_from_camera of a camera at position that sees target in its centre, with up pointing up in the picture.
+
+    Camera axes are OpenCV's (x right, y down, z forward). Raises ValueError where up is parallel to the view.
+    """
+    position = np.asarray(position, np.float64)
+    forward = np.asarray(target, np.float64) - position
+    right = np.cross(forward, up)
+    if np.linalg.norm(right) <= 1e-9 * np.linalg.norm(forward) * np.linalg.norm(up):
+        raise ValueError("look_at needs a target away from the position and an up that is not parallel to the view.")
+    forward, right = forward / np.linalg.norm(forward), right / np.linalg.norm(right)
+    pose = np.eye(4)
+    pose[:3, :3] = np.column_stack([right, np.cross(forward, right), forward])
+    pose[:3, 3] = position
+    return pose
