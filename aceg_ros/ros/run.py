@@ -1,0 +1,47 @@
+"""Runs one node as a process: clean exit on SIGINT and SIGTERM, one sentence and exit code 2 on bad input."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+
+import rclpy
+from rclpy.exceptions import ParameterException
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.task import Future
+
+from aceg_ros.errors import UserError
+
+
+def run(make_node: Callable[[], Node]) -> int:
+    """Spin until a signal, or until the node's `done` future (where it has one). Returns the exit code.
+
+    A node with something to finish does that in `destroy_node`.
+    """
+    node = None
+    try:
+        rclpy.init()
+        node = make_node()
+        done: Future = getattr(node, "done", None) or Future()
+        rclpy.spin_until_future_complete(node, done)
+        if done.done():
+            done.result()
+        return 0
+    except (KeyboardInterrupt, ExternalShutdownException):
+        return 0
+    except (UserError, ParameterException) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    except Exception:
+        # A signal during start-up ends the context under the constructor's feet: whatever that raises is no fault.
+        if rclpy.ok():
+            raise
+        return 0
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)   # the clean-up below is short and must not be cut in two
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
