@@ -49,11 +49,11 @@ class Camera:
             raise UserError(f"Camera size {self.width}x{self.height} is not positive.")
         numbers = (self.fx, self.fy, self.cx, self.cy, *self.distortion)
         if not np.isfinite(numbers).all() or self.fx <= 0 or self.fy <= 0:
-            raise UserError(f"Camera intrinsics are not usable (fx {self.fx}, fy {self.fy}, cx {self.cx}, cy {self.cy}):"
-                            " calibrate the camera or fix the camera_info publisher.")
+            raise UserError(f"Camera intrinsics are not usable (fx {self.fx}, fy {self.fy}, cx {self.cx}, cy {self.cy}"
+                            "): calibrate the camera or fix the camera_info publisher.")
 
     @property
-    def K(self) -> np.ndarray:
+    def K(self) -> np.ndarray:  # noqa: N802 - the name of the mathematics
         """3x3 intrinsics."""
         return np.array([[self.fx, 0.0, self.cx], [0.0, self.fy, self.cy], [0.0, 0.0, 1.0]])
 
@@ -124,7 +124,27 @@ def _rectification(camera: Camera) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         maps = cv2.initUndistortRectifyMap(camera.K, distortion, None, camera.K, size, cv2.CV_32FC1)
     map_x, map_y = maps
     seen = (map_x >= 0) & (map_x <= camera.width - 1) & (map_y >= 0) & (map_y <= camera.height - 1)
+    x = (np.arange(camera.width) - camera.cx) / camera.fx
+    y = (np.arange(camera.height) - camera.cy) / camera.fy
+    radius = np.hypot(x[None, :], y[:, None])
+    seen &= radius < _fold_radius(camera, float(radius.max()))
+    map_x[~seen] = map_y[~seen] = -2.0        # outside the picture by more than the bilinear pixel: black
+    seen.setflags(write=False)
     return map_x, map_y, seen
+
+
+def _fold_radius(camera: Camera, limit: float) -> float:
+    """Distance from the axis, at z = 1, from which the lens polynomial runs backwards; inf where not below limit.
+
+    Beyond it the polynomial, fitted only to what the lens saw, maps far rays back into the picture: ghosts.
+    """
+    radius = np.linspace(0.0, limit, 1000)
+    distortion = camera.distortion if camera.model == "equidistant" else (
+        *camera.distortion[:2], 0.0, 0.0, *camera.distortion[4:])       # the radial part alone
+    radial = replace(camera, fx=1.0, fy=1.0, cx=0.0, cy=0.0, distortion=distortion)
+    image_radius = radial.project(np.column_stack([radius, 0 * radius, 1 + 0 * radius]))[:, 0]
+    backwards = np.flatnonzero(np.diff(image_radius) <= 0)
+    return float(radius[backwards[0]]) if len(backwards) else np.inf
 
 
 @dataclass(frozen=True)

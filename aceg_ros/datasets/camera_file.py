@@ -87,8 +87,8 @@ def _from_camera_info(content: Any) -> Camera:
     if not isinstance(content, Mapping):
         raise UserError("it holds no camera_info.")
     if "camera_matrix" in content:
-        return camera_from_ros_numbers(content["image_width"], content["image_height"], content["camera_matrix"]["data"],
-                                       content.get("distortion_model", ""),
+        return camera_from_ros_numbers(content["image_width"], content["image_height"],
+                                       content["camera_matrix"]["data"], content.get("distortion_model", ""),
                                        content.get("distortion_coefficients", {"data": ()})["data"])
     return camera_from_ros_numbers(content["width"], content["height"], content["k"],
                                    content.get("distortion_model", ""), content.get("d", ()))

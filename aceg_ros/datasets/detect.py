@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
-from aceg_ros.datasets import ace
+from aceg_ros.datasets import ace, colmap, seven_scenes, transforms_json, tum_rgbd
 from aceg_ros.datasets.scene import Entry, Scene
 from aceg_ros.errors import UserError
 
@@ -24,7 +24,7 @@ class Format(Protocol):
         """The frames in the order in which they were taken. Raises UserError on unusable lists."""
 
 
-FORMATS = cast(tuple[Format, ...], (ace,))
+FORMATS = cast(tuple[Format, ...], (ace, seven_scenes, tum_rgbd, colmap, transforms_json))
 
 
 def open_scene(path: Path | str, every: int = 1) -> Scene:

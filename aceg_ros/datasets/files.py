@@ -40,7 +40,8 @@ def load_depth(path: Path | str, units_per_m: float = 1000.0) -> np.ndarray:
 
 def list_images(folder: Path) -> list[Path]:
     """The pictures directly in a folder, in no particular order."""
-    return [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")]
+    return [path for path in folder.iterdir()
+            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")]
 
 
 def read_text(path: Path) -> str:
@@ -88,5 +89,5 @@ def _decode(path: Path) -> Image.Image:
             return image
     except FileNotFoundError:
         raise UserError(f"Image {path} is missing.") from None
-    except Exception as error:      # noqa: BLE001 - Pillow's decoders raise nearly every type on damaged data
+    except Exception as error:      # Pillow's decoders raise nearly every type on damaged data
         raise UserError(f"Image {path} is damaged or not an image: {error}.") from None
