@@ -1,0 +1,74 @@
+# Every target sets up what it needs; a second call starts at once. No ROS 2 installation is used or needed here:
+# where there is one, build this package with colcon instead.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+PYTEST_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+
+# What a sourced ROS 2 exports must not leak into the .venv.
+unexport AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH LD_LIBRARY_PATH PYTHONHOME PYTHONPATH
+unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
+
+.PHONY: help setup test lint demo bench requirements clean distclean
+
+help:
+	@echo "make demo    build a map, localize in it over ROS 2; results in demo_output/   [SCENE=path: on your images]"
+	@echo "make test    lint and all tests                                                [PYTEST_ARGS='-k camera']"
+	@echo "make bench   time of each stage on this machine"
+	@echo "make lint    ruff and mypy"
+	@echo "make setup   only the set-up: .venv with everything in it                      [PYTHON=python3.12]"
+	@echo "make clean   remove what was built or written; make distclean: the .venv too"
+
+setup: $(VENV)/.installed $(VENV)/.tf2_msgs
+
+demo: setup
+	$(BIN)/aceg demo $(if $(SCENE),--scene "$(SCENE)")
+
+bench: setup
+	$(BIN)/aceg bench
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+clean:
+	rm -rf .build build install log *.egg-info .pytest_cache .mypy_cache .ruff_cache demo_output bench_output
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)
+
+# The stamps lie in the .venv, so that they go when it goes.
+
+$(VENV)/.created: standalone/make_venv.sh
+	PYTHON="$(PYTHON)" standalone/make_venv.sh
+	touch $@
+
+$(VENV)/.requirements: requirements.txt $(VENV)/.created
+	@echo "Installing the requirements (minutes, once) ..."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/.tf2_msgs: $(wildcard standalone/tf2_msgs/* standalone/tf2_msgs/*/*) standalone/build_tf2_msgs.sh $(VENV)/.requirements
+	@echo "Building tf2_msgs (half a minute, once) ..."
+	standalone/build_tf2_msgs.sh
+	touch $@
+
+# The package itself, editable, and the stand-ins for what ROS 2 would bring.
+$(VENV)/.installed: setup.py setup.cfg Makefile $(VENV)/.requirements
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	    --no-build-isolation -e .
+	printf '%s\nimport standalone_environment\n' "$(CURDIR)/standalone/python" \
+	    > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/aceg_standalone.pth"
+	touch $@
+
+# For developers: new versions of everything, for every Python; needs uv. torch brings its own CUDA packages, if any.
+requirements:
+	uv pip compile --quiet --universal --python-version 3.10 --upgrade --no-header --no-annotate requirements.in \
+	    | sed -E "/^(nvidia-|cuda-|triton)|== 'win32'/d" > requirements.new
+	mv requirements.new requirements.txt
