@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -23,11 +22,12 @@ def load_camera_file(path: Path | str, width: int, height: int) -> Camera:
     A file that states another size of the same shape is scaled; another shape is refused.
     """
     path = Path(path)
-    if path.suffix.lower() not in (".json", ".yaml", ".yml"):
+    parse = {".json": _from_json, ".yaml": _from_camera_info, ".yml": _from_camera_info}.get(path.suffix.lower())
+    if parse is None:
         return camera_from_matrix_file(path, width, height)
+    text = read_text(path)
     try:
-        content = json.loads(read_text(path)) if path.suffix.lower() == ".json" else yaml.safe_load(read_text(path))
-        camera = _from_json(content) if path.suffix.lower() == ".json" else _from_camera_info(content)
+        camera = parse(text)
     except UserError as error:
         raise UserError(f"Camera file {path}: {error}") from None
     except (ValueError, yaml.YAMLError, TypeError, KeyError) as error:
@@ -75,7 +75,8 @@ def camera_from_ros_numbers(width: int, height: int, k: Sequence[float], model: 
     return Camera(int(width), int(height), float(k[0]), float(k[4]), float(k[2]), float(k[5]), model, distortion)
 
 
-def _from_json(content: Any) -> Camera:
+def _from_json(text: str) -> Camera:
+    content = json.loads(text)
     if not isinstance(content, Mapping):
         raise UserError("it holds no object with width, height, fx, fy, cx, cy.")
     fx, fy, cx, cy = (float(content[key]) for key in ("fx", "fy", "cx", "cy"))
@@ -83,7 +84,8 @@ def _from_json(content: Any) -> Camera:
                   content.get("model", "pinhole"), tuple(float(value) for value in content.get("distortion", ())))
 
 
-def _from_camera_info(content: Any) -> Camera:
+def _from_camera_info(text: str) -> Camera:
+    content = next(yaml.safe_load_all(text), None)      # `ros2 topic echo` closes every message with ---
     if not isinstance(content, Mapping):
         raise UserError("it holds no camera_info.")
     if "camera_matrix" in content:

@@ -152,6 +152,8 @@ def _read_images_text(file: Path) -> list[ColmapImage]:
         lines.pop(0)
     records = []
     for line, points in zip_longest(lines[::2], lines[1::2], fillvalue=""):
+        if not line.strip() and not points.strip():
+            continue                            # blank lines at the end
         words = line.split(maxsplit=9)
         if len(words) < 10 or len(points.split()) % 3:
             raise ValueError(f"the two lines of an image do not fit together at {line[:60]!r}")

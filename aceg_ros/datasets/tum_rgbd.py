@@ -116,7 +116,7 @@ def _stamped_lines(file: Path) -> list[tuple[float, list[str]]]:
             continue
         stamp_s = _number(words[0])
         if not np.isfinite(stamp_s) or len(words) < 2:
-            raise UserError(f"Line {number} of {file} does not start with a time in seconds and a value: {line[:60]!r}.")
+            raise UserError(f"Line {number} of {file} does not start with a time and a value: {line[:60]!r}.")
         lines.append((stamp_s, words[1:]))
     return sorted(lines, key=lambda line: line[0])
 
