@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseWithCovarianceStamped
@@ -17,12 +18,14 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 from tf2_ros import TransformBroadcaster
 
-from aceg_ros.methods.base import Localizer
 from aceg_ros.ros.messages import estimate_to_pose, pose_to_transform, stamp_ns
 from aceg_ros.ros.parameters import ParameterGroup, not_empty, parameter
 from aceg_ros.ros.run import run
 from aceg_ros.ros.status import Tally, answer_status, node_status
 from aceg_ros.ros.worker import REPLACED, Answer, MapState, Request, Worker
+
+if TYPE_CHECKING:      # a node starts seconds sooner without torch
+    from aceg_ros.methods.base import Localizer
 
 NEWEST_IMAGE = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 
@@ -58,7 +61,7 @@ class LocalizerNode(Node):
         self._worker = Worker(lambda path: load(path, group.value.device, group.value.seed),
                               self._publish_answer, self._publish_map_state, self.get_logger())
         # camera_info first: of two messages that wait together, the executor takes the older subscription's.
-        self.create_subscription(CameraInfo, "camera_info", self._infos.append, qos_profile_sensor_data)
+        self.create_subscription(CameraInfo, "camera_info", lambda info: self._infos.append(info), qos_profile_sensor_data)
         self.create_subscription(Image, "image", self._image_received, NEWEST_IMAGE)
         self.create_timer(1.0, self._publish_node_status)
         if group.value.map_path:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from rclpy.impl.rcutils_logger import RcutilsLogger
 from sensor_msgs.msg import CameraInfo, Image
@@ -14,8 +15,10 @@ from std_msgs.msg import Header
 from aceg_ros.camera import Frame
 from aceg_ros.errors import UserError
 from aceg_ros.estimate import PoseEstimate, Status
-from aceg_ros.methods.base import Localizer
 from aceg_ros.ros.messages import camera_from_info, check_same_size, image_to_rgb, stamp_ns
+
+if TYPE_CHECKING:      # a node starts seconds sooner without torch
+    from aceg_ros.methods.base import Localizer
 
 # Reasons that only a node has; all others are `Status` values.
 NO_MAP = "no_map"

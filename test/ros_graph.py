@@ -1,0 +1,104 @@
+"""A ROS graph of its own for one test: processes under test, and a node of the test that talks to them."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import rclpy
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.parameter_client import AsyncParameterClient
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+_DOMAINS = itertools.count(os.getpid() * 7)
+
+
+class RosGraph:
+    """Use as a context manager: on exit every process that is still there is killed."""
+
+    def __init__(self, log_folder: Path) -> None:
+        self.domain_id = 1 + next(_DOMAINS) % 100
+        self._log_folder = log_folder
+        self._processes: list[subprocess.Popen] = []
+
+    def __enter__(self) -> RosGraph:
+        os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+        self.context = Context()
+        rclpy.init(context=self.context, domain_id=self.domain_id)
+        self.node = Node("test", context=self.context)
+        self._executor = SingleThreadedExecutor(context=self.context)
+        self._executor.add_node(self.node)
+        return self
+
+    def __exit__(self, *_) -> None:
+        for process in self._processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        self._executor.shutdown()
+        self.node.destroy_node()
+        self.context.try_shutdown()
+
+    def environment(self) -> dict[str, str]:
+        paths = [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
+        return os.environ | {"ROS_DOMAIN_ID": str(self.domain_id), "ROS_LOG_DIR": str(self._log_folder),
+                             "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUNBUFFERED": "1"}
+
+    def start(self, program: str | Path, *remappings: str, **parameters) -> subprocess.Popen:
+        """Start a module (a.b.c) or a script as a node; its output is in output(process)."""
+        arguments = [f"{name}:={_yaml(value)}" for name, value in parameters.items()]
+        flags = [flag for argument in arguments for flag in ("-p", argument)]
+        flags += [flag for remapping in remappings for flag in ("-r", remapping)]
+        command = [sys.executable, *([str(program)] if isinstance(program, Path) else ["-m", program])]
+        log = self._log_folder / f"process_{len(self._processes)}.log"
+        with open(log, "w") as file:
+            process = subprocess.Popen([*command, "--ros-args", *flags], env=self.environment(), stdout=file,
+                                       stderr=subprocess.STDOUT, cwd=self._log_folder)
+        process.log = log
+        self._processes.append(process)
+        return process
+
+    def spin_until(self, condition: Callable[[], bool], timeout_s: float = 60.0) -> bool:
+        """Handle messages until the condition holds; returns whether it does."""
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() > deadline:
+                return False
+            self._executor.spin_once(timeout_sec=0.02)
+        return True
+
+    def spin(self, duration_s: float) -> None:
+        self.spin_until(lambda: False, duration_s)
+
+    def set_parameter(self, node_name: str, name: str, value) -> tuple[bool, str]:
+        client = AsyncParameterClient(self.node, node_name)
+        assert self.spin_until(client.services_are_ready)
+        future = client.set_parameters([Parameter(name, value=value)])
+        assert self.spin_until(future.done)
+        result = future.result().results[0]
+        return result.successful, result.reason
+
+
+def output(process: subprocess.Popen) -> str:
+    return process.log.read_text()
+
+
+def stop(process: subprocess.Popen, number: int = signal.SIGINT) -> int:
+    """Send a signal; returns the exit code."""
+    process.send_signal(number)
+    return process.wait(60)
+
+
+def _yaml(value) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else str(value)
