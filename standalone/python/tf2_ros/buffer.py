@@ -96,6 +96,7 @@ class Buffer:
         self._frames: set[str] = set()
         self._lock = RLock()
         self.clock = node.get_clock() if node else Clock()
+        self._context = node.context if node else None
         # A bag that starts again would otherwise be "too old" until it catches up with itself.
         threshold = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True)
         self._jump = self.clock.create_jump_callback(threshold, post_callback=lambda _: self.clear())
@@ -130,7 +131,7 @@ class Buffer:
             try:
                 return self._lookup(target_frame, source_frame, time.nanoseconds)
             except (LookupException, ConnectivityException, ExtrapolationException):
-                if self.clock.now() >= deadline or not rclpy.ok():
+                if self.clock.now() >= deadline or not rclpy.ok(context=self._context):
                     raise
             wall.sleep(0.02)
 
