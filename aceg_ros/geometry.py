@@ -52,7 +52,8 @@ def nearest_pose(transform: np.ndarray) -> np.ndarray:
 
 def rotation_to_quaternion(rotation: np.ndarray) -> np.ndarray:
     """(3, 3) rotation to the unit quaternion (x, y, z, w) with w >= 0."""
-    return Rotation.from_matrix(rotation).as_quat(canonical=True)
+    quaternion = Rotation.from_matrix(rotation).as_quat()
+    return -quaternion if quaternion[3] < 0 else quaternion
 
 
 def pose_from_quaternion(translation: np.ndarray, quaternion_xyzw: np.ndarray) -> np.ndarray:

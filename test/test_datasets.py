@@ -15,8 +15,6 @@ from aceg_ros.datasets.tum_rgbd import FREIBURG
 from aceg_ros.errors import UserError
 from aceg_ros.geometry import interpolate_poses, is_pose
 
-SHARED_SCENES = Path(__file__).resolve().parent.parent.parent / "shared" / "scenes"
-
 CAMERA = Camera(64, 48, 60.0, 62.0, 30.5, 22.25)
 
 
@@ -255,6 +253,8 @@ def test_recordings_are_not_mixed_nor_written_without_pose(tmp_path, recording):
         write_ace_scene(tmp_path, [Frame(recording.images[0], CAMERA, 0.0, recording.poses[0])])
     with pytest.raises(UserError, match="no pose"):
         write_ace_scene(tmp_path / "other", [Frame(recording.images[0], CAMERA)])
+    with pytest.raises(UserError, match="png or jpg"):
+        write_ace_scene(tmp_path / "other", [], image_format="bmp")
 
 
 # ---- 7-Scenes
@@ -657,15 +657,14 @@ def test_missing_camera_file_is_named(tmp_path):
 
 # ---- the real scenes
 
-@pytest.mark.skipif(not SHARED_SCENES.is_dir(), reason=f"real scenes are not at {SHARED_SCENES}")
 @pytest.mark.parametrize(("scene", "mapping", "query"), [
     ("redkitchen7s", 320, 100), ("drone_lab_a", 156, 98), ("tum_fr1_rpy", 219, 160), ("terrace", 182, 60),
     ("student_lab", 129, 32),
 ])
-def test_real_scenes(scene, mapping, query):
+def test_real_scenes(shared_scenes, scene, mapping, query):
     for part, count in (("mapping", mapping), ("query", query)):
-        assert len(open_scene(SHARED_SCENES / scene / part)) == count
-        sample = open_scene(SHARED_SCENES / scene / part, every=30)
+        assert len(open_scene(shared_scenes / scene / part)) == count
+        sample = open_scene(shared_scenes / scene / part, every=30)
         frames = list(sample)
         assert len(frames) == len(sample) and not sample.skipped
         assert all(is_pose(frame.map_from_camera, tolerance=1e-9) and frame.camera.is_pinhole for frame in frames)

@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -27,6 +28,10 @@ from aceg_ros.errors import UserError
 NAME = "ACE folder"
 LOOKS_FOR = "rgb/ with poses/ and calibration/"
 
+_PICTURE_SETTINGS: dict[str, dict[str, Any]] = {
+    "png": {"format": "PNG", "compress_level": 1},      # recorded while driving: fast rather than small
+    "jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
+}
 _ROLES = (".color", ".rgb", ".image", ".pose", ".calibration", ".depth")
 
 
@@ -77,6 +82,8 @@ def write_ace_scene(path: Path | str, frames: Iterable[Frame], image_format: str
     picture of a frame appears last and whole, so an interrupted recording reads as the frames written before.
     """
     path = Path(path)
+    if image_format not in _PICTURE_SETTINGS:
+        raise UserError(f"Pictures cannot be recorded as '{image_format}': use {' or '.join(_PICTURE_SETTINGS)}.")
     rgb = path / "rgb"
     if rgb.is_dir() and list_images(rgb):
         raise UserError(f"Folder {path} already holds a recording: choose another or delete it.")
@@ -103,7 +110,7 @@ def _write_frame(path: Path, name: str, frame: Frame, image_format: str) -> None
     picture = path / "rgb" / f"{name}.{image_format}"
     unfinished = picture.with_suffix(".part")
     with open(unfinished, "wb") as file:
-        Image.fromarray(frame.image).save(file, "PNG" if image_format == "png" else "JPEG", quality=95, subsampling=0)
+        Image.fromarray(frame.image).save(file, **_PICTURE_SETTINGS[image_format])
     os.replace(unfinished, picture)
 
 
