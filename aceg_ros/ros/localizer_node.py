@@ -51,7 +51,7 @@ class LocalizerNode(Node):
     def __init__(self, load: Callable[[str, str, int], Localizer], **node_options) -> None:
         super().__init__("localizer", **node_options)
         group = ParameterGroup(self, LocalizerParameters, self._parameters_changed)
-        self._parameters = group
+        self._settings = group
         self._tally = Tally()
         self._status_lock = threading.Lock()        # both threads count and publish
         self._infos: deque[CameraInfo] = deque(maxlen=16)
@@ -89,7 +89,7 @@ class LocalizerNode(Node):
     def _publish_answer(self, answer: Answer) -> None:
         if not self.context.ok():       # shut down while this image was at work
             return
-        parameters = self._parameters.value
+        parameters = self._settings.value
         if answer.estimate is not None and answer.estimate.accepted:
             header = Header(stamp=answer.header.stamp, frame_id=parameters.map_frame)
             pose = estimate_to_pose(answer.estimate, header)
