@@ -33,6 +33,8 @@ class _Residual(nn.Module):
 class CompactNet(nn.Module):
     """(B, 3, H, W) in [0, 1], H and W multiples of 8 -> (B, 128, H / 8, W / 8), unit vectors times sqrt(128)."""
 
+    dim = DIM
+
     def __init__(self) -> None:
         super().__init__()
         self.quarter = nn.Sequential(_conv(3, 16, 4, 2), _conv(16, 32, 4, 2), _Residual(32))

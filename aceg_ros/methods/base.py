@@ -41,8 +41,9 @@ class Mapper(Protocol):
         """Take one posed frame. Raises UserError where it cannot be used."""
 
     def build(self, progress: Callable[[Progress], None] | None = None,
-              should_stop: Callable[[], bool] | None = None) -> SceneMap:
-        """Train and return the map; when should_stop turns true, the best so far. Raises UserError without frames."""
+              should_stop: Callable[[], bool] | None = None, elapsed_s: float = 0.0) -> SceneMap:
+        """Train and return the map within the budget less elapsed_s, what the caller already spent of it (reading
+        frames); when should_stop turns true, the best so far. Raises UserError where the frames make no map."""
 
 
 class Localizer(Protocol):

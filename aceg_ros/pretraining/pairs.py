@@ -179,11 +179,8 @@ class MatchedPairs:
         return Pair(images, points, self._places[match.a])
 
 
-def match_frames(frames: list[Frame], first_index: int, seed: int, partners: int = 5) -> list[Matches]:
-    """SIFT matches between each frame and some later ones, kept where they lie within 2 px of the epipolar line.
-
-    first_index is added to the frame numbers, so that several scenes share one list of images.
-    """
+def match_frames(frames: list[Frame], seed: int, partners: int = 4) -> list[Matches]:
+    """SIFT matches between each frame and some later ones, kept where they lie within 2 px of the epipolar line."""
     rng = np.random.default_rng(seed)
     sift = cv2.SIFT_create(1500)
     described = [sift.detectAndCompute(cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY), None) for frame in frames]
@@ -198,7 +195,7 @@ def match_frames(frames: list[Frame], first_index: int, seed: int, partners: int
                 continue
             points_a, points_b = _verified_matches(described[a], described[b], frames[a], frames[b])
             if len(points_a) >= 40:
-                found.append(Matches(first_index + a, first_index + int(b), points_a, points_b))
+                found.append(Matches(a, int(b), points_a, points_b))
     return found
 
 

@@ -1,0 +1,91 @@
+"""What every encoder offers, and how one is found: by name (shipped) or by the path of an imported file."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from aceg_ros.encoders.ace import AceNet
+from aceg_ros.encoders.compact import CompactNet, fuse_batch_norm
+from aceg_ros.errors import UserError
+
+SHIPPED = Path(__file__).parent.parent / "weights"
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A frozen network: images (B, 3, H, W) in [0, 1] RGB -> features (B, dim, H / stride, W / stride).
+
+    identity: name and content hash; a map is only usable with the encoder that made it. short_side_px: the picture
+    size that the network expects.
+    """
+
+    name: str
+    identity: str
+    source: str
+    stride: int
+    dim: int
+    short_side_px: int
+    net: nn.Module
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Tensor:
+        images = images.to(memory_format=torch.channels_last)
+        with torch.autocast("cuda", torch.float16, enabled=images.is_cuda):
+            return self.net(images).float()
+
+
+def pick_device(device: str) -> str:
+    """"auto" is the GPU where there is one. Raises UserError for a device that is not there."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device not in ("cpu", "cuda"):
+        raise UserError(f"Unknown device '{device}': use auto, cpu or cuda.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("Device 'cuda' was asked for, but PyTorch sees no GPU here: use --device cpu.")
+    return device
+
+
+@lru_cache(maxsize=4)
+def load_encoder(source: str, device: str = "cpu") -> Encoder:
+    """Load an encoder: the name of a shipped one ("compact") or the path of a file made by `aceg import`.
+
+    Raises UserError where there is none or the file is not one of ours.
+    """
+    path = SHIPPED / f"{source}.safetensors" if (SHIPPED / f"{source}.safetensors").exists() else Path(source)
+    if not path.is_file():
+        shipped = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.safetensors")))
+        raise UserError(f"No encoder '{source}': give one of the shipped ones ({shipped}) or a file made by"
+                        " 'aceg import ace-encoder'.")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            kind = (file.metadata() or {}).get("kind", "")
+            state = {key: file.get_tensor(key) for key in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is not a readable encoder file ({error}).") from None
+    digest = hashlib.sha256(b"".join(state[key].numpy().tobytes() for key in sorted(state))).hexdigest()[:16]
+    state = {key: value.float() for key, value in state.items()}
+    net = _build(kind, state, path)
+    net = net.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    dim = net.dim if isinstance(net, AceNet) else CompactNet.dim
+    return Encoder(kind, f"{kind}:{digest}", source, 8, dim, 480, net)
+
+
+def _build(kind: str, state: dict[str, Tensor], path: Path) -> nn.Module:
+    try:
+        if kind == "compact":
+            net = CompactNet()
+            counters = {key: value for key, value in net.state_dict().items() if key.endswith("num_batches_tracked")}
+            net.load_state_dict(state | counters)
+            return fuse_batch_norm(net)
+        if kind == "ace":
+            return AceNet.from_state(state)
+    except (RuntimeError, KeyError) as error:
+        raise UserError(f"{path} does not hold the weights of a '{kind}' encoder ({error}).") from None
+    raise UserError(f"{path} holds an encoder of unknown kind '{kind}': import it again with this version.")

@@ -1,0 +1,102 @@
+"""ACE's augmentation of a mapping picture: in-plane rotation, scale, brightness and contrast; K and pose follow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from aceg_ros.camera import Camera, Frame
+
+MAX_TURN_RAD = np.radians(15)
+SCALES = (2 / 3, 3 / 2)
+MAX_JITTER = 0.1
+
+
+@dataclass(frozen=True)
+class View:
+    """A picture as the encoder will see it: image (H, W, 3) uint8, pinhole camera, pose, and what of it is real.
+
+    mask (H, W) bool: pixels that come from the picture. depth_m (H, W) float32 or None.
+    """
+
+    image: np.ndarray
+    camera: Camera
+    map_from_camera: np.ndarray
+    mask: np.ndarray | None
+    depth_m: np.ndarray | None = None
+
+
+def working_size(width: int, height: int, short_side: int, multiple: int) -> tuple[int, int]:
+    """Size with the given short side, both sides multiples of the stride."""
+    scale = short_side / min(width, height)
+    return tuple(max(multiple, round(side * scale / multiple) * multiple) for side in (width, height))  # type: ignore[return-value]
+
+
+def prepare(image: np.ndarray, camera: Camera, short_side: int, multiple: int):
+    """Undistort and resample a picture to the encoder's size: (image, pinhole camera, mask or None)."""
+    image, mask = camera.rectify(image)
+    size = working_size(camera.width, camera.height, short_side, multiple)
+    camera = camera.rectified()
+    if size == (camera.width, camera.height):
+        return image, camera, mask
+    shrinks = size[0] < camera.width
+    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    if mask is not None:
+        mask = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
+    return image, camera.resized(*size), mask
+
+
+def augment(view: View, rng: np.random.Generator, short_side: int, multiple: int) -> View:
+    """One random variation of a prepared view."""
+    scale = np.exp(rng.uniform(np.log(SCALES[0]), np.log(SCALES[1])))
+    angle = rng.uniform(-MAX_TURN_RAD, MAX_TURN_RAD)
+    width, height = working_size(view.camera.width, view.camera.height, round(short_side * scale), multiple)
+    camera = view.camera.resized(width, height)
+    # Turning the picture by `angle` about the principal point is turning the camera about its optical axis.
+    # With fx != fy the turn is a shear in pixels, so it goes through K.
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1.0]])
+    warp = camera.K @ turn @ np.linalg.inv(view.camera.K)
+    size = (width, height)
+    image = cv2.warpPerspective(view.image, warp, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    source_mask = np.ones(view.image.shape[:2], np.uint8) if view.mask is None else view.mask.astype(np.uint8)
+    mask = cv2.warpPerspective(source_mask, warp, size, flags=cv2.INTER_NEAREST).astype(bool)
+    depth = view.depth_m
+    if depth is not None:
+        depth = cv2.warpPerspective(depth, warp, size, flags=cv2.INTER_NEAREST, borderValue=0.0)
+    pose = view.map_from_camera.copy()
+    pose[:3, :3] = pose[:3, :3] @ turn.T
+    return View(_jitter(image, rng), camera, pose, mask, depth)
+
+
+def _jitter(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    brightness, contrast = rng.uniform(1 - MAX_JITTER, 1 + MAX_JITTER, 2)
+    levels = np.arange(256) * brightness
+    mean = image.mean() * brightness
+    table = np.clip((levels - mean) * contrast + mean, 0, 255).astype(np.uint8)
+    return cv2.LUT(image, table)
+
+
+def prepared_view(frame: Frame, short_side: int, multiple: int) -> View:
+    """The un-augmented view of a posed frame."""
+    assert frame.map_from_camera is not None
+    image, camera, mask = prepare(frame.image, frame.camera, short_side, multiple)
+    depth = None
+    if frame.depth_m is not None:
+        source = replace(frame.camera, width=frame.depth_m.shape[1], height=frame.depth_m.shape[0])
+        depth = np.nan_to_num(frame.depth_m.astype(np.float32))
+        if not source.is_pinhole:
+            depth = _rectify_nearest(depth, frame.camera)
+        depth = cv2.resize(depth, (camera.width, camera.height), interpolation=cv2.INTER_NEAREST)
+    return View(image, camera, frame.map_from_camera, mask, depth)
+
+
+def _rectify_nearest(depth: np.ndarray, camera: Camera) -> np.ndarray:
+    """Undistort a depth picture without mixing near and far."""
+    columns, rows = np.meshgrid(np.arange(camera.width), np.arange(camera.height))
+    pinhole = camera.rectified()
+    rays = np.column_stack([(columns.ravel() - pinhole.cx) / pinhole.fx, (rows.ravel() - pinhole.cy) / pinhole.fy,
+                            np.ones(columns.size)])
+    source = camera.project(rays).astype(np.float32).reshape(camera.height, camera.width, 2)
+    return cv2.remap(depth, source[..., 0], source[..., 1], cv2.INTER_NEAREST, borderValue=0.0)

@@ -1,0 +1,71 @@
+"""ACE's reprojection loss (CVPR 2023, section 3.3): a clamped pixel error that tightens as training goes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+MIN_DEPTH_M, MAX_DEPTH_M, MAX_ERROR_PX = 0.1, 1000.0, 1000.0
+FALLBACK_DEPTH_M = 10.0
+
+
+@dataclass(frozen=True)
+class View:
+    """How each of B patches was seen. camera_from_map (B, 3, 4); intrinsics (B, 4) fx fy cx cy; pixels (B, 2)."""
+
+    camera_from_map: Tensor
+    intrinsics: Tensor
+    pixels: Tensor
+
+
+@dataclass(frozen=True)
+class Reprojection:
+    """in_camera (B, 3) metres; error_px (B,) L1 distance to the patch centre; valid (B,)."""
+
+    in_camera: Tensor
+    error_px: Tensor
+    valid: Tensor
+
+
+def softness(progress: float) -> float:
+    """tau(t) = 50 sqrt(1 - t^2) + 1 pixels."""
+    return 50.0 * max(0.0, 1.0 - progress * progress) ** 0.5 + 1.0
+
+
+def reproject(coordinates: Tensor, view: View) -> Reprojection:
+    """Project map coordinates (B, 3) into the pictures that their patches come from."""
+    in_camera = (view.camera_from_map[:, :, :3] @ coordinates[:, :, None])[:, :, 0] + view.camera_from_map[:, :, 3]
+    depth = in_camera[:, 2]
+    projected = in_camera[:, :2] / depth.clamp(min=MIN_DEPTH_M)[:, None] * view.intrinsics[:, :2]
+    error = (projected + view.intrinsics[:, 2:] - view.pixels).abs().sum(1)
+    valid = (depth >= MIN_DEPTH_M) & (depth <= MAX_DEPTH_M) & (error <= MAX_ERROR_PX)
+    return Reprojection(in_camera, error, valid)
+
+
+def points_at_depth(view: View, depth_m: Tensor | float) -> Tensor:
+    """Camera-frame points (B, 3) on the patches' rays."""
+    rays = (view.pixels - view.intrinsics[:, 2:]) / view.intrinsics[:, :2]
+    return torch.cat([rays, torch.ones_like(rays[:, :1])], 1) * depth_m
+
+
+def ace_loss(coordinates: Tensor, view: View, progress: float, depth_m: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean loss of a batch, and the batch's pixel errors (B,) (detached).
+
+    depth_m (B,): measured z-depth, NaN where unknown; adds the distance to the measured point, in pixels at its
+    depth, under the same tanh, and takes the place of the 10 m point for invalid predictions.
+    """
+    seen = reproject(coordinates, view)
+    tau = softness(progress)
+    loss = tau * torch.tanh(seen.error_px / tau)
+    fallback: Tensor | float = FALLBACK_DEPTH_M
+    if depth_m is not None:
+        known = torch.isfinite(depth_m)
+        measured = torch.where(known, depth_m, 1.0)
+        distance = (seen.in_camera - points_at_depth(view, measured[:, None])).norm(dim=1)
+        distance_px = distance * view.intrinsics[:, 0] / measured.clamp(min=MIN_DEPTH_M)
+        loss = loss + torch.where(known, tau * torch.tanh(distance_px / tau), 0.0)
+        fallback = torch.where(known, depth_m, FALLBACK_DEPTH_M)[:, None]
+    astray = (seen.in_camera - points_at_depth(view, fallback)).norm(dim=1)
+    return torch.where(seen.valid, loss, astray).mean(), seen.error_px.detach()
