@@ -151,7 +151,7 @@ def export(net: CompactNet, path: Path) -> None:
     state = {key: value.detach().cpu().contiguous().half() for key, value in net.state_dict().items()
              if not key.endswith("num_batches_tracked")}
     temporary = path.with_suffix(".tmp")
-    save_file(state, temporary)
+    save_file(state, temporary, {"kind": "compact"})
     temporary.rename(path)
 
 

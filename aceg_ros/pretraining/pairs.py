@@ -14,8 +14,10 @@ from typing import Protocol
 
 import cv2
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from aceg_ros.camera import Camera, Frame
+from aceg_ros.geometry import look_at
 from aceg_ros.synthetic.render import random_light, render
 from aceg_ros.synthetic.room import random_room
 from aceg_ros.synthetic.textures import TextureAtlas
@@ -65,19 +67,6 @@ class RoomViews:
         return Camera(width, height, self.focal_px, self.focal_px, (width - 1) / 2, (height - 1) / 2)
 
 
-def look_from(position: np.ndarray, target: np.ndarray, roll: float) -> np.ndarray:
-    """Pose (4, 4) of a camera that looks at target, turned about its axis by roll radians."""
-    forward = (target - position) / np.linalg.norm(target - position)
-    right = np.cross(forward, (0.0, 0.0, 1.0))
-    right /= np.linalg.norm(right)
-    down = np.cross(forward, right)
-    pose = np.eye(4)
-    pose[:3, 0] = np.cos(roll) * right + np.sin(roll) * down
-    pose[:3, 1] = np.cos(roll) * down - np.sin(roll) * right
-    pose[:3, 2], pose[:3, 3] = forward, position
-    return pose
-
-
 def render_views(seed: int, atlas: TextureAtlas, width: int = 480, height: int = 384) -> RoomViews:
     """Six views of random room `seed`, each under a light of its own."""
     rng = np.random.default_rng(seed)
@@ -96,7 +85,8 @@ def render_views(seed: int, atlas: TextureAtlas, width: int = 480, height: int =
         aim = target + rng.normal(0, 0.35, 3)
         if np.linalg.norm((aim - spot)[:2]) < 0.5:
             spot = base
-        pose = look_from(spot, aim, rng.normal(0, 0.12))
+        pose = look_at(spot, aim)
+        pose[:3, :3] = pose[:3, :3] @ Rotation.from_rotvec((0, 0, rng.normal(0, 0.12))).as_matrix()
         views.append(render(room, atlas, camera, pose, random_light(rng)))
         poses.append(pose)
     return RoomViews(np.stack([view.image for view in views]),

@@ -1,0 +1,62 @@
+"""The room of the demo and the system tests: always the same, with a mapping drive and a different query drive."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from aceg_ros.camera import Camera, Frame
+from aceg_ros.geometry import look_at
+from aceg_ros.synthetic.render import DAYLIGHT, EVENING, Light, render
+from aceg_ros.synthetic.room import Room, random_room
+from aceg_ros.synthetic.textures import TextureAtlas, make_atlas, paint_tiles
+
+ROOM_SEED, TILES, TILE_SEED = 16, 120, 3
+CAMERA = Camera(640, 480, 525.0, 520.0, 318.0, 242.0)
+LIGHTS = {"day": DAYLIGHT, "evening": EVENING}
+
+
+@dataclass(frozen=True)
+class World:
+    """A room that can be photographed."""
+
+    room: Room
+    atlas: TextureAtlas
+    camera: Camera = CAMERA
+
+    def photograph(self, map_from_camera: np.ndarray, light: Light = DAYLIGHT, name: str = "",
+                   stamp_s: float = 0.0) -> Frame:
+        """Picture with exact pose and depth; map_from_camera (4, 4) must be inside the room."""
+        rendering = render(self.room, self.atlas, self.camera, map_from_camera, light)
+        return Frame(rendering.image, self.camera, stamp_s, map_from_camera, name, rendering.depth_m)
+
+
+def demo_world(camera: Camera = CAMERA) -> World:
+    return World(random_room(ROOM_SEED, TILES), make_atlas(paint_tiles(TILES, TILE_SEED)), camera)
+
+
+def mapping_path(count: int, room: Room) -> list[np.ndarray]:
+    """Poses (4, 4) of a drive in two loops, looking out in the first and across the room in the second."""
+    poses = []
+    for t in np.arange(count) / count:
+        angle = 4 * np.pi * t
+        heading = angle + (0.3 if t < 0.5 else np.pi - 0.3) + 0.35 * np.sin(5 * angle)
+        poses.append(_pose(room, 0.42, angle, heading, 1.62 + 0.12 * np.sin(3 * angle)))
+    return poses
+
+
+def query_path(count: int, room: Room) -> list[np.ndarray]:
+    """Poses (4, 4) of another drive: the other way round, nearer to the middle, a little lower, looking elsewhere."""
+    poses = []
+    for t in np.arange(count) / count:
+        angle = -2 * np.pi * t + 1.0
+        heading = angle + 0.6 + 0.5 * np.sin(3 * angle)
+        poses.append(_pose(room, 0.27, angle, heading, 1.5 + 0.08 * np.sin(4 * angle)))
+    return poses
+
+
+def _pose(room: Room, radius: float, angle: float, heading: float, height: float) -> np.ndarray:
+    """Camera on an ellipse of `radius` times the room, looking level along heading (radians from x)."""
+    position = np.array([radius * room.size[0] * np.cos(angle), radius * room.size[1] * np.sin(angle), height])
+    return look_at(position, position + np.array([np.cos(heading), np.sin(heading), -0.12]))
