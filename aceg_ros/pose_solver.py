@@ -13,32 +13,50 @@ import cv2
 import numpy as np
 import poselib
 
+from aceg_ros import pose_gates as gates
 from aceg_ros.camera import Camera
 from aceg_ros.estimate import PoseEstimate, Status
 from aceg_ros.pose_refinement import Correspondences, covariance, refine
+
+Pose = tuple[np.ndarray, np.ndarray]  # camera_from_map: rotation (3, 3), translation (3,)
 
 MAX_COORDINATE = 1e6  # metres or pixels: anything beyond is a broken prediction, not a place
 
 
 @dataclass(frozen=True)
 class SolverConfig:
-    """backend: "poselib" or "opencv". inlier_threshold_px: reprojection error of an inlier.
+    """backend: "poselib" or "opencv". inlier_threshold_px: reprojection error of an inlier of the final pose.
 
-    max_correspondences: size of the subset that RANSAC sees. min/max_iterations: RANSAC's.
-    refine_scales_px, refine_steps: the annealed scales of the refinement and the steps at each.
-    min_inliers, min_inlier_ratio: of the final pose, over all correspondences given.
+    ransac_threshold_px: of RANSAC; wide on purpose, a network's errors are smooth over the picture and a narrow one
+    falls for the best-fitting corner. max_correspondences: size of the subset that RANSAC sees.
+    min/max_iterations: RANSAC's. refine_scales_px, refine_steps: annealed scales of the refinement, steps at each.
+
+    Gates. min_correspondences: usable ones. min_inliers, min_inlier_ratio: of the final pose, over all unmasked
+    correspondences. min_spread_blocks: of 48 picture blocks. min_width: see `check_shape`. Below sure_inlier_ratio
+    a pose must have min_mirror_gain times the inliers of the mirrored picture, see `check_chance`.
+    max_position_std: in units of the median inlier depth. max_rotation_std_rad.
+
+    residual_correlation: between correspondences, for the covariance; None measures it, 0 takes them as independent.
     """
 
     backend: str = "poselib"
     inlier_threshold_px: float = 10.0
-    max_correspondences: int = 600
-    min_iterations: int = 50
-    max_iterations: int = 100
-    refine_scales_px: tuple[float, ...] = (30.0, 20.0, 10.0, 5.0)
-    refine_steps: int = 2
+    ransac_threshold_px: float = 30.0
+    max_correspondences: int = 400
+    min_iterations: int = 100
+    max_iterations: int = 1000
+    refine_scales_px: tuple[float, ...] = (30.0, 15.0, 8.0, 4.0)
+    refine_steps: int = 3
     min_correspondences: int = 12
     min_inliers: int = 12
-    min_inlier_ratio: float = 0.1
+    min_inlier_ratio: float = 0.08
+    min_spread_blocks: float = 5.0
+    min_width: float = 0.02
+    sure_inlier_ratio: float = 0.3
+    min_mirror_gain: float = 1.5
+    max_position_std: float = 0.15
+    max_rotation_std_rad: float = 0.15
+    residual_correlation: float | None = None
 
     def __post_init__(self) -> None:
         if self.backend not in _BACKENDS:
@@ -53,33 +71,16 @@ def solve_pose(pixels: np.ndarray, points: np.ndarray, camera: Camera, config: S
     Refuses (never raises) on bad data; mismatched shapes and a distorted camera are programming errors: ValueError.
     """
     config = config or SolverConfig()
-    pixels, points = np.asarray(pixels, np.float64), np.asarray(points, np.float64)
-    count = len(pixels)
-    if pixels.shape != (count, 2) or points.shape != (count, 3):
-        raise ValueError(f"pixels {pixels.shape} and points {points.shape} must be (N, 2) and (N, 3)")
-    if not camera.is_pinhole:
-        raise ValueError("the solver takes a rectified camera")
-    weights = np.ones(count) if weights is None else np.asarray(weights, np.float64)
-    mask = np.ones(count, bool) if mask is None else np.asarray(mask, bool)
-    if weights.shape != (count,) or mask.shape != (count,):
-        raise ValueError(f"weights {weights.shape} and mask {mask.shape} must be ({count},)")
-
-    with np.errstate(invalid="ignore"):
-        usable = (mask & (np.abs(pixels) < MAX_COORDINATE).all(1) & (np.abs(points) < MAX_COORDINATE).all(1)
-                  & np.isfinite(weights) & (weights > 0))
-    indices = np.flatnonzero(usable)
-    offered = int(mask.sum())
+    clock = _Stages()
+    data, indices, offered = _usable(pixels, points, camera, weights, mask)
     if indices.size < config.min_correspondences:
         return PoseEstimate(Status.TOO_FEW_CORRESPONDENCES, f"{indices.size} of {offered} correspondences are usable "
-                            f"(finite, unmasked, positive weight), need {config.min_correspondences}")
-    data = Correspondences(pixels[indices].T.copy(), points[indices].T.copy(),
-                           weights[indices] / weights[indices].mean(), camera)
+                            f"(finite, positive weight), need {config.min_correspondences}")
 
-    clock = _Stages()
-    subset = _stratified_subset(data, config.max_correspondences, np.random.default_rng(seed))
-    pose = _BACKENDS[config.backend](data.pixels[:, subset].T, data.points[:, subset].T, camera, config, seed)
+    subset = data.subset(_stratified_subset(data, config.max_correspondences, np.random.default_rng(seed)))
+    pose = _hypothesis(subset, config, seed)
     clock.lap("ransac")
-    if pose is None or not all(np.isfinite(part).all() for part in pose):
+    if pose is None:
         return PoseEstimate(Status.NO_CONSENSUS, f"RANSAC found no pose among {indices.size} correspondences",
                             stage_ms=clock.stages)
     rotation, translation = refine(data, *pose, config.refine_scales_px, config.refine_steps)
@@ -89,21 +90,71 @@ def solve_pose(pixels: np.ndarray, points: np.ndarray, camera: Camera, config: S
 
     number = int(inliers.sum())
     ratio = number / offered
-    figures = {"inliers": number, "inlier_ratio": ratio, "inlier_indices": indices[inliers],
-               "reprojection_rms_px": float(np.sqrt(residuals.squared_px[inliers].mean())) if number else float("nan")}
-    if number < config.min_inliers:
-        return PoseEstimate(Status.TOO_FEW_INLIERS, f"{number} inliers within {config.inlier_threshold_px:g} px, "
-                            f"need {config.min_inliers}", **figures, stage_ms=clock.stages)
-    if ratio < config.min_inlier_ratio:
-        return PoseEstimate(Status.LOW_INLIER_RATIO, f"{number} of {offered} correspondences are inliers ({ratio:.1%}),"
-                            f" need {config.min_inlier_ratio:.0%}", **figures, stage_ms=clock.stages)
-    spread = covariance(data, rotation, translation, inliers)
+    refusal = gates.check_number(number, offered, config.min_inliers, config.min_inlier_ratio, config.inlier_threshold_px)
+    spread = np.full((6, 6), np.inf)
+    if refusal is None:
+        depth = float(np.median(residuals.depth_m[inliers]))
+        spread = covariance(data, rotation, translation, config.refine_scales_px[-1], inliers,
+                            config.residual_correlation)
+        refusal = (gates.check_spread(data, inliers, config.min_spread_blocks)
+                   or gates.check_shape(data, inliers, depth, config.min_width)
+                   or gates.check_covariance(spread, depth, config.max_position_std, config.max_rotation_std_rad)
+                   or gates.check_planar_twin(data, rotation, inliers, config.inlier_threshold_px))
+    if refusal is None and ratio < config.sure_inlier_ratio:
+        mirror_ratio = _mirror_ratio(subset, config, seed) * indices.size / offered
+        refusal = gates.check_chance(ratio, mirror_ratio, config.min_mirror_gain)
+    clock.lap("gates")
+
+    rms = float(np.sqrt(residuals.squared_px[inliers].mean())) if number else float("nan")
+    if refusal is not None:
+        return PoseEstimate(refusal.status, refusal.message, None, None, number, ratio, rms, indices[inliers],
+                            clock.stages)
     map_from_camera = np.eye(4)
     map_from_camera[:3, :3] = rotation.T
     map_from_camera[:3, 3] = -rotation.T @ translation
-    clock.lap("gates")
-    return PoseEstimate(Status.ACCEPTED, f"{number} inliers ({ratio:.0%})", map_from_camera, spread, **figures,
-                        stage_ms=clock.stages)
+    return PoseEstimate(Status.ACCEPTED, f"{number} of {offered} correspondences agree, {rms:.1f} px RMS",
+                        map_from_camera, spread, number, ratio, rms, indices[inliers], clock.stages)
+
+
+def _usable(pixels: np.ndarray, points: np.ndarray, camera: Camera, weights: np.ndarray | None,
+            mask: np.ndarray | None) -> tuple[Correspondences, np.ndarray, int]:
+    """The usable correspondences, their indices among the given ones, and the number of unmasked ones."""
+    pixels, points = np.asarray(pixels, np.float64), np.asarray(points, np.float64)
+    count = len(pixels)
+    weights = np.ones(count) if weights is None else np.asarray(weights, np.float64)
+    mask = np.ones(count, bool) if mask is None else np.asarray(mask, bool)
+    if pixels.shape != (count, 2) or points.shape != (count, 3):
+        raise ValueError(f"pixels {pixels.shape} and points {points.shape} must be (N, 2) and (N, 3)")
+    if weights.shape != (count,) or mask.shape != (count,):
+        raise ValueError(f"weights {weights.shape} and mask {mask.shape} must be ({count},)")
+    if not camera.is_pinhole:
+        raise ValueError("the solver takes a rectified camera")
+    # Written so that NaN fails: every comparison with NaN is false.
+    usable = (mask & (np.abs(pixels) < MAX_COORDINATE).all(1) & (np.abs(points) < MAX_COORDINATE).all(1)
+              & (weights > 0) & (weights < np.inf))
+    indices = np.flatnonzero(usable)
+    kept = weights[indices]
+    if kept.size:
+        kept = kept / kept.max()
+        kept = np.maximum(kept / kept.mean(), 1e-12)
+    data = Correspondences(np.ascontiguousarray(pixels[indices].T), np.ascontiguousarray(points[indices].T), kept,
+                           camera)
+    return data, indices, int(mask.sum())
+
+
+def _hypothesis(subset: Correspondences, config: SolverConfig, seed: int) -> Pose | None:
+    pose = _BACKENDS[config.backend](subset, config, seed)
+    return pose if pose is not None and all(np.isfinite(part).all() for part in pose) else None
+
+
+def _mirror_ratio(subset: Correspondences, config: SolverConfig, seed: int) -> float:
+    """Inlier ratio of the best pose for the mirrored picture."""
+    mirrored = subset.mirrored()
+    pose = _hypothesis(mirrored, config, seed)
+    if pose is None:
+        return 0.0
+    pose = refine(mirrored, *pose, config.refine_scales_px[:2], config.refine_steps)
+    return float((mirrored.residuals(*pose).squared_px < config.inlier_threshold_px**2).mean())
 
 
 class _Stages:
@@ -127,41 +178,34 @@ def _stratified_subset(data: Correspondences, size: int, rng: np.random.Generato
     count = data.pixels.shape[1]
     if count <= size:
         return np.arange(count)
-    column = np.floor(data.pixels[0] * 8 / data.camera.width)
-    row = np.floor(data.pixels[1] * 6 / data.camera.height)
-    order = np.lexsort((rng.random(count), column, row))
+    order = np.argsort(data.blocks + rng.random(count))
     cumulative = np.cumsum(data.weights[order])
     picks = (np.arange(size) + rng.random()) * (cumulative[-1] / size)
     return np.unique(order[np.minimum(np.searchsorted(cumulative, picks), count - 1)])
 
 
-Pose = tuple[np.ndarray, np.ndarray]  # camera_from_map: rotation (3, 3), translation (3,)
-
-
-def _solve_poselib(pixels: np.ndarray, points: np.ndarray, camera: Camera, config: SolverConfig, seed: int
-                   ) -> Pose | None:
+def _solve_poselib(subset: Correspondences, config: SolverConfig, seed: int) -> Pose | None:
     """LO-RANSAC of PoseLib (Larsson): P3P, MSAC score, local bundle adjustment."""
+    camera = subset.camera
     model = {"model": "PINHOLE", "width": camera.width, "height": camera.height,
              "params": [camera.fx, camera.fy, camera.cx, camera.cy]}
-    options = {"max_reproj_error": config.inlier_threshold_px, "min_iterations": config.min_iterations,
+    options = {"max_reproj_error": config.ransac_threshold_px, "min_iterations": config.min_iterations,
                "max_iterations": config.max_iterations, "seed": seed}
-    pose, report = poselib.estimate_absolute_pose(np.ascontiguousarray(pixels), np.ascontiguousarray(points), model,
-                                                  options, {})
+    pose, report = poselib.estimate_absolute_pose(subset.pixels.T.copy(), subset.points.T.copy(), model, options, {})
     return (pose.R, pose.t) if report["num_inliers"] >= 4 else None
 
 
-def _solve_opencv(pixels: np.ndarray, points: np.ndarray, camera: Camera, config: SolverConfig, seed: int
-                  ) -> Pose | None:
+def _solve_opencv(subset: Correspondences, config: SolverConfig, seed: int) -> Pose | None:
     """USAC of OpenCV (Ivashechkin et al. 2021): P3P, MSAC score, inner local optimisation."""
     usac = cv2.UsacParams()
-    usac.threshold = config.inlier_threshold_px
+    usac.threshold = config.ransac_threshold_px
     usac.maxIterations = config.max_iterations
     usac.randomGeneratorState = seed
     usac.score = cv2.SCORE_METHOD_MSAC
     usac.loMethod = cv2.LOCAL_OPTIM_INNER_LO
     try:
-        found, _, vector, translation, _ = cv2.solvePnPRansac(np.ascontiguousarray(points),
-                                                              np.ascontiguousarray(pixels), camera.K, None, params=usac)
+        found, _, vector, translation, _ = cv2.solvePnPRansac(subset.points.T.copy(), subset.pixels.T.copy(),
+                                                              subset.camera.K, None, params=usac)
     except cv2.error:
         return None
     return (cv2.Rodrigues(vector)[0], translation.ravel()) if found else None
