@@ -61,7 +61,8 @@ class LocalizerNode(Node):
         self._worker = Worker(lambda path: load(path, group.value.device, group.value.seed),
                               self._publish_answer, self._publish_map_state, self.get_logger())
         # camera_info first: of two messages that wait together, the executor takes the older subscription's.
-        self.create_subscription(CameraInfo, "camera_info", lambda info: self._infos.append(info), qos_profile_sensor_data)
+        self.create_subscription(CameraInfo, "camera_info", lambda info: self._infos.append(info),
+                                 qos_profile_sensor_data)
         self.create_subscription(Image, "image", self._image_received, NEWEST_IMAGE)
         self.create_timer(1.0, self._publish_node_status)
         if group.value.map_path:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import field, fields, replace
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.node import Node
@@ -20,8 +20,11 @@ from rclpy.parameter import Parameter
 
 from aceg_ros.errors import UserError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 Check = Callable[[Any], str | None]
-T = TypeVar("T")
+T = TypeVar("T", bound="DataclassInstance")
 
 
 def parameter(default: Any, description: str, *, minimum: float | None = None, maximum: float | None = None,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from rclpy.node import Node
 from rclpy.task import Future
+from rclpy.time import Time
 
 from aceg_ros.camera import Frame
 from aceg_ros.errors import UserError
@@ -39,7 +40,7 @@ class Playback:
         self._frames = self._repeated(frames)
         self._decoder = ThreadPoolExecutor(1)
         self._next = self._decoder.submit(next, self._frames, None)
-        self._ready_since = None
+        self._ready_since: Time | None = None
         self._published = 0
         self._timer = node.create_timer(1.0 / self._parameters.rate, self._tick)
 

@@ -24,7 +24,7 @@ class SceneParameters:
 class ScenePlayer(Node):
     def __init__(self) -> None:
         super().__init__("scene_player")
-        self.done = Future()
+        self.done: Future[None] = Future()
         parameters = ParameterGroup(self, SceneParameters).value
         self._scene = open_scene(parameters.scene, parameters.every)
         self.get_logger().info(f"Playing {len(self._scene)} frames of {self._scene.name}.")

@@ -37,9 +37,9 @@ class SceneRecorder(Node):
 
     def __init__(self) -> None:
         super().__init__("scene_recorder")
-        self.done = Future()
+        self.done: Future[None] = Future()
         self._output = ParameterGroup(self, RecorderParameters).value
-        self._pending: dict[str, dict[int, object]] = {"info": {}, "pose": {}, "image": {}}
+        self._pending: dict[str, dict[int, CameraInfo | PoseStamped | Image]] = {"info": {}, "pose": {}, "image": {}}
         self._complete: queue.Queue[tuple | None] = queue.Queue()
         self._written = 0
         self._writer = threading.Thread(target=self._write, name="writer")
@@ -54,7 +54,7 @@ class SceneRecorder(Node):
         print(f"Recorded {self._written} frames in {self._output.output}.", flush=True)
         super().destroy_node()
 
-    def _received(self, kind: str, message: object) -> None:
+    def _received(self, kind: str, message: CameraInfo | PoseStamped | Image) -> None:
         stamp = stamp_ns(message.header.stamp)
         self._pending[kind][stamp] = message
         if all(stamp in waiting for waiting in self._pending.values()):
@@ -67,7 +67,7 @@ class SceneRecorder(Node):
         try:
             self._written = write_ace_scene(self._output.output, self._frames(), self._output.image_format)
         except (UserError, OSError) as error:
-            self.executor.create_task(self.done.set_exception, UserError(f"Recording failed: {error}"))
+            self.done.set_exception(UserError(f"Recording failed: {error}"))
 
     def _frames(self) -> Iterator[Frame]:
         while (messages := self._complete.get()) is not None:
