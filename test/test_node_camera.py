@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from geometry_msgs.msg import PoseStamped
-from rclpy.qos import QoSProfile, qos_profile_sensor_data
+from rclpy.qos import qos_profile_sensor_data
 from ros_graph import RosGraph, output, stop
 from rosbags.highlevel import AnyReader
 from sensor_msgs.msg import CameraInfo, Image
@@ -13,6 +13,7 @@ from aceg_ros.camera import Camera, Frame
 from aceg_ros.datasets import open_scene, write_ace_scene
 from aceg_ros.geometry import pose_from_quaternion
 from aceg_ros.ros.messages import camera_from_info, image_to_rgb, pose_from_message, stamp_ns
+from aceg_ros.synthetic.demo import LIGHTS, demo_world, mapping_path, query_path
 
 PLAYER, RECORDER, BAG = "aceg_ros.ros.scene_player", "aceg_ros.ros.scene_recorder", "aceg_ros.ros.bag_recorder"
 
@@ -126,3 +127,25 @@ def test_a_recorder_never_mixes_into_an_old_recording(graph, scene):
     assert recorder.wait(60) == 2
     assert "already holds a recording" in output(recorder)
     assert len(open_scene(scene)) == 12
+
+
+@pytest.mark.parametrize(("path", "light", "prerender"), [("mapping", "day", False), ("query", "evening", True)])
+def test_the_rendered_room_is_played_with_exact_poses(graph, path, light, prerender):
+    images, truths, depths = [], {}, {}
+    graph.node.create_subscription(Image, "image", images.append, qos_profile_sensor_data)
+    graph.node.create_subscription(Image, "depth/image", lambda m: depths.update({stamp_ns(m.header.stamp): m}), 10)
+    graph.node.create_subscription(PoseStamped, "/sim_camera/ground_truth",
+                                   lambda m: truths.update({stamp_ns(m.header.stamp): m}), 10)
+    camera = graph.start("aceg_ros.ros.sim_camera", path=path, light=light, frames=3, publish_depth=True,
+                         prerender=prerender)
+    assert graph.spin_until(lambda: camera.poll() is not None)
+    assert camera.returncode == 0 and len(images) == len(truths) == len(depths) == 3, output(camera)
+    world = demo_world()
+    poses = {"mapping": mapping_path, "query": query_path}[path](3, world.room)
+    for image, pose in zip(images, poses, strict=True):
+        expected = world.photograph(pose, LIGHTS[light])
+        stamp = stamp_ns(image.header.stamp)
+        np.testing.assert_array_equal(image_to_rgb(image), expected.image)
+        np.testing.assert_allclose(pose_from_message(truths[stamp].pose), pose, atol=1e-12)
+        depth = np.frombuffer(depths[stamp].data, np.float32).reshape(480, 640)
+        np.testing.assert_array_equal(depth, expected.depth_m)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 from rclpy.node import Node
 from rclpy.task import Future
@@ -16,6 +17,14 @@ from aceg_ros.ros.camera_publisher import CameraPublisher
 from aceg_ros.ros.parameters import ParameterGroup, parameter
 
 LINGER_S = 1.0      # after the last frame, so that it reaches its readers before the process ends
+
+
+class SizedFrames(Protocol):
+    """Frames that can be played again; the length may count some that turn out to be unusable."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Frame]: ...
 
 
 @dataclass(frozen=True)
@@ -34,10 +43,10 @@ class Playback:
     Frames that cannot be decoded in time delay those after them; none is left out.
     """
 
-    def __init__(self, node: Node, frames: Iterable[Frame], camera: CameraPublisher, done: Future) -> None:
+    def __init__(self, node: Node, frames: SizedFrames, camera: CameraPublisher, done: Future) -> None:
         self._node, self._camera, self._done = node, camera, done
         self._parameters = ParameterGroup(node, PlaybackParameters).value
-        self._frames = self._repeated(frames)
+        self._count, self._frames = len(frames), self._repeated(frames)
         self._decoder = ThreadPoolExecutor(1)
         self._next = self._decoder.submit(next, self._frames, None)
         self._ready_since: Time | None = None
@@ -47,7 +56,7 @@ class Playback:
     def stop(self) -> None:
         self._decoder.shutdown(wait=True, cancel_futures=True)
 
-    def _repeated(self, frames: Iterable[Frame]) -> Iterator[Frame]:
+    def _repeated(self, frames: SizedFrames) -> Iterator[Frame]:
         yield from frames
         while self._parameters.loop:
             yield from frames
@@ -66,6 +75,7 @@ class Playback:
         self._next = self._decoder.submit(next, self._frames, None)
         self._camera.publish(frame, self._node.get_clock().now().to_msg())
         self._published += 1
+        self._node.get_logger().info(f"Played {self._published} of {self._count} frames.", throttle_duration_sec=5.0)
 
     def _ready(self) -> bool:
         """Whether enough subscribers have been there for long enough; once so, always so."""
