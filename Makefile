@@ -51,7 +51,7 @@ $(VENV)/.created: standalone/make_venv.sh
 
 $(VENV)/.requirements: requirements.txt $(VENV)/.created
 	@echo "Installing the requirements (minutes, once) ..."
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.txt
 	touch $@
 
 $(VENV)/.tf2_msgs: $(wildcard standalone/tf2_msgs/* standalone/tf2_msgs/*/*) standalone/build_tf2_msgs.sh $(VENV)/.requirements
@@ -61,7 +61,7 @@ $(VENV)/.tf2_msgs: $(wildcard standalone/tf2_msgs/* standalone/tf2_msgs/*/*) sta
 
 # The package itself, editable, and the stand-ins for what ROS 2 would bring.
 $(VENV)/.installed: setup.py setup.cfg Makefile $(VENV)/.requirements
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps \
 	    --no-build-isolation -e .
 	printf '%s\nimport standalone_environment\n' "$(CURDIR)/standalone/python" \
 	    > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/aceg_standalone.pth"

@@ -4,6 +4,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 python="${PYTHON:-python3}"
 
+if ! command -v "$python" > /dev/null; then
+    echo "There is no '$python': run 'sudo apt install python3', or name one, as in 'make setup PYTHON=python3.12'." >&2
+    exit 1
+fi
 if ! "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))'; then
     echo "aceg_ros needs Python 3.10 to 3.13, not $("$python" -V 2>&1): name one, as in 'make setup PYTHON=python3.12'." >&2
     exit 1

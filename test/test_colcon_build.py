@@ -38,12 +38,22 @@ def test_share_is_complete(installed, repository):
         assert {path.name for path in (share / folder).glob("*")} == expected
 
 
-def test_command_runs_from_the_installation(installed):
-    """In the environment that colcon's own set-up script makes, and from a folder without the sources."""
-    result = subprocess.run(["bash", "-c", "source ../setup.bash && exec lib/aceg_ros/aceg --help"], cwd=installed,
+def run_in_workspace(installed: Path, *command: str) -> str:
+    """Output of a command in the environment that colcon's own set-up script makes, away from the sources."""
+    result = subprocess.run(["bash", "-c", 'source ../setup.bash && exec "$@"', "bash", *command], cwd=installed,
                             capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert "aceg" in result.stdout
-    where = subprocess.run(["bash", "-c", f"source ../setup.bash && exec {sys.executable} -c 'import aceg_ros; "
-                            "print(aceg_ros.__file__)'"], cwd=installed, capture_output=True, text=True)
-    assert where.stdout.startswith(str(installed)), where
+    return result.stdout
+
+
+def test_command_runs_from_the_installation(installed):
+    assert "aceg" in run_in_workspace(installed, "lib/aceg_ros/aceg", "--help")
+
+
+def test_installation_is_what_python_and_ros_find(installed):
+    pytest.importorskip("rclpy", reason="needs ROS 2")
+    lines = ("import aceg_ros, rclpy", "from ament_index_python import get_package_share_directory as share",
+             "rclpy.init()", "print(aceg_ros.__file__)", "print(share('aceg_ros'))", "share('rclpy')")
+    found = run_in_workspace(installed, sys.executable, "-c", "; ".join(lines)).split()
+    assert Path(found[0]).is_relative_to(installed)
+    assert Path(found[1]) == installed / "share" / "aceg_ros"

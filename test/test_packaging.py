@@ -34,7 +34,7 @@ def imported(folder: Path) -> set[str]:
                 names |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 names.add(node.module.split(".")[0])
-    return names - set(sys.stdlib_module_names) - {"aceg_ros"}
+    return names - set(sys.stdlib_module_names) - {"aceg_ros", "_typeshed"}
 
 
 def pinned(repository: Path) -> set[str]:

@@ -11,7 +11,10 @@ from pathlib import Path
 
 _PROFILE = Path(__file__).resolve().parents[2] / "config" / "fastdds_profile.xml"
 
-os.environ.setdefault("AMENT_PREFIX_PATH", sys.prefix)
+_prefixes = [path for path in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if path]
+if sys.prefix not in _prefixes:  # a colcon workspace may be there already
+    os.environ["AMENT_PREFIX_PATH"] = os.pathsep.join([*_prefixes, sys.prefix])
+
 os.environ.setdefault("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp")
 os.environ.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", str(_PROFILE))
 os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
