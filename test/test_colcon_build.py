@@ -35,7 +35,7 @@ def test_share_is_complete(installed, repository):
     assert (installed / "share/ament_index/resource_index/packages/aceg_ros").is_file()
     for folder, pattern in (("launch", "*.launch.py"), ("config", "*")):
         expected = {path.name for path in (repository / folder).glob(pattern)}
-        assert {path.name for path in (share / folder).glob("*")} == expected
+        assert expected and {path.name for path in (share / folder).glob("*")} == expected
 
 
 def run_in_workspace(installed: Path, *command: str) -> str:
