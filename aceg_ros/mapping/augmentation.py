@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -31,14 +31,18 @@ class View:
 def working_size(width: int, height: int, short_side: int, multiple: int) -> tuple[int, int]:
     """Size with the given short side, both sides multiples of the stride."""
     scale = short_side / min(width, height)
-    return tuple(max(multiple, round(side * scale / multiple) * multiple) for side in (width, height))  # type: ignore[return-value]
+    new_width, new_height = (max(multiple, round(side * scale / multiple) * multiple) for side in (width, height))
+    return new_width, new_height
 
 
-def prepare(image: np.ndarray, camera: Camera, short_side: int, multiple: int):
+def prepare(frame: Frame, short_side: int, multiple: int) -> tuple[np.ndarray, Camera, np.ndarray | None]:
     """Undistort and resample a picture to the encoder's size: (image, pinhole camera, mask or None)."""
-    image, mask = camera.rectify(image)
+    image, mask = frame.camera.rectify(frame.image)
+    return _resample(image, frame.camera.rectified(), mask, short_side, multiple)
+
+
+def _resample(image: np.ndarray, camera: Camera, mask: np.ndarray | None, short_side: int, multiple: int):
     size = working_size(camera.width, camera.height, short_side, multiple)
-    camera = camera.rectified()
     if size == (camera.width, camera.height):
         return image, camera, mask
     shrinks = size[0] < camera.width
@@ -81,22 +85,10 @@ def _jitter(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def prepared_view(frame: Frame, short_side: int, multiple: int) -> View:
     """The un-augmented view of a posed frame."""
     assert frame.map_from_camera is not None
-    image, camera, mask = prepare(frame.image, frame.camera, short_side, multiple)
-    depth = None
-    if frame.depth_m is not None:
-        source = replace(frame.camera, width=frame.depth_m.shape[1], height=frame.depth_m.shape[0])
-        depth = np.nan_to_num(frame.depth_m.astype(np.float32))
-        if not source.is_pinhole:
-            depth = _rectify_nearest(depth, frame.camera)
-        depth = cv2.resize(depth, (camera.width, camera.height), interpolation=cv2.INTER_NEAREST)
+    rectified, mask = frame.rectified()
+    image, camera, mask = _resample(rectified.image, rectified.camera, mask, short_side, multiple)
+    depth = rectified.depth_m
+    if depth is not None:
+        depth = cv2.resize(np.nan_to_num(depth.astype(np.float32)), (camera.width, camera.height),
+                           interpolation=cv2.INTER_NEAREST)
     return View(image, camera, frame.map_from_camera, mask, depth)
-
-
-def _rectify_nearest(depth: np.ndarray, camera: Camera) -> np.ndarray:
-    """Undistort a depth picture without mixing near and far."""
-    columns, rows = np.meshgrid(np.arange(camera.width), np.arange(camera.height))
-    pinhole = camera.rectified()
-    rays = np.column_stack([(columns.ravel() - pinhole.cx) / pinhole.fx, (rows.ravel() - pinhole.cy) / pinhole.fy,
-                            np.ones(columns.size)])
-    source = camera.project(rays).astype(np.float32).reshape(camera.height, camera.width, 2)
-    return cv2.remap(depth, source[..., 0], source[..., 1], cv2.INTER_NEAREST, borderValue=0.0)

@@ -170,6 +170,7 @@ class AceLocalizer:
         self._device = pick_device(device)
         self._seed = seed
         self._encoder = _encoder_of(scene_map, self._device)
+        self._patch_offset_px = float(scene_map.settings.get("patch_offset_px", 0.0))     # imported maps have one
         try:
             state = {key.removeprefix("head."): value for key, value in scene_map.tensors.items()}
             self._head = head_from_state(state).eval().requires_grad_(False).to(self._device)
@@ -193,7 +194,7 @@ class AceLocalizer:
         clock = time.perf_counter
         started = clock()
         stride = self._encoder.stride
-        image, camera, mask = prepare(frame.image, frame.camera, self._encoder.short_side_px, stride)
+        image, camera, mask = prepare(frame, self._encoder.short_side_px, stride)
         prepared = clock()
         tensor = torch.from_numpy(np.ascontiguousarray(image)).to(self._device).permute(2, 0, 1)[None].float().div(255)
         features = self._encoder(tensor)[0]
@@ -203,7 +204,7 @@ class AceLocalizer:
         height, width = features.shape[1:]
         points = self._head(features.flatten(1).T).cpu().numpy()
         rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-        pixels = patch_centres(columns.flatten(), rows.flatten(), stride).numpy()
+        pixels = patch_centres(columns.flatten(), rows.flatten(), stride).numpy() + self._patch_offset_px
         cells = None if mask is None else mask[stride // 2::stride, stride // 2::stride].ravel()
         regressed = clock()
         stage_ms = {"prepare": 1e3 * (prepared - started), "encode": 1e3 * (encoded - prepared),

@@ -42,7 +42,8 @@ def mapping_path(count: int, room: Room) -> list[np.ndarray]:
     for t in np.arange(count) / count:
         angle = 4 * np.pi * t
         heading = angle + (0.3 if t < 0.5 else np.pi - 0.3) + 0.35 * np.sin(5 * angle)
-        poses.append(_pose(room, 0.42, angle, heading, 1.62 + 0.12 * np.sin(3 * angle)))
+        radius = 0.3 if t < 0.5 else 0.42           # a wall at arm's length shows too little to map from
+        poses.append(_pose(room, radius, angle, heading, 1.62 + 0.12 * np.sin(3 * angle)))
     return poses
 
 
@@ -52,7 +53,7 @@ def query_path(count: int, room: Room) -> list[np.ndarray]:
     for t in np.arange(count) / count:
         angle = -2 * np.pi * t + 1.0
         heading = angle + 0.6 + 0.5 * np.sin(3 * angle)
-        poses.append(_pose(room, 0.27, angle, heading, 1.5 + 0.08 * np.sin(4 * angle)))
+        poses.append(_pose(room, 0.2, angle, heading, 1.5 + 0.08 * np.sin(4 * angle)))
     return poses
 
 

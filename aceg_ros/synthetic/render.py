@@ -26,8 +26,8 @@ class Light:
     gamma: float = 1.0
 
 
-DAYLIGHT = Light()
-EVENING = Light(ambient=0.35, lamps=((-0.6, 0.5, 0.8),), gains=(1.15, 0.98, 0.78), exposure=0.85, gamma=1.1)
+DAYLIGHT = Light(exposure=0.62)
+EVENING = Light(ambient=0.35, lamps=((-0.6, 0.5, 0.8),), gains=(1.15, 0.98, 0.78), exposure=0.75, gamma=1.1)
 
 
 def random_light(rng: np.random.Generator) -> Light:

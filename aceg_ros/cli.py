@@ -1,0 +1,370 @@
+"""The `aceg` command: one function per verb, each a few calls into the core."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from tqdm import tqdm
+
+from aceg_ros import __version__
+from aceg_ros.errors import UserError
+
+BUDGET_S = {"cpu": 300.0, "cuda": 120.0}
+
+SCENE_HELP = ("a folder of posed pictures: ACE (rgb/ poses/ calibration/), 7-Scenes, TUM RGB-D, COLMAP model or"
+              " transforms.json; recognised by what is in it")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point. Returns the exit code: 0, 2 on bad usage or bad files (one sentence on stderr), 130 on Ctrl-C."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    _settle_process()
+    try:
+        return options.run(options) or 0
+    except UserError as error:
+        print(f"aceg: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 0
+    except KeyboardInterrupt:
+        print("aceg: interrupted.", file=sys.stderr)
+        return 130
+
+
+def _settle_process() -> None:
+    import cv2
+
+    from aceg_ros.heap import keep_heap
+    keep_heap()
+    cv2.setNumThreads(1)                    # torch has the cores
+
+
+# --- verbs ----------------------------------------------------------------------------------------------------------
+
+
+def run_map(options: argparse.Namespace) -> int:
+    from aceg_ros.datasets import open_scene
+    from aceg_ros.encoders.base import pick_device
+    from aceg_ros.methods.base import MappingOptions, make_mapper
+
+    started = time.monotonic()
+    if Path(options.output).is_dir():
+        raise UserError(f"{options.output} is a folder: give the map a file name, such as {options.output}/place.map.")
+    device = pick_device(options.device)
+    budget = BUDGET_S[device] if options.budget is None else options.budget
+    scene = open_scene(options.scene, every=options.every)
+    mapper = make_mapper(options.method, MappingOptions(options.encoder, budget, options.seed, device,
+                                                        options.use_depth))
+    for frame in tqdm(scene, "reading frames", total=len(scene), unit="frame", leave=False):
+        mapper.add(frame)
+    _tell_skipped(scene)
+    with _StopOnInterrupt() as stop, _MappingBar() as bar:
+        scene_map = mapper.build(bar.show, stop.asked, time.monotonic() - started)
+    size = scene_map.save(options.output)
+    figures = scene_map.figures
+    note = "" if figures.complete else " (stopped early: the best so far)"
+    print(f"{options.output}: {figures.frames} frames, {figures.iterations} iterations, training reprojection error"
+          f" {figures.reprojection_px:.1f} px, {time.monotonic() - started:.0f} s, {size / 1e6:.1f} MB{note}")
+    return 0
+
+
+def run_localize(options: argparse.Namespace) -> int:
+    from aceg_ros.camera import Camera, Frame
+    from aceg_ros.datasets import load_camera_file, load_image
+    from aceg_ros.evaluation.evaluate import tum_line, write_json
+    from aceg_ros.methods.base import make_localizer
+    from aceg_ros.scene_map import SceneMap
+
+    scene_map = SceneMap.load(options.map)
+    localizer = make_localizer(scene_map, options.device, options.seed)
+    answers, lines = [], []
+    for number, path in enumerate(options.images):
+        image = load_image(path)
+        height, width = image.shape[:2]
+        if options.camera is not None:
+            camera = load_camera_file(options.camera, width, height)
+        else:
+            camera = _mapping_camera(scene_map.cameras, width, height, Camera)
+        estimate = localizer.localize(Frame(image, camera, float(number), name=str(path)))
+        pose = None if estimate.map_from_camera is None else estimate.map_from_camera.tolist()
+        answers.append({"image": str(path), "status": estimate.status.value, "message": estimate.message,
+                        "map_from_camera": pose,
+                        "covariance": None if estimate.covariance is None else estimate.covariance.tolist(),
+                        "inliers": estimate.inliers, "inlier_ratio": estimate.inlier_ratio})
+        if estimate.map_from_camera is not None:
+            lines.append(tum_line(float(number), estimate.map_from_camera))
+            print(f"{path}: {lines[-1].split(' ', 1)[1]}  ({estimate.inliers} inliers)")
+        else:
+            print(f"{path}: {estimate.status.value}: {estimate.message}")
+    if options.output:
+        _write_text(options.output, "".join(line + "\n" for line in lines))
+    if options.json:
+        write_json({"images": answers}, Path(options.json))
+    return 0
+
+
+def run_evaluate(options: argparse.Namespace) -> int:
+    from aceg_ros.datasets import open_scene
+    from aceg_ros.encoders.base import pick_device
+    from aceg_ros.evaluation.evaluate import evaluate, report_json, write_json
+    from aceg_ros.evaluation.metrics import summarize
+    from aceg_ros.methods.base import make_localizer
+    from aceg_ros.scene_map import SceneMap
+
+    device = pick_device(options.device)
+    scene_map = SceneMap.load(options.map)
+    scene = open_scene(options.scene, every=options.every)
+    localizer = make_localizer(scene_map, device, options.seed)
+    with tqdm(total=len(scene), desc="localizing", unit="frame", leave=False) as bar:
+        results = evaluate(localizer, scene, lambda done, total: bar.update(done - bar.n))
+    _tell_skipped(scene)
+    summary = summarize(results)
+    content = report_json(summary, scene_map, Path(options.map), device, options.seed, len(scene.skipped))
+    if options.json:
+        write_json(content, Path(options.json))
+    if options.report:
+        from aceg_ros.evaluation.report import write_report
+        write_report(Path(options.report), results, scene_map)
+        write_json(content, Path(options.report) / "summary.json")
+    print(json.dumps(content, indent=2))
+    return 0
+
+
+def run_info(options: argparse.Namespace) -> int:
+    from aceg_ros.scene_map import SceneMap
+
+    scene_map = SceneMap.load(options.map)
+    low, high = scene_map.bounds
+    parameters = sum(tensor.numel() for tensor in scene_map.tensors.values())
+    rows = {"method": scene_map.method, "encoder": f"{scene_map.encoder} (from {scene_map.encoder_source})",
+            "created": scene_map.created, "file": f"{Path(options.map).stat().st_size / 1e6:.2f} MB",
+            "parameters": f"{parameters:,}", "cloud": f"{len(scene_map.cloud_xyz):,} points",
+            "bounds": " to ".join("(" + ", ".join(f"{v:.2f}" for v in corner) + ")" for corner in (low, high)) + " m"}
+    rows |= {f"camera {n}": f"{c[0]:.0f}x{c[1]:.0f}, f {c[2]:.1f} {c[3]:.1f}, centre {c[4]:.1f} {c[5]:.1f}"
+             for n, c in enumerate(scene_map.cameras[:5])}
+    rows |= {name.replace("_", " "): str(value) for name, value in asdict(scene_map.figures).items()}
+    for name, value in rows.items():
+        print(f"{name:>16}: {value}")
+    return 0
+
+
+def run_import(options: argparse.Namespace) -> int:
+    from aceg_ros.importing import import_file
+
+    print(import_file(options.kind, Path(options.file), Path(options.output), options.encoder))
+    return 0
+
+
+def run_demo(options: argparse.Namespace) -> int:
+    from aceg_ros.demo import run_demo as run
+
+    run(Path(options.output), None if options.scene is None else Path(options.scene), options.budget)
+    return 0
+
+
+def run_bench(options: argparse.Namespace) -> int:
+    from aceg_ros.evaluation.bench import run_bench as run
+
+    content = run(options.map, options.device, options.repeats)
+    if options.json:
+        from aceg_ros.evaluation.evaluate import write_json
+        write_json(content, Path(options.json))
+    return 0
+
+
+def run_pretrain(options: argparse.Namespace) -> int:
+    from aceg_ros.encoders.base import pick_device
+    from aceg_ros.pretraining.encoder import EncoderTraining, train
+
+    training = EncoderTraining(Path(options.run_folder), tuple(Path(scene) for scene in options.scenes),
+                               None if options.textures is None else Path(options.textures), options.iterations,
+                               rooms=options.rooms, seed=options.seed, device=pick_device(options.device))
+    print(f"weights: {train(training)}")
+    return 0
+
+
+# --- pieces ---------------------------------------------------------------------------------------------------------
+
+
+class _MappingBar:
+    """Progress bar of a mapping run: stage, reprojection error, time left."""
+
+    def __enter__(self) -> _MappingBar:
+        self._bar = tqdm(total=100, bar_format="{desc} |{bar}| {n:.0f}%{postfix}")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def show(self, progress) -> None:
+        self._bar.set_description_str(f"{progress.stage:17}")
+        error = "" if progress.reprojection_px != progress.reprojection_px else f"{progress.reprojection_px:6.1f} px, "
+        self._bar.set_postfix_str(f" {error}{progress.remaining_s:4.0f} s left", refresh=False)
+        self._bar.n = 100 * progress.fraction
+        self._bar.refresh()
+
+
+class _StopOnInterrupt:
+    """The first Ctrl-C asks for an orderly end; a second one interrupts at once."""
+
+    def __enter__(self) -> _StopOnInterrupt:
+        self._asked = False
+        try:
+            self._previous = signal.signal(signal.SIGINT, self._handle)
+        except ValueError:                       # not in the main thread: nothing to catch there
+            self._previous = None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+
+    def _handle(self, *_: object) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+        tqdm.write("stopping: the map so far will be saved (Ctrl-C again to drop it)", file=sys.stderr)
+
+    def asked(self) -> bool:
+        return self._asked
+
+
+def _tell_skipped(scene) -> None:
+    if scene.skipped:
+        print(f"aceg: {len(scene.skipped)} of {len(scene)} frames skipped:", file=sys.stderr)
+        for skipped in scene.skipped[:5]:
+            print(f"  {skipped.reason}", file=sys.stderr)
+        if len(scene.skipped) > 5:
+            print(f"  and {len(scene.skipped) - 5} more", file=sys.stderr)
+
+
+def _mapping_camera(cameras, width: int, height: int, make: Callable):
+    """The mapping run's own camera where the picture has its size: the first of that size."""
+    for camera in cameras:
+        if tuple(camera[:2]) == (width, height):
+            return make(width, height, *camera[2:])
+    sizes = ", ".join(sorted({f"{camera[0]:.0f}x{camera[1]:.0f}" for camera in cameras})) or "none"
+    raise UserError(f"The map knows no camera of {width}x{height} (it has {sizes}): give the intrinsics with"
+                    " --camera FILE.")
+
+
+def _write_text(path: str, text: str) -> None:
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(text)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}.") from None
+
+
+# --- usage ----------------------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="aceg", description="Map a place from posed pictures in minutes; then find any new picture in it.",
+        epilog="Example: aceg map recording/ -o lab.map && aceg evaluate lab.map another_recording/")
+    parser.add_argument("--version", action="version", version=f"aceg_ros {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    verb = _verb(verbs, "map", run_map, "make a map from posed pictures")
+    verb.add_argument("scene", metavar="SCENE", help=SCENE_HELP)
+    verb.add_argument("-o", "--output", metavar="MAP", required=True, help="map file to write")
+    verb.add_argument("--method", default="ace", help="how to map (default: %(default)s)")
+    verb.add_argument("--encoder", default="compact", help="shipped encoder or a file from 'aceg import'"
+                      " (default: %(default)s)")
+    verb.add_argument("--budget", type=_seconds, metavar="S", help="seconds until the map is written (default: 300 on"
+                      " a CPU, 120 on a GPU); more time, better map")
+    verb.add_argument("--use-depth", action="store_true", help="learn from the scene's depth pictures as well")
+    _common(verb, every=True)
+
+    verb = _verb(verbs, "localize", run_localize, "find pictures in a map")
+    verb.add_argument("map", metavar="MAP")
+    verb.add_argument("images", metavar="IMAGE", nargs="+")
+    verb.add_argument("--camera", metavar="FILE", help="intrinsics: ROS camera_info YAML, JSON or a 3x3 text file"
+                      " (default: the mapping camera of the picture's size)")
+    verb.add_argument("-o", "--output", metavar="POSES.tum", help="write the poses in TUM format, picture number as"
+                      " stamp")
+    verb.add_argument("--json", metavar="FILE", help="write every answer with covariance or reason of refusal")
+    _common(verb)
+
+    verb = _verb(verbs, "evaluate", run_evaluate, "localize every picture of a scene and compare with its poses")
+    verb.add_argument("map", metavar="MAP")
+    verb.add_argument("scene", metavar="SCENE", help=SCENE_HELP)
+    verb.add_argument("--json", metavar="FILE", help="write the figures to a file as well")
+    verb.add_argument("--report", metavar="DIR", help="write per-frame table, trajectories and plots")
+    _common(verb, every=True)
+
+    verb = _verb(verbs, "info", run_info, "show what a map is and how it was made")
+    verb.add_argument("map", metavar="MAP")
+
+    verb = _verb(verbs, "import", run_import, "turn published weights into files of this package")
+    verb.add_argument("kind", metavar="KIND", choices=("ace-encoder", "ace-head"),
+                      help="ace-encoder: ace_encoder_pretrained.pt; ace-head: a scene's head of the ACE release")
+    verb.add_argument("file", metavar="FILE")
+    verb.add_argument("-o", "--output", metavar="OUT", required=True)
+    verb.add_argument("--encoder", metavar="FILE", help="for ace-head: the imported encoder that the head belongs to")
+
+    verb = _verb(verbs, "demo", run_demo, "map and localize end to end over real ROS 2 topics")
+    verb.add_argument("--scene", metavar="DIR", help="a folder with mapping/ and query/ (default: a rendered room)")
+    verb.add_argument("--output", metavar="DIR", default="demo_output", help="(default: %(default)s)")
+    verb.add_argument("--budget", type=_seconds, metavar="S", help="seconds for mapping (default: 120 for the rendered"
+                      " room, 300 for a scene)")
+
+    verb = _verb(verbs, "bench", run_bench, "time every stage of localization on this machine")
+    verb.add_argument("--map", metavar="MAP", help="a map to time (default: untrained weights of the default sizes)")
+    verb.add_argument("--repeats", type=int, default=40, metavar="N", help="pictures (default: %(default)s)")
+    verb.add_argument("--json", metavar="FILE")
+    verb.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+
+    verb = _verb(verbs, "pretrain", run_pretrain, "train the weights that ship with the package")
+    verb.add_argument("what", choices=("encoder",))
+    verb.add_argument("--run", dest="run_folder", metavar="DIR", required=True, help="folder of the run; an"
+                      " interrupted run in it is resumed")
+    verb.add_argument("--scenes", nargs="*", default=(), metavar="SCENE", help="posed pictures to learn from as well"
+                      " (mapping parts only)")
+    verb.add_argument("--textures", metavar="DIR", help="pictures of surfaces for the rendered rooms")
+    verb.add_argument("--rooms", type=int, default=220, metavar="N")
+    verb.add_argument("--iterations", type=int, default=3600, metavar="N")
+    _common(verb)
+    return parser
+
+
+def _verb(verbs, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+    verb = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    verb.set_defaults(run=run)
+    return verb
+
+
+def _common(verb: argparse.ArgumentParser, every: bool = False) -> None:
+    if every:
+        verb.add_argument("--every", type=_positive, default=1, metavar="N", help="take every N-th frame only")
+    verb.add_argument("--seed", type=int, default=0, metavar="N", help="(default: %(default)s)")
+    verb.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="(default: %(default)s)")
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 5 <= value < 1e6:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds, 5 or more")
+    return value
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 1 or more")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

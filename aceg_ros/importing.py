@@ -1,0 +1,67 @@
+"""Reads the published weight files of other tools and writes them as files of this package."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from aceg_ros.encoders.ace import AceNet
+from aceg_ros.encoders.base import load_encoder
+from aceg_ros.errors import UserError
+from aceg_ros.mapping.head import head_from_state
+from aceg_ros.scene_map import SceneMap
+
+# The release takes 8 (j + 0.5) as a patch's pixel and K as it stands; ours is half a pixel less for the same patch.
+RELEASE_PATCH_OFFSET_PX = 0.5
+
+
+def import_file(kind: str, source: Path, target: Path, encoder: str | None) -> str:
+    """Import one file; returns a sentence that says what was written. Raises UserError on a wrong or damaged file."""
+    state = _read_state(source)
+    if kind == "ace-encoder":
+        try:
+            net = AceNet.from_state({key: value.float() for key, value in state.items()})
+        except (KeyError, RuntimeError, IndexError) as error:
+            raise UserError(f"{source} is not an encoder of the ACE release ({_first_line(error)}).") from None
+        temporary = target.with_name(f".{target.name}.tmp")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        save_file({key: value.contiguous() for key, value in net.state_dict().items()}, temporary, {"kind": "ace"})
+        temporary.replace(target)
+        return f"{target}: ACE encoder, {net.dim}-D features; use it with 'aceg map SCENE --encoder {target} -o MAP'."
+    if encoder is None:
+        raise UserError("A head belongs to the encoder it was trained on: give the imported encoder with"
+                        " --encoder FILE (see 'aceg import ace-encoder').")
+    try:
+        head = head_from_state(state)
+    except (KeyError, RuntimeError, ValueError, IndexError) as error:
+        raise UserError(f"{source} is not a scene head of the ACE release ({_first_line(error)}).") from None
+    owner = load_encoder(encoder)
+    if owner.dim != head.res3_conv1.in_features:
+        raise UserError(f"The head takes {head.res3_conv1.in_features}-D features, encoder {encoder} gives {owner.dim}:"
+                        " it belongs to another encoder.")
+    tensors = {f"head.{key}": value for key, value in head.state_dict().items()}
+    settings = {"patch_offset_px": RELEASE_PATCH_OFFSET_PX}
+    size = SceneMap("ace", owner.identity, str(Path(encoder).resolve()), tensors, settings).save(target)
+    return f"{target}: ACE map, {size / 1e6:.1f} MB, {head.extra_blocks} extra block(s); localize with --camera FILE."
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    """A plain state dict, unpickled with tensors only."""
+    if not path.is_file():
+        raise UserError(f"There is no file {path}.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, OSError) as error:
+        raise UserError(f"{path} is not a weight file of PyTorch, or is damaged ({_first_line(error)}).") from None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path} does not hold a plain state dict (names and tensors).")
+    return state
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
