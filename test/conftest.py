@@ -16,6 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # inherit this.
 os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+os.environ.setdefault("ROS_LOG_DIR", str(REPOSITORY / ".build" / "ros_log"))
 os.environ.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", str(REPOSITORY / "config" / "fastdds_profile.xml"))
 
 
