@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseWithCovarianceStamped
@@ -20,6 +21,7 @@ from std_msgs.msg import Header
 from tf2_ros import TransformBroadcaster
 
 from aceg_ros.camera import Camera, Frame
+from aceg_ros.heap import keep_heap
 from aceg_ros.ros.messages import estimate_to_pose, pose_to_transform, stamp_ns
 from aceg_ros.ros.parameters import ParameterGroup, not_empty, parameter
 from aceg_ros.ros.run import run
@@ -135,6 +137,8 @@ def load_localizer(path: str, device: str, seed: int) -> Localizer:
 
 
 def main() -> int:
+    keep_heap()
+    cv2.setNumThreads(1)        # torch has the cores
     return run(lambda: LocalizerNode(load_localizer))
 
 

@@ -1,0 +1,133 @@
+"""The processes of a demo: started in one ROS graph of their own, watched, and gone at the end whatever happens."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from aceg_ros.errors import UserError
+
+_STOP_S = 30.0
+_START_S = 120.0
+_PROFILE = Path(__file__).resolve().parent.parent / "config" / "fastdds_profile.xml"
+
+
+@dataclass(frozen=True)
+class NodeProcess:
+    name: str
+    popen: subprocess.Popen
+    log: Path
+
+    def lines(self) -> list[str]:
+        return self.log.read_text(errors="replace").splitlines()
+
+    def last_line(self) -> str:
+        """The last thing it said, without the logger's prefix."""
+        lines = self.lines()
+        return lines[-1].split("]: ")[-1].strip() if lines else ""
+
+
+class Processes:
+    """Use as a context manager. Each process logs into a file of its own in log_folder."""
+
+    def __init__(self, log_folder: Path) -> None:
+        self._folder = log_folder
+        self._running: list[NodeProcess] = []
+        self._started = 0
+        self._environment = os.environ | {
+            "ROS_DOMAIN_ID": os.environ.get("ROS_DOMAIN_ID", str(1 + os.getpid() % 100)),
+            "ROS_LOG_DIR": str(log_folder), "PYTHONUNBUFFERED": "1"}
+        if _PROFILE.is_file():      # else the transport is as the user has set it up
+            self._environment.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", str(_PROFILE))
+        self._environment.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+
+    def __enter__(self) -> Processes:
+        self._folder.mkdir(parents=True)
+        print(f"ROS_DOMAIN_ID={self._environment['ROS_DOMAIN_ID']}", flush=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._running:
+            process.popen.kill()
+        for process in self._running:
+            process.popen.wait()
+
+    def start(self, module: str, parameters: dict[str, object],
+              remappings: dict[str, str] | None = None) -> NodeProcess:
+        name = module.rsplit(".", 1)[-1]
+        flags = [flag for key, value in parameters.items() for flag in ("-p", f"{key}:={_yaml(value)}")]
+        flags += [flag for key, value in (remappings or {}).items() for flag in ("-r", f"{key}:={value}")]
+        self._started += 1
+        log = self._folder / f"{self._started}_{name}.log"
+        # A session of its own: Ctrl-C reaches this process only, which then ends the others in order.
+        with open(log, "w") as file:
+            popen = subprocess.Popen([sys.executable, "-m", module, "--ros-args", *flags], env=self._environment,
+                                     stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
+                                     start_new_session=True, preexec_fn=_die_with_parent)
+        process = NodeProcess(name, popen, log)
+        self._running.append(process)
+        return process
+
+    def stop(self, process: NodeProcess) -> None:
+        """Ask it to finish, and wait until it has."""
+        process.popen.send_signal(signal.SIGINT)
+        try:
+            process.popen.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            raise UserError(f"{process.name} did not end within {_STOP_S:.0f} s.") from None
+        self._check(process)
+
+    def wait_for_end(self, process: NodeProcess) -> None:
+        """Until it ends by itself, showing what it says."""
+        shown = ""
+        while process.popen.poll() is None:
+            self._check_others(process)
+            if process.last_line() != shown:
+                shown = process.last_line()
+                print(f"    {shown}", flush=True)
+            time.sleep(0.2)
+        self._check(process)
+
+    def wait_for_line(self, process: NodeProcess, words: str) -> None:
+        """Until it says these words."""
+        deadline = time.monotonic() + _START_S
+        while not any(words in line for line in process.lines()):
+            self._check_others(None)
+            if time.monotonic() > deadline or "[ERROR]" in process.log.read_text():
+                raise UserError(f"{process.name} did not get ready: {process.last_line()}")
+            time.sleep(0.1)
+
+    def _check_others(self, process: NodeProcess | None) -> None:
+        for other in self._running:
+            if other is not process and other.popen.poll() is not None:
+                self._check(other)
+                raise UserError(f"{other.name} ended before its time: {other.last_line()}")
+
+    def _check(self, process: NodeProcess) -> None:
+        """Take note of an end. Raises UserError with what it said where it was no good one."""
+        self._running.remove(process)
+        if process.popen.returncode != 0:
+            errors = [line.removeprefix("Error: ") for line in process.lines() if line.startswith("Error: ")]
+            reason = errors[-1] if errors else process.last_line() or f"exit code {process.popen.returncode}"
+            raise UserError(f"{process.name} failed: {reason}")
+
+
+def _yaml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str | Path) else str(value)
+
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def _die_with_parent() -> None:
+    """In the child: be sent SIGTERM when the demo dies, even by SIGKILL."""
+    if _LIBC is not None:
+        _LIBC.prctl(1, signal.SIGTERM)      # PR_SET_PDEATHSIG
