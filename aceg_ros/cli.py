@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import signal
 import sys
 import time
@@ -63,7 +64,7 @@ def run_map(options: argparse.Namespace) -> int:
     scene = open_scene(options.scene, every=options.every)
     mapper = make_mapper(options.method, MappingOptions(options.encoder, budget, options.seed, device,
                                                         options.use_depth))
-    for frame in tqdm(scene, "reading frames", total=len(scene), unit="frame", leave=False):
+    for frame in tqdm(scene, "reading frames", total=len(scene), unit="frame", leave=False, disable=None):
         mapper.add(frame)
     _tell_skipped(scene)
     with _StopOnInterrupt() as stop, _MappingBar() as bar:
@@ -123,7 +124,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     scene_map = SceneMap.load(options.map)
     scene = open_scene(options.scene, every=options.every)
     localizer = make_localizer(scene_map, device, options.seed)
-    with tqdm(total=len(scene), desc="localizing", unit="frame", leave=False) as bar:
+    with tqdm(total=len(scene), desc="localizing", unit="frame", leave=False, disable=None) as bar:
         results = evaluate(localizer, scene, lambda done, total: bar.update(done - bar.n))
     _tell_skipped(scene)
     summary = summarize(results)
@@ -195,21 +196,28 @@ def run_pretrain(options: argparse.Namespace) -> int:
 
 
 class _MappingBar:
-    """Progress bar of a mapping run: stage, reprojection error, time left."""
+    """Progress of a mapping run: stage, reprojection error, time left. A bar on a terminal, else a line per tenth."""
 
     def __enter__(self) -> _MappingBar:
-        self._bar = tqdm(total=100, bar_format="{desc} |{bar}| {n:.0f}%{postfix}")
+        self._terminal = sys.stderr.isatty()
+        self._told = ("", -1)
+        self._bar = tqdm(total=100, bar_format="{desc} |{bar}| {n:.0f}%{postfix}", disable=not self._terminal)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
     def show(self, progress) -> None:
-        self._bar.set_description_str(f"{progress.stage:17}")
-        error = "" if progress.reprojection_px != progress.reprojection_px else f"{progress.reprojection_px:6.1f} px, "
-        self._bar.set_postfix_str(f" {error}{progress.remaining_s:4.0f} s left", refresh=False)
-        self._bar.n = 100 * progress.fraction
-        self._bar.refresh()
+        error = "" if math.isnan(progress.reprojection_px) else f"{progress.reprojection_px:.1f} px, "
+        state = f"{error}{max(progress.remaining_s, 0):.0f} s left"
+        if self._terminal:
+            self._bar.set_description_str(f"{progress.stage:17}", refresh=False)
+            self._bar.set_postfix_str(f" {state}", refresh=False)
+            self._bar.n = 100 * progress.fraction
+            self._bar.update(0)
+        elif self._told != (progress.stage, int(10 * progress.fraction)):
+            self._told = (progress.stage, int(10 * progress.fraction))
+            print(f"{progress.stage}: {100 * progress.fraction:.0f} %, {state}", file=sys.stderr, flush=True)
 
 
 class _StopOnInterrupt:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,25 +96,25 @@ class PatchBuffer:
         return Patches(self._features[index].float(), view, self._colours[index], depth)
 
 
-def fill_buffer(buffer: PatchBuffer, encoder: Encoder, views: Callable[[int], PictureView], count: int,
-                patches_per_view: int, deadline: float, rng: np.random.Generator,
-                report: Callable[[float, float], None], should_stop: Callable[[], bool]) -> int:
-    """Encode augmented pictures in random order, pass after pass, until the buffer is full or time.monotonic() reaches
-    the deadline (every picture is seen at least once: a place nobody encoded cannot be mapped).
+def fill_buffer(buffer: PatchBuffer, encoder: Encoder, views: Sequence[PictureView], patches_per_view: int,
+                soft_deadline: float, hard_deadline: float, rng: np.random.Generator,
+                report: Callable[[float], None], should_stop: Callable[[], bool]) -> int:
+    """Encode augmented pictures in random order, pass after pass, until the buffer is full or the clock says stop.
 
-    views(i) gives prepared picture i of `count`. Returns the number of encoded pictures.
+    The first pass may run on to the hard deadline (both in time.monotonic() seconds), since a place that nobody encoded
+    cannot be mapped. Returns the number of encoded pictures.
     """
     started, encoded = time.monotonic(), 0
     while buffer.size < buffer.capacity:
-        for index in rng.permutation(count):
-            late = encoded >= count and time.monotonic() > deadline
-            if late or should_stop() or buffer.size >= buffer.capacity:
+        for index in rng.permutation(len(views)):
+            now = time.monotonic()
+            deadline = hard_deadline if encoded < len(views) else soft_deadline
+            if now > deadline or should_stop() or buffer.size >= buffer.capacity:
                 return encoded
-            view = augment(views(int(index)), rng, encoder.short_side_px, encoder.stride)
+            view = augment(views[int(index)], rng, encoder.short_side_px, encoder.stride)
             image = torch.from_numpy(view.image).to(buffer.device).permute(2, 0, 1)[None].float().div(255)
             buffer.add(encoder(image)[0], view, patches_per_view, rng)
             encoded += 1
-            elapsed = time.monotonic() - started
-            fraction = max(buffer.size / buffer.capacity, min(elapsed / max(deadline - started, 1e-3), 1.0))
-            report(fraction, max(deadline - time.monotonic(), 0.0))
+            time_share = (now - started) / max(soft_deadline - started, 1e-3)
+            report(max(buffer.size / buffer.capacity, min(time_share, encoded / len(views), 1.0)))
     return encoded

@@ -95,11 +95,10 @@ class AceMapper:
         torch.manual_seed(options.seed)
         buffer = PatchBuffer(settings.buffer, self._encoder.dim, self._encoder.stride, self._device,
                              any(view.depth_m is not None for view in self._views))
-        fill_deadline = min(started + elapsed_s + settings.fill_share * options.budget_s, deadline)
-        training_s = deadline - fill_deadline
-        fill_buffer(buffer, self._encoder, self._views.__getitem__, len(self._views), settings.patches_per_view,
-                    fill_deadline, rng,
-                    lambda done, left: report(Progress("encoding pictures", done, left + training_s)), stop)
+        filled_by = min(time.monotonic() + settings.fill_share * options.budget_s, deadline)
+        latest = time.monotonic() + 0.6 * (deadline - time.monotonic())
+        fill_buffer(buffer, self._encoder, self._views, settings.patches_per_view, filled_by, latest, rng,
+                    lambda done: report(Progress("encoding pictures", done, deadline - time.monotonic())), stop)
         if buffer.size == 0:
             raise UserError("Mapping was stopped before the first picture was encoded: there is no map yet.")
         centres = np.stack([view.map_from_camera[:3, 3] for view in self._views])

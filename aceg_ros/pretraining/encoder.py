@@ -7,10 +7,8 @@
 from __future__ import annotations
 
 import json
-import queue
-import threading
+import math
 import time
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -79,7 +77,8 @@ def train(options: EncoderTraining) -> Path:
         done = state["iteration"]
     started = time.monotonic()
     first = done
-    for iteration, batch in _batches(sources, options, done):
+    for iteration in range(done, options.iterations):
+        batch = _draw(sources, np.random.default_rng((options.seed, iteration)), options)
         net.train()
         for group in optimizer.param_groups:
             group["lr"] = options.peak_rate * _schedule(iteration / options.iterations)
@@ -157,7 +156,7 @@ def export(net: CompactNet, path: Path) -> None:
 
 def _schedule(t: float) -> float:
     """Warm-up over the first 4 %, then a cosine to 1 % of the peak."""
-    return t / 0.04 + 0.02 if t < 0.04 else 0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * (t - 0.04) / 0.96))
+    return t / 0.04 + 0.02 if t < 0.04 else 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (t - 0.04) / 0.96))
 
 
 def _sources(options: EncoderTraining) -> tuple[list[PairSource], PairSource]:
@@ -229,31 +228,6 @@ def _draw(sources: list[PairSource], rng: np.random.Generator, options: EncoderT
     if not batch:
         raise UserError("No training pair with enough common points was found: give more scenes or rooms.")
     return batch
-
-
-def _batches(sources: list[PairSource], options: EncoderTraining, done: int) -> Iterator[tuple[int, list[Sample]]]:
-    """(iteration, batch), prepared one ahead in a thread."""
-    ready: queue.Queue = queue.Queue(maxsize=3)
-    finished = threading.Event()
-
-    def prepare() -> None:
-        try:
-            for iteration in range(done, options.iterations):
-                ready.put((iteration, _draw(sources, np.random.default_rng((options.seed, iteration)), options)))
-                if finished.is_set():
-                    return
-            ready.put(None)
-        except BaseException as error:          # handed to the training thread, which raises it
-            ready.put(error)
-
-    threading.Thread(target=prepare, daemon=True).start()
-    try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        finished.set()
 
 
 def _save(path: Path, net: CompactNet, optimizer: torch.optim.Optimizer, iteration: int) -> None:
