@@ -29,6 +29,6 @@ def test_no_image_is_lost_between_processes(node):
         while COUNT - 1 not in numbers and time.monotonic() < deadline and source.poll() is None:
             rclpy.spin_once(node, timeout_sec=0.1)
     finally:
-        source.kill()
+        source.terminate()  # killed, it would leave its shared memory behind
         source.wait()
     assert numbers == list(range(COUNT))
