@@ -22,13 +22,13 @@ THIRD_PARTY = {"PIL": "python3-pil", "cv2": "python3-opencv", "matplotlib": "pyt
                "tf2_ros": "tf2_ros_py"}
 ON_THE_INDEX = {"PIL": "pillow", "cv2": "opencv-python-headless", "yaml": "pyyaml"}
 STAND_INS = {"cv_bridge", "sensor_msgs_py", "tf2_msgs", "tf2_ros"}
-ONLY_IN_LAUNCH_FILES = {"ament_index_python", "launch", "launch_ros", "rmw_fastrtps_cpp"}
+NOT_IMPORTED = {"rmw_fastrtps_cpp", "rviz2"}
 
 
-def imported(folder: Path) -> set[str]:
-    """The top-level names that the Python files of a folder import, less the standard library."""
+def imported(path: Path) -> set[str]:
+    """The top-level names that a Python file, or those in a folder, import, less the standard library."""
     names = set()
-    for file in folder.rglob("*.py"):
+    for file in [path] if path.suffix == ".py" else path.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Import):
                 names |= {alias.name.split(".")[0] for alias in node.names}
@@ -63,9 +63,9 @@ def test_entry_points_import():
 def test_only_the_ros_folder_imports_ros(repository):
     declared = {depend.text for depend in MANIFEST.iter("exec_depend")}
     ros = {name for name in declared if not name.startswith("python3-")} | {"tf2_ros"}
-    for folder in (repository / "aceg_ros").iterdir():
-        if folder.is_dir() and folder.name != "ros":
-            assert not imported(folder) & ros, folder
+    for path in (repository / "aceg_ros").iterdir():
+        if path.name != "ros":
+            assert not imported(path) & ros, path
 
 
 def test_every_import_is_declared(repository):
@@ -86,7 +86,7 @@ def test_every_dependency_is_pinned(repository):
 def test_every_declared_dependency_is_used(repository):
     used = {THIRD_PARTY.get(name, name) for name in imported(repository / "aceg_ros") | imported(repository / "launch")}
     declared = {depend.text for depend in MANIFEST.iter("exec_depend")}
-    assert not declared - ONLY_IN_LAUNCH_FILES - used
+    assert not declared - NOT_IMPORTED - used
 
 
 def test_wheel_holds_code_weights_launch_and_config(repository, copy_sources, tmp_path):
