@@ -34,11 +34,15 @@ def check_number(number: int, offered: int, min_inliers: int, min_ratio: float, 
 
 
 def check_spread(data: Correspondences, inliers: np.ndarray, min_blocks: float) -> Refusal | None:
-    """Effective number of occupied picture blocks, (sum n)^2 / sum n^2: a few stray inliers do not count as spread."""
-    counts = np.bincount(data.blocks[inliers], minlength=BLOCK_COUNT).astype(float)
-    blocks = counts.sum() ** 2 / np.square(counts).sum()
+    """Effective number of picture blocks the inliers cover, n (n - 1) / sum n_b (n_b - 1) (Simpson's index).
+
+    A few stray inliers do not count as spread, and few inliers do not count against it.
+    """
+    counts = np.bincount(data.blocks[inliers], minlength=BLOCK_COUNT)
+    number = int(counts.sum())
+    blocks = number * (number - 1) / max(int((counts * (counts - 1)).sum()), 1)
     if blocks < min_blocks:
-        return Refusal(Status.POOR_SPREAD, f"the {int(counts.sum())} inliers cover {blocks:.1f} of {BLOCK_COUNT} "
+        return Refusal(Status.POOR_SPREAD, f"the {number} inliers cover {blocks:.1f} of {BLOCK_COUNT} "
                        f"picture blocks, need {min_blocks:g}")
     return None
 

@@ -83,10 +83,10 @@ class Correspondences:
         return Residuals(pixels, seen[2], squared)
 
     def linearize(self, rotation: np.ndarray, translation: np.ndarray) -> tuple[Residuals, np.ndarray]:
-        """Residuals and their Jacobian (6, 2, N) with respect to (d, w)."""
+        """Residuals and their Jacobian (6, 2, N) with respect to (d, w), in single precision: enough for a direction."""
         seen, inverse_depth = self._transform(rotation, translation)
         x, y = seen[:2]
-        jacobian = np.zeros((6, 2, x.size))
+        jacobian = np.zeros((6, 2, x.size), np.float32)
         jacobian[0, 0] = jacobian[1, 1] = inverse_depth
         jacobian[2, 0] = -x * inverse_depth
         jacobian[2, 1] = -y * inverse_depth
@@ -96,7 +96,7 @@ class Correspondences:
         jacobian[4, 1] = x * y
         jacobian[5, 0] = -y
         jacobian[5, 1] = x
-        jacobian *= np.array([self.camera.fx, self.camera.fy])[:, None]
+        jacobian *= np.array([[self.camera.fx], [self.camera.fy]], np.float32)
         return self._residuals(seen), jacobian
 
 
@@ -107,11 +107,11 @@ def refine(data: Correspondences, rotation: np.ndarray, translation: np.ndarray,
         for _ in range(steps_per_scale):
             residuals, jacobian = data.linearize(rotation, translation)
             weights = _balanced(data, data.weights * _geman_mcclure(residuals.squared_px, scale))
-            weighted = (jacobian * weights).reshape(6, -1)
-            hessian = weighted @ jacobian.reshape(6, -1).T
+            weighted = (jacobian * weights.astype(np.float32)).reshape(6, -1)
+            hessian = (weighted @ jacobian.reshape(6, -1).T).astype(np.float64)
             # A touch of damping: a rank-deficient frame must not blow up here, the gates refuse it later.
             hessian[np.diag_indices(6)] += 1e-9 * np.trace(hessian) + 1e-12
-            step = -np.linalg.solve(hessian, weighted @ residuals.pixels.ravel())
+            step = -np.linalg.solve(hessian, weighted @ residuals.pixels.astype(np.float32).ravel())
             turn = Rotation.from_rotvec(step[3:]).as_matrix()
             rotation, translation = turn @ rotation, turn @ translation + step[:3]
     return rotation, translation
@@ -128,7 +128,7 @@ def _balanced(data: Correspondences, weights: np.ndarray) -> np.ndarray:
     the solver set: 5 percent off the mean translation error.
     """
     totals = np.bincount(data.blocks, weights)
-    return weights / (totals + totals.sum() / BLOCK_COUNT)[data.blocks]
+    return weights / np.maximum(totals + totals.sum() / BLOCK_COUNT, 1e-300)[data.blocks]
 
 
 def measured_correlation(data: Correspondences, residuals: Residuals, inliers: np.ndarray) -> float:
@@ -152,7 +152,7 @@ def covariance(data: Correspondences, rotation: np.ndarray, translation: np.ndar
     """(6, 6) covariance of map_from_camera in ROS order: x, y, z, rotation about the fixed axes of the map frame.
 
     The M-estimator's sandwich A^-1 B A^-1 (Huber, Robust Statistics, 1981): A the Hessian of the loss at the refined
-    pose, B the scatter of the residuals' scores, at least that of FLOOR_PX. B takes the residuals for independent;
+    pose, B the scatter of the residuals' scores, no less than FLOOR_PX of noise gives. B takes the residuals for independent;
     the errors of a network are not. So the whole is multiplied by Kish's design effect 1 + (n - 1) correlation,
     n the number of inliers (weighted: (sum w)^2 / sum w^2). The correlation is the given one, or that measured
     between neighbours, taken to reach over the whole picture: a refined pose has absorbed the share that all
@@ -160,18 +160,18 @@ def covariance(data: Correspondences, rotation: np.ndarray, translation: np.ndar
     is the one that the solver set confirms (docs/benchmarks/2026-11-21-pose-solver.md). Not finite where singular.
     """
     residuals, jacobian = data.linearize(rotation, translation)
-    loss = _geman_mcclure(residuals.squared_px, scale_px)
-    weights = _balanced(data, data.weights * loss)
+    weights = _balanced(data, data.weights * _geman_mcclure(residuals.squared_px, scale_px))
     jacobian_rows = jacobian.reshape(6, -1)
-    hessian = (jacobian * weights).reshape(6, -1) @ jacobian_rows.T
+    hessian = ((jacobian * weights.astype(np.float32)).reshape(6, -1) @ jacobian_rows.T).astype(np.float64)
     # Curvature of the loss over its weight: (1 - u) / (1 + u)^3 against 1 / (1 + u)^2, u the squared residual.
     u = np.minimum(residuals.squared_px, 1e12) / scale_px**2
     curvature = float((weights * (1 - u) / (1 + u)).sum() / weights.sum())
     hessian *= max(curvature, MIN_CURVATURE)
-    scores = np.einsum("kcn,cn->kn", jacobian, residuals.pixels) * weights
     number = float(weights.sum() ** 2 / np.square(weights).sum())
-    scatter = scores @ scores.T * (number / max(number - 3.0, 1.0))
-    scatter += FLOOR_PX**2 * (jacobian * weights**2).reshape(6, -1) @ jacobian_rows.T
+    # The scatter, with the squared residual spread evenly over its two directions.
+    score_variance = weights**2 * (np.minimum(residuals.squared_px, 1e12) / 2.0 * number / max(number - 3.0, 1.0)
+                                   + FLOOR_PX**2)
+    scatter = (jacobian * score_variance.astype(np.float32)).reshape(6, -1) @ jacobian_rows.T
     if correlation is None:
         correlation = REACH * measured_correlation(data, residuals, inliers)
     design_effect = 1.0 + max(number - 1.0, 0.0) * correlation

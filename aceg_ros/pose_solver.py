@@ -29,7 +29,8 @@ class SolverConfig:
 
     ransac_threshold_px: of RANSAC; wide on purpose, a network's errors are smooth over the picture and a narrow one
     falls for the best-fitting corner. max_correspondences: size of the subset that RANSAC sees.
-    min/max_iterations: RANSAC's. refine_scales_px, refine_steps: annealed scales of the refinement, steps at each.
+    min/max_iterations: RANSAC's. coarse_scales_px, fine_scales_px, refine_steps: annealed scales of the refinement,
+    the coarse ones on the subset, the fine ones on all correspondences, and the steps at each.
 
     Gates. min_correspondences: usable ones. min_inliers, min_inlier_ratio: of the final pose, over all unmasked
     correspondences. min_spread_blocks: of 48 picture blocks. min_width: see `check_shape`. Below sure_inlier_ratio
@@ -45,17 +46,18 @@ class SolverConfig:
     max_correspondences: int = 400
     min_iterations: int = 100
     max_iterations: int = 1000
-    refine_scales_px: tuple[float, ...] = (30.0, 15.0, 8.0, 4.0)
+    coarse_scales_px: tuple[float, ...] = (30.0, 15.0)
+    fine_scales_px: tuple[float, ...] = (8.0, 4.0)
     refine_steps: int = 3
     min_correspondences: int = 12
     min_inliers: int = 12
-    min_inlier_ratio: float = 0.08
-    min_spread_blocks: float = 5.0
+    min_inlier_ratio: float = 0.1
+    min_spread_blocks: float = 10.0
     min_width: float = 0.02
     sure_inlier_ratio: float = 0.3
     min_mirror_gain: float = 1.5
-    max_position_std: float = 0.15
-    max_rotation_std_rad: float = 0.15
+    max_position_std: float = 0.1
+    max_rotation_std_rad: float = 0.1
     residual_correlation: float | None = None
 
     def __post_init__(self) -> None:
@@ -83,18 +85,19 @@ def solve_pose(pixels: np.ndarray, points: np.ndarray, camera: Camera, config: S
     if pose is None:
         return PoseEstimate(Status.NO_CONSENSUS, f"RANSAC found no pose among {indices.size} correspondences",
                             stage_ms=clock.stages)
-    rotation, translation = refine(data, *pose, config.refine_scales_px, config.refine_steps)
+    rotation, translation = refine(data, *pose, config.fine_scales_px, config.refine_steps)
     residuals = data.residuals(rotation, translation)
     inliers = residuals.squared_px < config.inlier_threshold_px**2
     clock.lap("refine")
 
     number = int(inliers.sum())
     ratio = number / offered
-    refusal = gates.check_number(number, offered, config.min_inliers, config.min_inlier_ratio, config.inlier_threshold_px)
+    refusal = gates.check_number(number, offered, config.min_inliers, config.min_inlier_ratio,
+                                 config.inlier_threshold_px)
     spread = np.full((6, 6), np.inf)
     if refusal is None:
         depth = float(np.median(residuals.depth_m[inliers]))
-        spread = covariance(data, rotation, translation, config.refine_scales_px[-1], inliers,
+        spread = covariance(data, rotation, translation, config.fine_scales_px[-1], inliers,
                             config.residual_correlation)
         refusal = (gates.check_spread(data, inliers, config.min_spread_blocks)
                    or gates.check_shape(data, inliers, depth, config.min_width)
@@ -143,8 +146,11 @@ def _usable(pixels: np.ndarray, points: np.ndarray, camera: Camera, weights: np.
 
 
 def _hypothesis(subset: Correspondences, config: SolverConfig, seed: int) -> Pose | None:
+    """The pose that RANSAC finds, settled on the whole subset."""
     pose = _BACKENDS[config.backend](subset, config, seed)
-    return pose if pose is not None and all(np.isfinite(part).all() for part in pose) else None
+    if pose is None or not all(np.isfinite(part).all() for part in pose):
+        return None
+    return refine(subset, *pose, config.coarse_scales_px, config.refine_steps)
 
 
 def _mirror_ratio(subset: Correspondences, config: SolverConfig, seed: int) -> float:
@@ -153,7 +159,6 @@ def _mirror_ratio(subset: Correspondences, config: SolverConfig, seed: int) -> f
     pose = _hypothesis(mirrored, config, seed)
     if pose is None:
         return 0.0
-    pose = refine(mirrored, *pose, config.refine_scales_px[:2], config.refine_steps)
     return float((mirrored.residuals(*pose).squared_px < config.inlier_threshold_px**2).mean())
 
 
