@@ -96,7 +96,7 @@ def _record(processes: Processes, drive: Drive, folder: Path) -> None:
 
 def _play(processes: Processes, drive: Drive) -> None:
     """Play to its end; the bag and one more must listen to the images before it starts."""
-    camera = processes.start(drive.module, drive.parameters | {"wait_for_subscribers": 2})
+    camera = processes.start(drive.module, drive.parameters | {"wait_for_subscribers": 2, "start_delay": 2.0})
     processes.wait_for_end(camera)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
+import fcntl
 import os
+import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,18 +17,17 @@ import rclpy
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.parameter import Parameter
+from rclpy.parameter import Parameter, parameter_value_to_python
 from rclpy.parameter_client import AsyncParameterClient
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-_DOMAINS = itertools.count(os.getpid())    # two test runs at the same time must not hear each other
 
 
 class RosGraph:
     """Use as a context manager: on exit every process that is still there is killed."""
 
     def __init__(self, log_folder: Path) -> None:
-        self.domain_id = 1 + next(_DOMAINS) % 100
+        self._lock, self.domain_id = _claim_domain()
         self._log_folder = log_folder
         self._processes: list[subprocess.Popen] = []
 
@@ -47,6 +48,7 @@ class RosGraph:
         self._executor.shutdown()
         self.node.destroy_node()
         self.context.try_shutdown()
+        os.close(self._lock)
 
     def environment(self) -> dict[str, str]:
         paths = [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
@@ -59,9 +61,12 @@ class RosGraph:
         flags = [flag for argument in arguments for flag in ("-p", argument)]
         flags += [flag for remapping in remappings for flag in ("-r", remapping)]
         command = [sys.executable, *([str(program)] if isinstance(program, Path) else ["-m", program])]
+        return self.start_command(*command, "--ros-args", *flags)
+
+    def start_command(self, *command: str) -> subprocess.Popen:
         log = self._log_folder / f"process_{len(self._processes)}.log"
         with open(log, "w") as file:
-            process = subprocess.Popen([*command, "--ros-args", *flags], env=self.environment(), stdout=file,
+            process = subprocess.Popen(command, env=self.environment(), stdout=file,
                                        stderr=subprocess.STDOUT, cwd=self._log_folder)
         process.log = log
         self._processes.append(process)
@@ -86,6 +91,25 @@ class RosGraph:
         assert self.spin_until(future.done)
         result = future.result().results[0]
         return result.successful, result.reason
+
+    def get_parameter(self, node_name: str, name: str):
+        client = AsyncParameterClient(self.node, node_name)
+        assert self.spin_until(client.services_are_ready)
+        future = client.get_parameters([name])
+        assert self.spin_until(future.done)
+        return parameter_value_to_python(future.result().values[0])
+
+
+def _claim_domain() -> tuple[int, int]:
+    """An open lock file and the ROS domain that nobody else's tests on this machine get while it is open."""
+    for domain_id in random.sample(range(1, 101), 100):
+        lock = os.open(Path(tempfile.gettempdir()) / f"aceg_ros_test_domain_{domain_id}", os.O_CREAT | os.O_RDWR)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock, domain_id
+        except BlockingIOError:
+            os.close(lock)
+    raise RuntimeError("All ROS domains are in use by tests.")
 
 
 def output(process: subprocess.Popen) -> str:

@@ -51,7 +51,7 @@ class SceneRecorder(Node):
     def destroy_node(self) -> None:
         self._complete.put(None)
         self._writer.join()
-        print(f"Recorded {self._written} frames in {self._output.output}.", flush=True)
+        print(f"Recorded {self._written} frames.", flush=True)
         super().destroy_node()
 
     def _received(self, kind: str, message: CameraInfo | PoseStamped | Image) -> None:

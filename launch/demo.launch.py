@@ -1,0 +1,50 @@
+"""Localize a camera that is played from a scene, or simulated, with its true pose beside it; ends with the drive.
+
+ros2 launch aceg_ros demo.launch.py map:=demo_output/scene.map                                  the rendered room
+ros2 launch aceg_ros demo.launch.py map:=kitchen.map scene:=/path/to/kitchen/query rviz:=true   real images
+"""
+
+from pathlib import Path
+
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction, Shutdown
+from launch.conditions import IfCondition
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+
+from launch import LaunchContext, LaunchDescription
+
+HERE = Path(__file__).resolve().parent
+
+ARGUMENTS = (
+    ("scene", "", "Scene to play (any folder that a reader recognises); empty: drive through the rendered room."),
+    ("path", "query", "Drive in the rendered room: mapping or query."),
+    ("light", "evening", "Light in the rendered room: day or evening."),
+    ("rate", "5.0", "Images per second."),
+    ("loop", "false", "Play for ever."),
+    ("rviz", "false", "Show it in RViz."),
+)
+
+
+def camera(context: LaunchContext) -> list[Node]:
+    value = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
+    parameters = {"rate": float(value["rate"]), "loop": value["loop"].lower() in ("true", "1", "yes", "on")}
+    if value["scene"]:
+        executable, parameters = "scene_player", parameters | {"scene": value["scene"]}
+    else:
+        executable, parameters = "sim_camera", parameters | {"path": value["path"], "light": value["light"],
+                                                              "prerender": True}
+    # The names of its topics are those that the localizer was told to listen to.
+    return [Node(package="aceg_ros", executable=executable, name="camera", output="screen",
+                 namespace=LaunchConfiguration("namespace"), parameters=[parameters],
+                 remappings=[(name, LaunchConfiguration(name)) for name in ("image", "camera_info")],
+                 on_exit=Shutdown(reason="the drive is over"))]
+
+
+def generate_launch_description() -> LaunchDescription:
+    arguments = [DeclareLaunchArgument(name, default_value=default, description=description)
+                 for name, default, description in ARGUMENTS]
+    localization = IncludeLaunchDescription(PythonLaunchDescriptionSource(str(HERE / "localization.launch.py")))
+    rviz = Node(package="rviz2", executable="rviz2", arguments=["-d", str(HERE.parent / "config" / "aceg.rviz")],
+                condition=IfCondition(LaunchConfiguration("rviz")))
+    return LaunchDescription([*arguments, localization, OpaqueFunction(function=camera), rviz])

@@ -1,0 +1,117 @@
+"""The launch files, run by the real launch packages."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("launch_ros", reason="needs the packages launch and launch_ros, which are not on the package index")
+
+from diagnostic_msgs.msg import DiagnosticArray
+from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
+from launch.launch_description_sources import get_launch_description_from_python_launch_file
+from ros_graph import RosGraph, output, stop
+
+from aceg_ros.camera import Camera, Frame
+from aceg_ros.datasets import write_ace_scene
+
+LAUNCH = Path(__file__).resolve().parents[1] / "launch"
+PROGRAMS = ("localizer_node", "scene_player", "sim_camera")
+
+
+@pytest.fixture
+def graph(tmp_path, monkeypatch):
+    """A graph whose processes find this checkout as the installed package."""
+    prefix = tmp_path / "prefix"
+    index = prefix / "share" / "ament_index" / "resource_index" / "packages"
+    programs = prefix / "lib" / "aceg_ros"
+    for folder in (index, programs):
+        folder.mkdir(parents=True)
+    (index / "aceg_ros").touch()
+    for name in PROGRAMS:
+        (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" -m aceg_ros.ros.{name} "$@"\n')
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(prefix), prepend=os.pathsep)
+    with RosGraph(tmp_path) as graph:
+        yield graph
+
+
+def launch(graph: RosGraph, name: str, **arguments) -> subprocess.Popen:
+    return graph.start_command(sys.executable, str(Path(__file__).with_name("run_launch_file.py")), str(LAUNCH / name),
+                               *(f"{key}:={value}" for key, value in arguments.items()))
+
+
+def statuses(graph: RosGraph, topic: str) -> list[DiagnosticArray]:
+    received: list[DiagnosticArray] = []
+    graph.node.create_subscription(DiagnosticArray, topic, received.append, 1000)
+    return received
+
+
+@pytest.mark.parametrize("name", ["localization.launch.py", "demo.launch.py"])
+def test_every_argument_is_described_and_has_a_default(name):
+    description = get_launch_description_from_python_launch_file(str(LAUNCH / name))
+    arguments = [entity for entity in description.entities if isinstance(entity, DeclareLaunchArgument)]
+    assert arguments
+    for argument in arguments:
+        assert argument.default_value is not None
+        assert argument.description and argument.description != "no description given", argument.name
+
+
+@pytest.mark.parametrize("chosen", [None, "/my/profile.xml"])
+def test_the_transport_profile_is_set_unless_the_user_has_chosen_one(monkeypatch, chosen):
+    monkeypatch.delenv("FASTDDS_DEFAULT_PROFILES_FILE")
+    if chosen:
+        monkeypatch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", chosen)
+    description = get_launch_description_from_python_launch_file(str(LAUNCH / "localization.launch.py"))
+    values = ["".join(part.text for part in action.value) for action in description.entities
+              if isinstance(action, SetEnvironmentVariable)]
+    assert [Path(value).is_file() for value in values] == ([] if chosen else [True])
+
+
+def test_localization_with_namespace_topics_and_map(graph, tmp_path):
+    damaged = tmp_path / "damaged.map"
+    damaged.write_text("no map")
+    process = launch(graph, "localization.launch.py", namespace="robot", image="/front/image",
+                     camera_info="/front/camera_info", map=damaged)
+    received = statuses(graph, "/robot/localizer/status")
+    assert graph.spin_until(lambda: received and str(damaged) in received[-1].status[0].message), output(process)
+    for topic in ("/front/image", "/front/camera_info"):
+        (subscriber,) = graph.node.get_subscriptions_info_by_topic(topic)
+        assert (subscriber.node_namespace, subscriber.node_name) == ("/robot", "localizer")
+    assert graph.get_parameter("robot/localizer", "use_sim_time") is False
+    assert graph.get_parameter("robot/localizer", "map_frame") == "map"
+    assert stop(process) == 0
+    assert "Traceback" not in output(process)
+
+
+def test_parameters_come_from_the_file_unless_given_as_arguments(graph, tmp_path):
+    parameters = tmp_path / "mine.yaml"
+    parameters.write_text("/**:\n  ros__parameters:\n    map_frame: hall\n    device: cpu\n    map_path: /from/file\n")
+    process = launch(graph, "localization.launch.py", params_file=parameters, use_sim_time="true")
+    received = statuses(graph, "/localizer/status")
+    assert graph.spin_until(lambda: bool(received)), output(process)
+    values = {name: graph.get_parameter("localizer", name)
+              for name in ("map_frame", "device", "map_path", "use_sim_time")}
+    assert values == {"map_frame": "hall", "device": "cpu", "map_path": "/from/file", "use_sim_time": True}
+    assert stop(process) == 0
+
+
+def test_demo_plays_a_scene_into_the_localizer_and_ends_with_it(graph, tmp_path):
+    rng = np.random.default_rng(0)
+    frames = [Frame(rng.integers(0, 255, (480, 640, 3), np.uint8), Camera(640, 480, 500.0, 500.0, 319.5, 239.5),
+                    map_from_camera=np.eye(4)) for _ in range(6)]
+    write_ace_scene(tmp_path / "scene", frames)
+    received = statuses(graph, "/localizer/status")
+    process = launch(graph, "demo.launch.py", scene=tmp_path / "scene")
+    assert graph.spin_until(lambda: process.poll() is not None), output(process)
+    assert process.returncode == 0, output(process)
+    graph.spin(0.2)
+    answers = [message.status[0] for message in received if message.status[0].name.endswith(": image")]
+    assert answers and all("map_path" in status.message for status in answers)
+    values = {pair.key: pair.value for pair in answers[-1].values}
+    assert values["received"] == values["refused.no_map"] == "6"
