@@ -99,18 +99,17 @@ def check_chance(ratio: float, mirror_ratio: float, min_gain: float) -> Refusal 
     return None
 
 
-def check_covariance(covariance: np.ndarray, depth_m: float, max_position: float, max_rotation_rad: float
-                     ) -> Refusal | None:
-    """max_position: largest standard deviation of the camera position, in units of the median inlier depth."""
+def check_covariance(covariance: np.ndarray, max_position_m: float, max_rotation_rad: float) -> Refusal | None:
+    """Largest standard deviations, over all directions, of the camera's position and rotation."""
     if not np.isfinite(covariance).all():
         return Refusal(Status.UNCERTAIN_POSE, "the correspondences do not determine the pose (singular Hessian)")
     smallest = np.linalg.eigvalsh(covariance)[0]
     position_m = float(np.sqrt(np.linalg.eigvalsh(covariance[:3, :3])[-1].clip(0.0)))
     rotation_rad = float(np.sqrt(np.linalg.eigvalsh(covariance[3:, 3:])[-1].clip(0.0)))
-    if smallest <= 0.0 or position_m > max_position * depth_m or rotation_rad > max_rotation_rad:
+    if smallest <= 0.0 or position_m > max_position_m or rotation_rad > max_rotation_rad:
         return Refusal(Status.UNCERTAIN_POSE,
                        f"standard deviation {position_m:.3g} m and {np.degrees(rotation_rad):.2g} deg, at most "
-                       f"{max_position * depth_m:.3g} m and {np.degrees(max_rotation_rad):.2g} deg allowed")
+                       f"{max_position_m:.3g} m and {np.degrees(max_rotation_rad):.2g} deg allowed")
     return None
 
 

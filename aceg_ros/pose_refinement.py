@@ -83,7 +83,7 @@ class Correspondences:
         return Residuals(pixels, seen[2], squared)
 
     def linearize(self, rotation: np.ndarray, translation: np.ndarray) -> tuple[Residuals, np.ndarray]:
-        """Residuals and their Jacobian (6, 2, N) with respect to (d, w), in single precision: enough for a direction."""
+        """Residuals and their Jacobian (6, 2, N) with respect to (d, w); single precision, enough for a direction."""
         seen, inverse_depth = self._transform(rotation, translation)
         x, y = seen[:2]
         jacobian = np.zeros((6, 2, x.size), np.float32)
@@ -152,12 +152,12 @@ def covariance(data: Correspondences, rotation: np.ndarray, translation: np.ndar
     """(6, 6) covariance of map_from_camera in ROS order: x, y, z, rotation about the fixed axes of the map frame.
 
     The M-estimator's sandwich A^-1 B A^-1 (Huber, Robust Statistics, 1981): A the Hessian of the loss at the refined
-    pose, B the scatter of the residuals' scores, no less than FLOOR_PX of noise gives. B takes the residuals for independent;
-    the errors of a network are not. So the whole is multiplied by Kish's design effect 1 + (n - 1) correlation,
-    n the number of inliers (weighted: (sum w)^2 / sum w^2). The correlation is the given one, or that measured
-    between neighbours, taken to reach over the whole picture: a refined pose has absorbed the share that all
-    patches have in common, so its residuals cannot tell how far the correlation reaches, and the cautious answer
-    is the one that the solver set confirms (docs/benchmarks/2026-11-21-pose-solver.md). Not finite where singular.
+    pose, B the scatter of the residuals' scores, no less than FLOOR_PX of noise gives. B takes the residuals for
+    independent; the errors of a network are not. So the whole is multiplied by Kish's design effect
+    1 + (n - 1) correlation (Survey Sampling, 1965), n the effective number of correspondences, (sum w)^2 / sum w^2.
+    The correlation is the given one, or REACH times that measured between neighbours: a refined pose has absorbed
+    what the errors of all patches have in common, so its residuals cannot tell how far the correlation reaches.
+    REACH comes from the solver set (docs/benchmarks/2026-11-21-pose-solver.md). Infinite where the Hessian is singular.
     """
     residuals, jacobian = data.linearize(rotation, translation)
     weights = _balanced(data, data.weights * _geman_mcclure(residuals.squared_px, scale_px))

@@ -35,7 +35,8 @@ class SolverConfig:
     Gates. min_correspondences: usable ones. min_inliers, min_inlier_ratio: of the final pose, over all unmasked
     correspondences. min_spread_blocks: of 48 picture blocks. min_width: see `check_shape`. Below sure_inlier_ratio
     a pose must have min_mirror_gain times the inliers of the mirrored picture, see `check_chance`.
-    max_position_std: in units of the median inlier depth. max_rotation_std_rad.
+    max_position_std: in units of the median inlier depth; max_position_std_m: whatever the depth (a skyline alone
+    fixes no place); max_rotation_std_rad.
 
     residual_correlation: between correspondences, for the covariance; None measures it, 0 takes them as independent.
     """
@@ -57,6 +58,7 @@ class SolverConfig:
     sure_inlier_ratio: float = 0.3
     min_mirror_gain: float = 1.5
     max_position_std: float = 0.1
+    max_position_std_m: float = 5.0
     max_rotation_std_rad: float = 0.1
     residual_correlation: float | None = None
 
@@ -99,9 +101,10 @@ def solve_pose(pixels: np.ndarray, points: np.ndarray, camera: Camera, config: S
         depth = float(np.median(residuals.depth_m[inliers]))
         spread = covariance(data, rotation, translation, config.fine_scales_px[-1], inliers,
                             config.residual_correlation)
+        max_position_m = min(config.max_position_std * depth, config.max_position_std_m)
         refusal = (gates.check_spread(data, inliers, config.min_spread_blocks)
                    or gates.check_shape(data, inliers, depth, config.min_width)
-                   or gates.check_covariance(spread, depth, config.max_position_std, config.max_rotation_std_rad)
+                   or gates.check_covariance(spread, max_position_m, config.max_rotation_std_rad)
                    or gates.check_planar_twin(data, rotation, inliers, config.inlier_threshold_px))
     if refusal is None and ratio < config.sure_inlier_ratio:
         mirror_ratio = _mirror_ratio(subset, config, seed) * indices.size / offered

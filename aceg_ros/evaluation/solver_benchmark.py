@@ -121,9 +121,10 @@ def evaluate(name: str, solve: Solver, data: Predictions, seeds: range) -> Row:
                     + [float(accepted.mean())])
     cm, deg = np.array(medians).T
     inside = float((np.array(nees) < chi2.ppf(0.95, 6)).mean()) if nees else float("nan")
-    return Row(name, float(cm.mean()), float(cm.std()), float(deg.mean()), *np.mean(rows, axis=0).tolist(),
-               float(np.median(times)), float(np.percentile(times, 95)), float(np.mean(nees)) if nees else float("nan"),
-               inside)
+    recall_5, recall_10, recall_25, accepted_share = (float(value) for value in np.mean(rows, axis=0))
+    return Row(name, float(cm.mean()), float(cm.std()), float(deg.mean()), recall_5, recall_10, recall_25,
+               accepted_share, float(np.median(times)), float(np.percentile(times, 95)),
+               float(np.mean(nees)) if nees else float("nan"), inside)
 
 
 def nonsense(data: Predictions, every: int = 1) -> dict[str, tuple[int, int]]:
@@ -170,7 +171,7 @@ def _error(found: np.ndarray, true: np.ndarray) -> np.ndarray:
 
 if __name__ == "__main__":
     try:
-        print(run(*sys.argv[1:2]))
+        print(run(sys.argv[1] if len(sys.argv) > 1 else DEFAULT_PATH))
     except UserError as problem:
         print(problem, file=sys.stderr)
         sys.exit(2)
