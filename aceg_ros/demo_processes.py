@@ -15,6 +15,7 @@ from aceg_ros.errors import UserError
 
 _STOP_S = 30.0
 _START_S = 120.0
+_PLAIN_LOG = ("--disable-external-lib-logs",)     # all it says is in its own log file already
 _PROFILE = Path(__file__).resolve().parent.parent / "config" / "fastdds_profile.xml"
 
 
@@ -67,7 +68,7 @@ class Processes:
         log = self._folder / f"{self._started}_{name}.log"
         # A session of its own: Ctrl-C reaches this process only, which then ends the others in order.
         with open(log, "w") as file:
-            popen = subprocess.Popen([sys.executable, "-m", module, "--ros-args", *flags], env=self._environment,
+            popen = subprocess.Popen([sys.executable, "-m", module, "--ros-args", *flags, *_PLAIN_LOG], env=self._environment,
                                      stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
                                      start_new_session=True, preexec_fn=_die_with_parent)
         process = NodeProcess(name, popen, log)
