@@ -77,7 +77,8 @@ def fuse_batch_norm(net: CompactNet) -> CompactNet:
     for module in net.modules():
         if isinstance(module, nn.Sequential):
             for index in range(len(module) - 1):
-                if isinstance(module[index], nn.Conv2d) and isinstance(module[index + 1], nn.BatchNorm2d):
-                    module[index] = torch.nn.utils.fusion.fuse_conv_bn_eval(module[index], module[index + 1])
+                conv, norm = module[index], module[index + 1]
+                if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                    module[index] = torch.nn.utils.fusion.fuse_conv_bn_eval(conv, norm)
                     module[index + 1] = nn.Identity()
     return net

@@ -13,7 +13,7 @@ import torch
 
 from aceg_ros.camera import Camera
 from aceg_ros.encoders.ace import AceNet
-from aceg_ros.encoders.base import Encoder, load_encoder, pick_device
+from aceg_ros.encoders.base import Encoder, load_encoder, on_device, pick_device
 from aceg_ros.evaluation.metrics import percentiles
 from aceg_ros.mapping.head import SceneHead
 from aceg_ros.methods.ace import SETTINGS, AceLocalizer
@@ -88,7 +88,7 @@ def _predictions(frame, pixels: np.ndarray, seed: int) -> tuple[np.ndarray, np.n
 def _references(frame, device: str) -> dict[str, float]:
     """What a user would otherwise run, on the same picture in the same process."""
     torch.manual_seed(0)
-    ace = Encoder("ace", "", "", 8, 512, 480, AceNet().eval().to(device, memory_format=torch.channels_last))
+    ace = Encoder("ace", "", "", 8, 512, 480, on_device(AceNet().eval(), device))
     image = torch.from_numpy(frame.image).to(device).permute(2, 0, 1)[None].float().div(255)
     rows, columns = np.mgrid[4:480:8, 4:640:8]
     pixels, points = _predictions(frame, np.column_stack([columns.ravel(), rows.ravel()]).astype(float), 0)

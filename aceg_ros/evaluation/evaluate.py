@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aceg_ros.datasets import Scene
-from aceg_ros.evaluation.metrics import FrameResult, Summary, summarize
+from aceg_ros.evaluation.metrics import FrameResult, Summary
 from aceg_ros.methods.base import Localizer
 from aceg_ros.scene_map import SceneMap
 

@@ -14,7 +14,7 @@ from aceg_ros.evaluation.metrics import FrameResult
 from aceg_ros.scene_map import SceneMap
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402  (the backend has to be chosen first)
+from matplotlib import pyplot as plt
 
 
 def write_report(folder: Path, results: Sequence[FrameResult], scene_map: SceneMap) -> None:

@@ -15,7 +15,7 @@ MAX_JITTER = 0.1
 
 
 @dataclass(frozen=True)
-class View:
+class Picture:
     """A picture as the encoder will see it: image (H, W, 3) uint8, pinhole camera, pose, and what of it is real.
 
     mask (H, W) bool: pixels that come from the picture. depth_m (H, W) float32 or None.
@@ -52,26 +52,26 @@ def _resample(image: np.ndarray, camera: Camera, mask: np.ndarray | None, short_
     return image, camera.resized(*size), mask
 
 
-def augment(view: View, rng: np.random.Generator, short_side: int, multiple: int) -> View:
-    """One random variation of a prepared view."""
+def augment(picture: Picture, rng: np.random.Generator, short_side: int, multiple: int) -> Picture:
+    """One random variation of a prepared picture."""
     scale = np.exp(rng.uniform(np.log(SCALES[0]), np.log(SCALES[1])))
     angle = rng.uniform(-MAX_TURN_RAD, MAX_TURN_RAD)
-    width, height = working_size(view.camera.width, view.camera.height, round(short_side * scale), multiple)
-    camera = view.camera.resized(width, height)
+    width, height = working_size(picture.camera.width, picture.camera.height, round(short_side * scale), multiple)
+    camera = picture.camera.resized(width, height)
     # Turning the picture by `angle` about the principal point is turning the camera about its optical axis.
     # With fx != fy the turn is a shear in pixels, so it goes through K.
     turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1.0]])
-    warp = camera.K @ turn @ np.linalg.inv(view.camera.K)
+    warp = camera.K @ turn @ np.linalg.inv(picture.camera.K)
     size = (width, height)
-    image = cv2.warpPerspective(view.image, warp, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
-    source_mask = np.ones(view.image.shape[:2], np.uint8) if view.mask is None else view.mask.astype(np.uint8)
+    image = cv2.warpPerspective(picture.image, warp, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    source_mask = np.ones(picture.image.shape[:2], np.uint8) if picture.mask is None else picture.mask.astype(np.uint8)
     mask = cv2.warpPerspective(source_mask, warp, size, flags=cv2.INTER_NEAREST).astype(bool)
-    depth = view.depth_m
+    depth = picture.depth_m
     if depth is not None:
         depth = cv2.warpPerspective(depth, warp, size, flags=cv2.INTER_NEAREST, borderValue=0.0)
-    pose = view.map_from_camera.copy()
+    pose = picture.map_from_camera.copy()
     pose[:3, :3] = pose[:3, :3] @ turn.T
-    return View(_jitter(image, rng), camera, pose, mask, depth)
+    return Picture(_jitter(image, rng), camera, pose, mask, depth)
 
 
 def _jitter(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -82,8 +82,8 @@ def _jitter(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return cv2.LUT(image, table)
 
 
-def prepared_view(frame: Frame, short_side: int, multiple: int) -> View:
-    """The un-augmented view of a posed frame."""
+def prepared_picture(frame: Frame, short_side: int, multiple: int) -> Picture:
+    """The un-augmented picture of a posed frame."""
     assert frame.map_from_camera is not None
     rectified, mask = frame.rectified()
     image, camera, mask = _resample(rectified.image, rectified.camera, mask, short_side, multiple)
@@ -91,4 +91,4 @@ def prepared_view(frame: Frame, short_side: int, multiple: int) -> View:
     if depth is not None:
         depth = cv2.resize(np.nan_to_num(depth.astype(np.float32)), (camera.width, camera.height),
                            interpolation=cv2.INTER_NEAREST)
-    return View(image, camera, frame.map_from_camera, mask, depth)
+    return Picture(image, camera, frame.map_from_camera, mask, depth)

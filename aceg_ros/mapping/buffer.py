@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from aceg_ros.encoders.base import Encoder
-from aceg_ros.mapping.augmentation import View as PictureView
-from aceg_ros.mapping.augmentation import augment
+from aceg_ros.mapping.augmentation import Picture, augment
 from aceg_ros.mapping.losses import View
 
 
@@ -52,7 +51,7 @@ class PatchBuffer:
     def capacity(self) -> int:
         return len(self._features)
 
-    def add(self, features: Tensor, picture: PictureView, count: int, rng: np.random.Generator) -> int:
+    def add(self, features: Tensor, picture: Picture, count: int, rng: np.random.Generator) -> int:
         """Add up to `count` random valid cells of one encoded picture (C, h, w); returns how many."""
         height, width = features.shape[1:]
         columns = np.arange(width) * self.stride + self.stride // 2
@@ -61,7 +60,7 @@ class PatchBuffer:
         if picture.mask is not None:
             # A cell counts where its whole block of pixels is real.
             mask = picture.mask[:height * self.stride, :width * self.stride]
-            valid = mask.reshape(height, self.stride, width, self.stride).all((1, 3))
+            valid = np.asarray(mask.reshape(height, self.stride, width, self.stride).all((1, 3)))
         chosen = rng.permutation(np.flatnonzero(valid))[:min(count, self.capacity - self.size)]
         row, column = np.divmod(chosen, width)
         span = slice(self.size, self.size + len(chosen))
@@ -96,7 +95,7 @@ class PatchBuffer:
         return Patches(self._features[index].float(), view, self._colours[index], depth)
 
 
-def fill_buffer(buffer: PatchBuffer, encoder: Encoder, views: Sequence[PictureView], patches_per_view: int,
+def fill_buffer(buffer: PatchBuffer, encoder: Encoder, pictures: Sequence[Picture], patches_per_picture: int,
                 soft_deadline: float, hard_deadline: float, rng: np.random.Generator,
                 report: Callable[[float], None], should_stop: Callable[[], bool]) -> int:
     """Encode augmented pictures in random order, pass after pass, until the buffer is full or the clock says stop.
@@ -106,15 +105,15 @@ def fill_buffer(buffer: PatchBuffer, encoder: Encoder, views: Sequence[PictureVi
     """
     started, encoded = time.monotonic(), 0
     while buffer.size < buffer.capacity:
-        for index in rng.permutation(len(views)):
+        for index in rng.permutation(len(pictures)):
             now = time.monotonic()
-            deadline = hard_deadline if encoded < len(views) else soft_deadline
+            deadline = hard_deadline if encoded < len(pictures) else soft_deadline
             if now > deadline or should_stop() or buffer.size >= buffer.capacity:
                 return encoded
-            view = augment(views[int(index)], rng, encoder.short_side_px, encoder.stride)
-            image = torch.from_numpy(view.image).to(buffer.device).permute(2, 0, 1)[None].float().div(255)
-            buffer.add(encoder(image)[0], view, patches_per_view, rng)
+            picture = augment(pictures[int(index)], rng, encoder.short_side_px, encoder.stride)
+            image = torch.from_numpy(picture.image).to(buffer.device).permute(2, 0, 1)[None].float().div(255)
+            buffer.add(encoder(image)[0], picture, patches_per_picture, rng)
             encoded += 1
             time_share = (now - started) / max(soft_deadline - started, 1e-3)
-            report(max(buffer.size / buffer.capacity, min(time_share, encoded / len(views), 1.0)))
+            report(max(buffer.size / buffer.capacity, min(time_share, encoded / len(pictures), 1.0)))
     return encoded

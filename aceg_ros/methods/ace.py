@@ -14,7 +14,7 @@ from aceg_ros.encoders.base import Encoder, load_encoder, pick_device
 from aceg_ros.errors import UserError
 from aceg_ros.estimate import PoseEstimate, Status
 from aceg_ros.geometry import is_pose
-from aceg_ros.mapping.augmentation import View, prepare, prepared_view
+from aceg_ros.mapping.augmentation import Picture, prepare, prepared_picture
 from aceg_ros.mapping.buffer import PatchBuffer, fill_buffer, patch_centres
 from aceg_ros.mapping.head import SceneHead, head_from_state
 from aceg_ros.mapping.losses import reproject
@@ -35,7 +35,7 @@ class AceSettings:
     width: int
     extra_blocks: int
     buffer: int
-    patches_per_view: int
+    patches_per_picture: int
     training: TrainingOptions
     fill_share: float
 
@@ -64,20 +64,19 @@ class AceMapper:
         self._device = pick_device(options.device)
         self._settings = settings or SETTINGS[self._device]
         self._encoder = load_encoder(options.encoder, self._device)
-        self._views: list[View] = []
+        self._pictures: list[Picture] = []
         self._cameras: set[tuple[float, ...]] = set()
 
     def add(self, frame: Frame) -> None:
         """Take one posed frame. Raises UserError without a usable pose or picture."""
         if frame.map_from_camera is None or not is_pose(frame.map_from_camera):
-            raise UserError(f"Frame {frame.name} has no usable pose (finite, rigid 4x4): mapping needs one per picture.")
+            raise UserError(f"Frame {frame.name} has no usable pose (finite, rigid 4x4): mapping needs one for"
+                            " each picture.")
         refusal = _refuse_picture(frame)
         if refusal is not None:
             raise UserError(f"Frame {frame.name}: {refusal.message}")
-        view = prepared_view(frame, self._encoder.short_side_px, self._encoder.stride)
-        if not self._options.use_depth or view.depth_m is None:
-            view = View(view.image, view.camera, view.map_from_camera, view.mask)
-        self._views.append(view)
+        picture = prepared_picture(frame, self._encoder.short_side_px, self._encoder.stride)
+        self._pictures.append(picture if self._options.use_depth else replace(picture, depth_m=None))
         camera = frame.camera
         self._cameras.add((camera.width, camera.height, camera.fx, camera.fy, camera.cx, camera.cy))
 
@@ -94,14 +93,14 @@ class AceMapper:
         rng = np.random.default_rng(options.seed)
         torch.manual_seed(options.seed)
         buffer = PatchBuffer(settings.buffer, self._encoder.dim, self._encoder.stride, self._device,
-                             any(view.depth_m is not None for view in self._views))
+                             any(picture.depth_m is not None for picture in self._pictures))
         filled_by = min(time.monotonic() + settings.fill_share * options.budget_s, deadline)
         latest = time.monotonic() + 0.6 * (deadline - time.monotonic())
-        fill_buffer(buffer, self._encoder, self._views, settings.patches_per_view, filled_by, latest, rng,
+        fill_buffer(buffer, self._encoder, self._pictures, settings.patches_per_picture, filled_by, latest, rng,
                     lambda done: report(Progress("encoding pictures", done, deadline - time.monotonic())), stop)
         if buffer.size == 0:
             raise UserError("Mapping was stopped before the first picture was encoded: there is no map yet.")
-        centres = np.stack([view.map_from_camera[:3, 3] for view in self._views])
+        centres = np.stack([picture.map_from_camera[:3, 3] for picture in self._pictures])
         head = SceneHead(self._encoder.dim, settings.width, settings.extra_blocks,
                          mean=torch.tensor(centres.mean(0))).to(self._device)
         result = train_head(head, buffer, replace(settings.training, seed=options.seed), deadline,
@@ -111,11 +110,11 @@ class AceMapper:
         return scene_map
 
     def _check_frames(self) -> None:
-        count = len(self._views)
+        count = len(self._pictures)
         if count < MIN_FRAMES:
             raise UserError(f"A map needs at least {MIN_FRAMES} usable posed pictures, here are {count}: drive on and"
                             " record more, or check the skipped frames.")
-        centres = np.stack([view.map_from_camera[:3, 3] for view in self._views])
+        centres = np.stack([picture.map_from_camera[:3, 3] for picture in self._pictures])
         if np.ptp(centres, axis=0).max() < 1e-6:
             raise UserError("All pictures were taken from one spot: reprojection gives no depth without parallax."
                             " Move the camera while recording, or give depth images and --use-depth.")
@@ -124,12 +123,12 @@ class AceMapper:
     def _finish(self, head: SceneHead, buffer: PatchBuffer, result: TrainingResult, started: float) -> SceneMap:
         state = {f"head.{key}": value.half() if key != "mean" else value for key, value in head.state_dict().items()}
         xyz, rgb = _cloud(head, buffer, self._options.seed)
-        figures = MappingFigures(len(self._views), 0, time.monotonic() - started, self._options.budget_s,
+        figures = MappingFigures(len(self._pictures), 0, time.monotonic() - started, self._options.budget_s,
                                  result.iterations, buffer.size, result.reprojection_px, self._options.seed,
                                  self._device, result.finished)
         return SceneMap("ace", self._encoder.identity, self._encoder.source, state, {}, figures,
                         tuple(sorted(self._cameras)), xyz, rgb,
-                        np.stack([view.map_from_camera for view in self._views]).astype(np.float32))
+                        np.stack([picture.map_from_camera for picture in self._pictures]).astype(np.float32))
 
 
 def _cloud(head: SceneHead, buffer: PatchBuffer, seed: int) -> tuple[np.ndarray, np.ndarray]:

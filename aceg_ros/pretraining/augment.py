@@ -28,11 +28,11 @@ def make_sample(pair: Pair, rng: np.random.Generator, width: int, height: int, c
     common_scale = np.exp(rng.uniform(np.log(0.6), np.log(1.3)))
     for image, pixels in zip(pair.images, pair.points, strict=True):
         warp = _random_warp(rng, pixels[anchor], width, height, common_scale)
-        border = rng.uniform(0, 255, 3)
+        border = rng.uniform(0, 255, 3).tolist()
         images.append(photometric(cv2.warpPerspective(image, warp, (width, height), flags=cv2.INTER_LINEAR,
                                                       borderValue=border), rng))
         points.append(cv2.perspectiveTransform(pixels[:, None].astype(np.float64), warp)[:, 0])
-    inside = np.logical_and(*((p > 4).all(1) & (p < (width - 5, height - 5)).all(1) for p in points))
+    inside = np.all([(p > 4).all(1) & (p < (width - 5, height - 5)).all(1) for p in points], axis=0)
     chosen = rng.permutation(np.flatnonzero(inside))[:count]
     if len(chosen) < 32:
         return None
@@ -71,7 +71,8 @@ def photometric(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         image = np.clip(image + noise, 0, 255).astype(np.uint8)
     if rng.uniform() < 0.2:
         quality = int(rng.integers(30, 90))
-        image = cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
+        encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        image = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
     return image
 
 

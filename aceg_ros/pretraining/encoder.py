@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from aceg_ros.datasets import open_scene
+from aceg_ros.encoders.base import on_device
 from aceg_ros.encoders.compact import CompactNet
 from aceg_ros.errors import UserError
 from aceg_ros.heap import keep_heap
@@ -35,7 +36,7 @@ from aceg_ros.pretraining.pairs import (
     match_frames,
     render_views,
 )
-from aceg_ros.synthetic.textures import load_tiles, make_atlas, paint_tiles
+from aceg_ros.synthetic.textures import TextureAtlas, load_tiles, make_atlas, paint_tiles
 
 TEMPERATURE = 0.06
 SAME_SPOT_PX = 7.0                    # points nearer than this in either picture are neither match nor contrast
@@ -66,7 +67,7 @@ def train(options: EncoderTraining) -> Path:
     options.run.mkdir(parents=True, exist_ok=True)
     sources, held_out = _sources(options)
     torch.manual_seed(options.seed)
-    net = CompactNet().to(options.device, memory_format=torch.channels_last)
+    net = on_device(CompactNet(), options.device)
     optimizer = torch.optim.AdamW(net.parameters(), lr=options.peak_rate, weight_decay=1e-3)
     checkpoint = options.run / "checkpoint.pt"
     done = 0
@@ -163,7 +164,9 @@ def _sources(options: EncoderTraining) -> tuple[list[PairSource], PairSource]:
     rendered = _rendered_files(options)
     held_out = RenderedPairs(rendered[:options.held_out_rooms])
     sources: list[PairSource] = [RenderedPairs(rendered[options.held_out_rooms:])]
-    images, places, matches = [], [], []
+    images: list[np.ndarray] = []
+    places: list[str] = []
+    matches: list[Matches] = []
     with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
         matched = pool.map(_match_scene, options.scenes, range(options.seed, options.seed + len(options.scenes)))
         for path, found in zip(options.scenes, matched, strict=True):
@@ -197,6 +200,9 @@ def _rendered_files(options: EncoderTraining) -> list[Path]:
                 if count % 50 == 0:
                     print(f"  {count} of {len(missing)}", flush=True)
     return files
+
+
+_atlas: TextureAtlas                   # of a worker process: every room it renders shares it
 
 
 def _start_renderer(textures: Path | None) -> None:

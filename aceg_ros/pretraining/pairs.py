@@ -74,10 +74,11 @@ def render_views(seed: int, atlas: TextureAtlas, width: int = 480, height: int =
     focal = rng.uniform(380, 620)
     camera = Camera(width, height, focal, focal, (width - 1) / 2, (height - 1) / 2)
     half = np.array(room.size) / 2
-    base = _free_spot(room, rng, lambda: rng.uniform((-0.8, -0.8, 0), (0.8, 0.8, 0)) * half + (0, 0, rng.uniform(0.8, 1.9)))
-    side = rng.integers(4)
-    target = np.array([half[0] * (-1, 1)[side % 2], rng.uniform(-1, 1) * half[1], 0]) if side < 2 else \
-        np.array([rng.uniform(-1, 1) * half[0], half[1] * (-1, 1)[side % 2], 0])
+    base = _free_spot(room, rng, lambda: half * rng.uniform((-0.8, -0.8, 0), (0.8, 0.8, 0))
+                      + (0, 0, rng.uniform(0.8, 1.9)))
+    target = half * rng.uniform(-1, 1, 3)
+    across = rng.integers(2)                                   # look at one of the four walls
+    target[across] = half[across] * rng.choice((-1, 1))
     target[2] = rng.uniform(0.5, 1.7)
     views, poses = [], []
     for _ in range(VIEWS_PER_ROOM):
@@ -172,24 +173,31 @@ class MatchedPairs:
 def match_frames(frames: list[Frame], seed: int, partners: int = 4) -> list[Matches]:
     """SIFT matches between each frame and some later ones, kept where they lie within 2 px of the epipolar line."""
     rng = np.random.default_rng(seed)
-    sift = cv2.SIFT_create(1500)
+    sift = cv2.SIFT.create(1500)
     described = [sift.detectAndCompute(cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY), None) for frame in frames]
+    poses = [np.asarray(frame.map_from_camera) for frame in frames]
+
+    def fundamental(a: int, b: int) -> np.ndarray:
+        b_from_a = np.linalg.inv(poses[b]) @ poses[a]
+        tx, ty, tz = b_from_a[:3, 3]
+        essential = np.array([[0, -tz, ty], [tz, 0, -tx], [-ty, tx, 0]]) @ b_from_a[:3, :3]
+        return np.linalg.inv(frames[b].camera.K).T @ essential @ np.linalg.inv(frames[a].camera.K)
+
     found = []
     for a in range(len(frames)):
         ahead = np.arange(a + 1, min(a + 60, len(frames)))
         if len(ahead) == 0:
             continue
         for b in rng.choice(ahead, min(partners, len(ahead)), replace=False):
-            axis_a, axis_b = (frames[i].map_from_camera[:3, 2] for i in (a, b))
-            if axis_a @ axis_b < np.cos(np.radians(50)):
+            if poses[a][:3, 2] @ poses[b][:3, 2] < np.cos(np.radians(50)):
                 continue
-            points_a, points_b = _verified_matches(described[a], described[b], frames[a], frames[b])
+            points_a, points_b = _verified_matches(described[a], described[b], fundamental(a, int(b)))
             if len(points_a) >= 40:
                 found.append(Matches(a, int(b), points_a, points_b))
     return found
 
 
-def _verified_matches(described_a, described_b, frame_a: Frame, frame_b: Frame) -> tuple[np.ndarray, np.ndarray]:
+def _verified_matches(described_a, described_b, fundamental: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     (keypoints_a, vectors_a), (keypoints_b, vectors_b) = described_a, described_b
     if len(keypoints_a) < 2 or len(keypoints_b) < 2:
         return np.empty((0, 2)), np.empty((0, 2))
@@ -197,10 +205,6 @@ def _verified_matches(described_a, described_b, frame_a: Frame, frame_b: Frame) 
     good = [first for first, second in knn if first.distance < 0.85 * second.distance]
     points_a = np.array([keypoints_a[m.queryIdx].pt for m in good]).reshape(-1, 2)
     points_b = np.array([keypoints_b[m.trainIdx].pt for m in good]).reshape(-1, 2)
-    b_from_a = np.linalg.inv(frame_b.map_from_camera) @ frame_a.map_from_camera
-    tx, ty, tz = b_from_a[:3, 3]
-    essential = np.array([[0, -tz, ty], [tz, 0, -tx], [-ty, tx, 0]]) @ b_from_a[:3, :3]
-    fundamental = np.linalg.inv(frame_b.camera.K).T @ essential @ np.linalg.inv(frame_a.camera.K)
     homogeneous_a, homogeneous_b = (np.column_stack([p, np.ones(len(p))]) for p in (points_a, points_b))
     line = homogeneous_a @ fundamental.T
     distance = np.abs((line * homogeneous_b).sum(1)) / np.maximum(np.linalg.norm(line[:, :2], axis=1), 1e-12)

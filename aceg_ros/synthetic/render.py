@@ -56,8 +56,9 @@ def render(room: Room, atlas: TextureAtlas, camera: Camera, map_from_camera: np.
     """Ray-cast one picture with a pinhole camera whose pose (4, 4) is inside the room."""
     rays = _rays(camera, device)
     depth, face = _nearest_faces(room, camera, map_from_camera, rays)
-    image = _shade(room, atlas, camera, map_from_camera, light, rays.reshape(-1, 3), depth.reshape(-1), face.reshape(-1))
-    image = (image.clamp(0, 1) * 255).round().to(torch.uint8).reshape(camera.height, camera.width, 3)
+    colours = _shade(room, atlas, camera, map_from_camera, light, rays.reshape(-1, 3), depth.reshape(-1),
+                     face.reshape(-1))
+    image = (colours.clamp(0, 1) * 255).round().to(torch.uint8).reshape(camera.height, camera.width, 3)
     return Rendering(image.cpu().numpy(), depth.cpu().numpy())
 
 

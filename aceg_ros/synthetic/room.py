@@ -55,14 +55,14 @@ class _Builder:
         self.rng, self.textures = rng, textures
         self.boxes: list[tuple] = []
 
-    def box(self, centre, half, yaw=0.0, tile_m: float | None = None, one_texture=True, tint_range=(0.7, 1.1)) -> None:
+    def box(self, centre, half, yaw=0.0, tile_m: float | None = None, one_texture=True) -> None:
         """Add a box; tile_m None stretches one tile over each face (pictures, book spines, labels)."""
         rng = self.rng
         half = np.maximum(np.asarray(half, float), 0.004)
         texture = np.full(6, rng.integers(self.textures)) if one_texture else rng.integers(self.textures, size=6)
         sides = np.array([[1, 2], [1, 2], [0, 2], [0, 2], [0, 1], [0, 1]])
         tile = 2 * half[sides] if tile_m is None else np.full((6, 2), tile_m)
-        tint = rng.uniform(*tint_range, (1, 1)) * (1 + rng.normal(0, 0.06, (1, 3))) * np.ones((6, 3))
+        tint = rng.uniform(0.7, 1.1, (1, 1)) * (1 + rng.normal(0, 0.06, (1, 3))) * np.ones((6, 3))
         self.boxes.append((np.asarray(centre, float), half, yaw, texture, tile, rng.uniform(0, 1, (6, 2)), tint))
 
     def room(self, size, seed: int) -> Room:

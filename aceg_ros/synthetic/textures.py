@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import torch
 
+from aceg_ros.datasets.files import load_image
 from aceg_ros.errors import UserError
 
 TILE_PX = 128
@@ -62,8 +63,7 @@ def load_tiles(folder: Path) -> np.ndarray:
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in {".jpg", ".png"})
     if not paths:
         raise UserError(f"No texture pictures (.jpg, .png) in {folder}.")
-    tiles = [cv2.resize(cv2.imread(str(path)), (TILE_PX, TILE_PX), interpolation=cv2.INTER_AREA) for path in paths]
-    return np.ascontiguousarray(np.stack(tiles)[..., ::-1])
+    return np.stack([cv2.resize(load_image(path), (TILE_PX, TILE_PX), interpolation=cv2.INTER_AREA) for path in paths])
 
 
 def paint_tiles(count: int, seed: int) -> np.ndarray:

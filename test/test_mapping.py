@@ -1,0 +1,265 @@
+"""Head, losses, augmentation, buffer and training loop."""
+
+import numpy as np
+import pytest
+import torch
+
+from aceg_ros.camera import Camera, Frame
+from aceg_ros.geometry import is_pose, look_at
+from aceg_ros.mapping.augmentation import Picture, augment, prepared_picture
+from aceg_ros.mapping.buffer import PatchBuffer, patch_centres
+from aceg_ros.mapping.head import SceneHead, head_from_state
+from aceg_ros.mapping.losses import View, ace_loss, points_at_depth, reproject, softness
+from aceg_ros.mapping.training import TrainingOptions, one_cycle, train_head
+from aceg_ros.synthetic.demo import demo_world, query_path
+
+
+def one_view(count: int, pixels: torch.Tensor | None = None) -> View:
+    pose = torch.eye(3, 4).repeat(count, 1, 1)
+    intrinsics = torch.tensor([500.0, 480.0, 320.0, 240.0]).repeat(count, 1)
+    return View(pose, intrinsics, torch.full((count, 2), 100.0) if pixels is None else pixels)
+
+
+# --- head -----------------------------------------------------------------------------------------------------------
+
+
+def test_untrained_homogeneous_head_starts_at_scale_one():
+    """h_beta is chosen so that a zero output means scale 1 (ACE, supplement)."""
+    head = SceneHead(8, 16, mean=torch.tensor([1.0, 2.0, 3.0]))
+    torch.nn.init.zeros_(head.fc3.weight)
+    with torch.no_grad():
+        head.fc3.bias.copy_(torch.tensor([0.5, -0.5, 0.25, 0.0]))
+    assert torch.allclose(head(torch.randn(4, 8)), torch.tensor([1.5, 1.5, 3.25]).expand(4, 3), atol=1e-6)
+
+
+def test_homogeneous_scale_is_bounded():
+    head = SceneHead(8, 16)
+    torch.nn.init.zeros_(head.fc3.weight)
+    with torch.no_grad():
+        for raw, factor in ((-1e4, 4.0), (1e4, 0.01)):
+            head.fc3.bias.copy_(torch.tensor([1.0, 1.0, 1.0, raw]))
+            assert torch.allclose(head(torch.zeros(1, 8)), torch.full((1, 3), factor), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("dim", "width", "blocks", "homogeneous"), [(8, 8, 0, True), (8, 16, 2, False)])
+def test_head_sizes_are_read_from_the_state(dim, width, blocks, homogeneous):
+    head = SceneHead(dim, width, blocks, homogeneous, torch.tensor([1.0, 2.0, 3.0]))
+    found = head_from_state(head.state_dict())
+    features = torch.randn(5, dim)
+    assert torch.equal(found(features), head(features))
+
+
+# --- losses ---------------------------------------------------------------------------------------------------------
+
+
+def test_softness_schedule():
+    assert softness(0.0) == 51.0
+    assert softness(1.0) == 1.0
+    assert softness(0.6) == pytest.approx(41.0)
+
+
+def test_loss_of_valid_predictions_is_tanh_of_the_l1_pixel_error():
+    view = one_view(1, torch.tensor([[100.0, 90.0]]))
+    target = points_at_depth(view, 2.0)
+    off = target + torch.tensor([[3.0 * 2 / 500, -4.0 * 2 / 480, 0.0]])
+    loss, error = ace_loss(off, view, 0.0)
+    assert error.item() == pytest.approx(7.0, abs=1e-3)
+    assert loss.item() == pytest.approx(51 * np.tanh(7 / 51), abs=1e-3)
+    assert ace_loss(target, view, 0.5)[0].item() == pytest.approx(0.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("point", [(0.0, 0.0, -1.0), (0.0, 0.0, 0.05), (0.0, 0.0, 2000.0), (9.0, 0.0, 1.0)])
+def test_invalid_predictions_are_pulled_to_ten_metres_on_the_ray(point):
+    view = one_view(1)
+    prediction = torch.tensor([point])
+    assert not reproject(prediction, view).valid.item()
+    expected = (prediction - points_at_depth(view, 10.0)).norm()
+    assert ace_loss(prediction, view, 0.3)[0].item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_measured_depth_is_a_target_where_it_is_known():
+    view = one_view(2)
+    right = points_at_depth(view, 3.0)
+    depth = torch.tensor([3.0, float("nan")])
+    assert ace_loss(right, view, 0.2, depth)[0].item() == pytest.approx(0.0, abs=1e-3)
+    farther = points_at_depth(view, 4.0)                  # same pixel, wrong depth
+    loss, error = ace_loss(farther, view, 0.2, depth)
+    distance_px = (farther - right)[0].norm().item() * 500 / 3
+    tau = softness(0.2)
+    assert error.max() < 1e-3
+    assert loss.item() == pytest.approx(tau * np.tanh(distance_px / tau) / 2, rel=1e-3)
+
+
+def test_loss_gradient_survives_extreme_predictions():
+    coordinates = torch.tensor([[0.0, 0.0, 0.0], [1e6, 0.0, 1e-9], [0.1, 0.1, 5.0]], requires_grad=True)
+    ace_loss(coordinates, one_view(3), 0.5)[0].backward()
+    assert torch.isfinite(coordinates.grad).all()
+
+
+# --- augmentation and pixel convention ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def photograph() -> Frame:
+    world = demo_world()
+    return world.photograph(query_path(5, world.room)[3])
+
+
+def test_rendered_depth_and_pose_obey_the_pixel_convention(photograph):
+    """A surface point seen at a pixel of one picture shows the same colour at its projection in another: with a wrong
+    convention (half a pixel) the mean difference rises measurably above that of the right one."""
+    world = demo_world()
+    first = photograph
+    pose = first.map_from_camera.copy()
+    pose[:3, 3] += pose[:3, :3] @ (0.05, 0.02, 0.0)
+    second = world.photograph(pose)
+    rows, columns = np.mgrid[20:460:3, 20:620:3]
+    rows, columns = rows.ravel(), columns.ravel()
+
+    def difference(shift: float) -> float:
+        rays = np.column_stack([(columns + shift - first.camera.cx) / first.camera.fx,
+                                (rows + shift - first.camera.cy) / first.camera.fy, np.ones(len(rows))])
+        points = (rays * first.depth_m[rows, columns][:, None]) @ first.map_from_camera[:3, :3].T
+        points = points + first.map_from_camera[:3, 3]
+        local = (points - pose[:3, 3]) @ pose[:3, :3]
+        u = local[:, 0] / local[:, 2] * second.camera.fx + second.camera.cx
+        v = local[:, 1] / local[:, 2] * second.camera.fy + second.camera.cy
+        inside = (u > 1) & (u < 638) & (v > 1) & (v < 478)
+        u, v = u[inside], v[inside]
+        x, y = np.floor(u).astype(int), np.floor(v).astype(int)
+        a, b = (u - x)[:, None], (v - y)[:, None]
+        picture = second.image.astype(float)
+        seen = (picture[y, x] * (1 - a) * (1 - b) + picture[y, x + 1] * a * (1 - b)
+                + picture[y + 1, x] * (1 - a) * b + picture[y + 1, x + 1] * a * b)
+        return float(np.median(np.abs(seen - first.image[rows, columns][inside]).mean(1)))
+
+    assert difference(0.0) < 0.7 * min(difference(0.5), difference(-0.5))
+
+
+def test_augmented_views_keep_pixels_on_their_points(photograph):
+    """The depth of the warped picture, unprojected with the warped K and pose, gives the same map points."""
+    view = prepared_picture(photograph, 480, 8)
+    rng = np.random.default_rng(1)
+    for _ in range(6):
+        warped = augment(view, rng, 480, 8)
+        assert is_pose(warped.map_from_camera)
+        assert warped.image.shape[0] % 8 == 0 and warped.image.shape[1] % 8 == 0
+        rows, columns = np.nonzero(warped.mask)
+        chosen = rng.choice(len(rows), 500)
+        rows, columns = rows[chosen], columns[chosen]
+        camera = warped.camera
+        rays = np.column_stack([(columns - camera.cx) / camera.fx, (rows - camera.cy) / camera.fy, np.ones(500)])
+        points = (rays * warped.depth_m[rows, columns][:, None]) @ warped.map_from_camera[:3, :3].T
+        points = points + warped.map_from_camera[:3, 3]
+        local = (points - view.map_from_camera[:3, 3]) @ view.map_from_camera[:3, :3]
+        u = local[:, 0] / local[:, 2] * view.camera.fx + view.camera.cx
+        v = local[:, 1] / local[:, 2] * view.camera.fy + view.camera.cy
+        there = view.depth_m[np.clip(v.round().astype(int), 0, 479), np.clip(u.round().astype(int), 0, 639)]
+        assert np.median(np.abs(there - local[:, 2]) / local[:, 2]) < 0.005
+
+
+def test_pictures_of_other_sizes_and_lenses_come_to_the_working_size():
+    image = np.random.default_rng(0).integers(0, 255, (270, 480, 3), np.uint8)
+    camera = Camera(480, 270, 400.0, 410.0, 239.5, 134.5, "plumb_bob", (-0.3, 0.1, 0.0, 0.0))
+    pose = look_at(np.zeros(3), np.array([1.0, 0.0, 0.0]))
+    view = prepared_picture(Frame(image, camera, map_from_camera=pose), 480, 8)
+    assert view.image.shape == (480, 856, 3) and view.mask.shape == (480, 856)
+    assert (view.camera.width, view.camera.height) == (856, 480) and view.camera.is_pinhole
+    assert view.camera.fy == pytest.approx(410 * 480 / 270)
+
+
+# --- buffer ---------------------------------------------------------------------------------------------------------
+
+
+def test_buffer_keeps_feature_pixel_camera_and_depth_together():
+    """Every stored patch is found again in its picture; masked cells are never taken."""
+    rng = np.random.default_rng(0)
+    buffer = PatchBuffer(60, 4, 8, "cpu", with_depth=True)
+    pictures, grids = [], []
+    for number in range(3):
+        features = torch.randn(4, 6, 10)
+        mask = np.ones((48, 80), bool)
+        mask[:, :9] = False                                # half of the second column of cells: both columns are out
+        depth = np.full((48, 80), 1.0 + number, np.float32)
+        depth[:24] = 0.0
+        pose = look_at(np.array([number, 0.0, 0.0]), np.array([number, 5.0, 1.0]))
+        camera = Camera(80, 48, 50.0 + number, 55.0, 40.0, 24.0)
+        picture = Picture(rng.integers(0, 255, (48, 80, 3), np.uint8), camera, pose, mask, depth)
+        assert buffer.add(features, picture, 25, rng) == (25 if number < 2 else 10)
+        pictures.append(picture)
+        grids.append(features)
+    assert buffer.size == buffer.capacity == 60
+    patches = buffer.patches(torch.arange(60))
+    for index in range(60):
+        number = min(index // 25, 2)
+        u, v = patches.view.pixels[index].tolist()
+        column, row = int((u - 3.5) / 8), int((v - 3.5) / 8)
+        assert column >= 2
+        assert torch.allclose(patches.features[index], grids[number][:, row, column], atol=2e-3)
+        assert patches.view.intrinsics[index, 0] == 50.0 + number
+        centre = -patches.view.camera_from_map[index, :, :3].T @ patches.view.camera_from_map[index, :, 3]
+        assert torch.allclose(centre, torch.tensor([number, 0.0, 0.0]), atol=1e-5)
+        depth = patches.depth_m[index]
+        assert torch.isnan(depth) if row < 3 else depth == 1.0 + number
+
+
+def test_patch_centres():
+    assert patch_centres(torch.tensor([0, 3]), torch.tensor([0, 1]), 8).tolist() == [[3.5, 3.5], [27.5, 11.5]]
+
+
+# --- training -------------------------------------------------------------------------------------------------------
+
+
+def toy_buffer() -> tuple[PatchBuffer, Camera]:
+    """Features that are a fixed random map of true points, seen from a ring of cameras."""
+    rng = np.random.default_rng(0)
+    basis = torch.from_numpy(rng.normal(size=(3, 32))).float()
+    camera = Camera(640, 480, 500.0, 500.0, 320.0, 240.0)
+    buffer = PatchBuffer(20 * 400, 32, 8, "cpu", with_depth=False)
+    for angle in np.arange(20) * 2 * np.pi / 20:
+        pose = look_at(np.array([3 * np.cos(angle), 3 * np.sin(angle), 1.0]), np.zeros(3))
+        rows, columns = np.mgrid[0:60, 0:80]
+        pixels = (np.stack([columns, rows], -1) + 0.5) * 8 - 0.5
+        rays = np.concatenate([(pixels - (320, 240)) / 500, np.ones((60, 80, 1))], -1)
+        directions = rays @ pose[:3, :3].T
+        # The surface: a sphere of radius 5 around the cameras' centre.
+        b = directions @ pose[:3, 3]
+        a = (directions**2).sum(-1)
+        t = (-b + np.sqrt(b**2 - a * (pose[:3, 3] @ pose[:3, 3] - 25))) / a
+        points = torch.from_numpy(pose[:3, 3] + t[..., None] * directions).float()
+        features = torch.sin(points @ basis).permute(2, 0, 1)
+        picture = Picture(np.zeros((480, 640, 3), np.uint8), camera, pose, None)
+        buffer.add(features, picture, 400, rng)
+    return buffer, camera
+
+
+def test_training_learns_geometry_from_reprojection_alone_and_is_deterministic():
+    buffer, _ = toy_buffer()
+    errors = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        head = SceneHead(32, 64, 1)
+        result = train_head(head, buffer, TrainingOptions(400, 512, seed=3), 1e12, lambda *_: None, lambda: False)
+        assert result.iterations == 400 and result.finished
+        points = head(buffer.patches(torch.arange(2000)).features)
+        errors.append(((points.norm(dim=1) - 5).abs().median().item(), result.reprojection_px))
+    assert errors[0] == errors[1]
+    assert errors[0][1] < 12 and errors[0][0] < 0.5, "points should lie on the sphere"
+
+
+def test_training_stops_when_asked_and_says_so():
+    buffer, _ = toy_buffer()
+    calls = []
+
+    def stop() -> bool:
+        calls.append(0)
+        return len(calls) > 5
+
+    result = train_head(SceneHead(32, 16, 0), buffer, TrainingOptions(400, 64), 1e12, lambda *_: None, stop)
+    assert result.iterations == 5 and not result.finished
+
+
+def test_one_cycle_rises_and_falls():
+    rates = [one_cycle(t) for t in (0.0, 0.02, 0.04, 0.5, 1.0)]
+    assert rates[0] < rates[1] < rates[2] == pytest.approx(1.0)
+    assert rates[2] > rates[3] > rates[4] and rates[4] == pytest.approx(1e-4)
