@@ -63,3 +63,28 @@ def node():
     yield node
     node.destroy_node()
     rclpy.shutdown()
+
+
+@pytest.fixture(scope="session")
+def rendered_scene(tmp_path_factory) -> Path:
+    """The demo room as folders mapping/ (48 pictures) and query/ (12, another drive in the evening light)."""
+    from aceg_ros.datasets import write_ace_scene
+    from aceg_ros.synthetic.demo import demo_world, mapping_path, query_path
+    from aceg_ros.synthetic.render import DAYLIGHT, EVENING
+
+    folder = tmp_path_factory.mktemp("rendered")
+    world = demo_world()
+    for name, path, light in (("mapping", mapping_path(48, world.room), DAYLIGHT),
+                              ("query", query_path(12, world.room), EVENING)):
+        write_ace_scene(folder / name, (world.photograph(pose, light, f"{i:06d}") for i, pose in enumerate(path)))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def rendered_map(rendered_scene: Path, tmp_path_factory) -> Path:
+    """A map of the rendered scene, made by the command line with a small budget."""
+    from aceg_ros.cli import main
+
+    path = tmp_path_factory.mktemp("map") / "room.map"
+    assert main(["map", str(rendered_scene / "mapping"), "-o", str(path), "--budget", "45"]) == 0
+    return path
