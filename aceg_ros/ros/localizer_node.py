@@ -6,7 +6,8 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ import cv2
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseWithCovarianceStamped
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, Image
@@ -21,6 +23,7 @@ from std_msgs.msg import Header
 from tf2_ros import TransformBroadcaster
 
 from aceg_ros.camera import Camera, Frame
+from aceg_ros.estimate import PoseEstimate
 from aceg_ros.heap import keep_heap
 from aceg_ros.ros.messages import estimate_to_pose, pose_to_transform, stamp_ns
 from aceg_ros.ros.parameters import ParameterGroup, not_empty, parameter
@@ -68,7 +71,7 @@ class LocalizerNode(Node):
         self.create_subscription(CameraInfo, "camera_info", lambda info: self._infos.append(info),
                                  qos_profile_sensor_data)
         self.create_subscription(Image, "image", self._image_received, NEWEST_IMAGE)
-        self.create_timer(1.0, self._publish_node_status)
+        self.create_timer(1.0, self._publish_node_status, clock=Clock(clock_type=ClockType.STEADY_TIME))
         if group.value.map_path:
             self._worker.load_map(group.value.map_path)
 
@@ -92,19 +95,21 @@ class LocalizerNode(Node):
         return next(matching, self._infos[-1] if self._infos else None)
 
     def _publish_answer(self, answer: Answer) -> None:
-        if not self.context.ok():       # shut down while this image was at work
-            return
-        parameters = self._settings.value
-        if answer.estimate is not None and answer.estimate.accepted:
-            header = Header(stamp=answer.header.stamp, frame_id=parameters.map_frame)
-            pose = estimate_to_pose(answer.estimate, header)
-            self._pose_publisher.publish(pose)
-            child_frame = (parameters.camera_frame or answer.header.frame_id).lstrip("/")
-            if parameters.publish_tf and child_frame:
-                self._tf.sendTransform(pose_to_transform(pose.pose.pose, header, child_frame))
-            elif parameters.publish_tf:
-                self.get_logger().warning("No TF: the image has no frame_id; set camera_frame.", once=True)
-        self._publish_status(answer)
+        with self._unless_shut_down():
+            if answer.estimate is not None and answer.estimate.accepted:
+                self._publish_pose(answer.estimate, answer.header)
+            self._publish_status(answer)
+
+    def _publish_pose(self, estimate: PoseEstimate, image_header: Header) -> None:
+        settings = self._settings.value
+        header = Header(stamp=image_header.stamp, frame_id=settings.map_frame)
+        pose = estimate_to_pose(estimate, header)
+        self._pose_publisher.publish(pose)
+        child_frame = (settings.camera_frame or image_header.frame_id).lstrip("/")
+        if settings.publish_tf and child_frame:
+            self._tf.sendTransform(pose_to_transform(pose.pose.pose, header, child_frame))
+        elif settings.publish_tf:
+            self.get_logger().warning("No TF: the image has no frame_id; set camera_frame.", once=True)
 
     def _publish_status(self, answer: Answer) -> None:
         age_ms = (self.get_clock().now().nanoseconds - stamp_ns(answer.header.stamp)) * 1e-6
@@ -117,8 +122,17 @@ class LocalizerNode(Node):
             self.get_logger().error(state.error)
         else:
             self.get_logger().info(f"Localizing in {state.served}." if state.served else "No map.")
-        if self.context.ok():
+        with self._unless_shut_down():
             self._publish_node_status()
+
+    @contextmanager
+    def _unless_shut_down(self) -> Iterator[None]:
+        """A signal can end the context at any moment: what the worker then fails to publish, nobody waits for."""
+        try:
+            yield
+        except Exception:
+            if self.context.ok():
+                raise
 
     def _publish_node_status(self) -> None:
         header = Header(stamp=self.get_clock().now().to_msg())
