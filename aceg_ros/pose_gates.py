@@ -99,6 +99,17 @@ def check_chance(ratio: float, mirror_ratio: float, min_gain: float) -> Refusal 
     return None
 
 
+def check_peak(squared_px: np.ndarray, threshold_px: float, min_peak: float) -> Refusal | None:
+    """Share of the residuals within three thresholds that lie within one. Chance gives 1/9, a true pose a peak."""
+    near = int((squared_px < threshold_px**2).sum())
+    around = int((squared_px < (3.0 * threshold_px) ** 2).sum())
+    if near < min_peak * around:
+        return Refusal(Status.CHANCE_CONSENSUS, f"{near} correspondences agree with the best pose within "
+                       f"{threshold_px:g} px, but {around} do within {3.0 * threshold_px:g} px: no peak "
+                       f"({near / around:.0%}, need {min_peak:.0%})")
+    return None
+
+
 def check_covariance(covariance: np.ndarray, max_position_m: float, max_rotation_rad: float) -> Refusal | None:
     """Largest standard deviations, over all directions, of the camera's position and rotation."""
     if not np.isfinite(covariance).all():

@@ -34,7 +34,8 @@ class SolverConfig:
 
     Gates. min_correspondences: usable ones. min_inliers, min_inlier_ratio: of the final pose, over all unmasked
     correspondences. min_spread_blocks: of 48 picture blocks. min_width: see `check_shape`. Below sure_inlier_ratio
-    a pose must have min_mirror_gain times the inliers of the mirrored picture, see `check_chance`.
+    a pose must have min_mirror_gain times the inliers of the mirrored picture and min_peak of its residuals near
+    zero, see `check_chance` and `check_peak`.
     max_position_std: in units of the median inlier depth; max_position_std_m: whatever the depth (a skyline alone
     fixes no place); max_rotation_std_rad.
 
@@ -57,6 +58,7 @@ class SolverConfig:
     min_width: float = 0.02
     sure_inlier_ratio: float = 0.3
     min_mirror_gain: float = 1.5
+    min_peak: float = 0.33
     max_position_std: float = 0.1
     max_position_std_m: float = 5.0
     max_rotation_std_rad: float = 0.1
@@ -108,7 +110,8 @@ def solve_pose(pixels: np.ndarray, points: np.ndarray, camera: Camera, config: S
                    or gates.check_planar_twin(data, rotation, inliers, config.inlier_threshold_px))
     if refusal is None and ratio < config.sure_inlier_ratio:
         mirror_ratio = _mirror_ratio(subset, config, seed) * indices.size / offered
-        refusal = gates.check_chance(ratio, mirror_ratio, config.min_mirror_gain)
+        refusal = (gates.check_peak(residuals.squared_px, config.inlier_threshold_px, config.min_peak)
+                   or gates.check_chance(ratio, mirror_ratio, config.min_mirror_gain))
     clock.lap("gates")
 
     rms = float(np.sqrt(residuals.squared_px[inliers].mean())) if number else float("nan")

@@ -261,6 +261,13 @@ def test_chance_consensus_is_named() -> None:
     refusal(Status.CHANCE_CONSENSUS, pixels, points, SolverConfig(min_mirror_gain=1e3, sure_inlier_ratio=0.9))
 
 
+def test_residuals_without_a_peak() -> None:
+    """Agreement that is as loose as chance's: residuals spread far beyond the threshold."""
+    pixels, points, _ = view(2, 4800, noise_px=16.0)
+    estimate = refusal(Status.CHANCE_CONSENSUS, pixels, points)
+    assert "no peak" in estimate.message
+
+
 def test_low_inlier_ratio_and_number() -> None:
     pixels, points, _ = view(2, 3000, outliers=0.7)
     refusal(Status.LOW_INLIER_RATIO, pixels, points, SolverConfig(min_inlier_ratio=0.5))
