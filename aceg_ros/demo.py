@@ -63,7 +63,7 @@ def run_demo(output: Path | str = "demo_output", scene: Path | str | None = None
         processes.stop(bag)
         _say("4/4 Report.")
         figures = write_demo_report(folder, f"/{query.topics}/ground_truth", since_ns, scene_map, device, seed)
-    _say(f"Everything is in {output}: report.txt, trajectory.png, overlay.png, scene.map, bag/, recording/ and more.")
+    _say(f"Everything is in {output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
     return figures
 
 

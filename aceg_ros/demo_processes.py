@@ -66,11 +66,11 @@ class Processes:
         flags += [flag for key, value in (remappings or {}).items() for flag in ("-r", f"{key}:={value}")]
         self._started += 1
         log = self._folder / f"{self._started}_{name}.log"
+        command = [sys.executable, "-m", module, "--ros-args", *flags, *_PLAIN_LOG]
         # A session of its own: Ctrl-C reaches this process only, which then ends the others in order.
         with open(log, "w") as file:
-            popen = subprocess.Popen([sys.executable, "-m", module, "--ros-args", *flags, *_PLAIN_LOG], env=self._environment,
-                                     stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
-                                     start_new_session=True, preexec_fn=_die_with_parent)
+            popen = subprocess.Popen(command, env=self._environment, stdin=subprocess.DEVNULL, stdout=file,
+                                     stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_die_with_parent)
         process = NodeProcess(name, popen, log)
         self._running.append(process)
         return process

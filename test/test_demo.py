@@ -157,7 +157,7 @@ def test_small_demo_from_drive_to_report(tmp_path):
     assert len(images) == 29 and len(answers) == figures["answered"]
     camera = demo_world().camera
     for stamp, answer in answers.items():
-        estimate = localizer.localize(Frame(images[stamp].data.reshape(480, 640, 3), camera))
+        estimate = localizer.localize(Frame(images[stamp].data.reshape(480, 640, 3).copy(), camera))
         assert answer == estimate.status.value
         assert (stamp in poses) == estimate.accepted
         if estimate.accepted:
