@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import signal
 import sys
 import time
@@ -16,6 +15,7 @@ from tqdm import tqdm
 
 from aceg_ros import __version__
 from aceg_ros.errors import UserError
+from aceg_ros.progress import MappingBar
 
 BUDGET_S = {"cpu": 300.0, "cuda": 120.0}
 
@@ -67,7 +67,7 @@ def run_map(options: argparse.Namespace) -> int:
     for frame in tqdm(scene, "reading frames", total=len(scene), unit="frame", leave=False, disable=None):
         mapper.add(frame)
     _tell_skipped(scene)
-    with _StopOnInterrupt() as stop, _MappingBar() as bar:
+    with _StopOnInterrupt() as stop, MappingBar() as bar:
         scene_map = mapper.build(bar.show, stop.asked, time.monotonic() - started)
     size = scene_map.save(options.output)
     figures = scene_map.figures
@@ -193,31 +193,6 @@ def run_pretrain(options: argparse.Namespace) -> int:
 
 
 # --- pieces ---------------------------------------------------------------------------------------------------------
-
-
-class _MappingBar:
-    """Progress of a mapping run: stage, reprojection error, time left. A bar on a terminal, else a line per tenth."""
-
-    def __enter__(self) -> _MappingBar:
-        self._terminal = sys.stderr.isatty()
-        self._told = ("", -1)
-        self._bar = tqdm(total=100, bar_format="{desc} |{bar}| {n:.0f}%{postfix}", disable=not self._terminal)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def show(self, progress) -> None:
-        error = "" if math.isnan(progress.reprojection_px) else f"{progress.reprojection_px:.1f} px, "
-        state = f"{error}{max(progress.remaining_s, 0):.0f} s left"
-        if self._terminal:
-            self._bar.set_description_str(f"{progress.stage:17}", refresh=False)
-            self._bar.set_postfix_str(f" {state}", refresh=False)
-            self._bar.n = 100 * progress.fraction
-            self._bar.update(0)
-        elif self._told != (progress.stage, int(10 * progress.fraction)):
-            self._told = (progress.stage, int(10 * progress.fraction))
-            print(f"{progress.stage}: {100 * progress.fraction:.0f} %, {state}", file=sys.stderr, flush=True)
 
 
 class _StopOnInterrupt:

@@ -5,11 +5,9 @@ Every image goes over real ROS 2 topics between processes. This file starts thos
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,13 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from aceg_ros.datasets import open_scene
 from aceg_ros.demo_processes import Processes
 from aceg_ros.demo_report import write_demo_report
 from aceg_ros.errors import UserError
-from aceg_ros.methods.base import MappingOptions, Progress, make_mapper
+from aceg_ros.methods.base import MappingOptions, make_mapper
+from aceg_ros.progress import MappingBar
 from aceg_ros.scene_map import SceneMap
 
 SIM_BUDGET_S, SCENE_BUDGET_S = 120.0, 300.0
@@ -104,14 +101,8 @@ def _build_map(recording: Path, method: str, options: MappingOptions) -> SceneMa
     mapper = make_mapper(method, options)
     for frame in open_scene(recording):
         mapper.add(frame)
-    with tqdm(total=100, bar_format="    {desc} |{bar}| {percentage:3.0f}%{postfix}", file=sys.stdout) as bar:
-        def show(progress: Progress) -> None:
-            bar.set_description_str(progress.stage, refresh=False)
-            error = f", {progress.reprojection_px:.1f} px" if math.isfinite(progress.reprojection_px) else ""
-            bar.set_postfix_str(f"{progress.remaining_s:.0f} s left{error}", refresh=False)
-            bar.update(100 * progress.fraction - bar.n)
-
-        return mapper.build(show)
+    with MappingBar() as bar:
+        return mapper.build(bar.show)
 
 
 def _localize(processes: Processes, drive: Drive, map_path: Path, device: str, seed: int) -> int:
