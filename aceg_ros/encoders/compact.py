@@ -50,7 +50,8 @@ class CompactNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = standardise(images)
         height, width = x.shape[2:]
-        x = functional.pad(x, (0, -width % 32, 0, -height % 32), mode="replicate")
+        if height % 32 or width % 32:
+            x = functional.pad(x, (0, -width % 32, 0, -height % 32), mode="replicate")
         eighth = self.eighth(self.quarter(x))
         sixteenth = self.sixteenth(eighth)
         context = self.to_sixteenth(self.thirtysecond(sixteenth))
@@ -62,9 +63,8 @@ class CompactNet(nn.Module):
 
 def standardise(images: Tensor) -> Tensor:
     """Zero mean, unit deviation per picture and channel."""
-    mean = images.mean((2, 3), keepdim=True)
-    deviation = images.std((2, 3), keepdim=True).clamp(min=0.02)
-    return (images - mean) / deviation
+    variance, mean = torch.var_mean(images, (2, 3), keepdim=True)
+    return (images - mean) * (1.0 / variance.sqrt().clamp(min=0.02))
 
 
 def _upsample(x: Tensor) -> Tensor:

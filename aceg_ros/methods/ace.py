@@ -26,6 +26,7 @@ from aceg_ros.scene_map import MAX_CLOUD_POINTS, MappingFigures, SceneMap
 MIN_FRAMES = 5
 MIN_SIDE_PX = 64
 CLOUD_ERROR_PX = 4.0
+MAX_PATCHES = {"cpu": 2400, "cuda": 1_000_000}       # that a picture is localized by: beyond, every second one
 
 
 @dataclass(frozen=True)
@@ -200,14 +201,22 @@ class AceLocalizer:
             torch.cuda.synchronize()
         encoded = clock()
         height, width = features.shape[1:]
-        points = self._head(features.flatten(1).T).cpu().numpy()
-        rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-        pixels = patch_centres(columns.flatten(), rows.flatten(), stride).numpy() + self._patch_offset_px
-        cells = None if mask is None else mask[stride // 2::stride, stride // 2::stride].ravel()
+        rows, columns = _chosen_cells(height, width, MAX_PATCHES[self._device])
+        points = self._head(features[:, rows, columns].T.contiguous()).cpu().numpy()
+        pixels = patch_centres(columns, rows, stride).numpy() + self._patch_offset_px
+        cells = None if mask is None else mask[stride // 2::stride, stride // 2::stride][rows, columns]
         regressed = clock()
         stage_ms = {"prepare": 1e3 * (prepared - started), "encode": 1e3 * (encoded - prepared),
                     "head": 1e3 * (regressed - encoded)}
         return SceneCoordinates(pixels, points, camera, cells, stage_ms)
+
+
+def _chosen_cells(height: int, width: int, most: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows and columns of the cells to localize by: all, or every n-th along each row, shifted from row to row."""
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    step = -(-height * width // most)
+    chosen = (columns + rows) % step == 0
+    return rows[chosen], columns[chosen]
 
 
 def _encoder_of(scene_map: SceneMap, device: str) -> Encoder:
