@@ -41,8 +41,13 @@ class RosGraph:
         return self
 
     def __exit__(self, *_) -> None:
-        for process in self._processes:
-            if process.poll() is None:
+        running = [process for process in self._processes if process.poll() is None]
+        for process in running:
+            process.terminate()
+        for process in running:
+            try:
+                process.wait(10.0)
+            except subprocess.TimeoutExpired:       # a killed process leaves its shared memory behind
                 process.kill()
                 process.wait()
         self._executor.shutdown()

@@ -2,6 +2,9 @@
 
 import json
 import re
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ import pytest
 from aceg_ros.cli import main
 from aceg_ros.datasets import open_scene, write_ace_scene
 from aceg_ros.geometry import pose_error
+from aceg_ros.methods.base import make_localizer
 from aceg_ros.scene_map import SceneMap
 
 
@@ -103,6 +107,41 @@ def test_a_scene_of_one_picture_or_of_broken_poses_makes_no_map(rendered_scene, 
     message = capsys.readouterr().err
     assert "no usable frame" in message and "Traceback" not in message
     assert not (tmp_path / "x.map").exists()
+
+
+def test_ctrl_c_keeps_the_map_so_far(rendered_scene, tmp_path):
+    process = subprocess.Popen([sys.executable, "-m", "aceg_ros.cli", "map", str(rendered_scene / "query"), "-o",
+                                str(tmp_path / "x.map"), "--budget", "200"], stderr=subprocess.PIPE,
+                               stdout=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if line.startswith("training"):
+            process.send_signal(signal.SIGINT)
+            break
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0 and "stopped early" in output
+    figures = SceneMap.load(tmp_path / "x.map").figures
+    assert not figures.complete and figures.iterations > 0 and figures.mapping_s < 150
+
+
+def test_measured_depth_makes_better_points_in_the_same_time(rendered_scene, tmp_path):
+    """Share of predicted scene coordinates within 25 cm of the rendered ones, over the mapping pictures."""
+    frames = list(open_scene(rendered_scene / "mapping", every=6))
+
+    def right(options) -> float:
+        path = tmp_path / "x.map"
+        assert main(["map", str(rendered_scene / "mapping"), "-o", str(path), "--budget", "20", *options]) == 0
+        localizer = make_localizer(SceneMap.load(path), "cpu")
+        shares = []
+        for frame in frames:
+            seen = localizer.scene_coordinates(frame)
+            depth = frame.depth_m[seen.pixels[:, 1].astype(int), seen.pixels[:, 0].astype(int)]
+            rays = np.column_stack([(seen.pixels - (frame.camera.cx, frame.camera.cy))
+                                    / (frame.camera.fx, frame.camera.fy), np.ones(len(depth))])
+            truth = (rays * depth[:, None]) @ frame.map_from_camera[:3, :3].T + frame.map_from_camera[:3, 3]
+            shares.append((np.linalg.norm(truth - seen.points, axis=1) < 0.25).mean())
+        return float(np.mean(shares))
+
+    assert right(["--use-depth"]) > right([]) + 0.05
 
 
 def test_a_camera_that_stands_still_makes_no_map(rendered_scene, tmp_path, capsys):
