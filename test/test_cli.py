@@ -111,7 +111,7 @@ def test_a_scene_of_one_picture_or_of_broken_poses_makes_no_map(rendered_scene, 
 
 def test_ctrl_c_keeps_the_map_so_far(rendered_scene, tmp_path):
     process = subprocess.Popen([sys.executable, "-m", "aceg_ros.cli", "map", str(rendered_scene / "query"), "-o",
-                                str(tmp_path / "x.map"), "--budget", "200"], stderr=subprocess.PIPE,
+                                str(tmp_path / "x.map"), "--budget", "60"], stderr=subprocess.PIPE,
                                stdout=subprocess.PIPE, text=True)
     for line in process.stderr:
         if line.startswith("training"):
@@ -120,7 +120,7 @@ def test_ctrl_c_keeps_the_map_so_far(rendered_scene, tmp_path):
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0 and "stopped early" in output
     figures = SceneMap.load(tmp_path / "x.map").figures
-    assert not figures.complete and figures.iterations > 0 and figures.mapping_s < 150
+    assert not figures.complete and figures.iterations > 0 and figures.mapping_s < 55
 
 
 def test_measured_depth_makes_better_points_in_the_same_time(rendered_scene, tmp_path):
