@@ -8,14 +8,18 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from aceg_ros import __version__
 from aceg_ros.errors import UserError
 from aceg_ros.progress import MappingBar
+
+if TYPE_CHECKING:
+    from aceg_ros.camera import Camera
 
 BUDGET_S = {"cpu": 300.0, "cuda": 120.0}
 
@@ -52,49 +56,59 @@ def _settle_process() -> None:
 
 
 def run_map(options: argparse.Namespace) -> int:
+    started = time.monotonic()
     from aceg_ros.datasets import open_scene
     from aceg_ros.encoders.base import pick_device
-    from aceg_ros.methods.base import MappingOptions, make_mapper
+    from aceg_ros.methods.base import MappingOptions, build_map, check_method
+    from aceg_ros.scene_map import check_writable
 
-    started = time.monotonic()
-    if Path(options.output).is_dir():
-        raise UserError(f"{options.output} is a folder: give the map a file name, such as {options.output}/place.map.")
+    check_method(options.method)
     device = pick_device(options.device)
     budget = BUDGET_S[device] if options.budget is None else options.budget
     scene = open_scene(options.scene, every=options.every)
-    mapper = make_mapper(options.method, MappingOptions(options.encoder, budget, options.seed, device,
-                                                        options.use_depth))
-    for frame in tqdm(scene, "reading frames", total=len(scene), unit="frame", leave=False, disable=None):
-        mapper.add(frame)
-    _tell_skipped(scene)
+    check_writable(options.output)
+    frames = tqdm(scene, "reading frames", total=len(scene), unit="frame", leave=False, disable=None)
+    imports_s = time.monotonic() - started
     with _StopOnInterrupt() as stop, MappingBar() as bar:
-        scene_map = mapper.build(bar.show, stop.asked, time.monotonic() - started)
+        scene_map, refused = build_map(
+            options.method, MappingOptions(options.encoder, budget - imports_s, options.seed, device,
+                                           options.use_depth), frames, bar.show, stop.asked)
+    _tell_skipped([skipped.reason for skipped in scene.skipped] + refused, len(scene))
+    scene_map = replace(scene_map, figures=replace(scene_map.figures, budget_s=budget,
+                                                   skipped=len(scene.skipped) + len(refused)))
     size = scene_map.save(options.output)
     figures = scene_map.figures
-    note = "" if figures.complete else " (stopped early: the best so far)"
+    if figures.encoded < figures.frames:
+        print(f"aceg: there was time for {figures.encoded} of {figures.frames} pictures only: give more with --budget,"
+              " or take fewer with --every.", file=sys.stderr)
+    note = "" if figures.complete else " (stopped early: what was learned so far)"
     print(f"{options.output}: {figures.frames} frames, {figures.iterations} iterations, training reprojection error"
           f" {figures.reprojection_px:.1f} px, {time.monotonic() - started:.0f} s, {size / 1e6:.1f} MB{note}")
     return 0
 
 
 def run_localize(options: argparse.Namespace) -> int:
-    from aceg_ros.camera import Camera, Frame
+    from aceg_ros.camera import Frame
     from aceg_ros.datasets import load_camera_file, load_image
-    from aceg_ros.evaluation.evaluate import tum_line, write_json
+    from aceg_ros.estimate import PoseEstimate, Status
+    from aceg_ros.evaluation.evaluate import tum_line, write_json, write_text
     from aceg_ros.methods.base import make_localizer
     from aceg_ros.scene_map import SceneMap
 
     scene_map = SceneMap.load(options.map)
     localizer = make_localizer(scene_map, options.device, options.seed)
-    answers, lines = [], []
+    answers, lines, unreadable = [], [], 0
     for number, path in enumerate(options.images):
-        image = load_image(path)
-        height, width = image.shape[:2]
-        if options.camera is not None:
-            camera = load_camera_file(options.camera, width, height)
+        try:
+            image = load_image(path)
+        except UserError as error:
+            estimate = PoseEstimate(Status.BAD_IMAGE, str(error))
+            unreadable += 1
         else:
-            camera = _mapping_camera(scene_map.cameras, width, height, Camera)
-        estimate = localizer.localize(Frame(image, camera, float(number), name=str(path)))
+            height, width = image.shape[:2]
+            camera = _mapping_camera(scene_map.cameras, width, height) if options.camera is None else \
+                load_camera_file(options.camera, width, height)
+            estimate = localizer.localize(Frame(image, camera, float(number), name=str(path)))
         pose = None if estimate.map_from_camera is None else estimate.map_from_camera.tolist()
         answers.append({"image": str(path), "status": estimate.status.value, "message": estimate.message,
                         "map_from_camera": pose,
@@ -106,9 +120,11 @@ def run_localize(options: argparse.Namespace) -> int:
         else:
             print(f"{path}: {estimate.status.value}: {estimate.message}")
     if options.output:
-        _write_text(options.output, "".join(line + "\n" for line in lines))
+        write_text(Path(options.output), "".join(line + "\n" for line in lines))
     if options.json:
         write_json({"images": answers}, Path(options.json))
+    if unreadable:
+        raise UserError(f"{unreadable} of {len(options.images)} pictures could not be read, see above.")
     return 0
 
 
@@ -118,15 +134,17 @@ def run_evaluate(options: argparse.Namespace) -> int:
     from aceg_ros.evaluation.evaluate import evaluate, report_json, write_json
     from aceg_ros.evaluation.metrics import summarize
     from aceg_ros.methods.base import make_localizer
-    from aceg_ros.scene_map import SceneMap
+    from aceg_ros.scene_map import SceneMap, check_writable
 
     device = pick_device(options.device)
     scene_map = SceneMap.load(options.map)
     scene = open_scene(options.scene, every=options.every)
     localizer = make_localizer(scene_map, device, options.seed)
+    for target in filter(None, (options.json, options.report and f"{options.report}/summary.json")):
+        check_writable(target)
     with tqdm(total=len(scene), desc="localizing", unit="frame", leave=False, disable=None) as bar:
         results = evaluate(localizer, scene, lambda done, total: bar.update(done - bar.n))
-    _tell_skipped(scene)
+    _tell_skipped([skipped.reason for skipped in scene.skipped], len(scene))
     summary = summarize(results)
     content = report_json(summary, scene_map, Path(options.map), device, options.seed, len(scene.skipped))
     if options.json:
@@ -149,7 +167,7 @@ def run_info(options: argparse.Namespace) -> int:
             "created": scene_map.created, "file": f"{Path(options.map).stat().st_size / 1e6:.2f} MB",
             "parameters": f"{parameters:,}", "cloud": f"{len(scene_map.cloud_xyz):,} points",
             "bounds": " to ".join("(" + ", ".join(f"{v:.2f}" for v in corner) + ")" for corner in (low, high)) + " m"}
-    rows |= {f"camera {n}": f"{c[0]:.0f}x{c[1]:.0f}, f {c[2]:.1f} {c[3]:.1f}, centre {c[4]:.1f} {c[5]:.1f}"
+    rows |= {f"camera {n}": f"{c.width}x{c.height}, f {c.fx:.1f} {c.fy:.1f}, centre {c.cx:.1f} {c.cy:.1f}, {c.model}"
              for n, c in enumerate(scene_map.cameras[:5])}
     rows |= {name.replace("_", " "): str(value) for name, value in asdict(scene_map.figures).items()}
     for name, value in rows.items():
@@ -220,31 +238,24 @@ class _StopOnInterrupt:
         return self._asked
 
 
-def _tell_skipped(scene) -> None:
-    if scene.skipped:
-        print(f"aceg: {len(scene.skipped)} of {len(scene)} frames skipped:", file=sys.stderr)
-        for skipped in scene.skipped[:5]:
-            print(f"  {skipped.reason}", file=sys.stderr)
-        if len(scene.skipped) > 5:
-            print(f"  and {len(scene.skipped) - 5} more", file=sys.stderr)
+def _tell_skipped(reasons: Sequence[str], listed: int) -> None:
+    if reasons:
+        print(f"aceg: {len(reasons)} of {listed} frames skipped:", file=sys.stderr)
+        for reason in reasons[:5]:
+            print(f"  {reason}", file=sys.stderr)
+        if len(reasons) > 5:
+            print(f"  and {len(reasons) - 5} more", file=sys.stderr)
 
 
-def _mapping_camera(cameras, width: int, height: int, make: Callable):
-    """The mapping run's own camera where the picture has its size: the first of that size."""
-    for camera in cameras:
-        if tuple(camera[:2]) == (width, height):
-            return make(width, height, *camera[2:])
-    sizes = ", ".join(sorted({f"{camera[0]:.0f}x{camera[1]:.0f}" for camera in cameras})) or "none"
-    raise UserError(f"The map knows no camera of {width}x{height} (it has {sizes}): give the intrinsics with"
+def _mapping_camera(cameras: Sequence[Camera], width: int, height: int) -> Camera:
+    """The mapping run's own camera, where it had one of the picture's size, and only one."""
+    fitting = [camera for camera in cameras if (camera.width, camera.height) == (width, height)]
+    if len(fitting) == 1:
+        return fitting[0]
+    sizes = ", ".join(sorted({f"{camera.width}x{camera.height}" for camera in cameras})) or "none"
+    found = f"{len(fitting)} cameras" if fitting else "no camera"
+    raise UserError(f"The map knows {found} of {width}x{height} (its pictures: {sizes}): give the intrinsics with"
                     " --camera FILE.")
-
-
-def _write_text(path: str, text: str) -> None:
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(text)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}.") from None
 
 
 # --- usage ----------------------------------------------------------------------------------------------------------
@@ -315,7 +326,7 @@ def _parser() -> argparse.ArgumentParser:
                       " (mapping parts only)")
     verb.add_argument("--textures", metavar="DIR", help="pictures of surfaces for the rendered rooms")
     verb.add_argument("--rooms", type=int, default=220, metavar="N")
-    verb.add_argument("--iterations", type=int, default=3600, metavar="N")
+    verb.add_argument("--iterations", type=int, default=2300, metavar="N")
     _common(verb)
     return parser
 
@@ -329,7 +340,7 @@ def _verb(verbs, name: str, run: Callable[[argparse.Namespace], int], text: str)
 def _common(verb: argparse.ArgumentParser, every: bool = False) -> None:
     if every:
         verb.add_argument("--every", type=_positive, default=1, metavar="N", help="take every N-th frame only")
-    verb.add_argument("--seed", type=int, default=0, metavar="N", help="(default: %(default)s)")
+    verb.add_argument("--seed", type=_seed, default=0, metavar="N", help="of random choices (default: %(default)s)")
     verb.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="(default: %(default)s)")
 
 
@@ -341,6 +352,12 @@ def _seconds(text: str) -> float:
     if not 5 <= value < 1e6:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds, 5 or more")
     return value
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**31:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 0 to {2**31 - 1}")
+    return int(text)
 
 
 def _positive(text: str) -> int:

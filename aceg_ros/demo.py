@@ -19,7 +19,7 @@ from aceg_ros.datasets import open_scene
 from aceg_ros.demo_processes import Processes
 from aceg_ros.demo_report import write_demo_report
 from aceg_ros.errors import UserError
-from aceg_ros.methods.base import MappingOptions, make_mapper
+from aceg_ros.methods.base import MappingOptions, build_map
 from aceg_ros.progress import MappingBar
 from aceg_ros.scene_map import SceneMap
 
@@ -98,11 +98,11 @@ def _play(processes: Processes, drive: Drive) -> None:
 
 
 def _build_map(recording: Path, method: str, options: MappingOptions) -> SceneMap:
-    mapper = make_mapper(method, options)
-    for frame in open_scene(recording):
-        mapper.add(frame)
     with MappingBar() as bar:
-        return mapper.build(bar.show)
+        scene_map, refused = build_map(method, options, open_scene(recording), bar.show)
+    for reason in refused[:3]:
+        print(f"    skipped: {reason}", flush=True)
+    return scene_map
 
 
 def _localize(processes: Processes, drive: Drive, map_path: Path, device: str, seed: int) -> int:

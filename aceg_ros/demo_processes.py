@@ -16,7 +16,9 @@ from aceg_ros.errors import UserError
 _STOP_S = 30.0
 _START_S = 120.0
 _PLAIN_LOG = ("--disable-external-lib-logs",)     # all it says is in its own log file already
-_PROFILE = Path(__file__).resolve().parent.parent / "config" / "fastdds_profile.xml"
+_CONFIG_FOLDERS = (Path(__file__).resolve().parent.parent / "config",
+                   *(Path(prefix) / "share" / "aceg_ros" / "config"
+                     for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix))
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,9 @@ class Processes:
         self._environment = os.environ | {
             "ROS_DOMAIN_ID": os.environ.get("ROS_DOMAIN_ID", str(1 + os.getpid() % 100)),
             "ROS_LOG_DIR": str(log_folder), "PYTHONUNBUFFERED": "1"}
-        if _PROFILE.is_file():      # else the transport is as the user has set it up
-            self._environment.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", str(_PROFILE))
+        for profile in (folder / "fastdds_profile.xml" for folder in _CONFIG_FOLDERS):
+            if profile.is_file():       # else the transport is as the user has set it up
+                self._environment.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", str(profile))
         self._environment.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
 
     def __enter__(self) -> Processes:

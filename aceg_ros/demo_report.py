@@ -38,6 +38,9 @@ def write_demo_report(folder: Path, truth_topic: str, since_ns: int, scene_map: 
     """Print the table; write it as report.txt and report.json, with the plots of an evaluation and overlay.png."""
     drive = read_drive(folder / "bag", truth_topic, since_ns)
     results = frame_results(drive)
+    if not results:
+        raise UserError("The localizer answered no image of the drive: the machine may be overloaded, or its network"
+                        " setup keeps ROS nodes from finding each other.")
     figures = _figures(drive, results, scene_map, folder / "scene.map", device, seed)
     table = _table(figures)
     print(table, flush=True)

@@ -14,7 +14,7 @@ from aceg_ros.encoders.ace import AceNet
 from aceg_ros.encoders.base import load_encoder
 from aceg_ros.errors import UserError
 from aceg_ros.mapping.head import head_from_state
-from aceg_ros.scene_map import SceneMap
+from aceg_ros.scene_map import SceneMap, check_writable
 
 # The release takes 8 (j + 0.5) as a patch's pixel and K as it stands; ours is half a pixel less for the same patch.
 RELEASE_PATCH_OFFSET_PX = 0.5
@@ -28,8 +28,8 @@ def import_file(kind: str, source: Path, target: Path, encoder: str | None) -> s
             net = AceNet.from_state({key: value.float() for key, value in state.items()})
         except (KeyError, RuntimeError, IndexError) as error:
             raise UserError(f"{source} is not an encoder of the ACE release ({_first_line(error)}).") from None
+        check_writable(target)
         temporary = target.with_name(f".{target.name}.tmp")
-        target.parent.mkdir(parents=True, exist_ok=True)
         save_file({key: value.contiguous() for key, value in net.state_dict().items()}, temporary, {"kind": "ace"})
         temporary.replace(target)
         return f"{target}: ACE encoder, {net.dim}-D features; use it with 'aceg map SCENE --encoder {target} -o MAP'."
@@ -46,7 +46,7 @@ def import_file(kind: str, source: Path, target: Path, encoder: str | None) -> s
                         " it belongs to another encoder.")
     tensors = {f"head.{key}": value for key, value in head.state_dict().items()}
     settings = {"patch_offset_px": RELEASE_PATCH_OFFSET_PX}
-    size = SceneMap("ace", owner.identity, str(Path(encoder).resolve()), tensors, settings).save(target)
+    size = SceneMap("ace", owner.identity, owner.source, tensors, settings).save(target)
     return f"{target}: ACE map, {size / 1e6:.1f} MB, {head.extra_blocks} extra block(s); localize with --camera FILE."
 
 
@@ -56,9 +56,11 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         raise UserError(f"There is no file {path}.")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, OSError) as error:
-        raise UserError(f"{path} is not a weight file of PyTorch, or is damaged ({_first_line(error)}).") from None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, OSError):
+        # torch's own text tells people to load it unsafely.
+        raise UserError(f"{path} is not a weight file of tensors as torch.save writes it, or is damaged.") from None
+    if not isinstance(state, dict) or not all(isinstance(key, str) and isinstance(value, Tensor)
+                                              for key, value in state.items()):
         raise UserError(f"{path} does not hold a plain state dict (names and tensors).")
     return state
 

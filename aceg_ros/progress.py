@@ -31,7 +31,7 @@ class MappingBar:
             self._bar.set_description_str(f"{progress.stage:17}", refresh=False)
             self._bar.set_postfix_str(f" {state}", refresh=False)
             self._bar.n = 100 * progress.fraction
-            self._bar.update(0)
+            self._bar.refresh()
         elif self._told != (progress.stage, int(10 * progress.fraction)):
             self._told = (progress.stage, int(10 * progress.fraction))
             print(f"{progress.stage}: {100 * progress.fraction:.0f} %, {state}", file=sys.stderr, flush=True)

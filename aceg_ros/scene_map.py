@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from aceg_ros.camera import Camera
 from aceg_ros.errors import UserError
 
 FORMAT_VERSION = 1
@@ -29,10 +30,12 @@ MAX_CLOUD_POINTS = 50_000
 
 @dataclass(frozen=True)
 class MappingFigures:
-    """What the mapping run did. mapping_s: wall-clock; reprojection_px: median training error (NaN if imported)."""
+    """What the mapping run did. frames: taken; skipped: unusable ones; encoded: pictures that went through the encoder,
+    augmented ones each time; mapping_s: wall-clock; reprojection_px: median training error (NaN if imported)."""
 
     frames: int = 0
     skipped: int = 0
+    encoded: int = 0
     mapping_s: float = 0.0
     budget_s: float = 0.0
     iterations: int = 0
@@ -48,8 +51,8 @@ class SceneMap:
     """A map of one place.
 
     method: name in the registry. encoder: identity of the only encoder it works with; encoder_source: where that was
-    found at mapping time. tensors: the method's own. settings: the method's own numbers. cameras: [width, height, fx,
-    fy, cx, cy] of the mapping pictures (distinct ones). cloud_xyz (N, 3) float32 metres, cloud_rgb (N, 3) uint8.
+    found at mapping time. tensors: the method's own. settings: the method's own numbers. cameras: the distinct ones of
+    the mapping pictures. cloud_xyz (N, 3) float32 metres, cloud_rgb (N, 3) uint8.
     trajectory (F, 4, 4) float32: map_from_camera of the mapping frames.
     """
 
@@ -59,7 +62,7 @@ class SceneMap:
     tensors: dict[str, Tensor] = field(repr=False)
     settings: dict[str, Any] = field(default_factory=dict)
     figures: MappingFigures = MappingFigures()
-    cameras: tuple[tuple[float, ...], ...] = ()
+    cameras: tuple[Camera, ...] = ()
     cloud_xyz: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), np.float32), repr=False)
     cloud_rgb: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), np.uint8), repr=False)
     trajectory: np.ndarray = field(default_factory=lambda: np.zeros((0, 4, 4), np.float32), repr=False)
@@ -87,7 +90,7 @@ class SceneMap:
         tensors["trajectory"] = torch.from_numpy(np.ascontiguousarray(self.trajectory, np.float32))
         header = {"version": FORMAT_VERSION, "method": self.method, "encoder": self.encoder,
                   "encoder_source": self.encoder_source, "settings": self.settings, "figures": asdict(self.figures),
-                  "cameras": self.cameras, "bounds": self.bounds,
+                  "cameras": [asdict(camera) for camera in self.cameras], "bounds": self.bounds,
                   "created": self.created or datetime.now(timezone.utc).isoformat(timespec="seconds")}
         text = json.dumps(header, sort_keys=True)
         content = save(tensors, {"aceg_ros": text, "checksum": _checksum(text, tensors)})
@@ -128,10 +131,22 @@ class SceneMap:
                        {key.removeprefix("method."): value for key, value in tensors.items()
                         if key.startswith("method.")},
                        header["settings"], MappingFigures(**header["figures"]),
-                       tuple(tuple(camera) for camera in header["cameras"]), tensors["cloud.xyz"].numpy(),
+                       tuple(Camera(**camera) for camera in header["cameras"]), tensors["cloud.xyz"].numpy(),
                        tensors["cloud.rgb"].numpy(), tensors["trajectory"].numpy(), header["created"])
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise UserError(f"Map {path} has an unreadable header ({error!r}): map the place again.") from None
+
+
+def check_writable(path: Path | str) -> None:
+    """Raise UserError where a file cannot be written: before the work, not after it."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.NamedTemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}.") from None
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: give a file name, such as {path / 'place.map'}.")
 
 
 def _checksum(text: str, tensors: dict[str, Tensor]) -> str:

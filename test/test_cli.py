@@ -1,18 +1,25 @@
 """The command line on a rendered room: map, info, localize, evaluate; and bad usage and bad files."""
 
+import io
 import json
 import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
+from aceg_ros.camera import Camera
 from aceg_ros.cli import main
 from aceg_ros.datasets import open_scene, write_ace_scene
 from aceg_ros.geometry import pose_error
-from aceg_ros.methods.base import make_localizer
+from aceg_ros.mapping.training import TrainingOptions
+from aceg_ros.methods.ace import AceMapper, AceSettings
+from aceg_ros.methods.base import MappingOptions, Progress, make_localizer
+from aceg_ros.progress import MappingBar
 from aceg_ros.scene_map import SceneMap
 
 
@@ -82,7 +89,8 @@ def test_pictures_of_another_place_are_refused(rendered_map, tmp_path, capsys):
     (["info", "none.map"], "no map file none.map"),
     (["map", "nowhere", "-o", "x.map", "--budget", "-3"], "number of seconds"),
     (["map", "nowhere"], "-o"),
-    (["map", "nowhere", "-o", "x.map", "--method", "magic"], "Unknown method 'magic'|nowhere"),
+    (["map", "nowhere", "-o", "x.map", "--method", "magic"], "Unknown method 'magic'"),
+    (["map", "nowhere", "-o", "x.map", "--seed", "-1"], "--seed"),
     (["frobnicate"], "frobnicate"),
 ])
 def test_bad_usage_is_one_sentence_and_exit_code_2(arguments, expected, tmp_path, monkeypatch, capsys):
@@ -123,16 +131,18 @@ def test_ctrl_c_keeps_the_map_so_far(rendered_scene, tmp_path):
     assert not figures.complete and figures.iterations > 0 and figures.mapping_s < 55
 
 
-def test_measured_depth_makes_better_points_in_the_same_time(rendered_scene, tmp_path):
-    """Share of predicted scene coordinates within 25 cm of the rendered ones, over the mapping pictures."""
-    frames = list(open_scene(rendered_scene / "mapping", every=6))
+def test_measured_depth_makes_better_points(rendered_scene):
+    """Share of scene coordinates within 25 cm of the rendered ones after the same number of steps."""
+    frames = list(open_scene(rendered_scene / "mapping", every=2))
+    settings = AceSettings(128, 1, len(frames) * 500, 500, TrainingOptions(250, 1024), 0.5)
 
-    def right(options) -> float:
-        path = tmp_path / "x.map"
-        assert main(["map", str(rendered_scene / "mapping"), "-o", str(path), "--budget", "20", *options]) == 0
-        localizer = make_localizer(SceneMap.load(path), "cpu")
-        shares = []
+    def right(use_depth: bool) -> float:
+        mapper = AceMapper(MappingOptions(budget_s=1e4, device="cpu", use_depth=use_depth), settings)
         for frame in frames:
+            mapper.add(frame)
+        localizer = make_localizer(mapper.build(), "cpu")
+        shares = []
+        for frame in frames[::4]:
             seen = localizer.scene_coordinates(frame)
             depth = frame.depth_m[seen.pixels[:, 1].astype(int), seen.pixels[:, 0].astype(int)]
             rays = np.column_stack([(seen.pixels - (frame.camera.cx, frame.camera.cy))
@@ -141,7 +151,7 @@ def test_measured_depth_makes_better_points_in_the_same_time(rendered_scene, tmp
             shares.append((np.linalg.norm(truth - seen.points, axis=1) < 0.25).mean())
         return float(np.mean(shares))
 
-    assert right(["--use-depth"]) > right([]) + 0.05
+    assert right(use_depth=True) > right(use_depth=False) + 0.05
 
 
 def test_a_camera_that_stands_still_makes_no_map(rendered_scene, tmp_path, capsys):
@@ -149,6 +159,79 @@ def test_a_camera_that_stands_still_makes_no_map(rendered_scene, tmp_path, capsy
     write_ace_scene(tmp_path / "still", [frame] * 6)
     assert main(["map", str(tmp_path / "still"), "-o", str(tmp_path / "x.map")]) == 2
     assert "parallax" in capsys.readouterr().err
+    # Depth pictures fix the scale where parallax cannot.
+    assert main(["map", str(tmp_path / "still"), "-o", str(tmp_path / "x.map"), "--use-depth", "--budget", "8"]) == 0
+
+
+def test_dark_frames_are_skipped_and_distorted_cameras_are_kept(rendered_scene, tmp_path, capsys):
+    """A lens cap in the middle of a drive costs that frame only; the map remembers the lens for `aceg localize`."""
+    camera = Camera(640, 480, 525.0, 520.0, 318.0, 242.0, "plumb_bob", (-0.1, 0.02, 0.0, 0.0))
+    frames = list(open_scene(rendered_scene / "query"))
+    folder = tmp_path / "nerfstudio"
+    (folder / "images").mkdir(parents=True)
+    entries = []
+    for number, frame in enumerate(frames):
+        image = np.zeros_like(frame.image) if number == 3 else frame.image
+        cv2.imwrite(str(folder / "images" / f"{number}.png"), image[..., ::-1])
+        pose = frame.map_from_camera @ np.diag([1.0, -1.0, -1.0, 1.0])
+        entries.append({"file_path": f"images/{number}.png", "transform_matrix": pose.tolist()})
+    k1, k2, p1, p2 = camera.distortion
+    (folder / "transforms.json").write_text(json.dumps({
+        "w": 640, "h": 480, "fl_x": camera.fx, "fl_y": camera.fy, "cx": camera.cx + 0.5, "cy": camera.cy + 0.5,
+        "k1": k1, "k2": k2, "p1": p1, "p2": p2, "frames": entries}))
+    assert main(["map", str(folder), "-o", str(tmp_path / "x.map"), "--budget", "10"]) == 0
+    assert "1 of 12 frames skipped" in capsys.readouterr().err
+    scene_map = SceneMap.load(tmp_path / "x.map")
+    assert (scene_map.figures.frames, scene_map.figures.skipped) == (11, 1)
+    assert [(c.model, c.distortion) for c in scene_map.cameras] == [("plumb_bob", camera.distortion)]
+    dark = str(folder / "images" / "3.png")
+    assert main(["localize", str(tmp_path / "x.map"), dark]) == 0
+    assert "bad_image" in capsys.readouterr().out
+
+
+def test_pictures_of_different_sizes_make_one_map(rendered_scene, tmp_path, capsys):
+    frames = list(open_scene(rendered_scene / "query"))
+    small = [replace(frame, image=cv2.resize(frame.image, (320, 240)), camera=frame.camera.resized(320, 240),
+                     depth_m=None) if number % 2 else frame for number, frame in enumerate(frames)]
+    write_ace_scene(tmp_path / "mixed", small)
+    assert main(["map", str(tmp_path / "mixed"), "-o", str(tmp_path / "x.map"), "--budget", "10"]) == 0
+    assert {(c.width, c.height) for c in SceneMap.load(tmp_path / "x.map").cameras} == {(640, 480), (320, 240)}
+
+
+def test_one_unreadable_picture_does_not_cost_the_others(rendered_map, rendered_scene, tmp_path, capsys):
+    good = str(next((rendered_scene / "query" / "rgb").iterdir()))
+    (tmp_path / "bad.png").write_bytes(b"not a picture")
+    bad, result = str(tmp_path / "bad.png"), tmp_path / "a.json"
+    assert main(["localize", str(rendered_map), bad, good, "--json", str(result)]) == 2
+    answers = json.loads(result.read_text())["images"]
+    assert len(answers) == 2 and answers[0]["status"] == "bad_image" and "bad.png" in answers[0]["message"]
+    assert "1 of 2 pictures" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["map", "evaluate"])
+def test_places_that_cannot_be_written_are_found_before_the_work(verb, rendered_map, rendered_scene, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    target = str(tmp_path / "file" / "x")
+    arguments = ["map", str(rendered_scene / "query"), "-o", target] if verb == "map" else \
+        ["evaluate", str(rendered_map), str(rendered_scene / "query"), "--json", target]
+    assert main(arguments) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_the_bar_moves_on_a_terminal(monkeypatch):
+    """The bar starts anew with every stage, and shows the error while training."""
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with MappingBar() as bar:
+        for fraction in np.linspace(0, 1, 5):
+            bar.show(Progress("encoding pictures", fraction, 10.0))
+        for fraction in np.linspace(0, 1, 5):
+            bar.show(Progress("training", fraction, 10.0, 50.0 - 10 * fraction))
+    assert "training" in stream.getvalue() and "47.5 px" in stream.getvalue() and "40.0 px" in stream.getvalue()
 
 
 def test_damaged_frames_are_counted_and_named(rendered_scene, rendered_map, tmp_path, capsys):
@@ -163,7 +246,6 @@ def test_damaged_frames_are_counted_and_named(rendered_scene, rendered_map, tmp_
 
 
 def test_a_picture_of_unknown_size_needs_a_camera(rendered_map, rendered_scene, tmp_path, capsys):
-    import cv2
     picture = cv2.imread(str(next((rendered_scene / "query" / "rgb").iterdir())))
     cv2.imwrite(str(tmp_path / "small.png"), cv2.resize(picture, (320, 240)))
     assert main(["localize", str(rendered_map), str(tmp_path / "small.png")]) == 2

@@ -30,7 +30,7 @@ def test_kitchen_is_localized(kitchen_map, shared_scenes, capsys):
     assert found["recall"]["0.25m_5deg"] >= 0.6
 
 
-@pytest.mark.parametrize("other", ["tum_fr1_rpy", "drone_lab_a", "terrace", "student_lab"])
-def test_other_places_are_refused(kitchen_map, shared_scenes, other, capsys):
-    found = figures(kitchen_map, shared_scenes / other / "query", capsys, "--every", "4")
-    assert found["localized"] <= 1, "images of another scene must not be accepted"
+def test_other_places_are_refused(kitchen_map, shared_scenes, capsys):
+    found = [figures(kitchen_map, shared_scenes / other / "query", capsys, "--every", "3")
+             for other in ("tum_fr1_rpy", "drone_lab_a", "terrace", "student_lab")]
+    assert sum(f["localized"] for f in found) <= 0.01 * sum(f["frames"] for f in found)

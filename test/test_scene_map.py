@@ -9,6 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from aceg_ros.camera import Camera
 from aceg_ros.errors import UserError
 from aceg_ros.scene_map import FORMAT_VERSION, MappingFigures, SceneMap
 
@@ -18,8 +19,8 @@ def small_map() -> SceneMap:
     trajectory[:, 0, 3] = (0, 1, 2)
     return SceneMap("ace", "compact:0123", "compact", {"head.weight": torch.arange(12.0).reshape(3, 4).half()},
                     {"patch_offset_px": 0.5}, MappingFigures(frames=3, reprojection_px=2.5),
-                    ((640, 480, 500.0, 501.0, 320.0, 240.0),), np.ones((5, 3), np.float32),
-                    np.full((5, 3), 7, np.uint8), trajectory)
+                    (Camera(640, 480, 500.0, 501.0, 320.0, 240.0, "plumb_bob", (0.1, 0.0, 0.0, 0.0)),),
+                    np.ones((5, 3), np.float32), np.full((5, 3), 7, np.uint8), trajectory)
 
 
 def test_round_trip(tmp_path):

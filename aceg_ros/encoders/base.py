@@ -61,17 +61,24 @@ def on_device(net: Net, device: str) -> Net:
     return net.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-@lru_cache(maxsize=4)
 def load_encoder(source: str, device: str = "cpu") -> Encoder:
     """Load an encoder: the name of a shipped one ("compact") or the path of a file made by `aceg import`.
 
     Raises UserError where there is none or the file is not one of ours.
     """
-    path = SHIPPED / f"{source}.safetensors" if (SHIPPED / f"{source}.safetensors").exists() else Path(source)
+    shipped_file = SHIPPED / f"{source}.safetensors"
+    path = shipped_file if shipped_file.exists() else Path(source).resolve()
     if not path.is_file():
         shipped = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.safetensors")))
         raise UserError(f"No encoder '{source}': give one of the shipped ones ({shipped}) or a file made by"
                         " 'aceg import ace-encoder'.")
+    state = path.stat()
+    return _load(path, source if path == shipped_file else str(path), device, (state.st_mtime_ns, state.st_size))
+
+
+@lru_cache(maxsize=4)
+def _load(path: Path, source: str, device: str, _version: tuple[int, int]) -> Encoder:
+    """`_version` makes a file that changed another one."""
     try:
         with safe_open(str(path), framework="pt") as file:
             kind = (file.metadata() or {}).get("kind", "")

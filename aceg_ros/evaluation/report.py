@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
+from aceg_ros.errors import UserError
 from aceg_ros.evaluation.evaluate import tum_line
 from aceg_ros.evaluation.metrics import FrameResult
 from aceg_ros.scene_map import SceneMap
@@ -19,7 +20,10 @@ from matplotlib import pyplot as plt
 
 def write_report(folder: Path, results: Sequence[FrameResult], scene_map: SceneMap) -> None:
     """frames.csv, estimated.tum, truth.tum, trajectory.png, errors.png."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"The report folder {folder} cannot be made: {error.strerror or error}.") from None
     _write_frames(folder / "frames.csv", results)
     (folder / "truth.tum").write_text("".join(tum_line(r.stamp_s, r.truth) + "\n" for r in results))
     (folder / "estimated.tum").write_text("".join(tum_line(r.stamp_s, r.estimate.map_from_camera) + "\n"
@@ -43,6 +47,7 @@ def plot_trajectory(path: Path, results: Sequence[FrameResult], scene_map: Scene
     """From above: the two axes along which the cameras moved most, with the map cloud in its colours behind."""
     truth = np.array([r.truth[:3, 3] for r in results])
     found = np.array([r.estimate.map_from_camera[:3, 3] for r in results if r.estimate.map_from_camera is not None])
+    found = found.reshape(-1, 3)
     mapped = scene_map.trajectory[:, :3, 3]
     spread = np.ptp(np.concatenate([truth, mapped]), axis=0)
     a, b = sorted(np.argsort(spread)[-2:])
@@ -53,8 +58,7 @@ def plot_trajectory(path: Path, results: Sequence[FrameResult], scene_map: Scene
                  c=scene_map.cloud_rgb[inside] / 255.0, linewidths=0)
     axes.plot(mapped[:, a], mapped[:, b], color="0.55", lw=1, label="mapping drive")
     axes.plot(truth[:, a], truth[:, b], ".-", color="tab:green", ms=4, lw=1, label="truth")
-    if len(found):
-        axes.plot(found[:, a], found[:, b], ".", color="tab:red", ms=4, label="localized")
+    axes.plot(found[:, a], found[:, b], ".", color="tab:red", ms=4, label="localized")
     axes.set_xlabel(f"{'xyz'[a]} [m]")
     axes.set_ylabel(f"{'xyz'[b]} [m]")
     axes.set_aspect("equal")

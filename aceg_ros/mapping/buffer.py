@@ -33,7 +33,7 @@ class Patches:
 class PatchBuffer:
     """Up to `capacity` patches; features in fp16, the camera kept once per picture.
 
-    Memory: 2 dim + 14 bytes a patch (18 with depth): 0.27 GB per million patches of 128-D features.
+    Memory: 2 dim + 11 bytes a patch (15 with depth): 0.27 GB per million patches of 128-D features.
     """
 
     def __init__(self, capacity: int, dim: int, stride: int, device: str, with_depth: bool):

@@ -61,8 +61,12 @@ _RELEASE_BUFFERS = ("max_scale", "min_scale", "max_inv_scale", "min_inv_scale", 
 def head_from_state(state: dict[str, Tensor]) -> SceneHead:
     """Head of a state dict in the release's layout (1x1 convolutions) or ours; all sizes are read from the shapes.
 
-    Raises KeyError or RuntimeError where the dict is not of such a head.
+    Raises KeyError or RuntimeError where the dict is not of such a head, ValueError where its scales are not the
+    published ones.
     """
+    for name, published in (("max_scale", MAX_SCALE), ("min_scale", MIN_SCALE)):
+        if name in state and abs(float(state[name].flatten()[0]) - published) > 1e-3 * published:
+            raise ValueError(f"its {name} is {float(state[name].flatten()[0]):g}, not {published:g}")
     ours = {key: value.float().flatten(1) if value.ndim == 4 and key.endswith("weight") else value.float()
             for key, value in state.items() if key not in _RELEASE_BUFFERS}
     ours["mean"] = ours["mean"].reshape(3)

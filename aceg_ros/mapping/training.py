@@ -33,7 +33,7 @@ class TrainingResult:
 
 
 def one_cycle(progress: float) -> float:
-    """Share of the peak rate at progress in [0, 1]: cosine rise over the first 4 %, cosine fall to zero after it."""
+    """Share of the peak rate at progress in [0, 1]: cosine rise over the first 4 %, cosine fall to 1e-4 after it."""
     rise = 0.04
     if progress < rise:
         low, high, t = 0.04, 1.0, progress / rise
@@ -47,7 +47,9 @@ def train_head(head: nn.Module, buffer: PatchBuffer, options: TrainingOptions, d
     """Fit `head` to the buffer until `options.iterations` or time.monotonic() = deadline, whichever is first.
 
     Progress, which drives learning rate and loss, is the larger of the share of iterations and the share of time, so
-    the schedule always completes. report(progress, remaining seconds, median pixel error).
+    the schedule always completes. When should_stop turns true, the rest of the schedule is run through in a tenth of
+    the time so far (at most 15 s): a head stopped at a high learning rate is far worse than it could be.
+    report(progress, remaining seconds, median pixel error).
     """
     generator = torch.Generator().manual_seed(options.seed)
     optimizer = torch.optim.AdamW(head.parameters(), lr=options.peak_rate, weight_decay=options.weight_decay,
@@ -59,17 +61,25 @@ def train_head(head: nn.Module, buffer: PatchBuffer, options: TrainingOptions, d
     recent: list[Tensor] = []
     order = torch.empty(0, dtype=torch.long)
     done = 0
+    stopped: _Stop | None = None
     while done < options.iterations:
         elapsed = time.monotonic() - started
         progress = max(done / options.iterations, elapsed / budget)
-        if progress >= 1.0 or should_stop():
+        rate = one_cycle(min(progress, 1.0))
+        if stopped is None and should_stop():
+            stopped = _Stop(elapsed, min(0.1 * elapsed, 15.0, budget - elapsed), progress)
+        if stopped is not None:
+            share = (elapsed - stopped.at_s) / max(stopped.cooldown_s, 1e-3)
+            progress = stopped.progress + (1.0 - stopped.progress) * share
+            rate = one_cycle(stopped.progress) * (1.0 - share)
+        if progress >= 1.0:
             break
         if len(order) < options.batch:                 # a new epoch: every patch once, in random order
             order = torch.cat([order, torch.randperm(buffer.size, generator=generator)])
         index, order = order[:options.batch].to(buffer.device), order[options.batch:]
         patches = buffer.patches(index)
         for group in optimizer.param_groups:
-            group["lr"] = options.peak_rate * one_cycle(progress)
+            group["lr"] = options.peak_rate * rate
         with torch.autocast("cuda", torch.float16, enabled=cuda):
             coordinates = head(patches.features)
         loss, errors = ace_loss(coordinates.float(), patches.view, progress, patches.depth_m)
@@ -84,5 +94,13 @@ def train_head(head: nn.Module, buffer: PatchBuffer, options: TrainingOptions, d
             report(progress, max(left, 0.0), float(torch.stack(recent).median()))
     seconds = time.monotonic() - started
     median = float(torch.stack(recent).median()) if recent else float("nan")
-    complete = done >= options.iterations or seconds >= budget
-    return TrainingResult(done, seconds, median, complete)
+    return TrainingResult(done, seconds, median, stopped is None)
+
+
+@dataclass(frozen=True)
+class _Stop:
+    """The user asked to stop at_s seconds into the training, at this progress; cooldown_s is left to finish."""
+
+    at_s: float
+    cooldown_s: float
+    progress: float

@@ -41,12 +41,13 @@ class AceSettings:
     fill_share: float
 
 
-# ACE's published settings on a GPU. On a CPU every patch costs: a narrower head and smaller batches make more steps of
-# the same seconds (docs/benchmarks has the measured choice).
+# ACE's published settings on a GPU. On a CPU the head is half as wide and the batch a little smaller: 2 cores make
+# about 1600 steps of it in the default budget, where the published head would make 500.
 SETTINGS = {
     "cuda": AceSettings(512, 1, 8_000_000, 1024, TrainingOptions(), 0.3),
     "cpu": AceSettings(256, 1, 1_500_000, 1024, TrainingOptions(batch=4096), 0.25),
 }
+BUFFER_BYTES = {"cpu": 0.5e9, "cuda": 10e9}
 
 
 def make_mapper(options: MappingOptions) -> AceMapper:
@@ -66,7 +67,7 @@ class AceMapper:
         self._settings = settings or SETTINGS[self._device]
         self._encoder = load_encoder(options.encoder, self._device)
         self._pictures: list[Picture] = []
-        self._cameras: set[tuple[float, ...]] = set()
+        self._cameras: dict[Camera, None] = {}             # a set in the order of their coming
 
     def add(self, frame: Frame) -> None:
         """Take one posed frame. Raises UserError without a usable pose or picture."""
@@ -77,9 +78,11 @@ class AceMapper:
         if refusal is not None:
             raise UserError(f"Frame {frame.name}: {refusal.message}")
         picture = prepared_picture(frame, self._encoder.short_side_px, self._encoder.stride)
-        self._pictures.append(picture if self._options.use_depth else replace(picture, depth_m=None))
-        camera = frame.camera
-        self._cameras.add((camera.width, camera.height, camera.fx, camera.fy, camera.cx, camera.cy))
+        depth = None
+        if self._options.use_depth and picture.depth_m is not None:
+            depth = picture.depth_m.astype(np.float16)         # half the memory, and finer than any depth camera
+        self._pictures.append(replace(picture, depth_m=depth))
+        self._cameras[frame.camera] = None
 
     def build(self, progress: Callable[[Progress], None] | None = None,
               should_stop: Callable[[], bool] | None = None, elapsed_s: float = 0.0) -> SceneMap:
@@ -93,20 +96,28 @@ class AceMapper:
         deadline = started + options.budget_s * 0.98 - 2.0            # the rest is for the cloud and the file
         rng = np.random.default_rng(options.seed)
         torch.manual_seed(options.seed)
-        buffer = PatchBuffer(settings.buffer, self._encoder.dim, self._encoder.stride, self._device,
+        capacity = min(settings.buffer, int(BUFFER_BYTES[self._device] / (2 * self._encoder.dim + 15)))
+        buffer = PatchBuffer(capacity, self._encoder.dim, self._encoder.stride, self._device,
                              any(picture.depth_m is not None for picture in self._pictures))
         filled_by = min(time.monotonic() + settings.fill_share * options.budget_s, deadline)
         latest = time.monotonic() + 0.6 * (deadline - time.monotonic())
-        fill_buffer(buffer, self._encoder, self._pictures, settings.patches_per_picture, filled_by, latest, rng,
-                    lambda done: report(Progress("encoding pictures", done, deadline - time.monotonic())), stop)
+        encoded = fill_buffer(
+            buffer, self._encoder, self._pictures, settings.patches_per_picture, filled_by, latest, rng,
+            lambda done: report(Progress("encoding pictures", done, deadline - time.monotonic())), stop)
+        if stop():
+            raise UserError("Mapping was stopped before training began: there is nothing to keep yet, nothing was"
+                            " written.")
         if buffer.size == 0:
-            raise UserError("Mapping was stopped before the first picture was encoded: there is no map yet.")
+            raise UserError(f"The budget of {options.budget_s:.0f} s was over before the first picture was encoded:"
+                            " give more time with --budget.")
         centres = np.stack([picture.map_from_camera[:3, 3] for picture in self._pictures])
         head = SceneHead(self._encoder.dim, settings.width, settings.extra_blocks,
                          mean=torch.tensor(centres.mean(0))).to(self._device)
         result = train_head(head, buffer, replace(settings.training, seed=options.seed), deadline,
                             lambda done, left, error: report(Progress("training", done, left, error)), stop)
-        scene_map = self._finish(head, buffer, result, started)
+        if result.iterations == 0:
+            raise UserError(f"The budget of {options.budget_s:.0f} s left no time to train: give more with --budget.")
+        scene_map = self._finish(head, buffer, result, encoded, started)
         report(Progress("done", 1.0, 0.0, result.reprojection_px))
         return scene_map
 
@@ -115,20 +126,24 @@ class AceMapper:
         if count < MIN_FRAMES:
             raise UserError(f"A map needs at least {MIN_FRAMES} usable posed pictures, here are {count}: drive on and"
                             " record more, or check the skipped frames.")
+        with_depth = any(picture.depth_m is not None for picture in self._pictures)
+        if self._options.use_depth and not with_depth:
+            raise UserError("--use-depth was asked for, but no frame of the scene has a depth picture: map without it.")
         centres = np.stack([picture.map_from_camera[:3, 3] for picture in self._pictures])
-        if np.ptp(centres, axis=0).max() < 1e-6:
+        if not with_depth and np.ptp(centres, axis=0).max() < 1e-6:
             raise UserError("All pictures were taken from one spot: reprojection gives no depth without parallax."
                             " Move the camera while recording, or give depth images and --use-depth.")
 
     @torch.inference_mode()
-    def _finish(self, head: SceneHead, buffer: PatchBuffer, result: TrainingResult, started: float) -> SceneMap:
+    def _finish(self, head: SceneHead, buffer: PatchBuffer, result: TrainingResult, encoded: int,
+                started: float) -> SceneMap:
         state = {f"head.{key}": value.half() if key != "mean" else value for key, value in head.state_dict().items()}
         xyz, rgb = _cloud(head, buffer, self._options.seed)
-        figures = MappingFigures(len(self._pictures), 0, time.monotonic() - started, self._options.budget_s,
+        figures = MappingFigures(len(self._pictures), 0, encoded, time.monotonic() - started, self._options.budget_s,
                                  result.iterations, buffer.size, result.reprojection_px, self._options.seed,
                                  self._device, result.finished)
         return SceneMap("ace", self._encoder.identity, self._encoder.source, state, {}, figures,
-                        tuple(sorted(self._cameras)), xyz, rgb,
+                        tuple(self._cameras), xyz, rgb,
                         np.stack([picture.map_from_camera for picture in self._pictures]).astype(np.float32))
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Protocol
@@ -60,11 +61,34 @@ def make_mapper(method: str, options: MappingOptions) -> Mapper:
     return _module(method).make_mapper(options)
 
 
+def build_map(method: str, options: MappingOptions, frames: Iterable[Frame],
+              progress: Callable[[Progress], None] | None = None,
+              should_stop: Callable[[], bool] | None = None) -> tuple[SceneMap, list[str]]:
+    """Map frames within the budget, reading them included. Returns the map, and a sentence for each refused frame.
+
+    Raises UserError where the usable frames make no map.
+    """
+    started = time.monotonic()
+    mapper = make_mapper(method, options)
+    refused = []
+    for frame in frames:
+        try:
+            mapper.add(frame)
+        except UserError as error:
+            refused.append(str(error))
+    return mapper.build(progress, should_stop, time.monotonic() - started), refused
+
+
 def make_localizer(scene_map: SceneMap, device: str = "auto", seed: int = 0) -> Localizer:
     return _module(scene_map.method).make_localizer(scene_map, device, seed)
 
 
-def _module(method: str):
+def check_method(method: str) -> None:
+    """Raises UserError for a method that this version does not have."""
     if method not in _MODULES:
         raise UserError(f"Unknown method '{method}': this version has {', '.join(_MODULES)}.")
+
+
+def _module(method: str):
+    check_method(method)
     return import_module(_MODULES[method])

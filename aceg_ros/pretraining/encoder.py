@@ -49,12 +49,12 @@ class EncoderTraining:
     run: Path
     scenes: tuple[Path, ...] = ()
     textures: Path | None = None
-    iterations: int = 4500
+    iterations: int = 2300
     pairs: int = 8
     points: int = 256
     width: int = 320
     height: int = 256
-    rooms: int = 300
+    rooms: int = 220
     held_out_rooms: int = 12
     peak_rate: float = 2e-3
     seed: int = 0
@@ -63,7 +63,16 @@ class EncoderTraining:
 
 
 def train(options: EncoderTraining) -> Path:
-    """Run or resume the training; returns the file of the exported weights (fp16 safetensors)."""
+    """Run or resume the training; returns the file of the exported weights (fp16 safetensors).
+
+    Raises UserError on scenes or textures that cannot be read.
+    """
+    if options.rooms <= options.held_out_rooms:
+        raise UserError(f"Give more rooms than the {options.held_out_rooms} that are held out, not {options.rooms}.")
+    if options.textures is not None and not options.textures.is_dir():
+        raise UserError(f"There is no texture folder {options.textures}.")
+    for path in options.scenes:
+        open_scene(path)
     options.run.mkdir(parents=True, exist_ok=True)
     sources, held_out = _sources(options)
     torch.manual_seed(options.seed)
@@ -171,7 +180,7 @@ def _sources(options: EncoderTraining) -> tuple[list[PairSource], PairSource]:
         matched = pool.map(_match_scene, options.scenes, range(options.seed, options.seed + len(options.scenes)))
         for path, found in zip(options.scenes, matched, strict=True):
             first = len(images)
-            images += [frame.image for frame in open_scene(path)]
+            images += [frame.rectified()[0].image for frame in open_scene(path)]
             places += [str(path)] * (len(images) - first)
             matches += [replace(match, a=match.a + first, b=match.b + first) for match in found]
             print(f"{path}: {len(images) - first} pictures, {len(found)} matched pairs", flush=True)
@@ -184,7 +193,7 @@ def _sources(options: EncoderTraining) -> tuple[list[PairSource], PairSource]:
 
 def _match_scene(path: Path, seed: int) -> list[Matches]:
     cv2.setNumThreads(1)
-    return match_frames(list(open_scene(path)), seed)
+    return match_frames([frame.rectified()[0] for frame in open_scene(path)], seed)
 
 
 def _rendered_files(options: EncoderTraining) -> list[Path]:

@@ -101,10 +101,13 @@ class Worker:
                 request = None
                 if path is None:
                     request, self._request = self._request, None
-            if path is not None:
-                self._replace_map(path)
-            elif request is not None:
-                self._on_answer(self._answer(request))
+            try:
+                if path is not None:
+                    self._replace_map(path)
+                elif request is not None:
+                    self._on_answer(self._answer(request))
+            except Exception as error:      # publishing failed: the thread must outlive it
+                self._logger.error(f"Publishing failed: {error!r}")
 
     def _replace_map(self, path: str) -> None:
         try:
