@@ -86,5 +86,5 @@ def rendered_map(rendered_scene: Path, tmp_path_factory) -> Path:
     from aceg_ros.cli import main
 
     path = tmp_path_factory.mktemp("map") / "room.map"
-    assert main(["map", str(rendered_scene / "mapping"), "-o", str(path), "--budget", "45"]) == 0
+    assert main(["map", str(rendered_scene / "mapping"), "-o", str(path), "--budget", "110"]) == 0
     return path

@@ -36,7 +36,7 @@ def test_map_holds_cloud_and_trajectory(rendered_map, rendered_scene):
     poses = np.stack([frame.map_from_camera for frame in open_scene(rendered_scene / "mapping")])
     assert np.allclose(scene_map.trajectory, poses, atol=1e-5)
     low, high = scene_map.bounds
-    assert (np.array(low) > -8).all() and (np.array(high) < 8).all(), "the room is 6.6 x 4.7 x 2.5 m"
+    assert (np.array(low) > -8).all() and (np.array(high) < 8).all(), "the room is 6.2 x 3.9 x 2.5 m"
 
 
 def test_evaluate_on_another_drive_in_another_light(rendered_map, rendered_scene, tmp_path, capsys):

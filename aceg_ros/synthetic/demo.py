@@ -12,8 +12,10 @@ from aceg_ros.synthetic.render import DAYLIGHT, EVENING, Light, render
 from aceg_ros.synthetic.room import Room, random_room
 from aceg_ros.synthetic.textures import TextureAtlas, make_atlas, paint_tiles
 
-ROOM_SEED, TILES, TILE_SEED = 16, 120, 3
+ROOM_SEED, TILES, TILE_SEED = 26, 240, 3
+PICTURES = (120, 121)          # many, since bare walls of one repeated tile look the same everywhere
 CAMERA = Camera(640, 480, 525.0, 520.0, 318.0, 242.0)
+FACING = np.pi                # radians from x: the wall that the drives look at
 LIGHTS = {"day": DAYLIGHT, "evening": EVENING}
 
 
@@ -33,17 +35,16 @@ class World:
 
 
 def demo_world(camera: Camera = CAMERA) -> World:
-    return World(random_room(ROOM_SEED, TILES), make_atlas(paint_tiles(TILES, TILE_SEED)), camera)
+    return World(random_room(ROOM_SEED, TILES, PICTURES), make_atlas(paint_tiles(TILES, TILE_SEED)), camera)
 
 
 def mapping_path(count: int, room: Room) -> list[np.ndarray]:
-    """Poses (4, 4) of a drive in two loops, looking out in the first and across the room in the second."""
+    """Poses (4, 4) of a drive in two loops that sweeps its view over the furnished end of the room."""
     poses = []
     for t in np.arange(count) / count:
         angle = 4 * np.pi * t
-        heading = angle + (0.3 if t < 0.5 else np.pi - 0.3) + 0.35 * np.sin(5 * angle)
-        radius = 0.3 if t < 0.5 else 0.42           # a wall at arm's length shows too little to map from
-        poses.append(_pose(room, radius, angle, heading, 1.62 + 0.12 * np.sin(3 * angle)))
+        heading = FACING + 0.55 * np.sin(2.5 * angle)
+        poses.append(_pose(room, 0.22 + 0.1 * t, angle, heading, 1.62 + 0.12 * np.sin(3 * angle)))
     return poses
 
 
@@ -52,8 +53,8 @@ def query_path(count: int, room: Room) -> list[np.ndarray]:
     poses = []
     for t in np.arange(count) / count:
         angle = -2 * np.pi * t + 1.0
-        heading = angle + 0.6 + 0.5 * np.sin(3 * angle)
-        poses.append(_pose(room, 0.2, angle, heading, 1.5 + 0.08 * np.sin(4 * angle)))
+        heading = FACING + 0.35 * np.sin(3 * angle + 0.8)
+        poses.append(_pose(room, 0.17, angle, heading, 1.55 + 0.06 * np.sin(4 * angle)))
     return poses
 
 

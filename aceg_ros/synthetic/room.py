@@ -70,13 +70,13 @@ class _Builder:
         return Room(size, centre, half, yaw, Faces(texture, tile, offset, tint), seed)
 
 
-def random_room(seed: int, textures: int) -> Room:
-    """A furnished room of 3-9 m; `textures` is the number of tiles in the atlas."""
+def random_room(seed: int, textures: int, pictures: tuple[int, int] = (10, 28)) -> Room:
+    """A furnished room of 3-9 m. textures: tiles in the atlas; pictures: least and most (excluded) on the walls."""
     rng = np.random.default_rng(seed)
     build = _Builder(rng, textures)
     width, length, height = rng.uniform(3.5, 9), rng.uniform(3, 7), rng.uniform(2.4, 3.4)
     build.box((0, 0, height / 2), (width / 2, length / 2, height / 2), tile_m=rng.uniform(0.8, 2.5), one_texture=False)
-    for _ in range(int(rng.integers(10, 28))):
+    for _ in range(int(rng.integers(*pictures))):
         _hang_picture(build, width, length, height)
     for _ in range(int(rng.integers(2, 6))):
         _put_shelf(build, width, length)
