@@ -1,6 +1,6 @@
 """Real pictures (../shared/scenes): a short mapping run of the kitchen localizes its query part, and nothing else.
 
-Mapping here takes 100 s, a third of the default; the bounds are well below what repeated runs gave (docs/benchmarks).
+Mapping here takes 100 s, a third of the default; the bounds are well below what the default gave (docs/benchmarks).
 """
 
 import json
