@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 import zipfile
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         raise UserError(f"There is no file {path}.")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, OSError):
+    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, OSError, struct.error):
         # torch's own text tells people to load it unsafely.
         raise UserError(f"{path} is not a weight file of tensors as torch.save writes it, or is damaged.") from None
     if not isinstance(state, dict) or not all(isinstance(key, str) and isinstance(value, Tensor)

@@ -10,6 +10,7 @@ from aceg_ros.camera import Camera, Frame
 from aceg_ros.cli import main
 from aceg_ros.encoders.ace import AceNet
 from aceg_ros.encoders.base import load_encoder
+from aceg_ros.errors import UserError
 from aceg_ros.methods.base import make_localizer
 from aceg_ros.scene_map import SceneMap
 
@@ -107,7 +108,5 @@ def test_a_map_whose_encoder_changed_is_refused(imported):
     torch.manual_seed(9)
     torch.save(AceNet(32).state_dict(), folder / "encoder.pt")
     assert main(["import", "ace-encoder", str(folder / "encoder.pt"), "-o", str(folder / "ace.safetensors")]) == 0
-    load_encoder.cache_clear()
-    from aceg_ros.errors import UserError
     with pytest.raises(UserError, match="was made with encoder"):
         make_localizer(SceneMap.load(folder / "scene.map"), "cpu")

@@ -68,7 +68,7 @@ def augment(picture: Picture, rng: np.random.Generator, short_side: int, multipl
     mask = cv2.warpPerspective(source_mask, warp, size, flags=cv2.INTER_NEAREST).astype(bool)
     depth = picture.depth_m
     if depth is not None:
-        depth = cv2.warpPerspective(depth, warp, size, flags=cv2.INTER_NEAREST, borderValue=0.0)
+        depth = cv2.warpPerspective(depth.astype(np.float32), warp, size, flags=cv2.INTER_NEAREST, borderValue=0.0)
     pose = picture.map_from_camera.copy()
     pose[:3, :3] = pose[:3, :3] @ turn.T
     return Picture(_jitter(image, rng), camera, pose, mask, depth)
