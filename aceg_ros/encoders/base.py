@@ -89,11 +89,10 @@ def _load(path: Path, source: str, device: str, _version: tuple[int, int]) -> En
     state = {key: value.float() for key, value in state.items()}
     net = _build(kind, state, path)
     net = on_device(net.eval().requires_grad_(False), device)
-    dim = net.dim if isinstance(net, AceNet) else CompactNet.dim
-    return Encoder(kind, f"{kind}:{digest}", source, 8, dim, 480, net)
+    return Encoder(kind, f"{kind}:{digest}", source, 8, net.dim, 480, net)
 
 
-def _build(kind: str, state: dict[str, Tensor], path: Path) -> nn.Module:
+def _build(kind: str, state: dict[str, Tensor], path: Path) -> AceNet | CompactNet:
     try:
         if kind == "compact":
             net = CompactNet()
