@@ -202,10 +202,14 @@ def run_bench(options: argparse.Namespace) -> int:
 def run_pretrain(options: argparse.Namespace) -> int:
     from aceg_ros.encoders.base import pick_device
     from aceg_ros.pretraining.encoder import EncoderTraining, train
+    from aceg_ros.pretraining.encoder_data import EncoderData
 
-    training = EncoderTraining(Path(options.run_folder), tuple(Path(scene) for scene in options.scenes),
-                               None if options.textures is None else Path(options.textures), options.iterations,
-                               rooms=options.rooms, seed=options.seed, device=pick_device(options.device))
+    device = pick_device(options.device)
+    data = EncoderData(tuple(Path(scene) for scene in options.scenes),
+                       None if options.textures is None else Path(options.textures), options.rooms,
+                       teacher=options.teacher, seed=options.seed, device=device)
+    training = EncoderTraining(Path(options.run_folder), data, options.iterations, seed=options.seed, device=device,
+                               start=None if options.start is None else Path(options.start))
     print(f"weights: {train(training)}")
     return 0
 
@@ -300,8 +304,9 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("map", metavar="MAP")
 
     verb = _verb(verbs, "import", run_import, "turn published weights into files of this package")
-    verb.add_argument("kind", metavar="KIND", choices=("ace-encoder", "ace-head"),
-                      help="ace-encoder: ace_encoder_pretrained.pt; ace-head: a scene's head of the ACE release")
+    verb.add_argument("kind", metavar="KIND", choices=("ace-encoder", "ace-head", "aliked"),
+                      help="ace-encoder: ace_encoder_pretrained.pt; ace-head: a scene's head of the ACE release;"
+                           " aliked: aliked-n16.pth and its like")
     verb.add_argument("file", metavar="FILE")
     verb.add_argument("-o", "--output", metavar="OUT", required=True)
     verb.add_argument("--encoder", metavar="FILE", help="for ace-head: the imported encoder that the head belongs to")
@@ -325,8 +330,10 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--scenes", nargs="*", default=(), metavar="SCENE", help="posed pictures to learn from as well"
                       " (mapping parts only)")
     verb.add_argument("--textures", metavar="DIR", help="pictures of surfaces for the rendered rooms")
-    verb.add_argument("--rooms", type=int, default=220, metavar="N")
-    verb.add_argument("--iterations", type=int, default=2300, metavar="N")
+    verb.add_argument("--teacher", metavar="FILE", help="an imported encoder to learn from as well")
+    verb.add_argument("--start", metavar="FILE", help="weights of an earlier run to begin with")
+    verb.add_argument("--rooms", type=int, default=320, metavar="N")
+    verb.add_argument("--iterations", type=int, default=6000, metavar="N")
     _common(verb)
     return parser
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import struct
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from aceg_ros.encoders.ace import AceNet
+from aceg_ros.encoders.aliked import AlikedNet
 from aceg_ros.encoders.base import load_encoder
 from aceg_ros.errors import UserError
 from aceg_ros.mapping.head import head_from_state
@@ -20,20 +22,16 @@ from aceg_ros.scene_map import SceneMap, check_writable
 # The release takes 8 (j + 0.5) as a patch's pixel and K as it stands; ours is half a pixel less for the same patch.
 RELEASE_PATCH_OFFSET_PX = 0.5
 
+# What may be imported as an encoder: kind in our files, name of the release, network of a state dict.
+_ENCODERS: dict[str, tuple[str, str, Callable[[dict[str, Tensor]], AceNet | AlikedNet]]] = {
+    "ace-encoder": ("ace", "ACE", AceNet.from_state), "aliked": ("aliked", "ALIKED", AlikedNet.from_state)}
+
 
 def import_file(kind: str, source: Path, target: Path, encoder: str | None) -> str:
     """Import one file; returns a sentence that says what was written. Raises UserError on a wrong or damaged file."""
     state = _read_state(source)
-    if kind == "ace-encoder":
-        try:
-            net = AceNet.from_state({key: value.float() for key, value in state.items()})
-        except (KeyError, RuntimeError, IndexError) as error:
-            raise UserError(f"{source} is not an encoder of the ACE release ({_first_line(error)}).") from None
-        check_writable(target)
-        temporary = target.with_name(f".{target.name}.tmp")
-        save_file({key: value.contiguous() for key, value in net.state_dict().items()}, temporary, {"kind": "ace"})
-        temporary.replace(target)
-        return f"{target}: ACE encoder, {net.dim}-D features; use it with 'aceg map SCENE --encoder {target} -o MAP'."
+    if kind in _ENCODERS:
+        return _import_encoder(kind, source, state, target)
     if encoder is None:
         raise UserError("A head belongs to the encoder it was trained on: give the imported encoder with"
                         " --encoder FILE (see 'aceg import ace-encoder').")
@@ -49,6 +47,20 @@ def import_file(kind: str, source: Path, target: Path, encoder: str | None) -> s
     settings = {"patch_offset_px": RELEASE_PATCH_OFFSET_PX}
     size = SceneMap("ace", owner.identity, owner.source, tensors, settings).save(target)
     return f"{target}: ACE map, {size / 1e6:.1f} MB, {head.extra_blocks} extra block(s); localize with --camera FILE."
+
+
+def _import_encoder(kind: str, source: Path, state: dict[str, Tensor], target: Path) -> str:
+    name, label, net_of = _ENCODERS[kind]
+    try:
+        net = net_of({key: value.float() for key, value in state.items()})
+    except (KeyError, RuntimeError, IndexError, ValueError) as error:
+        raise UserError(f"{source} is not an encoder of the {label} release ({_first_line(error)}).") from None
+    check_writable(target)
+    temporary = target.with_name(f".{target.name}.tmp")
+    tensors = {key: value.contiguous() for key, value in net.state_dict().items() if value.is_floating_point()}
+    save_file(tensors, temporary, {"kind": name})
+    temporary.replace(target)
+    return f"{target}: {label} encoder, {net.dim}-D features; use it with 'aceg map SCENE --encoder {target} -o MAP'."
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from aceg_ros.encoders.grid import Grid
+
 GREY = (0.2989, 0.587, 0.114)
 MEAN, DEVIATION = 0.4, 0.25
 
@@ -38,10 +40,10 @@ class AceNet(nn.Module):
         net.load_state_dict(state)
         return net
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Grid:
         weights = torch.tensor(GREY, device=images.device, dtype=images.dtype)
         grey = (images * weights[:, None, None]).sum(1, keepdim=True)
-        return self.features((grey - MEAN) / DEVIATION)
+        return Grid(self.features((grey - MEAN) / DEVIATION), None)
 
     def features(self, grey: Tensor) -> Tensor:
         """Features of a normalised grey picture (B, 1, H, W)."""

@@ -13,7 +13,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from aceg_ros.encoders.ace import AceNet
+from aceg_ros.encoders.aliked import AlikedNet
 from aceg_ros.encoders.compact import CompactNet, fuse_batch_norm
+from aceg_ros.encoders.grid import Grid
 from aceg_ros.errors import UserError
 
 SHIPPED = Path(__file__).parent.parent / "weights"
@@ -35,11 +37,16 @@ class Encoder:
     short_side_px: int
     net: nn.Module
 
-    @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
+        return self.grid(images).features
+
+    @torch.inference_mode()
+    def grid(self, images: Tensor) -> Grid:
+        """Features with the reliability of each, where the network gives one; float32."""
         images = images.to(memory_format=torch.channels_last)
         with torch.autocast("cuda", torch.float16, enabled=images.is_cuda):
-            return self.net(images).float()
+            features, reliability = self.net(images)
+        return Grid(features.float(), None if reliability is None else reliability.float())
 
 
 def pick_device(device: str) -> str:
@@ -71,7 +78,7 @@ def load_encoder(source: str, device: str = "cpu") -> Encoder:
     if not path.is_file():
         shipped = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.safetensors")))
         raise UserError(f"No encoder '{source}': give one of the shipped ones ({shipped}) or a file made by"
-                        " 'aceg import ace-encoder'.")
+                        " 'aceg import'.")
     state = path.stat()
     return _load(path, source if path == shipped_file else str(path), device, (state.st_mtime_ns, state.st_size))
 
@@ -92,7 +99,7 @@ def _load(path: Path, source: str, device: str, _version: tuple[int, int]) -> En
     return Encoder(kind, f"{kind}:{digest}", source, 8, net.dim, 480, net)
 
 
-def _build(kind: str, state: dict[str, Tensor], path: Path) -> AceNet | CompactNet:
+def _build(kind: str, state: dict[str, Tensor], path: Path) -> AceNet | AlikedNet | CompactNet:
     try:
         if kind == "compact":
             net = CompactNet()
@@ -101,6 +108,8 @@ def _build(kind: str, state: dict[str, Tensor], path: Path) -> AceNet | CompactN
             return fuse_batch_norm(net)
         if kind == "ace":
             return AceNet.from_state(state)
+        if kind == "aliked":
+            return AlikedNet.from_state(state)
     except (RuntimeError, KeyError) as error:
         raise UserError(f"{path} does not hold the weights of a '{kind}' encoder ({error}).") from None
     raise UserError(f"{path} holds an encoder of unknown kind '{kind}': import it again with this version.")

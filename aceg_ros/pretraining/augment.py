@@ -12,11 +12,13 @@ from aceg_ros.pretraining.pairs import Pair
 
 @dataclass(frozen=True)
 class Sample:
-    """images (2, H, W, 3) uint8, points (2, N, 2) pixels inside both pictures, place as in Pair."""
+    """images (2, H, W, 3) uint8, points (2, N, 2) pixels inside both pictures; the rest as in Pair."""
 
     images: np.ndarray
     points: np.ndarray
     place: str
+    map_points: np.ndarray | None
+    taught: np.ndarray | None
 
 
 def make_sample(pair: Pair, rng: np.random.Generator, width: int, height: int, count: int) -> Sample | None:
@@ -36,13 +38,15 @@ def make_sample(pair: Pair, rng: np.random.Generator, width: int, height: int, c
     chosen = rng.permutation(np.flatnonzero(inside))[:count]
     if len(chosen) < 32:
         return None
-    return Sample(np.stack(images), np.stack([p[chosen] for p in points]), pair.place)
+    return Sample(np.stack(images), np.stack([p[chosen] for p in points]), pair.place,
+                  None if pair.map_points is None else pair.map_points[chosen],
+                  None if pair.taught is None else pair.taught[chosen])
 
 
 def _random_warp(rng, anchor, width: int, height: int, common_scale: float) -> np.ndarray:
     """Homography that brings anchor near the middle of the crop: scale, in-plane turn, slight perspective."""
-    angle = rng.normal(0, np.radians(12))
-    scale = common_scale * np.exp(rng.normal(0, 0.17))
+    angle = rng.normal(0, np.radians(14))
+    scale = common_scale * np.exp(rng.normal(0, 0.2))
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)
     centre = np.array([width, height]) * rng.uniform(0.25, 0.75, 2)
     to_anchor = np.array([[1, 0, -anchor[0]], [0, 1, -anchor[1]], [0, 0, 1.0]])
@@ -54,13 +58,13 @@ def _random_warp(rng, anchor, width: int, height: int, common_scale: float) -> n
 def photometric(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Exposure, colour temperature, gamma, uneven light, blur, noise and JPEG damage on an RGB uint8 picture."""
     height, width = image.shape[:2]
-    if rng.uniform() < 0.25:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.8))
-    if rng.uniform() < 0.15:
+    if rng.uniform() < 0.3:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 2.4))
+    if rng.uniform() < 0.2:
         image = cv2.filter2D(image, -1, _motion_kernel(rng))
-    curve = np.linspace(0, 1, 256) ** np.exp(rng.normal(0, 0.25))
+    curve = np.linspace(0, 1, 256) ** np.exp(rng.normal(0, 0.3))
     curve = (curve - 0.5) * np.exp(rng.normal(0, 0.25)) + 0.5 + rng.normal(0, 0.08)
-    gains = np.exp(rng.normal(0, 0.22) + rng.normal(0, 0.09, 3))
+    gains = np.exp(rng.normal(0, 0.3) + rng.normal(0, 0.12, 3))
     table = np.clip(curve[:, None] * gains * 255, 0, 255).astype(np.uint8)
     image = cv2.LUT(image, table[None])
     if rng.uniform() < 0.5:
@@ -77,7 +81,7 @@ def photometric(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _motion_kernel(rng) -> np.ndarray:
-    size = int(rng.integers(3, 10)) | 1
+    size = int(rng.integers(3, 14)) | 1
     kernel = np.zeros((size, size), np.float32)
     angle = rng.uniform(0, np.pi)
     reach = size / 2 * np.array([np.cos(angle), np.sin(angle)])

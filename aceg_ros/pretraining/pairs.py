@@ -29,12 +29,15 @@ VIEWS_PER_ROOM = 6
 class Pair:
     """images: two (H, W, 3) uint8 RGB; points: two (N, 2) pixels that show the same surface points.
 
-    place: pairs of one place may show the same surface, so they are no negatives for each other.
+    place: pairs of one place may show the same surface, so they are no negatives for each other. map_points (N, 3):
+    where the points are, if known. taught (N, D): what the teacher says of them, if it was asked.
     """
 
     images: tuple[np.ndarray, np.ndarray]
     points: tuple[np.ndarray, np.ndarray]
     place: str
+    map_points: np.ndarray | None = None
+    taught: np.ndarray | None = None
 
 
 class PairSource(Protocol):
@@ -127,21 +130,36 @@ class RenderedPairs:
         near = np.clip(seen.round().astype(int), 0, (camera.width - 1, camera.height - 1))
         measured = room.depth_m[b][near[:, 1], near[:, 0]].astype(float)
         visible = inside & (np.abs(measured - depth_b) < 0.02 * depth_b + 0.01)
-        return Pair((room.images[a], room.images[b]), (pixels[visible], seen[visible]), self._names[index])
+        return Pair((room.images[a], room.images[b]), (pixels[visible], seen[visible]), self._names[index],
+                    points[visible])
 
 
 # --- real pictures --------------------------------------------------------------------------------------------------
 
 
-class SelfPairs:
-    """A real picture and itself; the warps applied later make the difference."""
+@dataclass(frozen=True)
+class Lesson:
+    """What a teacher says of one picture: descriptors (N, D) at pixels (N, 2)."""
 
-    def __init__(self, images: list[np.ndarray], places: list[str]):
-        self._images, self._places = images, places
+    pixels: np.ndarray
+    descriptors: np.ndarray
+
+
+class SelfPairs:
+    """A real picture and itself; the warps applied later make the difference.
+
+    lessons: one for each picture, None where the teacher was not asked.
+    """
+
+    def __init__(self, images: list[np.ndarray], places: list[str], lessons: list[Lesson | None]):
+        self._images, self._places, self._lessons = images, places, lessons
 
     def sample(self, rng: np.random.Generator) -> Pair:
         index = int(rng.integers(len(self._images)))
-        image = self._images[index]
+        image, lesson = self._images[index], self._lessons[index]
+        if lesson is not None:
+            return Pair((image, image), (lesson.pixels, lesson.pixels), self._places[index],
+                        taught=lesson.descriptors)
         points = rng.uniform((2, 2), (image.shape[1] - 3, image.shape[0] - 3), (4000, 2))
         return Pair((image, image), (points, points), self._places[index])
 
@@ -170,7 +188,7 @@ class MatchedPairs:
         return Pair(images, points, self._places[match.a])
 
 
-def match_frames(frames: list[Frame], seed: int, partners: int = 4) -> list[Matches]:
+def match_frames(frames: list[Frame], seed: int, partners: int = 6) -> list[Matches]:
     """SIFT matches between each frame and some later ones, kept where they lie within 2 px of the epipolar line."""
     rng = np.random.default_rng(seed)
     sift = cv2.SIFT.create(1500)
@@ -185,7 +203,7 @@ def match_frames(frames: list[Frame], seed: int, partners: int = 4) -> list[Matc
 
     found = []
     for a in range(len(frames)):
-        ahead = np.arange(a + 1, min(a + 60, len(frames)))
+        ahead = np.arange(a + 1, min(a + 80, len(frames)))
         if len(ahead) == 0:
             continue
         for b in rng.choice(ahead, min(partners, len(ahead)), replace=False):

@@ -1,0 +1,151 @@
+"""ALIKED (Zhao et al., IEEE TIM 2023) as a dense encoder: its descriptor at the centre of every 8x8 patch.
+
+A published local-feature network that a user may import (`aceg import aliked`): the yardstick for our own encoder, and
+its teacher. Layers and state-dict keys are those of the release; the deformable convolutions are written with
+grid_sample, so that torchvision is not needed.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from aceg_ros.encoders.grid import Grid
+
+STRIDE = 8
+
+
+def sample_pixels(grid: Tensor, pixels: Tensor) -> Tensor:
+    """Bilinear values (B, C, N) of a grid (B, C, H, W) at pixels (B, N, 2); zero outside."""
+    size = torch.tensor([grid.shape[3] - 1, grid.shape[2] - 1], device=grid.device)
+    where = (2.0 * pixels / size - 1.0)[:, :, None]
+    return functional.grid_sample(grid, where, align_corners=True)[..., 0]
+
+
+class DeformableConv(nn.Module):
+    """3x3 convolution whose nine taps move by predicted offsets (dy, dx), at most a quarter of the picture."""
+
+    def __init__(self, dim_in: int, dim_out: int):
+        super().__init__()
+        self.offset_conv = nn.Conv2d(dim_in, 18, 3, padding=1)
+        self.regular_conv = nn.Conv2d(dim_in, dim_out, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, dim, height, width = x.shape
+        reach = max(height, width) / 4
+        offsets = self.offset_conv(x).clamp(-reach, reach).reshape(batch, 9, 2, height, width)
+        rows, columns = torch.meshgrid(torch.arange(height, device=x.device), torch.arange(width, device=x.device),
+                                       indexing="ij")
+        taps = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+        sampled = []
+        for tap, (dy, dx) in enumerate(taps):
+            pixels = torch.stack([columns + dx + offsets[:, tap, 1], rows + dy + offsets[:, tap, 0]], -1)
+            sampled.append(sample_pixels(x, pixels.reshape(batch, -1, 2)))
+        columns_of = torch.stack(sampled, 2).reshape(batch, dim * 9, height * width)
+        return (self.regular_conv.weight.flatten(1) @ columns_of).reshape(batch, -1, height, width)
+
+
+class _Block(nn.Module):
+    """Two convolutions with batch norm and SELU; residual where `skip` is given."""
+
+    def __init__(self, dim_in: int, dim_out: int, deformable: bool, skip: bool):
+        super().__init__()
+        if deformable:
+            self.conv1: nn.Module = DeformableConv(dim_in, dim_out)
+            self.conv2: nn.Module = DeformableConv(dim_out, dim_out)
+        else:
+            self.conv1 = nn.Conv2d(dim_in, dim_out, 3, padding=1, bias=False)
+            self.conv2 = nn.Conv2d(dim_out, dim_out, 3, padding=1, bias=False)
+        self.bn1, self.bn2 = nn.BatchNorm2d(dim_out), nn.BatchNorm2d(dim_out)
+        self.downsample = nn.Conv2d(dim_in, dim_out, 1) if skip else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(functional.selu(self.bn1(self.conv1(x)))))
+        return functional.selu(y if self.downsample is None else y + self.downsample(x))
+
+
+class _DescriptorHead(nn.Module):
+    """Descriptor of a pixel from `positions` deformable samples around it."""
+
+    def __init__(self, dim: int, positions: int):
+        super().__init__()
+        self.positions = positions
+        self.offset_conv = nn.Sequential(nn.Conv2d(dim, 2 * positions, 3), nn.SELU(),
+                                         nn.Conv2d(2 * positions, 2 * positions, 1))
+        self.sf_conv = nn.Conv2d(dim, dim, 1, bias=False)
+        self.agg_weights = nn.Parameter(torch.zeros(positions, dim, dim))
+
+    def forward(self, features: Tensor, pixels: Tensor) -> Tensor:
+        """Unit descriptors (N, dim) of one feature picture (dim, H, W) at pixels (N, 2)."""
+        dim, height, width = features.shape
+        corner = (pixels.long() - 0.5).long()
+        corner = torch.minimum(corner.clamp(min=0), torch.tensor([width - 4, height - 4], device=pixels.device))
+        around = torch.arange(3, device=pixels.device)
+        rows = (corner[:, 1, None] + around)[:, :, None]
+        columns = (corner[:, 0, None] + around)[:, None, :]
+        patches = features[:, rows, columns].permute(1, 0, 2, 3)
+        reach = max(height, width) / 4
+        offsets = self.offset_conv(patches).clamp(-reach, reach)[:, :, 0, 0].reshape(-1, 2, self.positions)
+        where = pixels[:, None] + offsets.permute(0, 2, 1)
+        sampled = sample_pixels(features[None], where.reshape(1, -1, 2))[0].T
+        sampled = functional.selu(functional.linear(sampled, self.sf_conv.weight.flatten(1)))
+        described = torch.einsum("npc,pcd->nd", sampled.reshape(-1, self.positions, dim), self.agg_weights)
+        return functional.normalize(described, dim=1)
+
+
+class AlikedNet(nn.Module):
+    """(B, 3, H, W) RGB in [0, 1] -> unit descriptors times sqrt(dim), and the score of each patch's best pixel."""
+
+    def __init__(self, c1: int, c2: int, c3: int, dim: int, positions: int):
+        super().__init__()
+        self.dim = dim
+        self.block1 = _Block(3, c1, False, False)
+        self.block2 = _Block(c1, c2, False, True)
+        self.block3 = _Block(c2, c3, True, True)
+        self.block4 = _Block(c3, dim, True, True)
+        quarter = dim // 4
+        self.conv1 = nn.Conv2d(c1, quarter, 1, bias=False)
+        self.conv2 = nn.Conv2d(c2, quarter, 1, bias=False)
+        self.conv3 = nn.Conv2d(c3, quarter, 1, bias=False)
+        self.conv4 = nn.Conv2d(dim, quarter, 1, bias=False)
+        self.score_head = nn.Sequential(
+            nn.Conv2d(dim, 8, 1, bias=False), nn.SELU(), nn.Conv2d(8, 4, 3, padding=1, bias=False), nn.SELU(),
+            nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.SELU(), nn.Conv2d(4, 1, 3, padding=1, bias=False))
+        self.desc_head = _DescriptorHead(dim, positions)
+
+    @classmethod
+    def from_state(cls, state: dict[str, Tensor]) -> AlikedNet:
+        """The network of a state dict of the release; all sizes are read from it."""
+        positions, dim, _ = state["desc_head.agg_weights"].shape
+        net = cls(state["conv1.weight"].shape[1], state["conv2.weight"].shape[1], state["conv3.weight"].shape[1],
+                  dim, positions)
+        counters = {key: value for key, value in net.state_dict().items() if key.endswith("num_batches_tracked")}
+        net.load_state_dict(state | counters)
+        return net
+
+    def forward(self, images: Tensor) -> Grid:
+        height, width = images.shape[2:]
+        dense = self._dense(images.contiguous())
+        rows, columns = torch.meshgrid(torch.arange(height // STRIDE), torch.arange(width // STRIDE), indexing="ij")
+        pixels = (torch.stack([columns, rows], -1).reshape(-1, 2).to(images.device) + 0.5) * STRIDE - 0.5
+        score = functional.max_pool2d(torch.sigmoid(self.score_head(dense)), STRIDE)[:, 0]
+        dense = functional.normalize(dense, dim=1)
+        described = torch.stack([self.desc_head(one, pixels) for one in dense])
+        grid = described.transpose(1, 2).reshape(len(images), self.dim, height // STRIDE, width // STRIDE)
+        return Grid(grid * self.dim**0.5, score)
+
+    def _dense(self, images: Tensor) -> Tensor:
+        """(B, dim, H, W) of four scales."""
+        height, width = images.shape[2:]
+        pad = (-width % 32, -height % 32)
+        x = functional.pad(images, (pad[0] // 2, pad[0] - pad[0] // 2, pad[1] // 2, pad[1] - pad[1] // 2), "replicate")
+        x1 = self.block1(x)
+        x2 = self.block2(functional.avg_pool2d(x1, 2))
+        x3 = self.block3(functional.avg_pool2d(x2, 4))
+        x4 = self.block4(functional.avg_pool2d(x3, 4))
+        parts = [functional.selu(conv(part)) for conv, part in
+                 ((self.conv1, x1), (self.conv2, x2), (self.conv3, x3), (self.conv4, x4))]
+        parts = [functional.interpolate(part, size=x.shape[2:], mode="bilinear", align_corners=True) for part in parts]
+        top, left = pad[1] // 2, pad[0] // 2
+        return torch.cat(parts, 1)[:, :, top:top + height, left:left + width]

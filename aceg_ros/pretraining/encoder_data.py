@@ -1,0 +1,152 @@
+"""The data of an encoder training: rendered rooms, real pictures, what a teacher says of them. Prepared once per run
+folder; an interrupted preparation goes on where it stopped."""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from aceg_ros.datasets import open_scene
+from aceg_ros.encoders.base import Encoder, load_encoder
+from aceg_ros.errors import UserError
+from aceg_ros.heap import keep_heap
+from aceg_ros.mapping.augmentation import working_size
+from aceg_ros.mapping.buffer import patch_centres
+from aceg_ros.pretraining.pairs import (
+    Lesson,
+    MatchedPairs,
+    Matches,
+    PairSource,
+    RenderedPairs,
+    SelfPairs,
+    match_frames,
+    render_views,
+)
+from aceg_ros.synthetic.textures import TextureAtlas, load_tiles, make_atlas, paint_tiles
+
+LESSON_POINTS = 1500
+
+
+@dataclass(frozen=True)
+class EncoderData:
+    """scenes: folders of posed pictures (mapping parts only); textures: folder of tiles or None; teacher: an imported
+    encoder to learn from as well, asked about every `teacher_every`-th picture."""
+
+    scenes: tuple[Path, ...] = ()
+    textures: Path | None = None
+    rooms: int = 320
+    held_out_rooms: int = 12
+    teacher: str | None = None
+    teacher_every: int = 2
+    seed: int = 0
+    device: str = "cpu"
+    workers: int = 2
+
+    def check(self) -> None:
+        """Raises UserError on what cannot be used, before anything is computed."""
+        if self.rooms <= self.held_out_rooms:
+            raise UserError(f"Give more rooms than the {self.held_out_rooms} that are held out, not {self.rooms}.")
+        if self.textures is not None and not self.textures.is_dir():
+            raise UserError(f"There is no texture folder {self.textures}.")
+        for path in self.scenes:
+            open_scene(path)
+        if self.teacher is not None:
+            load_encoder(self.teacher, self.device)
+
+
+def open_sources(data: EncoderData, run: Path) -> tuple[list[PairSource], PairSource, int]:
+    """Sources of training pairs, one of held-out rooms, and the width of the teacher's descriptors (0: no teacher)."""
+    rendered = _rendered_files(data, run)
+    held_out = RenderedPairs(rendered[:data.held_out_rooms])
+    sources: list[PairSource] = [RenderedPairs(rendered[data.held_out_rooms:])]
+    images: list[np.ndarray] = []
+    places: list[str] = []
+    lessons: list[Lesson | None] = []
+    matches: list[Matches] = []
+    teacher = None if data.teacher is None else load_encoder(data.teacher, data.device)
+    with ProcessPoolExecutor(data.workers, get_context("spawn")) as pool:
+        matched = pool.map(_match_scene, data.scenes, range(data.seed, data.seed + len(data.scenes)))
+        for path, found in zip(data.scenes, matched, strict=True):
+            first = len(images)
+            images += [frame.rectified()[0].image for frame in open_scene(path)]
+            places += [str(path)] * (len(images) - first)
+            matches += [replace(match, a=match.a + first, b=match.b + first) for match in found]
+            print(f"{path}: {len(images) - first} pictures, {len(found)} matched pairs", flush=True)
+    for index, image in enumerate(tqdm(images, "teacher", disable=teacher is None)):
+        asked = teacher is not None and index % data.teacher_every == 0
+        lessons.append(_lesson(teacher, image, index, run / "lessons") if teacher is not None and asked else None)
+    if images:
+        sources += [SelfPairs(images, places, lessons)]
+    if matches:
+        sources += [MatchedPairs(images, places, matches)]
+    return sources, held_out, 0 if teacher is None else teacher.dim
+
+
+def _lesson(teacher: Encoder, image: np.ndarray, index: int, folder: Path) -> Lesson:
+    """Descriptors of random patches of a picture, kept in the run folder."""
+    path = folder / f"{index:05d}.npz"
+    if path.exists():
+        with np.load(path) as kept:
+            return Lesson(kept["pixels"], kept["descriptors"])
+    folder.mkdir(exist_ok=True)
+    height, width = image.shape[:2]
+    size = working_size(width, height, teacher.short_side_px, teacher.stride)
+    tensor = torch.from_numpy(cv2.resize(image, size, interpolation=cv2.INTER_AREA)).permute(2, 0, 1)[None]
+    features = teacher(tensor.to(data_device(teacher)).float().div(255))[0].cpu()
+    rows, columns = torch.meshgrid(*(torch.arange(side) for side in features.shape[1:]), indexing="ij")
+    centres = patch_centres(columns.flatten(), rows.flatten(), teacher.stride).numpy()
+    chosen = np.random.default_rng(index).permutation(len(centres))[:LESSON_POINTS]
+    pixels = (centres[chosen] + 0.5) * (width / size[0], height / size[1]) - 0.5
+    lesson = Lesson(pixels, features.flatten(1).T.numpy()[chosen].astype(np.float16))
+    temporary = path.with_suffix(".tmp.npz")
+    np.savez(temporary, pixels=lesson.pixels, descriptors=lesson.descriptors)
+    temporary.rename(path)
+    return lesson
+
+
+def data_device(encoder: Encoder) -> torch.device:
+    return next(encoder.net.parameters()).device
+
+
+def _match_scene(path: Path, seed: int) -> list[Matches]:
+    cv2.setNumThreads(1)
+    return match_frames([frame.rectified()[0] for frame in open_scene(path)], seed)
+
+
+def _rendered_files(data: EncoderData, run: Path) -> list[Path]:
+    """Render what is missing, in worker processes; the files stay in the run folder for the next start."""
+    folder = run / "rendered"
+    folder.mkdir(exist_ok=True)
+    files = [folder / f"room_{number:05d}.npz" for number in range(data.rooms)]
+    missing = [number for number, path in enumerate(files) if not path.exists()]
+    if missing:
+        with ProcessPoolExecutor(data.workers, get_context("spawn"), _start_renderer, (data.textures,)) as pool:
+            jobs = [(number, files[number]) for number in missing]
+            list(tqdm(pool.map(_render_room, jobs, chunksize=4), "rendering rooms", len(jobs)))
+    return files
+
+
+_atlas: TextureAtlas                   # of a worker process: every room it renders shares it
+
+
+def _start_renderer(textures: Path | None) -> None:
+    global _atlas
+    keep_heap()
+    torch.set_num_threads(1)
+    tiles = paint_tiles(256, 1)
+    _atlas = make_atlas(np.concatenate([tiles, load_tiles(textures)]) if textures else tiles)
+
+
+def _render_room(job: tuple[int, Path]) -> None:
+    number, path = job
+    views = render_views(1_000_000 + number, _atlas)
+    temporary = path.with_suffix(".tmp.npz")
+    np.savez(temporary, images=views.images, depth_m=views.depth_m, poses=views.poses, focal_px=views.focal_px)
+    temporary.rename(path)

@@ -1,0 +1,106 @@
+"""What the encoder is trained by: contrast, reliability, scene coordinates of heads solved in place, a teacher."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from aceg_ros.encoders.compact import CompactNet
+from aceg_ros.pretraining.augment import Sample
+
+TEMPERATURE = 0.06
+SAME_SPOT_PX = 7.0                    # points nearer than this in either picture are neither match nor contrast
+HEAD_KERNEL, HEAD_RIDGE = 0.25, 0.1
+WEIGHTS = {"contrast": 1.0, "reliability": 0.1, "coordinates": 0.3, "teacher": 1.0}
+
+
+@dataclass(frozen=True)
+class Losses:
+    """terms: each unweighted, by the names in WEIGHTS; hit: share of points whose nearest feature is the right one."""
+
+    terms: dict[str, Tensor]
+    hit: float
+
+    @property
+    def total(self) -> Tensor:
+        return torch.stack([WEIGHTS[name] * term for name, term in self.terms.items()]).sum()
+
+
+def encoder_losses(net: CompactNet, batch: list[Sample], device: str, pupil: nn.Module | None = None) -> Losses:
+    """All losses of a batch. pupil: maps our features to the teacher's; None leaves the teacher out."""
+    images = torch.from_numpy(np.stack([sample.images for sample in batch])).to(device)
+    height, width = images.shape[2:4]
+    flat = images.flatten(0, 1).permute(0, 3, 1, 2).float().div(255)
+    features, logits = net.raw(flat.contiguous(memory_format=torch.channels_last))
+    both = torch.cat([features, logits[:, None]], 1)
+    points = [[torch.from_numpy(sample.points[side]).float().to(device) for sample in batch] for side in (0, 1)]
+    found = [[sample_at(both[2 * index + side], points[side][index], width, height) for index in range(len(batch))]
+             for side in (0, 1)]
+    sides = [torch.cat(parts) for parts in found]
+    a, b = (functional.normalize(side[:, :-1], dim=1) for side in sides)
+    ignored = _no_contrast(batch, points)
+    target = torch.arange(len(a), device=device)
+    similarity = (a @ b.T / TEMPERATURE).masked_fill(ignored, -1e4)
+    terms = {"contrast": (functional.cross_entropy(similarity, target)
+                          + functional.cross_entropy(similarity.T, target)) / 2}
+    hits = [(rows.detach().argmax(1) == target).float() for rows in (similarity, similarity.T)]
+    terms["reliability"] = torch.stack([functional.binary_cross_entropy_with_logits(side[:, -1], hit)
+                                        for side, hit in zip(sides, hits, strict=True)]).mean()
+    starts = np.cumsum([0] + [len(part) for part in points[0]])
+    spans = [slice(start, end) for start, end in pairwise(starts)]
+    located = [(sample.map_points, span) for sample, span in zip(batch, spans, strict=True)
+               if sample.map_points is not None]
+    if located:
+        terms["coordinates"] = torch.stack([coordinate_loss(a[span], b[span], torch.from_numpy(xyz).float().to(device))
+                                            for xyz, span in located]).mean()
+    taught = [(sample.taught, span) for sample, span in zip(batch, spans, strict=True) if sample.taught is not None]
+    if taught and pupil is not None:
+        said = torch.cat([torch.from_numpy(descriptors).float().to(device) for descriptors, _ in taught])
+        ours = [torch.cat([side[span] for _, span in taught]) for side in (a, b)]
+        terms["teacher"] = torch.stack([1.0 - functional.cosine_similarity(pupil(side), said).mean()
+                                        for side in ours]).mean()
+    return Losses(terms, hits[0].mean().item())
+
+
+def sample_at(grid: Tensor, points: Tensor, width: int, height: int) -> Tensor:
+    """Values (N, C) of one grid (C, h, w) at pixels (N, 2) of the picture it came from (bilinear)."""
+    size = torch.tensor([width, height], device=points.device)
+    where = (points + 0.5) / size * 2 - 1
+    found = functional.grid_sample(grid[None], where[None, None], align_corners=False, padding_mode="border")
+    return found[0, :, 0].T
+
+
+def coordinate_loss(a: Tensor, b: Tensor, points: Tensor) -> Tensor:
+    """Scene coordinate regression: a head fitted to half of one view's points, judged on the other half in the other.
+
+    The head is kernel ridge regression on unit features, solved in closed form, so each room of a batch has its own
+    and the gradient reaches the encoder through its solution (Bertinetto et al., ICLR 2019). In units of the points'
+    spread; Huber.
+    """
+    points = points - points.mean(0)
+    points = points / points.norm(dim=1).mean().clamp(min=1e-3)
+    fit, judge = slice(0, None, 2), slice(1, None, 2)
+    gram = torch.exp((a[fit] @ a[fit].T - 1.0) / HEAD_KERNEL)
+    solved = torch.linalg.solve(gram + HEAD_RIDGE * torch.eye(len(gram), device=a.device), points[fit])
+    predicted = torch.exp((b[judge] @ a[fit].T - 1.0) / HEAD_KERNEL) @ solved
+    return functional.huber_loss((predicted - points[judge]).norm(dim=1), torch.zeros_like(points[judge, 0]),
+                                 delta=0.3)
+
+
+def _no_contrast(batch: list[Sample], points: list[list[Tensor]]) -> Tensor:
+    """(N, N) bool: pairs of points that may be the same spot without being each other's match."""
+    device = points[0][0].device
+    sizes = torch.tensor([len(part) for part in points[0]], device=device)
+    pair = torch.arange(len(batch), device=device).repeat_interleave(sizes)
+    names = sorted({sample.place for sample in batch})
+    place = torch.tensor([names.index(sample.place) for sample in batch], device=device)[pair]
+    same_pair = pair[:, None] == pair[None]
+    first, second = (torch.cat(side) for side in points)
+    near = torch.minimum(torch.cdist(first, first), torch.cdist(second, second)) < SAME_SPOT_PX
+    ignored = (same_pair & near) | (~same_pair & (place[:, None] == place[None]))
+    return ignored.fill_diagonal_(False)
