@@ -72,7 +72,8 @@ def run_map(options: argparse.Namespace) -> int:
     with _StopOnInterrupt() as stop, MappingBar() as bar:
         scene_map, refused = build_map(
             options.method, MappingOptions(options.encoder, budget - imports_s, options.seed, device,
-                                           options.use_depth), frames, bar.show, stop.asked)
+                                           options.use_depth, not options.reprojection_only),
+            frames, bar.show, stop.asked)
     _tell_skipped([skipped.reason for skipped in scene.skipped] + refused, len(scene))
     scene_map = replace(scene_map, figures=replace(scene_map.figures, budget_s=budget,
                                                    skipped=len(scene.skipped) + len(refused)))
@@ -281,6 +282,8 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--budget", type=_seconds, metavar="S", help="seconds until the map is written (default: 300 on"
                       " a CPU, 120 on a GPU); more time, better map")
     verb.add_argument("--use-depth", action="store_true", help="learn from the scene's depth pictures as well")
+    verb.add_argument("--reprojection-only", action="store_true", help="as ACE was published: do not start from depths"
+                      " triangulated between the pictures")
     _common(verb, every=True)
 
     verb = _verb(verbs, "localize", run_localize, "find pictures in a map")

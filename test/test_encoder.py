@@ -14,8 +14,9 @@ from aceg_ros.synthetic.render import DAYLIGHT, EVENING
 
 def test_shapes_and_unit_features():
     net = CompactNet().eval()
-    features = net(torch.rand(2, 3, 120, 168))
-    assert features.shape == (2, 128, 15, 21)
+    features, reliability = net(torch.rand(2, 3, 120, 168))
+    assert features.shape == (2, 128, 15, 21) and reliability.shape == (2, 15, 21)
+    assert ((reliability > 0) & (reliability < 1)).all()
     assert torch.allclose(features.norm(dim=1), torch.tensor(128**0.5), rtol=1e-4)
 
 
@@ -29,10 +30,10 @@ def test_folding_the_batch_norms_changes_nothing():
             torch.nn.init.uniform_(module.weight, 0.5, 2)
             torch.nn.init.uniform_(module.bias, -1, 1)
     images = torch.rand(1, 3, 64, 96)
-    expected = net.eval()(images)
+    expected = net.eval()(images).features
     fused = fuse_batch_norm(net)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in fused.modules())
-    assert torch.allclose(fused(images), expected, atol=1e-3)
+    assert torch.allclose(fused(images).features, expected, atol=1e-3)
 
 
 def test_exposure_and_colour_temperature_are_taken_out():

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from aceg_ros.camera import Camera, Frame
+from aceg_ros.encoders.grid import Grid
 from aceg_ros.geometry import is_pose, look_at
 from aceg_ros.mapping.augmentation import Picture, augment, prepared_picture
 from aceg_ros.mapping.buffer import PatchBuffer, patch_centres
@@ -87,7 +88,31 @@ def test_measured_depth_is_a_target_where_it_is_known():
     distance_px = (farther - right)[0].norm().item() * 500 / 3
     tau = softness(0.2)
     assert error.max() < 1e-3
-    assert loss.item() == pytest.approx(tau * np.tanh(distance_px / tau) / 2, rel=1e-3)
+    assert loss.item() == pytest.approx(tau * np.log1p(distance_px / tau) / 2, rel=1e-3)
+
+
+def test_a_known_depth_pulls_however_far_off_a_prediction_is():
+    """ACE's tanh does not: its gradient is nothing a few hundred pixels away."""
+    view = one_view(1)
+    start = points_at_depth(view, 3.0) + torch.tensor([[4.0, 0.0, 0.0]])               # about 670 px aside
+    gradients = []
+    for depth in (None, torch.tensor([3.0])):
+        prediction = start.clone().requires_grad_()
+        ace_loss(prediction, view, 0.1, depth, fading=True)[0].backward()
+        gradients.append(prediction.grad.norm().item())
+    assert gradients[0] < 1e-6 < 1.0 < gradients[1]
+    prediction = start.clone().requires_grad_()
+    ace_loss(prediction, view, 0.8, torch.tensor([3.0]), fading=True)[0].backward()
+    assert prediction.grad.norm().item() < 0.15 * gradients[1], "a triangulated depth fades"
+
+
+def test_invalid_predictions_of_unknown_depth_are_pulled_to_the_typical_one():
+    view = one_view(3)
+    prediction = torch.tensor([[0.0, 0.0, -1.0]]).repeat(3, 1)
+    prediction[1:] = points_at_depth(view, torch.tensor([[1.0], [2.0], [2.0]]))[1:]
+    loss, _ = ace_loss(prediction, view, 0.9, torch.tensor([float("nan"), 2.0, 2.0]), fading=True)
+    expected = (prediction[0] - points_at_depth(view, 2.0)[0]).norm()
+    assert 3 * loss.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_loss_gradient_survives_extreme_predictions():
@@ -185,7 +210,7 @@ def test_buffer_keeps_feature_pixel_camera_and_depth_together():
         pose = look_at(np.array([number, 0.0, 0.0]), np.array([number, 5.0, 1.0]))
         camera = Camera(80, 48, 50.0 + number, 55.0, 40.0, 24.0)
         picture = Picture(rng.integers(0, 255, (48, 80, 3), np.uint8), camera, pose, mask, depth)
-        assert buffer.add(features, picture, 25, rng) == (25 if number < 2 else 10)
+        assert buffer.add(Grid(features[None], None), picture, 25, rng) == (25 if number < 2 else 10)
         pictures.append(picture)
         grids.append(features)
     assert buffer.size == buffer.capacity == 60
@@ -201,6 +226,18 @@ def test_buffer_keeps_feature_pixel_camera_and_depth_together():
         assert torch.allclose(centre, torch.tensor([number, 0.0, 0.0]), atol=1e-5)
         depth = patches.depth_m[index]
         assert torch.isnan(depth) if row < 3 else depth == 1.0 + number
+
+
+def test_buffer_prefers_reliable_patches():
+    rng = np.random.default_rng(0)
+    reliability = torch.full((1, 6, 10), 0.1)
+    reliability[:, :, :5] = 0.9
+    buffer = PatchBuffer(600, 4, 8, "cpu", with_depth=False)
+    picture = Picture(np.zeros((48, 80, 3), np.uint8), Camera(80, 48, 50.0, 50.0, 40.0, 24.0), np.eye(4), None)
+    for _ in range(40):
+        assert buffer.add(Grid(torch.randn(1, 4, 6, 10), reliability), picture, 15, rng) == 15
+    left = (buffer.patches(torch.arange(600)).view.pixels[:, 0] < 40).float().mean()
+    assert 0.8 < left < 1.0
 
 
 def test_patch_centres():
@@ -229,7 +266,7 @@ def toy_buffer() -> tuple[PatchBuffer, Camera]:
         points = torch.from_numpy(pose[:3, 3] + t[..., None] * directions).float()
         features = torch.sin(points @ basis).permute(2, 0, 1)
         picture = Picture(np.zeros((480, 640, 3), np.uint8), camera, pose, None)
-        buffer.add(features, picture, 400, rng)
+        buffer.add(Grid(features[None], None), picture, 400, rng)
     return buffer, camera
 
 

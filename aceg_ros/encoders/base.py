@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
+import cv2
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from aceg_ros.encoders.ace import AceNet
 from aceg_ros.encoders.aliked import AlikedNet
 from aceg_ros.encoders.compact import CompactNet, fuse_batch_norm
 from aceg_ros.encoders.grid import Grid
+from aceg_ros.encoders.sift import SiftNet
 from aceg_ros.errors import UserError
 
 SHIPPED = Path(__file__).parent.parent / "weights"
@@ -44,9 +46,22 @@ class Encoder:
     def grid(self, images: Tensor) -> Grid:
         """Features with the reliability of each, where the network gives one; float32."""
         images = images.to(memory_format=torch.channels_last)
-        with torch.autocast("cuda", torch.float16, enabled=images.is_cuda):
+        with half_precision(images.device.type):
             features, reliability = self.net(images)
         return Grid(features.float(), None if reliability is None else reliability.float())
+
+
+def half_precision(device: str) -> torch.autocast:
+    """Autocast to the fast 16-bit type of a device: fp16 on a GPU, bf16 on a CPU that computes in it, else none."""
+    if device == "cuda":
+        return torch.autocast("cuda", torch.float16)
+    return torch.autocast("cpu", torch.bfloat16, enabled=_computes_in_bf16())
+
+
+@lru_cache
+def _computes_in_bf16() -> bool:
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16"))
 
 
 def pick_device(device: str) -> str:
@@ -69,10 +84,13 @@ def on_device(net: Net, device: str) -> Net:
 
 
 def load_encoder(source: str, device: str = "cpu") -> Encoder:
-    """Load an encoder: the name of a shipped one ("compact") or the path of a file made by `aceg import`.
+    """Load an encoder: the name of a shipped one ("compact"), "sift" (no weights, for comparisons), or the path of a
+    file made by `aceg import`.
 
     Raises UserError where there is none or the file is not one of ours.
     """
+    if source == "sift":
+        return Encoder("sift", f"sift:opencv-{cv2.__version__}", "sift", 8, SiftNet.dim, 480, SiftNet())
     shipped_file = SHIPPED / f"{source}.safetensors"
     path = shipped_file if shipped_file.exists() else Path(source).resolve()
     if not path.is_file():

@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from aceg_ros.camera import Frame
 from aceg_ros.datasets import Scene
 from aceg_ros.errors import UserError
 from aceg_ros.evaluation.metrics import FrameResult, Summary
@@ -18,7 +19,7 @@ from aceg_ros.methods.base import Localizer
 from aceg_ros.scene_map import SceneMap
 
 
-def evaluate(localizer: Localizer, scene: Scene, progress: Callable[[int, int], None] | None = None
+def evaluate(localizer: Localizer, scene: Scene | list[Frame], progress: Callable[[int, int], None] | None = None
              ) -> list[FrameResult]:
     """Localize the usable frames of a scene, in order. The first frame is run once more beforehand, untimed: it pays
     for lazy initialisation that a running robot has behind it."""

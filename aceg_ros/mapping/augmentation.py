@@ -18,7 +18,8 @@ MAX_JITTER = 0.1
 class Picture:
     """A picture as the encoder will see it: image (H, W, 3) uint8, pinhole camera, pose, and what of it is real.
 
-    mask (H, W) bool: pixels that come from the picture. depth_m (H, W) float32 or None.
+    mask (H, W) bool: pixels that come from the picture. depth_m: z-depths, 0 or NaN where unknown, of any resolution
+    that covers the picture, or None.
     """
 
     image: np.ndarray
@@ -68,7 +69,8 @@ def augment(picture: Picture, rng: np.random.Generator, short_side: int, multipl
     mask = cv2.warpPerspective(source_mask, warp, size, flags=cv2.INTER_NEAREST).astype(bool)
     depth = picture.depth_m
     if depth is not None:
-        depth = cv2.warpPerspective(depth.astype(np.float32), warp, size, flags=cv2.INTER_NEAREST, borderValue=0.0)
+        full = cv2.resize(depth.astype(np.float32), picture.image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+        depth = cv2.warpPerspective(full, warp, size, flags=cv2.INTER_NEAREST, borderValue=0.0)
     pose = picture.map_from_camera.copy()
     pose[:3, :3] = pose[:3, :3] @ turn.T
     return Picture(_jitter(image, rng), camera, pose, mask, depth)

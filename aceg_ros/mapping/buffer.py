@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from aceg_ros.encoders.base import Encoder
+from aceg_ros.encoders.grid import Grid
 from aceg_ros.mapping.augmentation import Picture, augment
 from aceg_ros.mapping.losses import View
 
@@ -51,8 +52,10 @@ class PatchBuffer:
     def capacity(self) -> int:
         return len(self._features)
 
-    def add(self, features: Tensor, picture: Picture, count: int, rng: np.random.Generator) -> int:
-        """Add up to `count` random valid cells of one encoded picture (C, h, w); returns how many."""
+    def add(self, grid: Grid, picture: Picture, count: int, rng: np.random.Generator) -> int:
+        """Add up to `count` random valid cells of one encoded picture; returns how many. More reliable ones are
+        likelier to be taken."""
+        features = grid.features[0]
         height, width = features.shape[1:]
         columns = np.arange(width) * self.stride + self.stride // 2
         rows = np.arange(height) * self.stride + self.stride // 2
@@ -61,7 +64,11 @@ class PatchBuffer:
             # A cell counts where its whole block of pixels is real.
             mask = picture.mask[:height * self.stride, :width * self.stride]
             valid = np.asarray(mask.reshape(height, self.stride, width, self.stride).all((1, 3)))
-        chosen = rng.permutation(np.flatnonzero(valid))[:min(count, self.capacity - self.size)]
+        chosen = np.flatnonzero(valid)
+        # Efraimidis & Spirakis (2006): the largest u^(1/w) are a random sample with weights w.
+        weight = 1.0 if grid.reliability is None else grid.reliability[0].flatten().cpu().numpy()[chosen].clip(0.02)
+        order = np.argsort(-rng.random(len(chosen)) ** (1.0 / weight))
+        chosen = chosen[order[:min(count, self.capacity - self.size)]]
         row, column = np.divmod(chosen, width)
         span = slice(self.size, self.size + len(chosen))
         index = torch.from_numpy(chosen).to(self.device)
@@ -112,7 +119,7 @@ def fill_buffer(buffer: PatchBuffer, encoder: Encoder, pictures: Sequence[Pictur
                 return encoded
             picture = augment(pictures[int(index)], rng, encoder.short_side_px, encoder.stride)
             image = torch.from_numpy(picture.image).to(buffer.device).permute(2, 0, 1)[None].float().div(255)
-            buffer.add(encoder(image)[0], picture, patches_per_picture, rng)
+            buffer.add(encoder.grid(image), picture, patches_per_picture, rng)
             encoded += 1
             time_share = (now - started) / max(soft_deadline - started, 1e-3)
             report(max(buffer.size / buffer.capacity, min(time_share, encoded / len(pictures), 1.0)))

@@ -47,7 +47,9 @@ class SceneHead(nn.Module):
             for layer in range(3):
                 y = functional.relu(self.get_submodule(f"{block}c{layer}")(y))
             x = x + y
-        x = self.fc3(functional.relu(self.fc2(functional.relu(self.fc1(x))))).float()
+        x = functional.relu(self.fc2(functional.relu(self.fc1(x))))
+        with torch.autocast(x.device.type, enabled=False):             # 8 bits of a coordinate are not enough
+            x = self.fc3(x.float())
         if not self.homogeneous:
             return x + self.mean
         softness = math.log(2.0) / (1.0 - 1.0 / MAX_SCALE)          # so that an output of 0 means scale 1

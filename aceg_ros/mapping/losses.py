@@ -9,6 +9,7 @@ from torch import Tensor
 
 MIN_DEPTH_M, MAX_DEPTH_M, MAX_ERROR_PX = 0.1, 1000.0, 1000.0
 FALLBACK_DEPTH_M = 10.0
+GUIDE_UNTIL, GUIDE_REST = 0.6, 0.1          # progress at which a triangulated depth has faded to its least weight
 
 
 @dataclass(frozen=True)
@@ -50,22 +51,24 @@ def points_at_depth(view: View, depth_m: Tensor | float) -> Tensor:
     return torch.cat([rays, torch.ones_like(rays[:, :1])], 1) * depth_m
 
 
-def ace_loss(coordinates: Tensor, view: View, progress: float, depth_m: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def ace_loss(coordinates: Tensor, view: View, progress: float, depth_m: Tensor | None = None,
+             fading: bool = False) -> tuple[Tensor, Tensor]:
     """Mean loss of a batch, and the batch's pixel errors (B,) (detached).
 
-    depth_m (B,): measured z-depth, NaN where unknown; adds the distance to the measured point, in pixels at its
-    depth, under the same tanh, and takes the place of the 10 m point for invalid predictions.
+    depth_m (B,): z-depth, NaN where unknown. Adds the distance to the point it gives, in pixels at its depth, and takes
+    the place of the 10 m point for invalid predictions (where unknown: its median). ACE's tanh is flat for predictions
+    that are far off; this term is a logarithm, which still pulls there and yields to reprojection near by.
+    fading: the depths are triangulated, good to begin with; their weight falls as training goes on.
     """
     seen = reproject(coordinates, view)
     tau = softness(progress)
-    loss = tau * torch.tanh(seen.error_px / tau)
-    fallback: Tensor | float = FALLBACK_DEPTH_M
-    if depth_m is not None:
-        known = torch.isfinite(depth_m)
-        measured = torch.where(known, depth_m, 1.0)
-        distance = (seen.in_camera - points_at_depth(view, measured[:, None])).norm(dim=1)
-        distance_px = distance * view.intrinsics[:, 0] / measured.clamp(min=MIN_DEPTH_M)
-        loss = loss + torch.where(known, tau * torch.tanh(distance_px / tau), 0.0)
-        fallback = torch.where(known, depth_m, FALLBACK_DEPTH_M)[:, None]
-    astray = (seen.in_camera - points_at_depth(view, fallback)).norm(dim=1)
-    return torch.where(seen.valid, loss, astray).mean(), seen.error_px.detach()
+    loss = torch.where(seen.valid, tau * torch.tanh(seen.error_px / tau), 0.0)
+    if depth_m is None or not bool((known := torch.isfinite(depth_m)).any()):
+        astray = (seen.in_camera - points_at_depth(view, FALLBACK_DEPTH_M)).norm(dim=1)
+        return torch.where(seen.valid, loss, astray).mean(), seen.error_px.detach()
+    depth = torch.where(known, depth_m, depth_m.nanmedian()).clamp(min=MIN_DEPTH_M)
+    distance = (seen.in_camera - points_at_depth(view, depth[:, None])).norm(dim=1)
+    distance_px = distance * view.intrinsics[:, 0] / depth
+    weight = max(1.0 - progress / GUIDE_UNTIL, GUIDE_REST) if fading else 1.0
+    guided = loss + weight * tau * torch.log1p(distance_px / tau)
+    return torch.where(known, guided, torch.where(seen.valid, loss, distance)).mean(), seen.error_px.detach()

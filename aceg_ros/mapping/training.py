@@ -9,19 +9,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from aceg_ros.encoders.base import half_precision
 from aceg_ros.mapping.buffer import PatchBuffer
 from aceg_ros.mapping.losses import ace_loss
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """ACE's schedule. iterations: upper bound; the clock may end a run earlier."""
+    """ACE's schedule. iterations: upper bound; the clock may end a run earlier. fading_depth: see `ace_loss`."""
 
     iterations: int = 25_000
     batch: int = 5120
     peak_rate: float = 5e-3
     weight_decay: float = 0.01
     seed: int = 0
+    fading_depth: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,10 @@ def train_head(head: nn.Module, buffer: PatchBuffer, options: TrainingOptions, d
         patches = buffer.patches(index)
         for group in optimizer.param_groups:
             group["lr"] = options.peak_rate * rate
-        with torch.autocast("cuda", torch.float16, enabled=cuda):
+        with half_precision(buffer.device):
             coordinates = head(patches.features)
-        loss, errors = ace_loss(coordinates.float(), patches.view, progress, patches.depth_m)
+        loss, errors = ace_loss(coordinates.float(), patches.view, progress, patches.depth_m,
+                                options.fading_depth)
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()
         scaler.step(optimizer)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from aceg_ros.camera import Camera, Frame
 from aceg_ros.encoders.base import Encoder, load_encoder, pick_device
@@ -19,6 +20,7 @@ from aceg_ros.mapping.buffer import PatchBuffer, fill_buffer, patch_centres
 from aceg_ros.mapping.head import SceneHead, head_from_state
 from aceg_ros.mapping.losses import reproject
 from aceg_ros.mapping.training import TrainingOptions, TrainingResult, train_head
+from aceg_ros.mapping.triangulation import TriangulationOptions, triangulate
 from aceg_ros.methods.base import MappingOptions, Progress
 from aceg_ros.pose_solver import solve_pose
 from aceg_ros.scene_map import MAX_CLOUD_POINTS, MappingFigures, SceneMap
@@ -26,7 +28,8 @@ from aceg_ros.scene_map import MAX_CLOUD_POINTS, MappingFigures, SceneMap
 MIN_FRAMES = 5
 MIN_SIDE_PX = 64
 CLOUD_ERROR_PX = 4.0
-MAX_PATCHES = {"cpu": 2400, "cuda": 1_000_000}       # that a picture is localized by: beyond, every second one
+TRIANGULATION_SHARE = 0.2            # of the time for mapping, at most
+MAX_PATCHES = {"cpu": 2400, "cuda": 1_000_000}       # that a picture is localized by: beyond, one of each 2x2
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class AceSettings:
     patches_per_picture: int
     training: TrainingOptions
     fill_share: float
+    triangulation: TriangulationOptions = field(default_factory=TriangulationOptions)
 
 
 # ACE's published settings on a GPU. On a CPU the head is half as wide and the batch a little smaller: 2 cores make
@@ -96,6 +100,8 @@ class AceMapper:
         deadline = started + options.budget_s * 0.98 - 2.0            # the rest is for the cloud and the file
         rng = np.random.default_rng(options.seed)
         torch.manual_seed(options.seed)
+        if options.triangulate and not options.use_depth:
+            self._guess_depths(deadline, report, stop)
         capacity = min(settings.buffer, int(BUFFER_BYTES[self._device] / (2 * self._encoder.dim + 15)))
         buffer = PatchBuffer(capacity, self._encoder.dim, self._encoder.stride, self._device,
                              any(picture.depth_m is not None for picture in self._pictures))
@@ -113,13 +119,25 @@ class AceMapper:
         centres = np.stack([picture.map_from_camera[:3, 3] for picture in self._pictures])
         head = SceneHead(self._encoder.dim, settings.width, settings.extra_blocks,
                          mean=torch.tensor(centres.mean(0))).to(self._device)
-        result = train_head(head, buffer, replace(settings.training, seed=options.seed), deadline,
+        training = replace(settings.training, seed=options.seed, fading_depth=not options.use_depth)
+        result = train_head(head, buffer, training, deadline,
                             lambda done, left, error: report(Progress("training", done, left, error)), stop)
         if result.iterations == 0:
             raise UserError(f"The budget of {options.budget_s:.0f} s left no time to train: give more with --budget.")
         scene_map = self._finish(head, buffer, result, encoded, started)
         report(Progress("done", 1.0, 0.0, result.reprojection_px))
         return scene_map
+
+    def _guess_depths(self, deadline: float, report: Callable[[Progress], None], stop: Callable[[], bool]) -> None:
+        """Give the pictures triangulated depths, within TRIANGULATION_SHARE of the time left."""
+        started = time.monotonic()
+        until = started + TRIANGULATION_SHARE * (deadline - started)
+        depths = triangulate(
+            self._pictures, self._encoder, self._device, self._settings.triangulation, self._options.seed,
+            lambda: time.monotonic() < until and not stop(),
+            lambda done: report(Progress("triangulating", done, deadline - time.monotonic())))
+        for index, depth in depths.items():
+            self._pictures[index] = replace(self._pictures[index], depth_m=depth.astype(np.float16))
 
     def _check_frames(self) -> None:
         count = len(self._pictures)
@@ -211,12 +229,11 @@ class AceLocalizer:
         image, camera, mask = prepare(frame, self._encoder.short_side_px, stride)
         prepared = clock()
         tensor = torch.from_numpy(np.ascontiguousarray(image)).to(self._device).permute(2, 0, 1)[None].float().div(255)
-        features = self._encoder(tensor)[0]
+        features, reliability = (part if part is None else part[0] for part in self._encoder.grid(tensor))
         if features.is_cuda:
             torch.cuda.synchronize()
         encoded = clock()
-        height, width = features.shape[1:]
-        rows, columns = _chosen_cells(height, width, MAX_PATCHES[self._device])
+        rows, columns = _chosen_cells(*features.shape[1:], MAX_PATCHES[self._device], reliability)
         points = self._head(features[:, rows, columns].T.contiguous()).cpu().numpy()
         pixels = patch_centres(columns, rows, stride).numpy() + self._patch_offset_px
         cells = None if mask is None else mask[stride // 2::stride, stride // 2::stride][rows, columns]
@@ -226,12 +243,20 @@ class AceLocalizer:
         return SceneCoordinates(pixels, points, camera, cells, stage_ms)
 
 
-def _chosen_cells(height: int, width: int, most: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows and columns of the cells to localize by: all, or every n-th along each row, shifted from row to row."""
+def _chosen_cells(height: int, width: int, most: int, reliability: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the cells to localize by: all, or where that is too many the most reliable of each 2x2.
+
+    Without reliabilities, every n-th along each row, shifted from row to row.
+    """
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    step = -(-height * width // most)
-    chosen = (columns + rows) % step == 0
-    return rows[chosen], columns[chosen]
+    if height * width <= most:
+        return rows.flatten(), columns.flatten()
+    if reliability is None:
+        step = -(-height * width // most)
+        chosen = (columns + rows) % step == 0
+        return rows[chosen], columns[chosen]
+    _, index = torch.nn.functional.max_pool2d(reliability[None].cpu(), 2, ceil_mode=True, return_indices=True)
+    return index.flatten() // width, index.flatten() % width
 
 
 def _encoder_of(scene_map: SceneMap, device: str) -> Encoder:

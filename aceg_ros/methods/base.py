@@ -16,13 +16,18 @@ from aceg_ros.scene_map import SceneMap
 
 @dataclass(frozen=True)
 class MappingOptions:
-    """What a user may choose about a mapping run. budget_s is wall-clock time from `build` to the finished map."""
+    """What a user may choose about a mapping run. budget_s is wall-clock time from `build` to the finished map.
+
+    triangulate: begin with depths from matched patches (`mapping.triangulation`); False trains by reprojection alone,
+    as ACE was published.
+    """
 
     encoder: str = "compact"
     budget_s: float = 300.0
     seed: int = 0
     device: str = "auto"
     use_depth: bool = False
+    triangulate: bool = True
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,32 @@
+"""Dense RootSIFT (Lowe 2004; Arandjelovic & Zisserman 2012) of OpenCV: the yardstick without any training."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from aceg_ros.encoders.grid import Grid
+
+STRIDE, DIM, PATCH_PX = 8, 128, 16.0
+
+
+class SiftNet(nn.Module):
+    """(B, 3, H, W) in [0, 1] -> upright descriptors at the patch centres, unit vectors times sqrt(128)."""
+
+    dim = DIM
+
+    def forward(self, images: Tensor) -> Grid:
+        grids = [self._describe(image) for image in (images.permute(0, 2, 3, 1).cpu().numpy() * 255).astype(np.uint8)]
+        return Grid(torch.stack(grids).to(images.device), None)
+
+    @staticmethod
+    def _describe(image: np.ndarray) -> Tensor:
+        height, width = (side // STRIDE for side in image.shape[:2])
+        centres = [((column + 0.5) * STRIDE - 0.5, (row + 0.5) * STRIDE - 0.5)
+                   for row in range(height) for column in range(width)]
+        keypoints = [cv2.KeyPoint(x, y, PATCH_PX, 0.0) for x, y in centres]
+        _, found = cv2.SIFT.create().compute(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), keypoints)
+        rooted = np.sqrt(found / np.maximum(np.abs(found).sum(1, keepdims=True), 1e-6))
+        return torch.from_numpy(rooted.T.reshape(DIM, height, width).copy()) * DIM**0.5

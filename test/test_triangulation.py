@@ -1,0 +1,104 @@
+"""Depths from matched patches: against exact geometry, with features whose matches are known."""
+
+import numpy as np
+import pytest
+import torch
+
+from aceg_ros.camera import Camera
+from aceg_ros.encoders.base import Encoder, load_encoder
+from aceg_ros.encoders.grid import Grid
+from aceg_ros.geometry import look_at
+from aceg_ros.mapping.augmentation import Picture, prepared_picture
+from aceg_ros.mapping.triangulation import TriangulationOptions, choose_partners, triangulate
+from aceg_ros.synthetic.demo import demo_world, mapping_path
+
+CAMERA = Camera(320, 240, 260.0, 255.0, 160.0, 119.0)
+
+
+class WallEncoder(torch.nn.Module):
+    """Features that are a smooth function of the point of the wall x = 5 that a patch shows, which the picture holds
+    in its three channels; `wrong` of the patches of each picture get noise instead."""
+
+    def __init__(self, wrong: float):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.wrong, self.basis = wrong, 6.0 * torch.randn(3, 64, generator=generator)
+        self.generator = torch.Generator().manual_seed(1)
+
+    def forward(self, images):
+        points = images[:, :, 4::8, 4::8].permute(0, 2, 3, 1)
+        features = torch.sin(points @ self.basis)
+        lost = torch.rand(features.shape[:3], generator=self.generator) < self.wrong
+        features[lost] = torch.randn(features[lost].shape, generator=self.generator)
+        return Grid(features.permute(0, 3, 1, 2), None)
+
+
+def wall_pictures(centres) -> tuple[list[Picture], list[np.ndarray]]:
+    """Pictures of the wall x = 5 that hold its (y, z) as colours, and their exact depths at the patch centres."""
+    pictures, depths = [], []
+    rows, columns = np.mgrid[0:240, 0:320]
+    rays = np.stack([(columns - CAMERA.cx) / CAMERA.fx, (rows - CAMERA.cy) / CAMERA.fy, np.ones(rows.shape)], -1)
+    for centre in centres:
+        pose = look_at(np.asarray(centre, float), np.array([5.0, 0.3 * centre[1], 0.0]))
+        directions = rays @ pose[:3, :3].T
+        depth = (5.0 - centre[0]) / directions[..., 0]
+        points = centre + depth[..., None] * directions
+        image = np.stack([points[..., 1], points[..., 2], np.zeros(rows.shape)], -1) * 20 + 128
+        pictures.append(Picture(image.clip(0, 255).astype(np.uint8), CAMERA, pose, None))
+        depths.append((depth[3::8, 3::8] + depth[4::8, 4::8]) / 2)
+    return pictures, depths
+
+
+def run(pictures, encoder, **options):
+    return triangulate(pictures, encoder, "cpu", TriangulationOptions(**options), 0, lambda: True, lambda _: None)
+
+
+@pytest.mark.parametrize("wrong", [0.0, 0.4])
+def test_depths_are_right_and_wrong_matches_are_left_out(wrong):
+    pictures, exact = wall_pictures([(0.0, y, 0.1 * y) for y in np.linspace(-1.0, 1.0, 7)])
+    encoder = Encoder("wall", "wall:0", "wall", 8, 64, 240, WallEncoder(wrong))
+    depths = run(pictures, encoder, patches=1200)
+    assert len(depths) == 7
+    found = np.stack([depths[index] for index in range(7)])
+    known = np.isfinite(found)
+    error = np.abs(found[known] / np.stack(exact)[known] - 1)
+    assert known.mean() > (0.5 if wrong == 0 else 0.15)
+    assert np.median(error) < 0.03 and (error > 0.15).mean() < 0.02
+
+
+def test_one_spot_and_two_pictures_give_no_depth():
+    encoder = Encoder("wall", "wall:0", "wall", 8, 64, 240, WallEncoder(0.0))
+    assert run(wall_pictures([(0.0, 0.0, 0.0)] * 5)[0], encoder) == {}
+    assert run(wall_pictures([(0.0, 0.0, 0.0), (0.0, 0.5, 0.0)])[0], encoder) == {}
+
+
+def test_it_stops_when_time_is_up():
+    pictures, _ = wall_pictures([(0.0, y, 0.0) for y in np.linspace(-1.0, 1.0, 7)])
+    encoder = Encoder("wall", "wall:0", "wall", 8, 64, 240, WallEncoder(0.0))
+    asked = iter([True] * 9 + [False] * 100)
+    depths = triangulate(pictures, encoder, "cpu", TriangulationOptions(), 0, lambda: next(asked), lambda _: None)
+    assert 0 < len(depths) < 7
+
+
+def test_partners_look_the_same_way_from_elsewhere():
+    poses = [look_at(np.array([0.1 * i, 0.0, 0.0]), np.array([0.1 * i, 5.0, 0.0])) for i in range(30)]
+    poses += [look_at(np.array([0.1 * i, 0.0, 0.0]), np.array([0.1 * i, -5.0, 0.0])) for i in range(30)]
+    partners = choose_partners(np.stack(poses), 3, 6)
+    assert len(partners) == 6 and 3 not in partners and (partners < 30).all()
+
+
+def test_rendered_room_with_the_shipped_encoder():
+    """Real features, exact depth: what is triangulated is nearly always right."""
+    world = demo_world()
+    frames = [world.photograph(pose) for pose in mapping_path(48, world.room)[10:22]]
+    pictures = [prepared_picture(frame, 480, 8) for frame in frames]
+    depths = run(pictures, load_encoder("compact"))
+    error, share = [], []
+    for index, found in depths.items():
+        exact = pictures[index].depth_m[4::8, 4::8]
+        known = np.isfinite(found)
+        share.append(known.mean())
+        error.append(np.abs(found[known] / exact[known] - 1))
+    error = np.concatenate(error)
+    assert np.mean(share) > 0.03
+    assert np.median(error) < 0.03 and (error > 0.2).mean() < 0.05
