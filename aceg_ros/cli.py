@@ -76,7 +76,7 @@ def run_map(options: argparse.Namespace) -> int:
             frames, bar.show, stop.asked)
     _tell_skipped([skipped.reason for skipped in scene.skipped] + refused, len(scene))
     scene_map = replace(scene_map, figures=replace(scene_map.figures, budget_s=budget,
-                                                   skipped=len(scene.skipped) + len(refused)))
+                                                   skipped=scene_map.figures.skipped + len(scene.skipped)))
     size = scene_map.save(options.output)
     figures = scene_map.figures
     if figures.encoded < figures.frames:

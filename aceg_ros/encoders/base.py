@@ -39,6 +39,10 @@ class Encoder:
     short_side_px: int
     net: nn.Module
 
+    @property
+    def device(self) -> torch.device:
+        return next((parameter.device for parameter in self.net.parameters()), torch.device("cpu"))
+
     def __call__(self, images: Tensor) -> Tensor:
         return self.grid(images).features
 

@@ -2,8 +2,8 @@
 
     python -m aceg_ros.evaluation.encoder_benchmark ../shared/scenes/redkitchen7s -o DIR --encoder compact sift
 
-Matching: share of patches whose nearest feature in the changed picture lies within 12 px of the right place, on pairs of
-views of rendered rooms that no training saw (other viewpoint and light as well) and on the scene's query pictures
+Matching: share of patches whose nearest feature in the changed picture lies within 12 px of the right place, on pairs
+of views of rendered rooms that no training saw (other viewpoint and light as well) and on the scene's query pictures
 against themselves. Localization: the scene's mapping part mapped with each encoder, its query part changed.
 """
 
@@ -82,7 +82,7 @@ def _some_cells(camera: Camera, seed: int) -> np.ndarray:
 
 
 def _inside(pixels: np.ndarray, camera: Camera) -> np.ndarray:
-    return ((pixels > 4) & (pixels < (camera.width - 5, camera.height - 5))).all(1)
+    return np.all((pixels > 4) & (pixels < (camera.width - 5, camera.height - 5)), axis=1)
 
 
 def matching(encoder: Encoder, pairs: list[MatchingPair], corruption: str) -> float:
@@ -103,8 +103,7 @@ def matching(encoder: Encoder, pairs: list[MatchingPair], corruption: str) -> fl
 def _grid(encoder: Encoder, frame: Frame) -> tuple[torch.Tensor, np.ndarray]:
     """Features (C, h, w), and the pixel (h w, 2) of the frame that each cell stands for."""
     picture = prepared_picture(frame, encoder.short_side_px, encoder.stride)
-    device = next(iter(encoder.net.parameters()), torch.zeros(0)).device
-    image = torch.from_numpy(picture.image).permute(2, 0, 1)[None].to(device).float().div(255)
+    image = torch.from_numpy(picture.image).permute(2, 0, 1)[None].to(encoder.device).float().div(255)
     features = torch.nn.functional.normalize(encoder(image)[0], dim=0)
     rows, columns = np.mgrid[0:features.shape[1], 0:features.shape[2]]
     scale = (frame.camera.width / picture.camera.width, frame.camera.height / picture.camera.height)

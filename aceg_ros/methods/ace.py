@@ -229,11 +229,13 @@ class AceLocalizer:
         image, camera, mask = prepare(frame, self._encoder.short_side_px, stride)
         prepared = clock()
         tensor = torch.from_numpy(np.ascontiguousarray(image)).to(self._device).permute(2, 0, 1)[None].float().div(255)
-        features, reliability = (part if part is None else part[0] for part in self._encoder.grid(tensor))
+        grid = self._encoder.grid(tensor)
+        features, reliability = grid.features[0], None if grid.reliability is None else grid.reliability[0]
         if features.is_cuda:
             torch.cuda.synchronize()
         encoded = clock()
-        rows, columns = _chosen_cells(*features.shape[1:], MAX_PATCHES[self._device], reliability)
+        height, width = features.shape[1:]
+        rows, columns = _chosen_cells(height, width, MAX_PATCHES[self._device], reliability)
         points = self._head(features[:, rows, columns].T.contiguous()).cpu().numpy()
         pixels = patch_centres(columns, rows, stride).numpy() + self._patch_offset_px
         cells = None if mask is None else mask[stride // 2::stride, stride // 2::stride][rows, columns]

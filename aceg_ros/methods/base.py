@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Protocol
 
@@ -81,7 +81,8 @@ def build_map(method: str, options: MappingOptions, frames: Iterable[Frame],
             mapper.add(frame)
         except UserError as error:
             refused.append(str(error))
-    return mapper.build(progress, should_stop, time.monotonic() - started), refused
+    scene_map = mapper.build(progress, should_stop, time.monotonic() - started)
+    return replace(scene_map, figures=replace(scene_map.figures, skipped=len(refused))), refused
 
 
 def make_localizer(scene_map: SceneMap, device: str = "auto", seed: int = 0) -> Localizer:

@@ -31,7 +31,8 @@ from aceg_ros.pretraining.pairs import PairSource
 
 @dataclass(frozen=True)
 class EncoderTraining:
-    """One training run. start: weights to begin with, of an earlier run, or None for random ones."""
+    """One training run. start: weights to begin with, of an earlier run, or None for random ones. keep_every:
+    iterations between two checkpoints."""
 
     run: Path
     data: EncoderData
@@ -44,6 +45,7 @@ class EncoderTraining:
     seed: int = 0
     device: str = "cpu"
     start: Path | None = None
+    keep_every: int = 250
 
 
 def train(options: EncoderTraining) -> Path:
@@ -83,7 +85,7 @@ def train(options: EncoderTraining) -> Path:
             _log(options.run, iteration=done, hit=losses.hit,
                  **{name: term.item() for name, term in losses.terms.items()},
                  per_iteration=(time.monotonic() - started) / (done - first))
-        if done % 250 == 0 or done == options.iterations:
+        if done % options.keep_every == 0 or done == options.iterations:
             _log(options.run, iteration=done, held_out_hit=evaluate(net, held_out, options))
             _save(checkpoint, trained, optimizer, done)
             export(net, options.run / "compact.safetensors")

@@ -99,7 +99,7 @@ def _lesson(teacher: Encoder, image: np.ndarray, index: int, folder: Path) -> Le
     height, width = image.shape[:2]
     size = working_size(width, height, teacher.short_side_px, teacher.stride)
     tensor = torch.from_numpy(cv2.resize(image, size, interpolation=cv2.INTER_AREA)).permute(2, 0, 1)[None]
-    features = teacher(tensor.to(data_device(teacher)).float().div(255))[0].cpu()
+    features = teacher(tensor.to(teacher.device).float().div(255))[0].cpu()
     rows, columns = torch.meshgrid(*(torch.arange(side) for side in features.shape[1:]), indexing="ij")
     centres = patch_centres(columns.flatten(), rows.flatten(), teacher.stride).numpy()
     chosen = np.random.default_rng(index).permutation(len(centres))[:LESSON_POINTS]
@@ -109,10 +109,6 @@ def _lesson(teacher: Encoder, image: np.ndarray, index: int, folder: Path) -> Le
     np.savez(temporary, pixels=lesson.pixels, descriptors=lesson.descriptors)
     temporary.rename(path)
     return lesson
-
-
-def data_device(encoder: Encoder) -> torch.device:
-    return next(encoder.net.parameters()).device
 
 
 def _match_scene(path: Path, seed: int) -> list[Matches]:
