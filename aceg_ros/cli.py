@@ -208,7 +208,8 @@ def run_pretrain(options: argparse.Namespace) -> int:
     device = pick_device(options.device)
     data = EncoderData(tuple(Path(scene) for scene in options.scenes),
                        None if options.textures is None else Path(options.textures), options.rooms,
-                       teacher=options.teacher, seed=options.seed, device=device)
+                       teacher=options.teacher, teacher_every=options.teacher_every, seed=options.seed,
+                       device=device)
     training = EncoderTraining(Path(options.run_folder), data, options.iterations, seed=options.seed, device=device,
                                start=None if options.start is None else Path(options.start))
     print(f"weights: {train(training)}")
@@ -333,7 +334,9 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--scenes", nargs="*", default=(), metavar="SCENE", help="posed pictures to learn from as well"
                       " (mapping parts only)")
     verb.add_argument("--textures", metavar="DIR", help="pictures of surfaces for the rendered rooms")
-    verb.add_argument("--teacher", metavar="FILE", help="an imported encoder to learn from as well")
+    verb.add_argument("--teacher", metavar="FILE", help="another encoder to learn from as well")
+    verb.add_argument("--teacher-every", type=_positive, default=1, metavar="N", help="ask the teacher about every N-th"
+                      " picture (default: %(default)s)")
     verb.add_argument("--start", metavar="FILE", help="weights of an earlier run to begin with")
     verb.add_argument("--rooms", type=int, default=320, metavar="N")
     verb.add_argument("--iterations", type=int, default=6000, metavar="N")

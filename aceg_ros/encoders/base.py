@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from aceg_ros.encoders.ace import AceNet
 from aceg_ros.encoders.aliked import AlikedNet
-from aceg_ros.encoders.compact import CompactNet, fuse_batch_norm
+from aceg_ros.encoders.compact import LARGE, SMALL, CompactNet, fuse_batch_norm
 from aceg_ros.encoders.grid import Grid
 from aceg_ros.encoders.sift import SiftNet
 from aceg_ros.errors import UserError
@@ -88,8 +88,8 @@ def on_device(net: Net, device: str) -> Net:
 
 
 def load_encoder(source: str, device: str = "cpu") -> Encoder:
-    """Load an encoder: the name of a shipped one ("compact"), "sift" (no weights, for comparisons), or the path of a
-    file made by `aceg import`.
+    """Load an encoder: the name of a shipped one ("compact", "compact-large"), "sift" (no weights, for comparisons),
+    or the path of a file made by `aceg import`.
 
     Raises UserError where there is none or the file is not one of ours.
     """
@@ -123,8 +123,8 @@ def _load(path: Path, source: str, device: str, _version: tuple[int, int]) -> En
 
 def _build(kind: str, state: dict[str, Tensor], path: Path) -> AceNet | AlikedNet | CompactNet:
     try:
-        if kind == "compact":
-            net = CompactNet()
+        if kind in ("compact", "compact-large"):
+            net = CompactNet(SMALL if kind == "compact" else LARGE, rated="rate.weight" in state)
             counters = {key: value for key, value in net.state_dict().items() if key.endswith("num_batches_tracked")}
             net.load_state_dict(state | counters)
             return fuse_batch_norm(net)

@@ -49,7 +49,7 @@ def room_pairs(count: int) -> Iterable[MatchingPair]:
     """Pairs of views of rendered rooms under two lights, with exact correspondences."""
     atlas = make_atlas(paint_tiles(TILES, TILE_SEED))
     for number in range(count):
-        views = render_views(ROOM_SEED + number, atlas, 640, 480)
+        views = render_views(ROOM_SEED + number, atlas, 640, 480, 2)
         camera = views.camera
         first, second = (Frame(views.images[i], camera, 0.0, views.poses[i]) for i in (0, 1))
         pixels = _some_cells(camera, number)

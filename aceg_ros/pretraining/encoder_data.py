@@ -26,12 +26,13 @@ from aceg_ros.pretraining.pairs import (
     PairSource,
     RenderedPairs,
     SelfPairs,
+    load_views,
     match_frames,
     render_views,
 )
 from aceg_ros.synthetic.textures import TextureAtlas, load_tiles, make_atlas, paint_tiles
 
-LESSON_POINTS = 1500
+LESSON_POINTS, ROOM_LESSON_POINTS = 1500, 800
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class EncoderData:
     rooms: int = 320
     held_out_rooms: int = 12
     teacher: str | None = None
-    teacher_every: int = 2
+    teacher_every: int = 1
     seed: int = 0
     device: str = "cpu"
     workers: int = 2
@@ -63,14 +64,20 @@ class EncoderData:
 
 def open_sources(data: EncoderData, run: Path) -> tuple[list[PairSource], PairSource, int]:
     """Sources of training pairs, one of held-out rooms, and the width of the teacher's descriptors (0: no teacher)."""
-    rendered = _rendered_files(data, run)
-    held_out = RenderedPairs(rendered[:data.held_out_rooms])
-    sources: list[PairSource] = [RenderedPairs(rendered[data.held_out_rooms:])]
+    teacher = None if data.teacher is None else load_encoder(data.teacher, data.device)
+    files = _rendered_files(data, run)
+    rooms, names = [load_views(path) for path in files], [path.stem for path in files]
+    held_out = RenderedPairs(rooms[:data.held_out_rooms], names[:data.held_out_rooms])
+    rooms, names = rooms[data.held_out_rooms:], names[data.held_out_rooms:]
+    in_rooms = None
+    if teacher is not None:
+        in_rooms = [[_lesson(teacher, image, run / "lessons" / f"{name}_{view}.npz", ROOM_LESSON_POINTS)
+                     for view, image in enumerate(room.images)]
+                    for room, name in zip(tqdm(rooms, "teacher, rooms"), names, strict=True)]
+    sources: list[PairSource] = [RenderedPairs(rooms, names, in_rooms)]
     images: list[np.ndarray] = []
     places: list[str] = []
-    lessons: list[Lesson | None] = []
     matches: list[Matches] = []
-    teacher = None if data.teacher is None else load_encoder(data.teacher, data.device)
     with ProcessPoolExecutor(data.workers, get_context("spawn")) as pool:
         matched = pool.map(_match_scene, data.scenes, range(data.seed, data.seed + len(data.scenes)))
         for path, found in zip(data.scenes, matched, strict=True):
@@ -79,9 +86,10 @@ def open_sources(data: EncoderData, run: Path) -> tuple[list[PairSource], PairSo
             places += [str(path)] * (len(images) - first)
             matches += [replace(match, a=match.a + first, b=match.b + first) for match in found]
             print(f"{path}: {len(images) - first} pictures, {len(found)} matched pairs", flush=True)
-    for index, image in enumerate(tqdm(images, "teacher", disable=teacher is None)):
-        asked = teacher is not None and index % data.teacher_every == 0
-        lessons.append(_lesson(teacher, image, index, run / "lessons") if teacher is not None and asked else None)
+    lessons: list[Lesson | None] = [None] * len(images)
+    if teacher is not None:
+        for index in tqdm(range(0, len(images), data.teacher_every), "teacher, pictures"):
+            lessons[index] = _lesson(teacher, images[index], run / "lessons" / f"{index:05d}.npz", LESSON_POINTS)
     if images:
         sources += [SelfPairs(images, places, lessons)]
     if matches:
@@ -89,20 +97,19 @@ def open_sources(data: EncoderData, run: Path) -> tuple[list[PairSource], PairSo
     return sources, held_out, 0 if teacher is None else teacher.dim
 
 
-def _lesson(teacher: Encoder, image: np.ndarray, index: int, folder: Path) -> Lesson:
-    """Descriptors of random patches of a picture, kept in the run folder."""
-    path = folder / f"{index:05d}.npz"
+def _lesson(teacher: Encoder, image: np.ndarray, path: Path, count: int) -> Lesson:
+    """Descriptors of `count` random patches of a picture, kept in a file."""
     if path.exists():
         with np.load(path) as kept:
             return Lesson(kept["pixels"], kept["descriptors"])
-    folder.mkdir(exist_ok=True)
+    path.parent.mkdir(exist_ok=True)
     height, width = image.shape[:2]
     size = working_size(width, height, teacher.short_side_px, teacher.stride)
     tensor = torch.from_numpy(cv2.resize(image, size, interpolation=cv2.INTER_AREA)).permute(2, 0, 1)[None]
     features = teacher(tensor.to(teacher.device).float().div(255))[0].cpu()
     rows, columns = torch.meshgrid(*(torch.arange(side) for side in features.shape[1:]), indexing="ij")
     centres = patch_centres(columns.flatten(), rows.flatten(), teacher.stride).numpy()
-    chosen = np.random.default_rng(index).permutation(len(centres))[:LESSON_POINTS]
+    chosen = np.random.default_rng(len(centres)).permutation(len(centres))[:count]
     pixels = (centres[chosen] + 0.5) * (width / size[0], height / size[1]) - 0.5
     lesson = Lesson(pixels, features.flatten(1).T.numpy()[chosen].astype(np.float16))
     temporary = path.with_suffix(".tmp.npz")

@@ -37,6 +37,7 @@ def encoder_losses(net: CompactNet, batch: list[Sample], device: str, pupil: nn.
     height, width = images.shape[2:4]
     flat = images.flatten(0, 1).permute(0, 3, 1, 2).float().div(255)
     features, logits = net.raw(flat.contiguous(memory_format=torch.channels_last))
+    assert logits is not None                      # what is trained is rated
     both = torch.cat([features, logits[:, None]], 1)
     points = [[torch.from_numpy(sample.points[side]).float().to(device) for sample in batch] for side in (0, 1)]
     found = [[sample_at(both[2 * index + side], points[side][index], width, height) for index in range(len(batch))]

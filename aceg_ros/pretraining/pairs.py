@@ -52,6 +52,14 @@ def _seen_from(points: np.ndarray, camera: Camera, map_from_camera: np.ndarray) 
     return local[:, :2] / safe[:, None] * (camera.fx, camera.fy) + (camera.cx, camera.cy), depth
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """What a teacher says of one picture: descriptors (N, D) at pixels (N, 2)."""
+
+    pixels: np.ndarray
+    descriptors: np.ndarray
+
+
 # --- rendered rooms -------------------------------------------------------------------------------------------------
 
 
@@ -70,8 +78,14 @@ class RoomViews:
         return Camera(width, height, self.focal_px, self.focal_px, (width - 1) / 2, (height - 1) / 2)
 
 
-def render_views(seed: int, atlas: TextureAtlas, width: int = 480, height: int = 384) -> RoomViews:
-    """Six views of random room `seed`, each under a light of its own."""
+def load_views(path: Path) -> RoomViews:
+    with np.load(path) as data:
+        return RoomViews(data["images"], data["depth_m"], data["poses"], float(data["focal_px"]))
+
+
+def render_views(seed: int, atlas: TextureAtlas, width: int = 480, height: int = 384,
+                 count: int = VIEWS_PER_ROOM) -> RoomViews:
+    """Views of random room `seed` from near one spot, each under a light of its own."""
     rng = np.random.default_rng(seed)
     room = random_room(seed, len(atlas))
     focal = rng.uniform(380, 620)
@@ -84,7 +98,7 @@ def render_views(seed: int, atlas: TextureAtlas, width: int = 480, height: int =
     target[across] = half[across] * rng.choice((-1, 1))
     target[2] = rng.uniform(0.5, 1.7)
     views, poses = [], []
-    for _ in range(VIEWS_PER_ROOM):
+    for _ in range(count):
         spot = _free_spot(room, rng, lambda: base + rng.normal(0, (0.5, 0.5, 0.2)))
         aim = target + rng.normal(0, 0.35, 3)
         if np.linalg.norm((aim - spot)[:2]) < 0.5:
@@ -106,22 +120,20 @@ def _free_spot(room, rng, propose: Callable[[], np.ndarray]) -> np.ndarray:
 
 
 class RenderedPairs:
-    """Pairs of views of rendered rooms, from files made by `render_views`."""
+    """Pairs of views of rendered rooms. names and lessons: one for each room, a lesson for each of its views."""
 
-    def __init__(self, files: list[Path]):
-        self._rooms = []
-        for path in files:
-            with np.load(path) as data:
-                self._rooms.append(RoomViews(data["images"], data["depth_m"], data["poses"], float(data["focal_px"])))
-        self._names = [path.stem for path in files]
+    def __init__(self, rooms: list[RoomViews], names: list[str], lessons: list[list[Lesson]] | None = None):
+        self._rooms, self._names, self._lessons = rooms, names, lessons
 
     def sample(self, rng: np.random.Generator) -> Pair:
         index = int(rng.integers(len(self._rooms)))
         room = self._rooms[index]
         a, b = rng.choice(len(room.images), 2, replace=False)
         camera = room.camera
-        pixels = rng.uniform((2, 2), (camera.width - 3, camera.height - 3), (4000, 2)).round()
-        columns, rows = pixels.astype(int).T
+        lesson = None if self._lessons is None else self._lessons[index][a]
+        pixels = rng.uniform((2, 2), (camera.width - 3, camera.height - 3), (4000, 2)).round() if lesson is None \
+            else lesson.pixels
+        columns, rows = pixels.round().astype(int).T
         depth = room.depth_m[a][rows, columns].astype(float)
         rays = np.column_stack([(pixels - (camera.cx, camera.cy)) / camera.fx, np.ones(len(pixels))])
         points = (rays * depth[:, None]) @ room.poses[a][:3, :3].T + room.poses[a][:3, 3]
@@ -131,18 +143,10 @@ class RenderedPairs:
         measured = room.depth_m[b][near[:, 1], near[:, 0]].astype(float)
         visible = inside & (np.abs(measured - depth_b) < 0.02 * depth_b + 0.01)
         return Pair((room.images[a], room.images[b]), (pixels[visible], seen[visible]), self._names[index],
-                    points[visible])
+                    points[visible], None if lesson is None else lesson.descriptors[visible])
 
 
 # --- real pictures --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """What a teacher says of one picture: descriptors (N, D) at pixels (N, 2)."""
-
-    pixels: np.ndarray
-    descriptors: np.ndarray
 
 
 class SelfPairs:
