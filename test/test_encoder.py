@@ -5,9 +5,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from aceg_ros.encoders import base
+from aceg_ros.encoders.aliked import AlikedNet, DeformableConv
 from aceg_ros.encoders.base import load_encoder, pick_device
 from aceg_ros.encoders.compact import CompactNet, fuse_batch_norm
 from aceg_ros.errors import UserError
+from aceg_ros.mapping.head import SceneHead
 from aceg_ros.synthetic.demo import demo_world, mapping_path
 from aceg_ros.synthetic.render import DAYLIGHT, EVENING
 
@@ -85,3 +88,60 @@ def test_devices():
         with pytest.raises(UserError, match="no GPU"):
             pick_device("cuda")
         assert pick_device("auto") == "cpu"
+
+
+def test_deformable_convolution_is_a_convolution_of_moved_taps():
+    """Without offsets the ordinary one; with the same whole-pixel offset everywhere, that of the shifted picture."""
+    torch.manual_seed(0)
+    layer = DeformableConv(3, 5)
+    torch.nn.init.zeros_(layer.offset_conv.weight)
+    torch.nn.init.zeros_(layer.offset_conv.bias)
+    x = torch.randn(2, 3, 24, 32)
+    plain = layer.regular_conv(x)
+    assert torch.allclose(layer(x), plain, atol=1e-5)
+    layer.offset_conv.bias.data = torch.tensor([2.0, -3.0] * 9)                     # (dy, dx) of each tap
+    assert torch.allclose(layer(x)[:, :, 4:-4, 4:-4], plain[:, :, 6:-2, 1:-7], atol=1e-4)
+
+
+def test_aliked_sizes_are_read_from_its_weights_and_its_grid_follows_the_picture():
+    torch.manual_seed(0)
+    net = AlikedNet(8, 16, 32, 64, 16)
+    torch.nn.init.normal_(net.desc_head.agg_weights)
+    again = AlikedNet.from_state(net.eval().state_dict()).eval()
+    image = torch.rand(1, 3, 96, 120)
+    with torch.inference_mode():
+        features, score = again(image)
+        moved, _ = again(torch.roll(image, 32, 3))
+    assert features.shape == (1, 64, 12, 15) and score.shape == (1, 12, 15)
+    assert torch.allclose(features.norm(dim=1), torch.tensor(8.0), rtol=1e-3)
+    inner = torch.nn.functional.cosine_similarity(features[:, :, 4:8, 4:6], moved[:, :, 4:8, 8:10], dim=1)
+    other = torch.nn.functional.cosine_similarity(features[:, :, 4:8, 4:6], moved[:, :, 4:8, 4:6], dim=1)
+    assert inner.mean() > other.mean()
+
+
+def test_dense_sift_needs_no_weights():
+    encoder = load_encoder("sift")
+    rng = np.random.default_rng(0)
+    image = torch.from_numpy(rng.integers(0, 255, (1, 3, 64, 96), np.uint8)).float() / 255
+    features, reliability = encoder.grid(image)
+    assert features.shape == (1, 128, 8, 12) and reliability is None and encoder.dim == 128
+    again = encoder(0.8 * image)
+    assert (torch.nn.functional.cosine_similarity(features, again, dim=1) > 0.95).all()
+
+
+def test_half_precision_keeps_coordinates_whole(monkeypatch):
+    """A CPU that computes in bf16 does so in the encoder and in the head's hidden layers, not in the coordinates."""
+    monkeypatch.setattr(base, "_computes_in_bf16", lambda: True)
+    encoder = load_encoder("compact")
+    image = torch.rand(1, 3, 96, 128)
+    half = encoder(image)
+    monkeypatch.setattr(base, "_computes_in_bf16", lambda: False)
+    whole = encoder(image)
+    assert half.dtype == torch.float32 and not torch.equal(half, whole)
+    assert torch.nn.functional.cosine_similarity(half, whole, dim=1).mean() > 0.99
+    torch.manual_seed(0)
+    head = SceneHead(16, 32, 1, mean=torch.tensor([100.0, 0.0, 0.0]))
+    with torch.autocast("cpu", torch.bfloat16):
+        coordinates = head(torch.randn(500, 16))
+    assert coordinates.dtype == torch.float32
+    assert len(coordinates[:, 0].unique()) > 490, "bf16 would leave steps of half a metre at 100 m"

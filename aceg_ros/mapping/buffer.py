@@ -89,6 +89,12 @@ class PatchBuffer:
         self.size += len(chosen)
         return len(chosen)
 
+    def known_depths(self) -> Tensor:
+        """Indices, on the CPU, of the patches whose depth is known."""
+        if self._depth is None:
+            return torch.empty(0, dtype=torch.long)
+        return torch.isfinite(self._depth[:self.size]).nonzero()[:, 0].cpu()
+
     def patches(self, index: Tensor) -> Patches:
         """The patches at `index` (B,)."""
         if self._tables is None:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 MIN_DEPTH_M, MAX_DEPTH_M, MAX_ERROR_PX = 0.1, 1000.0, 1000.0
 FALLBACK_DEPTH_M = 10.0
-GUIDE_UNTIL, GUIDE_REST = 0.6, 0.1          # progress at which a triangulated depth has faded to its least weight
+GUIDE_REST = 0.3                            # weight of a triangulated depth at the end of training
+GUIDE_PX = 50.0
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,18 @@ def ace_loss(coordinates: Tensor, view: View, progress: float, depth_m: Tensor |
         return torch.where(seen.valid, loss, astray).mean(), seen.error_px.detach()
     depth = torch.where(known, depth_m, depth_m.nanmedian()).clamp(min=MIN_DEPTH_M)
     distance = (seen.in_camera - points_at_depth(view, depth[:, None])).norm(dim=1)
-    distance_px = distance * view.intrinsics[:, 0] / depth
-    weight = max(1.0 - progress / GUIDE_UNTIL, GUIDE_REST) if fading else 1.0
-    guided = loss + weight * tau * torch.log1p(distance_px / tau)
+    weight = 1.0 - (1.0 - GUIDE_REST) * progress if fading else 1.0
+    guided = loss + weight * guide(distance * view.intrinsics[:, 0] / depth)
     return torch.where(known, guided, torch.where(seen.valid, loss, distance)).mean(), seen.error_px.detach()
+
+
+def guide_loss(coordinates: Tensor, view: View, depth_m: Tensor) -> tuple[Tensor, Tensor]:
+    """As `ace_loss`, by known depths (B,) alone: how training starts where there are any."""
+    seen = reproject(coordinates, view)
+    depth = depth_m.clamp(min=MIN_DEPTH_M)
+    distance = (seen.in_camera - points_at_depth(view, depth[:, None])).norm(dim=1)
+    return guide(distance * view.intrinsics[:, 0] / depth).mean(), seen.error_px.detach()
+
+
+def guide(distance_px: Tensor) -> Tensor:
+    return GUIDE_PX * torch.log1p(distance_px / GUIDE_PX)

@@ -11,12 +11,19 @@ from torch import Tensor, nn
 
 from aceg_ros.encoders.base import half_precision
 from aceg_ros.mapping.buffer import PatchBuffer
-from aceg_ros.mapping.losses import ace_loss
+from aceg_ros.mapping.losses import ace_loss, guide_loss
+
+MIN_KNOWN = 0.005
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """ACE's schedule. iterations: upper bound; the clock may end a run earlier. fading_depth: see `ace_loss`."""
+    """ACE's schedule. iterations: upper bound; the clock may end a run earlier.
+
+    fading_depth: see `ace_loss`. warm_up: share of the training that sees only patches of known depth, where there are
+    enough of them (`MIN_KNOWN` of the buffer), and learns from those depths alone; guided_share: their part of each
+    batch after it. A patch that several pictures agree on is one that a query will be recognised by.
+    """
 
     iterations: int = 25_000
     batch: int = 5120
@@ -24,6 +31,8 @@ class TrainingOptions:
     weight_decay: float = 0.01
     seed: int = 0
     fading_depth: bool = False
+    warm_up: float = 0.2
+    guided_share: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,10 @@ def train_head(head: nn.Module, buffer: PatchBuffer, options: TrainingOptions, d
     started = time.monotonic()
     budget = max(deadline - started, 1e-3)
     recent: list[Tensor] = []
-    order = torch.empty(0, dtype=torch.long)
+    known = buffer.known_depths()
+    enough = len(known) > MIN_KNOWN * buffer.size
+    warm_up, guided_share = (options.warm_up, options.guided_share) if enough else (0.0, 0.0)
+    batches = _Batches(known, buffer.size, options.batch, generator)
     done = 0
     stopped: _Stop | None = None
     while done < options.iterations:
@@ -76,16 +88,17 @@ def train_head(head: nn.Module, buffer: PatchBuffer, options: TrainingOptions, d
             rate = one_cycle(stopped.progress) * (1.0 - share)
         if progress >= 1.0:
             break
-        if len(order) < options.batch:                 # a new epoch: every patch once, in random order
-            order = torch.cat([order, torch.randperm(buffer.size, generator=generator)])
-        index, order = order[:options.batch].to(buffer.device), order[options.batch:]
-        patches = buffer.patches(index)
+        warming_up = progress < warm_up
+        patches = buffer.patches(batches.draw(1.0 if warming_up else guided_share).to(buffer.device))
         for group in optimizer.param_groups:
             group["lr"] = options.peak_rate * rate
         with half_precision(buffer.device):
             coordinates = head(patches.features)
-        loss, errors = ace_loss(coordinates.float(), patches.view, progress, patches.depth_m,
-                                options.fading_depth)
+        if warming_up and patches.depth_m is not None:
+            loss, errors = guide_loss(coordinates.float(), patches.view, patches.depth_m)
+        else:
+            loss, errors = ace_loss(coordinates.float(), patches.view, progress, patches.depth_m,
+                                    options.fading_depth)
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()
         scaler.step(optimizer)
@@ -98,6 +111,27 @@ def train_head(head: nn.Module, buffer: PatchBuffer, options: TrainingOptions, d
     seconds = time.monotonic() - started
     median = float(torch.stack(recent).median()) if recent else float("nan")
     return TrainingResult(done, seconds, median, stopped is None)
+
+
+class _Batches:
+    """Batches of indices: some among the known ones, the rest among all of them; each once, in random order, and then
+    again."""
+
+    def __init__(self, known: Tensor, size: int, batch: int, generator: torch.Generator):
+        self._pools, self._batch, self._generator = (known, torch.arange(size)), batch, generator
+        self._orders = [known[:0], known[:0]]
+
+    def draw(self, known_share: float) -> Tensor:
+        known = round(known_share * self._batch)
+        return torch.cat([self._take(0, known), self._take(1, self._batch - known)])
+
+    def _take(self, which: int, count: int) -> Tensor:
+        pool = self._pools[which]
+        while len(self._orders[which]) < count:
+            shuffled = pool[torch.randperm(len(pool), generator=self._generator)]
+            self._orders[which] = torch.cat([self._orders[which], shuffled])
+        chosen, self._orders[which] = self._orders[which][:count], self._orders[which][count:]
+        return chosen
 
 
 @dataclass(frozen=True)
