@@ -282,9 +282,10 @@ def _parser() -> argparse.ArgumentParser:
                       " (default: %(default)s)")
     verb.add_argument("--budget", type=_seconds, metavar="S", help="seconds until the map is written (default: 300 on"
                       " a CPU, 120 on a GPU); more time, better map")
-    verb.add_argument("--use-depth", action="store_true", help="learn from the scene's depth pictures as well")
-    verb.add_argument("--reprojection-only", action="store_true", help="as ACE was published: do not start from depths"
-                      " triangulated between the pictures")
+    guides = verb.add_mutually_exclusive_group()
+    guides.add_argument("--use-depth", action="store_true", help="learn from the scene's depth pictures")
+    guides.add_argument("--reprojection-only", action="store_true", help="as ACE was published: do not start from"
+                        " depths triangulated between the pictures")
     _common(verb, every=True)
 
     verb = _verb(verbs, "localize", run_localize, "find pictures in a map")

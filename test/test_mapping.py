@@ -11,7 +11,8 @@ from aceg_ros.mapping.augmentation import Picture, augment, prepared_picture
 from aceg_ros.mapping.buffer import PatchBuffer, patch_centres
 from aceg_ros.mapping.head import SceneHead, head_from_state
 from aceg_ros.mapping.losses import View, ace_loss, points_at_depth, reproject, softness
-from aceg_ros.mapping.training import TrainingOptions, one_cycle, train_head
+from aceg_ros.mapping.training import TrainingOptions, _Batches, one_cycle, train_head
+from aceg_ros.methods.ace import _chosen_cells
 from aceg_ros.synthetic.demo import demo_world, query_path
 
 
@@ -299,3 +300,44 @@ def test_one_cycle_rises_and_falls():
     rates = [one_cycle(t) for t in (0.0, 0.02, 0.04, 0.5, 1.0)]
     assert rates[0] < rates[1] < rates[2] == pytest.approx(1.0)
     assert rates[2] > rates[3] > rates[4] and rates[4] == pytest.approx(1e-4)
+
+
+def test_training_starts_with_known_depths_and_keeps_its_share_for_them():
+    known = torch.arange(50, 60)
+    batches = _Batches(known, 100, 20, torch.Generator().manual_seed(0))
+    assert sorted(batches.draw(1.0).tolist()) == sorted([*range(50, 60), *range(50, 60)])
+    mixed = [batches.draw(0.5) for _ in range(10)]
+    assert all(set(batch[:10].tolist()) <= set(known.tolist()) for batch in mixed)
+    assert sorted(torch.cat([batch[10:] for batch in mixed]).tolist()) == list(range(100)), "each patch once"
+
+
+def test_known_depths_get_training_over_a_bad_start():
+    """Predictions begin far from all cameras: reprojection alone is lost within these steps, depths are not."""
+    buffer, _ = toy_buffer()
+    view = buffer.patches(torch.arange(buffer.size)).view
+    centres = -(view.camera_from_map[:, :, :3].transpose(1, 2) @ view.camera_from_map[:, :, 3:])[:, :, 0]
+    rays = (points_at_depth(view, 1.0)[:, None] @ view.camera_from_map[:, :, :3])[:, 0]
+    b, a = (rays * centres).sum(1), (rays * rays).sum(1)
+    depth = (-b + (b**2 - a * ((centres**2).sum(1) - 25)).sqrt()) / a                       # the sphere of radius 5
+    depth[torch.rand(len(depth), generator=torch.Generator().manual_seed(0)) > 0.2] = float("nan")
+    errors = []
+    for known in (None, depth):
+        buffer._depth = known
+        torch.manual_seed(3)
+        head = SceneHead(32, 64, 1, mean=torch.tensor([0.0, 0.0, 30.0]))
+        train_head(head, buffer, TrainingOptions(400, 512, seed=3, fading_depth=True), 1e12, lambda *_: None,
+                   lambda: False)
+        found = head(buffer.patches(torch.arange(2000)).features)
+        errors.append((found.norm(dim=1) - 5).abs().median().item())
+    assert errors[1] < 0.5 < errors[0], errors
+
+
+def test_the_most_reliable_cell_of_each_block_is_localized_by():
+    reliability = torch.rand(6, 8, generator=torch.Generator().manual_seed(0))
+    rows, columns = _chosen_cells(6, 8, 20, reliability)
+    assert len(rows) == 12
+    for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
+        block = reliability[row // 2 * 2:row // 2 * 2 + 2, column // 2 * 2:column // 2 * 2 + 2]
+        assert reliability[row, column] == block.max()
+    assert len(_chosen_cells(6, 8, 100, reliability)[0]) == 48
+    assert len(_chosen_cells(6, 8, 24, None)[0]) == 24

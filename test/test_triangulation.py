@@ -1,5 +1,7 @@
 """Depths from matched patches: against exact geometry, with features whose matches are known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -50,7 +52,8 @@ def wall_pictures(centres) -> tuple[list[Picture], list[np.ndarray]]:
 
 
 def run(pictures, encoder, **options):
-    return triangulate(pictures, encoder, "cpu", TriangulationOptions(**options), 0, lambda: True, lambda _: None)
+    return triangulate(pictures, encoder, "cpu", TriangulationOptions(**options), 0, float("inf"), lambda: False,
+                       lambda _: None)
 
 
 @pytest.mark.parametrize("wrong", [0.0, 0.4])
@@ -69,15 +72,29 @@ def test_depths_are_right_and_wrong_matches_are_left_out(wrong):
 def test_one_spot_and_two_pictures_give_no_depth():
     encoder = Encoder("wall", "wall:0", "wall", 8, 64, 240, WallEncoder(0.0))
     assert run(wall_pictures([(0.0, 0.0, 0.0)] * 5)[0], encoder) == {}
+    jitter = wall_pictures([(0.0, 0.002 * i, 0.0) for i in range(5)])[0]
+    assert run(jitter, encoder) == {}, "millimetres of parallax tell nothing"
     assert run(wall_pictures([(0.0, 0.0, 0.0), (0.0, 0.5, 0.0)])[0], encoder) == {}
+
+
+def test_masked_patches_take_no_part():
+    pictures, _ = wall_pictures([(0.0, y, 0.1 * y) for y in np.linspace(-1.0, 1.0, 7)])
+    mask = np.ones((240, 320), bool)
+    mask[:, :81] = False                        # ten columns of cells, and a sliver of the next
+    encoder = Encoder("wall", "wall:0", "wall", 8, 64, 240, WallEncoder(0.0))
+    depths = run([replace(picture, mask=mask) for picture in pictures], encoder)
+    assert depths and all(np.isnan(depth[:, :11]).all() for depth in depths.values())
+    assert run([replace(picture, mask=np.zeros_like(mask)) for picture in pictures], encoder) == {}
 
 
 def test_it_stops_when_time_is_up():
     pictures, _ = wall_pictures([(0.0, y, 0.0) for y in np.linspace(-1.0, 1.0, 7)])
     encoder = Encoder("wall", "wall:0", "wall", 8, 64, 240, WallEncoder(0.0))
-    asked = iter([True] * 9 + [False] * 100)
-    depths = triangulate(pictures, encoder, "cpu", TriangulationOptions(), 0, lambda: next(asked), lambda _: None)
+    asked = iter([False] * 9 + [True] * 100)
+    depths = triangulate(pictures, encoder, "cpu", TriangulationOptions(), 0, float("inf"), lambda: next(asked),
+                         lambda _: None)
     assert 0 < len(depths) < 7
+    assert triangulate(pictures, encoder, "cpu", TriangulationOptions(), 0, 0.0, lambda: False, lambda _: None) == {}
 
 
 def test_partners_look_the_same_way_from_elsewhere():
@@ -93,6 +110,7 @@ def test_rendered_room_with_the_shipped_encoder():
     frames = [world.photograph(pose) for pose in mapping_path(48, world.room)[10:22]]
     pictures = [prepared_picture(frame, 480, 8) for frame in frames]
     depths = run(pictures, load_encoder("compact"))
+    assert len(depths) >= 8
     error, share = [], []
     for index, found in depths.items():
         exact = pictures[index].depth_m[4::8, 4::8]

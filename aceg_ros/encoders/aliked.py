@@ -34,7 +34,7 @@ class DeformableConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         batch, dim, height, width = x.shape
         reach = max(height, width) / 4
-        offsets = self.offset_conv(x).clamp(-reach, reach).reshape(batch, 9, 2, height, width)
+        offsets = self.offset_conv(x).float().clamp(-reach, reach).reshape(batch, 9, 2, height, width)
         rows, columns = torch.meshgrid(torch.arange(height, device=x.device), torch.arange(width, device=x.device),
                                        indexing="ij")
         taps = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
@@ -86,7 +86,7 @@ class _DescriptorHead(nn.Module):
         columns = (corner[:, 0, None] + around)[:, None, :]
         patches = features[:, rows, columns].permute(1, 0, 2, 3)
         reach = max(height, width) / 4
-        offsets = self.offset_conv(patches).clamp(-reach, reach)[:, :, 0, 0].reshape(-1, 2, self.positions)
+        offsets = self.offset_conv(patches).float().clamp(-reach, reach)[:, :, 0, 0].reshape(-1, 2, self.positions)
         where = pixels[:, None] + offsets.permute(0, 2, 1)
         sampled = sample_pixels(features[None], where.reshape(1, -1, 2))[0].T
         sampled = functional.selu(functional.linear(sampled, self.sf_conv.weight.flatten(1)))

@@ -132,6 +132,6 @@ def _build(kind: str, state: dict[str, Tensor], path: Path) -> AceNet | AlikedNe
             return AceNet.from_state(state)
         if kind == "aliked":
             return AlikedNet.from_state(state)
-    except (RuntimeError, KeyError) as error:
+    except (RuntimeError, KeyError, ValueError) as error:
         raise UserError(f"{path} does not hold the weights of a '{kind}' encoder ({error}).") from None
     raise UserError(f"{path} holds an encoder of unknown kind '{kind}': import it again with this version.")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from aceg_ros.encoders.grid import Grid
 
-STRIDE, DIM, PATCH_PX = 8, 128, 16.0
+STRIDE, DIM, KEYPOINT_SIZE_PX = 8, 128, 16.0
 
 
 class SiftNet(nn.Module):
@@ -26,7 +26,7 @@ class SiftNet(nn.Module):
         height, width = (side // STRIDE for side in image.shape[:2])
         centres = [((column + 0.5) * STRIDE - 0.5, (row + 0.5) * STRIDE - 0.5)
                    for row in range(height) for column in range(width)]
-        keypoints = [cv2.KeyPoint(x, y, PATCH_PX, 0.0) for x, y in centres]
+        keypoints = [cv2.KeyPoint(x, y, KEYPOINT_SIZE_PX, 0.0) for x, y in centres]
         _, found = cv2.SIFT.create().compute(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), keypoints)
         rooted = np.sqrt(found / np.maximum(np.abs(found).sum(1, keepdims=True), 1e-6))
         return torch.from_numpy(rooted.T.reshape(DIM, height, width).copy()) * DIM**0.5

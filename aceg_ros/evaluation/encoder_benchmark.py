@@ -13,6 +13,7 @@ import argparse
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -23,7 +24,7 @@ from aceg_ros.camera import Camera, Frame
 from aceg_ros.datasets import open_scene
 from aceg_ros.encoders.base import Encoder, load_encoder, pick_device
 from aceg_ros.evaluation.corruptions import CORRUPTIONS
-from aceg_ros.evaluation.evaluate import evaluate, without_nan, write_json
+from aceg_ros.evaluation.evaluate import evaluate, without_nan, write_json, write_text
 from aceg_ros.evaluation.metrics import summarize
 from aceg_ros.heap import keep_heap
 from aceg_ros.mapping.augmentation import prepared_picture
@@ -68,8 +69,8 @@ def room_pairs(count: int) -> Iterable[MatchingPair]:
 
 def picture_pairs(scene: Path, count: int) -> Iterable[MatchingPair]:
     """Pictures of a scene against themselves."""
-    frames = list(open_scene(scene))
-    for number, frame in enumerate(frames[:: max(1, len(frames) // count)][:count]):
+    every = max(1, len(open_scene(scene)) // count)
+    for number, frame in enumerate(islice(open_scene(scene, every=every), count)):
         rectified = frame.rectified()[0]
         pixels = _some_cells(rectified.camera, number)
         yield MatchingPair(rectified, rectified, pixels, pixels)
@@ -148,17 +149,16 @@ def main(arguments: list[str] | None = None) -> int:
     device = pick_device(options.device)
     pairs = {"rooms": list(room_pairs(options.rooms)), "pictures": list(picture_pairs(options.scene / "query", 20))}
     report: dict[str, dict] = {}
-    for source in options.encoder:
-        encoder = load_encoder(source, device)
+    encoders = {source: load_encoder(source, device) for source in options.encoder}
+    for source, encoder in encoders.items():
         report[source] = {kind: {name: matching(encoder, some, name) for name in CORRUPTIONS}
                           for kind, some in pairs.items()}
         print(source, report[source], flush=True)
         if options.budget:
             report[source]["localization"] = localization(source, options.scene, CORRUPTIONS, options.budget,
                                                            options.every, device)
-    options.output.mkdir(parents=True, exist_ok=True)
-    write_json(without_nan(report), options.output / "encoders.json")
-    (options.output / "encoders.md").write_text(table(report))
+        write_json(without_nan(report), options.output / "encoders.json")
+        write_text(options.output / "encoders.md", table(report))
     print(table(report))
     return 0
 

@@ -29,6 +29,14 @@ class Picture:
     depth_m: np.ndarray | None = None
 
 
+def whole_cells(mask: np.ndarray | None, height: int, width: int, stride: int) -> np.ndarray:
+    """Which cells (height, width) of a picture's grid show the picture in all their pixels."""
+    if mask is None:
+        return np.ones((height, width), bool)
+    blocks = mask[:height * stride, :width * stride].reshape(height, stride, width, stride)
+    return np.all(blocks, axis=(1, 3))
+
+
 def working_size(width: int, height: int, short_side: int, multiple: int) -> tuple[int, int]:
     """Size with the given short side, both sides multiples of the stride."""
     scale = short_side / min(width, height)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from aceg_ros.encoders.base import Encoder
 from aceg_ros.encoders.grid import Grid
-from aceg_ros.mapping.augmentation import Picture, augment
+from aceg_ros.mapping.augmentation import Picture, augment, whole_cells
 from aceg_ros.mapping.losses import View
 
 
@@ -59,12 +59,7 @@ class PatchBuffer:
         height, width = features.shape[1:]
         columns = np.arange(width) * self.stride + self.stride // 2
         rows = np.arange(height) * self.stride + self.stride // 2
-        valid = np.ones((height, width), bool)
-        if picture.mask is not None:
-            # A cell counts where its whole block of pixels is real.
-            mask = picture.mask[:height * self.stride, :width * self.stride]
-            valid = np.asarray(mask.reshape(height, self.stride, width, self.stride).all((1, 3)))
-        chosen = np.flatnonzero(valid)
+        chosen = np.flatnonzero(whole_cells(picture.mask, height, width, self.stride))
         # Efraimidis & Spirakis (2006): the largest u^(1/w) are a random sample with weights w.
         weight = 1.0 if grid.reliability is None else grid.reliability[0].flatten().cpu().numpy()[chosen].clip(0.02)
         order = np.argsort(-rng.random(len(chosen)) ** (1.0 / weight))

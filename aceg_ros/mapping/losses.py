@@ -1,4 +1,5 @@
-"""ACE's reprojection loss (CVPR 2023, section 3.3): a clamped pixel error that tightens as training goes on."""
+"""ACE's reprojection loss (CVPR 2023, section 3.3), a clamped pixel error that tightens as training goes on; and the
+pull of known depths."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from torch import Tensor
 MIN_DEPTH_M, MAX_DEPTH_M, MAX_ERROR_PX = 0.1, 1000.0, 1000.0
 FALLBACK_DEPTH_M = 10.0
 GUIDE_REST = 0.3                            # weight of a triangulated depth at the end of training
-GUIDE_PX = 50.0
+GUIDE_PX = 50.0                             # distance at which the pull of a depth begins to yield
 
 
 @dataclass(frozen=True)
@@ -70,17 +71,18 @@ def ace_loss(coordinates: Tensor, view: View, progress: float, depth_m: Tensor |
     depth = torch.where(known, depth_m, depth_m.nanmedian()).clamp(min=MIN_DEPTH_M)
     distance = (seen.in_camera - points_at_depth(view, depth[:, None])).norm(dim=1)
     weight = 1.0 - (1.0 - GUIDE_REST) * progress if fading else 1.0
-    guided = loss + weight * guide(distance * view.intrinsics[:, 0] / depth)
+    guided = loss + weight * _pull(distance, depth, view)
     return torch.where(known, guided, torch.where(seen.valid, loss, distance)).mean(), seen.error_px.detach()
 
 
 def guide_loss(coordinates: Tensor, view: View, depth_m: Tensor) -> tuple[Tensor, Tensor]:
-    """As `ace_loss`, by known depths (B,) alone: how training starts where there are any."""
+    """As `ace_loss`, by depths (B,) alone, all of them known: how training starts where there are any."""
     seen = reproject(coordinates, view)
     depth = depth_m.clamp(min=MIN_DEPTH_M)
     distance = (seen.in_camera - points_at_depth(view, depth[:, None])).norm(dim=1)
-    return guide(distance * view.intrinsics[:, 0] / depth).mean(), seen.error_px.detach()
+    return _pull(distance, depth, view).mean(), seen.error_px.detach()
 
 
-def guide(distance_px: Tensor) -> Tensor:
-    return GUIDE_PX * torch.log1p(distance_px / GUIDE_PX)
+def _pull(distance_m: Tensor, depth_m: Tensor, view: View) -> Tensor:
+    """Loss (B,) of a distance to the point at a known depth: its logarithm, in pixels as seen from the camera."""
+    return GUIDE_PX * torch.log1p(distance_m * view.intrinsics[:, 0] / depth_m / GUIDE_PX)

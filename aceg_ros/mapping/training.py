@@ -127,6 +127,7 @@ class _Batches:
 
     def _take(self, which: int, count: int) -> Tensor:
         pool = self._pools[which]
+        assert len(pool) or not count, "batches of an empty pool"
         while len(self._orders[which]) < count:
             shuffled = pool[torch.randperm(len(pool), generator=self._generator)]
             self._orders[which] = torch.cat([self._orders[which], shuffled])

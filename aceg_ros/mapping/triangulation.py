@@ -8,6 +8,7 @@ depth for the patch, and training starts from there.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from aceg_ros.encoders.base import Encoder
-from aceg_ros.mapping.augmentation import Picture
+from aceg_ros.mapping.augmentation import Picture, whole_cells
 from aceg_ros.mapping.buffer import patch_centres
 
 MAX_TURN_RAD = np.radians(50)          # between the optical axes of two matched pictures
@@ -51,31 +52,37 @@ class _Seen:
 
 
 def triangulate(pictures: Sequence[Picture], encoder: Encoder, device: str, options: TriangulationOptions,
-                seed: int, time_left: Callable[[], bool],
+                seed: int, deadline: float, should_stop: Callable[[], bool],
                 report: Callable[[float], None]) -> dict[int, np.ndarray]:
     """Depths (h, w), one for each cell, NaN where unknown, of those pictures that got any, by their index.
 
-    Stops early, with the pictures done so far, when time_left turns false.
+    Ends at the deadline (time.monotonic() seconds) or when should_stop turns true, with what it has: half of the time
+    is for looking, in random order, the rest for matching those that were looked at.
     """
     rng = np.random.default_rng(seed)
-    count = len(pictures)
-    chosen = np.sort(rng.permutation(count)[:options.pictures])
-    poses = np.stack([pictures[index].map_from_camera for index in chosen])
-    seen: list[_Seen] = []
-    for number, index in enumerate(chosen):
-        if not time_left():
-            return {}
-        seen.append(_look(pictures[index], encoder, device, options.patches))
-        report(0.4 * number / len(chosen))
+    halfway = (time.monotonic() + deadline) / 2
+    order = rng.permutation(len(pictures))[:options.pictures]
+    looked: dict[int, _Seen] = {}
+    for number, index in enumerate(order):
+        if time.monotonic() > halfway or should_stop():
+            break
+        seen = _look(pictures[index], encoder, device, options.patches)
+        if len(seen.cells):
+            looked[int(index)] = seen
+        report(0.4 * number / len(order))
+    chosen = sorted(looked)
     depths: dict[int, np.ndarray] = {}
-    for number in rng.permutation(len(chosen)):
-        if not time_left():
+    if not chosen:
+        return depths
+    poses = np.stack([pictures[index].map_from_camera for index in chosen])
+    for tried, number in enumerate(rng.permutation(len(chosen))):
+        if time.monotonic() > deadline or should_stop():
             break
         partners = choose_partners(poses, int(number), options.partners)
-        found = _depths(seen[number], [seen[partner] for partner in partners], encoder.stride)
+        found = _depths(looked[chosen[number]], [looked[chosen[partner]] for partner in partners], encoder.stride)
         if torch.isfinite(found).any():
-            depths[int(chosen[number])] = found.cpu().numpy()
-        report(0.4 + 0.6 * len(depths) / len(chosen))
+            depths[chosen[number]] = found.cpu().numpy()
+        report(0.4 + 0.6 * tried / len(chosen))
     return depths
 
 
@@ -106,11 +113,7 @@ def _look(picture: Picture, encoder: Encoder, device: str, most: int) -> _Seen:
         score = torch.from_numpy(_texture(picture.image, encoder.stride)[:height, :width]).to(device)
     else:
         score = reliability[0]
-    score = score.flatten()
-    if picture.mask is not None:
-        half = encoder.stride // 2
-        mask = picture.mask[half::encoder.stride, half::encoder.stride][:height, :width]
-        score = score * torch.from_numpy(np.ascontiguousarray(mask)).to(device).flatten()
+    score = (score * torch.from_numpy(whole_cells(picture.mask, height, width, encoder.stride)).to(device)).flatten()
     cells = score.topk(min(most, int((score > 0).sum()))).indices
     pixels = patch_centres(cells % width, cells // width, encoder.stride)
     camera = picture.camera

@@ -1,4 +1,7 @@
-"""ACE (Brachmann et al., CVPR 2023): a frozen encoder, and a small head per place trained by reprojection alone."""
+"""ACE (Brachmann et al., CVPR 2023): a frozen encoder, and a small head per place trained by reprojection.
+
+Unlike there, training starts from depths triangulated between the mapping pictures (`MappingOptions.triangulate`).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from aceg_ros.encoders.base import Encoder, load_encoder, pick_device
 from aceg_ros.errors import UserError
 from aceg_ros.estimate import PoseEstimate, Status
 from aceg_ros.geometry import is_pose
-from aceg_ros.mapping.augmentation import Picture, prepare, prepared_picture
+from aceg_ros.mapping.augmentation import Picture, prepare, prepared_picture, whole_cells
 from aceg_ros.mapping.buffer import PatchBuffer, fill_buffer, patch_centres
 from aceg_ros.mapping.head import SceneHead, head_from_state
 from aceg_ros.mapping.losses import reproject
@@ -119,7 +122,10 @@ class AceMapper:
         centres = np.stack([picture.map_from_camera[:3, 3] for picture in self._pictures])
         head = SceneHead(self._encoder.dim, settings.width, settings.extra_blocks,
                          mean=torch.tensor(centres.mean(0))).to(self._device)
-        training = replace(settings.training, seed=options.seed, fading_depth=not options.use_depth)
+        # Measured depths are not where recognisable patches are: nothing speaks for preferring those.
+        guided_share = 0.0 if options.use_depth else settings.training.guided_share
+        training = replace(settings.training, seed=options.seed, fading_depth=not options.use_depth,
+                           guided_share=guided_share)
         result = train_head(head, buffer, training, deadline,
                             lambda done, left, error: report(Progress("training", done, left, error)), stop)
         if result.iterations == 0:
@@ -133,8 +139,7 @@ class AceMapper:
         started = time.monotonic()
         until = started + TRIANGULATION_SHARE * (deadline - started)
         depths = triangulate(
-            self._pictures, self._encoder, self._device, self._settings.triangulation, self._options.seed,
-            lambda: time.monotonic() < until and not stop(),
+            self._pictures, self._encoder, self._device, self._settings.triangulation, self._options.seed, until, stop,
             lambda done: report(Progress("triangulating", done, deadline - time.monotonic())))
         for index, depth in depths.items():
             self._pictures[index] = replace(self._pictures[index], depth_m=depth.astype(np.float16))
@@ -235,10 +240,13 @@ class AceLocalizer:
             torch.cuda.synchronize()
         encoded = clock()
         height, width = features.shape[1:]
+        whole = whole_cells(mask, height, width, stride)
+        if reliability is not None and mask is not None:
+            reliability = torch.where(torch.from_numpy(whole).to(reliability.device), reliability, -1.0)
         rows, columns = _chosen_cells(height, width, MAX_PATCHES[self._device], reliability)
         points = self._head(features[:, rows, columns].T.contiguous()).cpu().numpy()
         pixels = patch_centres(columns, rows, stride).numpy() + self._patch_offset_px
-        cells = None if mask is None else mask[stride // 2::stride, stride // 2::stride][rows, columns]
+        cells = None if mask is None else whole[rows, columns]
         regressed = clock()
         stage_ms = {"prepare": 1e3 * (prepared - started), "encode": 1e3 * (encoded - prepared),
                     "head": 1e3 * (regressed - encoded)}

@@ -1,7 +1,7 @@
 """Trains the compact encoder: the same surface point must look alike in two pictures, and like no other.
 
 `train` is resumable: it checkpoints into its run folder, and every iteration draws from a generator seeded with
-(seed, iteration), so an interrupted run continues as if it had not been.
+(seed, iteration), so on a CPU an interrupted run continues as if it had not been.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -54,12 +55,13 @@ def train(options: EncoderTraining) -> Path:
     Raises UserError on scenes, textures or weights that cannot be read.
     """
     options.data.check()
-    options.run.mkdir(parents=True, exist_ok=True)
-    sources, held_out, teacher_dim = open_sources(options.data, options.run)
     torch.manual_seed(options.seed)
     net = on_device(CompactNet(), options.device)
     if options.start is not None:
         _begin_with(net, options.start)
+    options.run.mkdir(parents=True, exist_ok=True)
+    options.data.claim(options.run)
+    sources, held_out, teacher_dim = open_sources(options.data, options.run)
     pupil = nn.Linear(DIM, teacher_dim, device=options.device) if teacher_dim else None
     trained = nn.ModuleDict({"net": net, **({"pupil": pupil} if pupil is not None else {})})
     optimizer = torch.optim.AdamW(trained.parameters(), lr=options.peak_rate, weight_decay=1e-3)
@@ -87,8 +89,8 @@ def train(options: EncoderTraining) -> Path:
                  per_iteration=(time.monotonic() - started) / (done - first))
         if done % options.keep_every == 0 or done == options.iterations:
             _log(options.run, iteration=done, held_out_hit=evaluate(net, held_out, options))
-            _save(checkpoint, trained, optimizer, done)
             export(net, options.run / "compact.safetensors")
+            _save(checkpoint, trained, optimizer, done)
     return options.run / "compact.safetensors"
 
 
@@ -112,7 +114,7 @@ def export(net: CompactNet, path: Path) -> None:
 def _begin_with(net: CompactNet, path: Path) -> None:
     try:
         missing, unexpected = net.load_state_dict(load_file(path), strict=False)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise UserError(f"{path} does not hold weights of the compact encoder ({error}).") from None
     if unexpected or any(not key.endswith("num_batches_tracked") for key in missing):
         raise UserError(f"{path} does not hold weights of this version of the compact encoder.")
