@@ -30,6 +30,7 @@ from aceg_ros.heap import keep_heap
 from aceg_ros.mapping.augmentation import prepared_picture
 from aceg_ros.methods.base import MappingOptions, build_map, make_localizer
 from aceg_ros.pretraining.pairs import render_views
+from aceg_ros.scene_map import SceneMap
 from aceg_ros.synthetic.textures import make_atlas, paint_tiles
 
 ROOM_SEED, TILE_SEED, TILES = 5_000_000, 77, 256          # training rooms have seeds from 1,000,000 and other tiles
@@ -86,19 +87,19 @@ def _inside(pixels: np.ndarray, camera: Camera) -> np.ndarray:
     return np.all((pixels > 4) & (pixels < (camera.width - 5, camera.height - 5)), axis=1)
 
 
-def matching(encoder: Encoder, pairs: list[MatchingPair], corruption: str) -> float:
-    """Share of points whose nearest feature in the corrupted second frame is near the right place."""
-    hits: list[float] = []
+def matching(encoder: Encoder, pairs: list[MatchingPair]) -> dict[str, float]:
+    """By change: share of points whose nearest feature in the changed second frame is near the right place."""
+    hits: dict[str, list[bool]] = {name: [] for name in CORRUPTIONS}
     for pair in pairs:
-        changed = CORRUPTIONS[corruption](pair.second)
-        there = cv2.perspectiveTransform(pair.seen[:, None], changed.pixels_from_original)[:, 0]
-        kept = _inside(there, pair.second.camera)
-        grids = [_grid(encoder, frame) for frame in (pair.first, changed.frame)]
-        first = _cells_at(*grids[0], pair.pixels[kept])
-        cells, centres = grids[1][0].flatten(1).T, grids[1][1]
-        nearest = centres[(first @ cells.T).argmax(1).cpu().numpy()]
-        hits += (np.linalg.norm(nearest - there[kept], axis=1) < NEAR_PX).tolist()
-    return float(np.mean(hits))
+        looked_for = _cells_at(*_grid(encoder, pair.first), pair.pixels)
+        for name, change in CORRUPTIONS.items():
+            changed = change(pair.second)
+            there = cv2.perspectiveTransform(pair.seen[:, None], changed.pixels_from_original)[:, 0]
+            kept = _inside(there, pair.second.camera)
+            cells, centres = _grid(encoder, changed.frame)
+            nearest = centres[(looked_for[torch.from_numpy(kept)] @ cells.flatten(1)).argmax(1).cpu().numpy()]
+            hits[name] += (np.linalg.norm(nearest - there[kept], axis=1) < NEAR_PX).tolist()
+    return {name: float(np.mean(found)) for name, found in hits.items()}
 
 
 def _grid(encoder: Encoder, frame: Frame) -> tuple[torch.Tensor, np.ndarray]:
@@ -124,13 +125,18 @@ def localization(encoder: str, scene: Path, corruptions: Iterable[str], budget_s
                  device: str) -> dict[str, dict]:
     """Map a scene with an encoder, then localize its query pictures, changed in each way."""
     scene_map, _ = build_map("ace", MappingOptions(encoder, budget_s, device=device), open_scene(scene / "mapping"))
+    return _localize_changed(scene_map, scene, corruptions, every, device)
+
+
+def _localize_changed(scene_map: SceneMap, scene: Path, corruptions: Iterable[str], every: int,
+                      device: str) -> dict[str, dict]:
     localizer = make_localizer(scene_map, device)
     frames = [frame.rectified()[0] for frame in open_scene(scene / "query", every=every)]
     result = {}
     for name in corruptions:
         found = summarize(evaluate(localizer, [CORRUPTIONS[name](frame).frame for frame in frames]))
         result[name] = asdict(found)
-        print(f"{encoder} {name}: {found.localized} of {found.frames}, {found.recall}", flush=True)
+        print(f"{scene_map.encoder} {name}: {found.localized} of {found.frames}, {found.recall}", flush=True)
     return result
 
 
@@ -140,21 +146,27 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for encoders.json and encoders.md")
     parser.add_argument("--encoder", nargs="+", default=["compact", "sift"])
     parser.add_argument("--budget", type=float, default=300.0, help="seconds for mapping; 0: matching only")
+    parser.add_argument("--maps", nargs="*", default=(), metavar="MAP", help="maps of the scene that there are already:"
+                        " those encoders are not mapped with again")
     parser.add_argument("--every", type=int, default=1, help="localize every n-th query picture")
-    parser.add_argument("--rooms", type=int, default=20)
+    parser.add_argument("--pairs", type=int, default=20, help="rooms, and pictures of the scene, to match in")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args(arguments)
     keep_heap()
     cv2.setNumThreads(1)
     device = pick_device(options.device)
-    pairs = {"rooms": list(room_pairs(options.rooms)), "pictures": list(picture_pairs(options.scene / "query", 20))}
+    pairs = {"rooms": list(room_pairs(options.pairs)),
+             "pictures": list(picture_pairs(options.scene / "query", options.pairs))}
     report: dict[str, dict] = {}
+    given = {scene_map.encoder_source: scene_map for scene_map in map(SceneMap.load, options.maps)}
     encoders = {source: load_encoder(source, device) for source in options.encoder}
     for source, encoder in encoders.items():
-        report[source] = {kind: {name: matching(encoder, some, name) for name in CORRUPTIONS}
-                          for kind, some in pairs.items()}
+        report[source] = {kind: matching(encoder, some) for kind, some in pairs.items()}
         print(source, report[source], flush=True)
-        if options.budget:
+        if source in given:
+            report[source]["localization"] = _localize_changed(given[source], options.scene, CORRUPTIONS,
+                                                               options.every, device)
+        elif options.budget:
             report[source]["localization"] = localization(source, options.scene, CORRUPTIONS, options.budget,
                                                            options.every, device)
         write_json(without_nan(report), options.output / "encoders.json")
