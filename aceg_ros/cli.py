@@ -319,7 +319,7 @@ def _parser() -> argparse.ArgumentParser:
     verb = _verb(verbs, "demo", run_demo, "map and localize end to end over real ROS 2 topics")
     verb.add_argument("--scene", metavar="DIR", help="a folder with mapping/ and query/ (default: a rendered room)")
     verb.add_argument("--output", metavar="DIR", default="demo_output", help="(default: %(default)s)")
-    verb.add_argument("--budget", type=_seconds, metavar="S", help="seconds for mapping (default: 90 for the rendered"
+    verb.add_argument("--budget", type=_seconds, metavar="S", help="seconds for mapping (default: 110 for the rendered"
                       " room, 300 for a scene)")
 
     verb = _verb(verbs, "bench", run_bench, "time every stage of localization on this machine")

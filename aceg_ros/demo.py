@@ -23,7 +23,7 @@ from aceg_ros.methods.base import MappingOptions, build_map
 from aceg_ros.progress import MappingBar
 from aceg_ros.scene_map import SceneMap
 
-SIM_BUDGET_S, SCENE_BUDGET_S = 90.0, 300.0
+SIM_BUDGET_S, SCENE_BUDGET_S = 110.0, 300.0
 MAPPING_RATE, QUERY_RATE = 10.0, 5.0
 _NODES = "aceg_ros.ros"
 
