@@ -29,7 +29,7 @@ from aceg_ros.evaluation.metrics import summarize
 from aceg_ros.heap import keep_heap
 from aceg_ros.mapping.augmentation import prepared_picture
 from aceg_ros.methods.base import MappingOptions, build_map, make_localizer
-from aceg_ros.pretraining.pairs import render_views
+from aceg_ros.pretraining.pairs import render_views, seen_in_both
 from aceg_ros.scene_map import SceneMap
 from aceg_ros.synthetic.textures import make_atlas, paint_tiles
 
@@ -55,15 +55,8 @@ def room_pairs(count: int) -> Iterable[MatchingPair]:
         camera = views.camera
         first, second = (Frame(views.images[i], camera, 0.0, views.poses[i]) for i in (0, 1))
         pixels = _some_cells(camera, number)
-        columns, rows = pixels.round().astype(int).T
-        rays = np.column_stack([(pixels - (camera.cx, camera.cy)) / camera.fx, np.ones(len(pixels))])
-        points = (rays * views.depth_m[0][rows, columns].astype(float)[:, None]) @ views.poses[0][:3, :3].T
-        local = (points + views.poses[0][:3, 3] - views.poses[1][:3, 3]) @ views.poses[1][:3, :3]
-        depth = np.maximum(local[:, 2], 1e-3)
-        seen = local[:, :2] / depth[:, None] * camera.fx + (camera.cx, camera.cy)
-        near = np.clip(seen.round().astype(int), 0, (camera.width - 1, camera.height - 1))
-        visible = _inside(seen, camera) & (local[:, 2] > 0.1)
-        visible &= np.abs(views.depth_m[1][near[:, 1], near[:, 0]] - depth) < 0.02 * depth + 0.01
+        _, seen, visible = seen_in_both(views, 0, 1, pixels)
+        visible &= _inside(seen, camera)
         if visible.sum() > 40:
             yield MatchingPair(first, second, pixels[visible], seen[visible])
 

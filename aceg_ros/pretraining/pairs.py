@@ -119,6 +119,20 @@ def _free_spot(room, rng, propose: Callable[[], np.ndarray]) -> np.ndarray:
     return np.array([0.0, 0.0, room.size[2] - 0.3])
 
 
+def seen_in_both(room: RoomViews, a: int, b: int, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Map points (N, 3) at pixels (N, 2) of view a, their pixels (N, 2) in view b, and whether b sees them (N,)."""
+    camera = room.camera
+    columns, rows = pixels.round().astype(int).T
+    depth = room.depth_m[a][rows, columns].astype(float)
+    rays = np.column_stack([(pixels - (camera.cx, camera.cy)) / camera.fx, np.ones(len(pixels))])
+    points = (rays * depth[:, None]) @ room.poses[a][:3, :3].T + room.poses[a][:3, 3]
+    seen, depth_b = _seen_from(points, camera, room.poses[b])
+    inside = (seen > 1).all(1) & (seen < (camera.width - 2, camera.height - 2)).all(1) & (depth_b > 0.1)
+    near = np.clip(seen.round().astype(int), 0, (camera.width - 1, camera.height - 1))
+    measured = room.depth_m[b][near[:, 1], near[:, 0]].astype(float)
+    return points, seen, inside & (np.abs(measured - depth_b) < 0.02 * depth_b + 0.01)
+
+
 class RenderedPairs:
     """Pairs of views of rendered rooms. names and lessons: one for each room, a lesson for each of its views."""
 
@@ -133,15 +147,7 @@ class RenderedPairs:
         lesson = None if self._lessons is None else self._lessons[index][a]
         pixels = rng.uniform((2, 2), (camera.width - 3, camera.height - 3), (4000, 2)).round() if lesson is None \
             else lesson.pixels
-        columns, rows = pixels.round().astype(int).T
-        depth = room.depth_m[a][rows, columns].astype(float)
-        rays = np.column_stack([(pixels - (camera.cx, camera.cy)) / camera.fx, np.ones(len(pixels))])
-        points = (rays * depth[:, None]) @ room.poses[a][:3, :3].T + room.poses[a][:3, 3]
-        seen, depth_b = _seen_from(points, camera, room.poses[b])
-        inside = (seen > 1).all(1) & (seen < (camera.width - 2, camera.height - 2)).all(1) & (depth_b > 0.1)
-        near = np.clip(seen.round().astype(int), 0, (camera.width - 1, camera.height - 1))
-        measured = room.depth_m[b][near[:, 1], near[:, 0]].astype(float)
-        visible = inside & (np.abs(measured - depth_b) < 0.02 * depth_b + 0.01)
+        points, seen, visible = seen_in_both(room, a, b, pixels)
         return Pair((room.images[a], room.images[b]), (pixels[visible], seen[visible]), self._names[index],
                     points[visible], None if lesson is None else lesson.descriptors[visible])
 
