@@ -72,7 +72,7 @@ def run_map(options: argparse.Namespace) -> int:
     with _StopOnInterrupt() as stop, MappingBar() as bar:
         scene_map, refused = build_map(
             options.method, MappingOptions(options.encoder, budget - imports_s, options.seed, device,
-                                           options.use_depth, not options.reprojection_only),
+                                           options.use_depth, not options.reprojection_only, options.regressor),
             frames, bar.show, stop.asked)
     _tell_skipped([skipped.reason for skipped in scene.skipped] + refused, len(scene))
     scene_map = replace(scene_map, figures=replace(scene_map.figures, budget_s=budget,
@@ -179,7 +179,7 @@ def run_info(options: argparse.Namespace) -> int:
 def run_import(options: argparse.Namespace) -> int:
     from aceg_ros.importing import import_file
 
-    print(import_file(options.kind, Path(options.file), Path(options.output), options.encoder))
+    print(import_file(options.kind, Path(options.file), Path(options.output), options.encoder, options.regressor))
     return 0
 
 
@@ -200,7 +200,7 @@ def run_bench(options: argparse.Namespace) -> int:
     return 0
 
 
-def run_pretrain(options: argparse.Namespace) -> int:
+def run_pretrain_encoder(options: argparse.Namespace) -> int:
     from aceg_ros.encoders.base import pick_device
     from aceg_ros.pretraining.encoder import EncoderTraining, train
     from aceg_ros.pretraining.encoder_data import EncoderData
@@ -212,6 +212,20 @@ def run_pretrain(options: argparse.Namespace) -> int:
                        device=device)
     training = EncoderTraining(Path(options.run_folder), data, options.iterations, seed=options.seed, device=device,
                                start=None if options.start is None else Path(options.start))
+    print(f"weights: {train(training)}")
+    return 0
+
+
+def run_pretrain_ace_g(options: argparse.Namespace) -> int:
+    from aceg_ros.encoders.base import pick_device
+    from aceg_ros.pretraining.ace_g import RegressorTraining, train
+    from aceg_ros.pretraining.places import PlaceData
+
+    device = pick_device(options.device)
+    data = PlaceData(options.encoder, tuple(Path(scene) for scene in options.scenes),
+                     None if options.textures is None else Path(options.textures), options.rooms, device=device)
+    training = RegressorTraining(Path(options.run_folder), data, options.iterations, seed=options.seed, device=device,
+                                 query_share=options.query_share)
     print(f"weights: {train(training)}")
     return 0
 
@@ -277,9 +291,11 @@ def _parser() -> argparse.ArgumentParser:
     verb = _verb(verbs, "map", run_map, "make a map from posed pictures")
     verb.add_argument("scene", metavar="SCENE", help=SCENE_HELP)
     verb.add_argument("-o", "--output", metavar="MAP", required=True, help="map file to write")
-    verb.add_argument("--method", default="ace", help="how to map (default: %(default)s)")
+    verb.add_argument("--method", default="ace", help="how to map: ace or ace_g (default: %(default)s)")
     verb.add_argument("--encoder", default="compact", help="shipped encoder or a file from 'aceg import'"
                       " (default: %(default)s)")
+    verb.add_argument("--regressor", default="ace_g", metavar="FILE", help="of --method ace_g: the shipped one or a"
+                      " file from 'aceg import ace-g' (default: %(default)s)")
     verb.add_argument("--budget", type=_seconds, metavar="S", help="seconds until the map is written (default: 300 on"
                       " a CPU, 120 on a GPU); more time, better map")
     guides = verb.add_mutually_exclusive_group()
@@ -309,12 +325,14 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("map", metavar="MAP")
 
     verb = _verb(verbs, "import", run_import, "turn published weights into files of this package")
-    verb.add_argument("kind", metavar="KIND", choices=("ace-encoder", "ace-head", "aliked"),
-                      help="ace-encoder: ace_encoder_pretrained.pt; ace-head: a scene's head of the ACE release;"
-                           " aliked: aliked-n16.pth and its like")
+    verb.add_argument("kind", metavar="KIND", choices=("ace-encoder", "ace-head", "ace-g", "ace-g-map", "aliked"),
+                      help="ace-encoder: ace_encoder_pretrained.pt; ace-head: a scene's head of the ACE release; ace-g:"
+                           " the regressor of the ACE-G release; ace-g-map: a map of it; aliked: aliked-n16.pth and its"
+                           " like")
     verb.add_argument("file", metavar="FILE")
     verb.add_argument("-o", "--output", metavar="OUT", required=True)
-    verb.add_argument("--encoder", metavar="FILE", help="for ace-head: the imported encoder that the head belongs to")
+    verb.add_argument("--encoder", metavar="FILE", help="for ace-head and ace-g-map: the encoder that it belongs to")
+    verb.add_argument("--regressor", metavar="FILE", help="for ace-g-map: the imported regressor that it belongs to")
 
     verb = _verb(verbs, "demo", run_demo, "map and localize end to end over real ROS 2 topics")
     verb.add_argument("--scene", metavar="DIR", help="a folder with mapping/ and query/ (default: a rendered room)")
@@ -328,20 +346,21 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--json", metavar="FILE")
     verb.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
 
-    verb = _verb(verbs, "pretrain", run_pretrain, "train the weights that ship with the package")
-    verb.add_argument("what", choices=("encoder",))
-    verb.add_argument("--run", dest="run_folder", metavar="DIR", required=True, help="folder of the run; an"
-                      " interrupted run in it is resumed")
-    verb.add_argument("--scenes", nargs="*", default=(), metavar="SCENE", help="posed pictures to learn from as well"
-                      " (mapping parts only)")
-    verb.add_argument("--textures", metavar="DIR", help="pictures of surfaces for the rendered rooms")
+    verb = verbs.add_parser("pretrain", help="train the weights that ship with the package",
+                            description="Train the weights that ship with the package. An interrupted run goes on.")
+    networks = verb.add_subparsers(dest="what", required=True, metavar="WHAT")
+    verb = _verb(networks, "encoder", run_pretrain_encoder, "the encoder of pictures")
+    _pretraining(verb, rooms=320)
     verb.add_argument("--teacher", metavar="FILE", help="another encoder to learn from as well")
     verb.add_argument("--teacher-every", type=_positive, default=1, metavar="N", help="ask the teacher about every N-th"
                       " picture (default: %(default)s)")
     verb.add_argument("--start", metavar="FILE", help="weights of an earlier run to begin with")
-    verb.add_argument("--rooms", type=int, default=320, metavar="N")
-    verb.add_argument("--iterations", type=int, default=6000, metavar="N")
-    _common(verb)
+    verb = _verb(networks, "ace-g", run_pretrain_ace_g, "the regressor of method ace_g")
+    _pretraining(verb, rooms=100)
+    verb.add_argument("--encoder", default="compact", metavar="FILE", help="whose features it reads (default:"
+                      " %(default)s)")
+    verb.add_argument("--query-share", type=float, default=1.0, metavar="X", help="share of steps that ask about"
+                      " pictures of a later visit; the others ask about mapping pictures (default: %(default)s)")
     return parser
 
 
@@ -349,6 +368,18 @@ def _verb(verbs, name: str, run: Callable[[argparse.Namespace], int], text: str)
     verb = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     verb.set_defaults(run=run)
     return verb
+
+
+def _pretraining(verb: argparse.ArgumentParser, rooms: int) -> None:
+    verb.add_argument("--run", dest="run_folder", metavar="DIR", required=True, help="folder of the run; an"
+                      " interrupted run in it is resumed")
+    verb.add_argument("--scenes", nargs="*", default=(), metavar="SCENE", help="posed pictures to learn from as well"
+                      " (mapping parts only)")
+    verb.add_argument("--textures", metavar="DIR", help="pictures of surfaces for the rendered rooms")
+    verb.add_argument("--rooms", type=_positive, default=rooms, metavar="N", help="rendered rooms (default:"
+                      " %(default)s)")
+    verb.add_argument("--iterations", type=_positive, default=6000, metavar="N", help="(default: %(default)s)")
+    _common(verb)
 
 
 def _common(verb: argparse.ArgumentParser, every: bool = False) -> None:

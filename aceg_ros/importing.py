@@ -14,9 +14,11 @@ from torch import Tensor
 
 from aceg_ros.encoders.ace import AceNet
 from aceg_ros.encoders.aliked import AlikedNet
-from aceg_ros.encoders.base import load_encoder
+from aceg_ros.encoders.base import Encoder, load_encoder
 from aceg_ros.errors import UserError
 from aceg_ros.mapping.head import head_from_state
+from aceg_ros.mapping.regressor_file import load_regressor, save_regressor
+from aceg_ros.mapping.transformer_head import TransformerHead, head_from_release
 from aceg_ros.scene_map import SceneMap, check_writable
 
 # The release takes 8 (j + 0.5) as a patch's pixel and K as it stands; ours is half a pixel less for the same patch.
@@ -27,14 +29,22 @@ _ENCODERS: dict[str, tuple[str, str, Callable[[dict[str, Tensor]], AceNet | Alik
     "ace-encoder": ("ace", "ACE", AceNet.from_state), "aliked": ("aliked", "ALIKED", AlikedNet.from_state)}
 
 
-def import_file(kind: str, source: Path, target: Path, encoder: str | None) -> str:
+def import_file(kind: str, source: Path, target: Path, encoder: str | None, regressor: str | None = None) -> str:
     """Import one file; returns a sentence that says what was written. Raises UserError on a wrong or damaged file."""
+    if kind == "ace-g":
+        return _import_regressor(source, target)
     state = _read_state(source)
     if kind in _ENCODERS:
         return _import_encoder(kind, source, state, target)
     if encoder is None:
-        raise UserError("A head belongs to the encoder it was trained on: give the imported encoder with"
+        raise UserError("A head or map belongs to the encoder it was trained on: give the imported encoder with"
                         " --encoder FILE (see 'aceg import ace-encoder').")
+    if kind == "ace-g-map":
+        return _import_code(source, state, target, load_encoder(encoder), regressor)
+    return _import_head(source, state, target, encoder)
+
+
+def _import_head(source: Path, state: dict[str, Tensor], target: Path, encoder: str) -> str:
     try:
         head = head_from_state(state)
     except (KeyError, RuntimeError, ValueError, IndexError) as error:
@@ -47,6 +57,48 @@ def import_file(kind: str, source: Path, target: Path, encoder: str | None) -> s
     settings = {"patch_offset_px": RELEASE_PATCH_OFFSET_PX}
     size = SceneMap("ace", owner.identity, owner.source, tensors, settings).save(target)
     return f"{target}: ACE map, {size / 1e6:.1f} MB, {head.extra_blocks} extra block(s); localize with --camera FILE."
+
+
+def _import_regressor(source: Path, target: Path) -> str:
+    """The release's regressor: a state dict that carries its configuration under _extra_state."""
+    content = _read(source)
+    extra = content.pop("_extra_state", {}) if isinstance(content, dict) else {}
+    config = extra.get("_head_config_dict", {}) if isinstance(extra, dict) else {}
+    try:
+        head = head_from_release(_plain(content, source), int(config["num_attention_heads"]))
+    except (KeyError, RuntimeError, ValueError, IndexError, TypeError) as error:
+        raise UserError(f"{source} is not a regressor of the ACE-G release ({_first_line(error)}).") from None
+    unsupported = {"use_homogeneous": True, "use_uncertainty": True, "dim_map_emb": None, "use_final_layer_norm": True,
+                   "final_mlp_layers": 2}
+    for name, published in unsupported.items():
+        if config.get(name, published) != published:
+            raise UserError(f"{source} has {name} = {config[name]}: only the published {published} is supported.")
+    check_writable(target)
+    save_regressor(head, "", target, half=False)
+    size = head.size
+    return (f"{target}: ACE-G regressor for {size.dim_in}-D features, {size.num_blocks} blocks of {size.dim_emb}; use"
+            f" it with 'aceg map SCENE --method ace_g --regressor {target} --encoder ENCODER -o MAP'.")
+
+
+def _import_code(source: Path, state: dict[str, Tensor], target: Path, owner: Encoder, regressor: str | None) -> str:
+    if regressor is None:
+        raise UserError("A map of ACE-G belongs to its regressor: give the imported one with --regressor FILE (see"
+                        " 'aceg import ace-g').")
+    reader = load_regressor(regressor)
+    try:
+        embeddings, mean = state["map_embeddings"], state["mean"].float().reshape(3)
+    except (KeyError, RuntimeError) as error:
+        raise UserError(f"{source} is not a map of the ACE-G release ({_first_line(error)}).") from None
+    if not isinstance(reader.net, TransformerHead) or embeddings.shape[1:] != (reader.net.size.dim_emb,):
+        raise UserError(f"The map's codes are {tuple(embeddings.shape)}: they do not fit regressor {regressor}.")
+    if reader.dim_in != owner.dim:
+        raise UserError(f"The regressor takes {reader.dim_in}-D features, the encoder gives {owner.dim}: it belongs to"
+                        " another encoder.")
+    settings = {"patch_offset_px": RELEASE_PATCH_OFFSET_PX, "regressor": reader.identity,
+                "regressor_source": reader.source}
+    size = SceneMap("ace_g", owner.identity, owner.source, {"embeddings": embeddings.float(), "mean": mean},
+                    settings).save(target)
+    return f"{target}: ACE-G map, {size / 1e6:.1f} MB, {len(embeddings)} codes; localize with --camera FILE."
 
 
 def _import_encoder(kind: str, source: Path, state: dict[str, Tensor], target: Path) -> str:
@@ -64,14 +116,21 @@ def _import_encoder(kind: str, source: Path, state: dict[str, Tensor], target: P
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
-    """A plain state dict, unpickled with tensors only."""
+    return _plain(_read(path), path)
+
+
+def _read(path: Path) -> object:
+    """What torch.save wrote, unpickled with tensors and plain values only."""
     if not path.is_file():
         raise UserError(f"There is no file {path}.")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, OSError, struct.error):
         # torch's own text tells people to load it unsafely.
         raise UserError(f"{path} is not a weight file of tensors as torch.save writes it, or is damaged.") from None
+
+
+def _plain(state: object, path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(key, str) and isinstance(value, Tensor)
                                               for key, value in state.items()):
         raise UserError(f"{path} does not hold a plain state dict (names and tensors).")

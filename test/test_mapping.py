@@ -12,7 +12,7 @@ from aceg_ros.mapping.buffer import PatchBuffer, patch_centres
 from aceg_ros.mapping.head import SceneHead, head_from_state
 from aceg_ros.mapping.losses import View, ace_loss, points_at_depth, reproject, softness
 from aceg_ros.mapping.training import TrainingOptions, _Batches, one_cycle, train_head
-from aceg_ros.methods.ace import _chosen_cells
+from aceg_ros.methods.regression import chosen_cells
 from aceg_ros.synthetic.demo import demo_world, query_path
 
 
@@ -334,10 +334,10 @@ def test_known_depths_get_training_over_a_bad_start():
 
 def test_the_most_reliable_cell_of_each_block_is_localized_by():
     reliability = torch.rand(6, 8, generator=torch.Generator().manual_seed(0))
-    rows, columns = _chosen_cells(6, 8, 20, reliability)
+    rows, columns = chosen_cells(6, 8, 20, reliability)
     assert len(rows) == 12
     for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
         block = reliability[row // 2 * 2:row // 2 * 2 + 2, column // 2 * 2:column // 2 * 2 + 2]
         assert reliability[row, column] == block.max()
-    assert len(_chosen_cells(6, 8, 100, reliability)[0]) == 48
-    assert len(_chosen_cells(6, 8, 24, None)[0]) == 24
+    assert len(chosen_cells(6, 8, 100, reliability)[0]) == 48
+    assert len(chosen_cells(6, 8, 24, None)[0]) == 24

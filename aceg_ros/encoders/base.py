@@ -89,12 +89,14 @@ def on_device(net: Net, device: str) -> Net:
 
 def load_encoder(source: str, device: str = "cpu") -> Encoder:
     """Load an encoder: the name of a shipped one ("compact", "compact-large"), "sift" (no weights, for comparisons),
-    or the path of a file made by `aceg import`.
+    "dinov2:" and a folder or name of the model hub, or the path of a file made by `aceg import`.
 
     Raises UserError where there is none or the file is not one of ours.
     """
     if source == "sift":
         return Encoder("sift", f"sift:opencv-{cv2.__version__}", "sift", 8, SiftNet.dim, 480, SiftNet())
+    if source.startswith("dinov2:"):
+        return _load_dinov2(source, device)
     shipped_file = SHIPPED / f"{source}.safetensors"
     path = shipped_file if shipped_file.exists() else Path(source).resolve()
     if not path.is_file():
@@ -114,11 +116,24 @@ def _load(path: Path, source: str, device: str, _version: tuple[int, int]) -> En
             state = {key: file.get_tensor(key) for key in file.keys()}
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a readable encoder file ({error}).") from None
-    digest = hashlib.sha256(b"".join(state[key].numpy().tobytes() for key in sorted(state))).hexdigest()[:16]
+    digest = _digest(state)
     state = {key: value.float() for key, value in state.items()}
     net = _build(kind, state, path)
     net = on_device(net.eval().requires_grad_(False), device)
     return Encoder(kind, f"{kind}:{digest}", source, 8, net.dim, 480, net)
+
+
+@lru_cache(maxsize=1)
+def _load_dinov2(source: str, device: str) -> Encoder:
+    from aceg_ros.encoders.dinov2 import content, load_dinov2
+    net = load_dinov2(source.removeprefix("dinov2:"))
+    identity = f"dinov2:{_digest(content(net))}"
+    return Encoder("dinov2", identity, source, net.stride, net.dim, 480,
+                   on_device(net.eval().requires_grad_(False), device))
+
+
+def _digest(state: dict[str, Tensor]) -> str:
+    return hashlib.sha256(b"".join(state[key].numpy().tobytes() for key in sorted(state))).hexdigest()[:16]
 
 
 def _build(kind: str, state: dict[str, Tensor], path: Path) -> AceNet | AlikedNet | CompactNet:

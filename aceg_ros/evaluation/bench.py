@@ -16,8 +16,9 @@ from aceg_ros.encoders.ace import AceNet
 from aceg_ros.encoders.base import Encoder, load_encoder, on_device, pick_device
 from aceg_ros.evaluation.metrics import percentiles
 from aceg_ros.mapping.head import SceneHead
-from aceg_ros.methods.ace import SETTINGS, AceLocalizer
+from aceg_ros.methods.ace import SETTINGS
 from aceg_ros.methods.base import make_localizer
+from aceg_ros.methods.regression import RegressionLocalizer
 from aceg_ros.pose_solver import solve_pose
 from aceg_ros.scene_map import SceneMap
 from aceg_ros.synthetic.demo import demo_world, query_path
@@ -30,7 +31,7 @@ def run_bench(map_path: str | None, device: str, repeats: int) -> dict[str, Any]
     world = demo_world()
     frames = [world.photograph(pose, EVENING) for pose in query_path(8, world.room)]
     localizer = make_localizer(SceneMap.load(map_path), device) if map_path else _untrained(device)
-    assert isinstance(localizer, AceLocalizer)
+    assert isinstance(localizer, RegressionLocalizer)
     rows: dict[str, list[float]] = {"prepare": [], "encode": [], "head": [], "solve": [], "frame": []}
     for number in range(repeats + 3):
         frame = frames[number % len(frames)]
@@ -62,14 +63,16 @@ def run_bench(map_path: str | None, device: str, repeats: int) -> dict[str, Any]
     return content
 
 
-def _untrained(device: str) -> AceLocalizer:
+def _untrained(device: str) -> RegressionLocalizer:
     """Default sizes with random weights: the time does not depend on the values. The solver gets predictions of its
     own, see `_predictions`."""
     encoder = load_encoder("compact", device)
     settings = SETTINGS[device]
     head = SceneHead(encoder.dim, settings.width, settings.extra_blocks)
     state = {f"head.{key}": value for key, value in head.state_dict().items()}
-    return AceLocalizer(SceneMap("ace", encoder.identity, "compact", state), device)
+    localizer = make_localizer(SceneMap("ace", encoder.identity, "compact", state), device)
+    assert isinstance(localizer, RegressionLocalizer)
+    return localizer
 
 
 def _predictions(frame, pixels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,7 @@
 """Maps and evaluates a folder of scenes with the default settings, one process each, and prints a table.
 
-    python -m aceg_ros.evaluation.scene_benchmark SCENES -o OUTPUT [--budget S]
+    python -m aceg_ros.evaluation.scene_benchmark SCENES -o OUTPUT [--method M] [--budget S] [--every N]
+        [--only NAME ...]
 
 SCENES holds folders with mapping/ and query/. What OUTPUT already has is not done again, so an interrupted run goes on.
 The first scene's map is shown the pictures of all others, too: none of them should be accepted.
@@ -12,23 +13,26 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 
-def run(scenes: Path, output: Path, budget_s: float, first: str = "redkitchen7s") -> str:
-    """Returns the tables as Markdown text."""
-    names = sorted(path.name for path in scenes.iterdir() if (path / "mapping").is_dir())
+def run(scenes: Path, output: Path, method: str, budget_s: float, every: int = 1, only: Sequence[str] = (),
+        foreign: bool = True, first: str = "redkitchen7s") -> str:
+    """Returns the tables as Markdown text. every: of the mapping pictures; foreign: whether the first map is shown the
+    other scenes."""
+    names = sorted(path.name for path in scenes.iterdir()
+                   if (path / "mapping").is_dir() and (not only or path.name in only))
     names.sort(key=lambda name: name != first)
     output.mkdir(parents=True, exist_ok=True)
     columns = ("scene", "frames", "localized", "median", "deg", "0.05/5", "0.1/5", "0.25/5", "0.5/5", "mapping s",
                "map MB", "frame ms p50 / p99")
     rows = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for name in names:
-        map_path = output / f"{name}.map"
-        if not map_path.exists():
-            _aceg("map", scenes / name / "mapping", "-o", map_path, "--budget", budget_s)
-        rows.append(_row(name, _evaluate(map_path, scenes / name / "query", output / f"{name}.json")))
+        rows.append(_row(name, map_and_evaluate(scenes / name, output / f"{name}.map", method, budget_s, every)))
+    if not foreign:
+        return "\n".join(rows)
     rows += ["", f"| pictures shown to the {names[0]} map | frames | accepted | refused |", "|---|---|---|---|"]
     for name in names[1:]:
         for part in ("mapping", "query"):
@@ -36,6 +40,13 @@ def run(scenes: Path, output: Path, budget_s: float, first: str = "redkitchen7s"
             reasons = ", ".join(f"{status} {count}" for status, count in found["refused"].items())
             rows.append(f"| {name} {part} | {found['frames']} | {found['localized']} | {reasons} |")
     return "\n".join(rows)
+
+
+def map_and_evaluate(scene: Path, map_path: Path, method: str, budget_s: float, every: int = 1) -> dict[str, Any]:
+    """The figures of a scene's query/ in a map of its mapping/, both made if they are not there."""
+    if not map_path.exists():
+        _aceg("map", scene / "mapping", "-o", map_path, "--budget", budget_s, "--method", method, "--every", every)
+    return _evaluate(map_path, scene / "query", map_path.with_suffix(".json"))
 
 
 def _evaluate(map_path: Path, scene: Path, result: Path) -> dict[str, Any]:
@@ -61,6 +72,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scenes", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--method", default="ace_g")
     parser.add_argument("--budget", type=float, default=300.0)
+    parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--only", nargs="*", default=())
+    parser.add_argument("--no-foreign", action="store_true")
     options = parser.parse_args()
-    print(run(options.scenes, options.output, options.budget))
+    print(run(options.scenes, options.output, options.method, options.budget, options.every, options.only,
+              not options.no_foreign))

@@ -52,9 +52,14 @@ class SceneHead(nn.Module):
             x = self.fc3(x.float())
         if not self.homogeneous:
             return x + self.mean
-        softness = math.log(2.0) / (1.0 - 1.0 / MAX_SCALE)          # so that an output of 0 means scale 1
-        scale = (functional.softplus(x[..., 3:], beta=softness) + 1.0 / MAX_SCALE).clamp(max=1.0 / MIN_SCALE)
-        return x[..., :3] / scale + self.mean
+        return dehomogenize(x) + self.mean
+
+
+def dehomogenize(x: Tensor) -> Tensor:
+    """Coordinates (..., 3) of four outputs, the fourth the raw scale (ACE, supplement)."""
+    softness = math.log(2.0) / (1.0 - 1.0 / MAX_SCALE)              # so that an output of 0 means scale 1
+    scale = (functional.softplus(x[..., 3:], beta=softness) + 1.0 / MAX_SCALE).clamp(max=1.0 / MIN_SCALE)
+    return x[..., :3] / scale
 
 
 _RELEASE_BUFFERS = ("max_scale", "min_scale", "max_inv_scale", "min_inv_scale", "h_beta")

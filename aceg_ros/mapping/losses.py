@@ -3,6 +3,7 @@ pull of known depths."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 MIN_DEPTH_M, MAX_DEPTH_M, MAX_ERROR_PX = 0.1, 1000.0, 1000.0
 FALLBACK_DEPTH_M = 10.0
+SIGMA_FALLBACK_DEPTH_M, MIN_SIGMA_PX = 0.1, 1e-4
 GUIDE_REST = 0.3                            # weight of a triangulated depth at the end of training
 GUIDE_PX = 50.0                             # distance at which the pull of a depth begins to yield
 
@@ -86,3 +88,21 @@ def guide_loss(coordinates: Tensor, view: View, depth_m: Tensor) -> tuple[Tensor
 def _pull(distance_m: Tensor, depth_m: Tensor, view: View) -> Tensor:
     """Loss (B,) of a distance to the point at a known depth: its logarithm, in pixels as seen from the camera."""
     return GUIDE_PX * torch.log1p(distance_m * view.intrinsics[:, 0] / depth_m / GUIDE_PX)
+
+
+def laplace_loss(coordinates: Tensor, sigma: Tensor, truth: Tensor) -> Tensor:
+    """Loss (B,) of ACE-G's pre-training: negative log likelihood of the distance to the true point (B, 3)."""
+    return sigma.log() + math.sqrt(2.0) * (coordinates - truth).norm(dim=1) / sigma
+
+
+def laplace_reprojection_loss(coordinates: Tensor, sigma: Tensor, view: View) -> tuple[Tensor, Tensor]:
+    """Loss (B,) of ACE-G's mapping, and the pixel errors (B,) (detached).
+
+    Valid: likelihood of the L1 pixel error, with sigma projected. Invalid: of the distance to the point at 0.1 m.
+    """
+    seen = reproject(coordinates, view)
+    sigma_px = (sigma * view.intrinsics[:, 0] / seen.in_camera[:, 2].clamp(min=MIN_DEPTH_M)).clamp(min=MIN_SIGMA_PX)
+    by_pixel = sigma_px.log() + math.sqrt(2.0) * seen.error_px / sigma_px
+    astray = (seen.in_camera - points_at_depth(view, SIGMA_FALLBACK_DEPTH_M)).norm(dim=1)
+    by_distance = sigma.log() + math.sqrt(2.0) * astray / sigma
+    return torch.where(seen.valid, by_pixel, by_distance), seen.error_px.detach()

@@ -9,7 +9,7 @@ depth for the patch, and training starts from there.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +38,23 @@ def triangulate(pictures: Sequence[Picture], encoder: Encoder, device: str, opti
                 report: Callable[[float], None]) -> dict[int, np.ndarray]:
     """Depths (h, w), one for each cell, NaN where unknown, of those pictures that got any, by their index.
 
+    See `triangulated_patches`.
+    """
+    depths: dict[int, np.ndarray] = {}
+    for index, seen, depth in triangulated_patches(pictures, encoder, device, options, seed, deadline, should_stop,
+                                                   report):
+        if torch.isfinite(depth).any():
+            grid = torch.full(seen.grid, float("nan"), device=depth.device)
+            grid.view(-1)[seen.cells] = depth
+            depths[index] = grid.cpu().numpy()
+    return depths
+
+
+def triangulated_patches(pictures: Sequence[Picture], encoder: Encoder, device: str, options: TriangulationOptions,
+                         seed: int, deadline: float, should_stop: Callable[[], bool],
+                         report: Callable[[float], None]) -> Iterator[tuple[int, Seen, Tensor]]:
+    """Picture by picture, in random order: its index, its chosen patches, their depths (N,), NaN where unknown.
+
     Ends at the deadline (time.monotonic() seconds) or when should_stop turns true, with what it has: half of the time
     is for looking, in random order, the rest for matching those that were looked at.
     """
@@ -52,21 +69,18 @@ def triangulate(pictures: Sequence[Picture], encoder: Encoder, device: str, opti
         if len(seen.cells):
             looked[int(index)] = seen
         report(0.4 * number / len(order))
+    if not looked:
+        return
     chosen = sorted(looked)
-    depths: dict[int, np.ndarray] = {}
-    if not chosen:
-        return depths
     views = [looked[index] for index in chosen]
     sketches = Sketches.of(views)
     for tried, number in enumerate(rng.permutation(len(chosen))):
         if time.monotonic() > deadline or should_stop():
             break
         partners = choose_partners(views[number], sketches, options.partners, encoder.stride)
-        found = _depths(views[number], [views[partner] for partner in partners], encoder.stride)
-        if torch.isfinite(found).any():
-            depths[chosen[number]] = found.cpu().numpy()
+        yield chosen[number], views[number], _depths(views[number], [views[partner] for partner in partners],
+                                                     encoder.stride)
         report(0.4 + 0.6 * tried / len(chosen))
-    return depths
 
 
 @dataclass(frozen=True)
@@ -121,10 +135,9 @@ class _Sights:
 
 @torch.inference_mode()
 def _depths(anchor: Seen, partners: list[Seen], stride: int) -> Tensor:
-    """Depth (h, w) of the anchor's patches along its optical axis, NaN where fewer than MIN_VIEWS agree."""
-    result = torch.full((anchor.grid[0] * anchor.grid[1],), float("nan"), device=anchor.pixels.device)
+    """Depths (N,) of the anchor's patches along its optical axis, NaN where fewer than MIN_VIEWS agree."""
     if len(partners) < MIN_VIEWS - 1:
-        return result.reshape(anchor.grid)
+        return anchor.pixels.new_full((len(anchor.pixels),), float("nan"))
     limit = MAX_ERROR_CELLS * stride
     matches = [match(anchor, partner, stride) for partner in partners]
     sights = _Sights(
@@ -144,5 +157,4 @@ def _depths(anchor: Seen, partners: list[Seen], stride: int) -> Tensor:
     cosine = torch.nn.functional.cosine_similarity(to_partners, (anchor.centre - points)[None], dim=-1)
     parallax = torch.where(used, torch.arccos(cosine.clamp(-1.0, 1.0)), 0.0).amax(0)
     good = (used.sum(0) >= MIN_VIEWS - 1) & (parallax > MIN_PARALLAX_RAD)
-    result[anchor.cells[good]] = depth[good]
-    return result.reshape(anchor.grid)
+    return torch.where(good, depth, float("nan"))

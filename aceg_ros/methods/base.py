@@ -19,7 +19,7 @@ class MappingOptions:
     """What a user may choose about a mapping run. budget_s is wall-clock time from `build` to the finished map.
 
     triangulate: begin with depths from matched patches (`mapping.triangulation`); False trains by reprojection alone,
-    as ACE was published.
+    as ACE was published. regressor: of method ace_g, a shipped one or a file.
     """
 
     encoder: str = "compact"
@@ -28,6 +28,7 @@ class MappingOptions:
     device: str = "auto"
     use_depth: bool = False
     triangulate: bool = True
+    regressor: str = "ace_g"
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Localizer(Protocol):
         """Never raises on bad pictures or cameras: they are refusals."""
 
 
-_MODULES = {"ace": "aceg_ros.methods.ace"}
+_MODULES = {"ace": "aceg_ros.methods.ace", "ace_g": "aceg_ros.methods.ace_g"}
 
 
 def make_mapper(method: str, options: MappingOptions) -> Mapper:

@@ -31,7 +31,7 @@ from aceg_ros.pretraining.pairs import (
     match_frames,
     render_views,
 )
-from aceg_ros.synthetic.textures import TextureAtlas, load_tiles, make_atlas, paint_tiles
+from aceg_ros.synthetic.textures import TextureAtlas, load_atlas
 
 LESSON_POINTS, ROOM_LESSON_POINTS = 1500, 800
 
@@ -155,8 +155,7 @@ def _start_renderer(textures: Path | None) -> None:
     global _atlas
     keep_heap()
     torch.set_num_threads(1)
-    tiles = paint_tiles(256, 1)
-    _atlas = make_atlas(np.concatenate([tiles, load_tiles(textures)]) if textures else tiles)
+    _atlas = load_atlas(textures)
 
 
 def _render_room(job: tuple[int, Path]) -> None:

@@ -7,7 +7,6 @@ epipolar geometry of their poses).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -19,7 +18,7 @@ from scipy.spatial.transform import Rotation
 from aceg_ros.camera import Camera, Frame
 from aceg_ros.geometry import look_at
 from aceg_ros.synthetic.render import random_light, render
-from aceg_ros.synthetic.room import random_room
+from aceg_ros.synthetic.room import free_spot, random_room
 from aceg_ros.synthetic.textures import TextureAtlas
 
 VIEWS_PER_ROOM = 6
@@ -91,7 +90,7 @@ def render_views(seed: int, atlas: TextureAtlas, width: int = 480, height: int =
     focal = rng.uniform(380, 620)
     camera = Camera(width, height, focal, focal, (width - 1) / 2, (height - 1) / 2)
     half = np.array(room.size) / 2
-    base = _free_spot(room, rng, lambda: half * rng.uniform((-0.8, -0.8, 0), (0.8, 0.8, 0))
+    base = free_spot(room, rng, lambda: half * rng.uniform((-0.8, -0.8, 0), (0.8, 0.8, 0))
                       + (0, 0, rng.uniform(0.8, 1.9)))
     target = half * rng.uniform(-1, 1, 3)
     across = rng.integers(2)                                   # look at one of the four walls
@@ -99,7 +98,7 @@ def render_views(seed: int, atlas: TextureAtlas, width: int = 480, height: int =
     target[2] = rng.uniform(0.5, 1.7)
     views, poses = [], []
     for _ in range(count):
-        spot = _free_spot(room, rng, lambda: base + rng.normal(0, (0.5, 0.5, 0.2)))
+        spot = free_spot(room, rng, lambda: base + rng.normal(0, (0.5, 0.5, 0.2)))
         aim = target + rng.normal(0, 0.35, 3)
         if np.linalg.norm((aim - spot)[:2]) < 0.5:
             spot = base
@@ -109,14 +108,6 @@ def render_views(seed: int, atlas: TextureAtlas, width: int = 480, height: int =
         poses.append(pose)
     return RoomViews(np.stack([view.image for view in views]),
                      np.stack([view.depth_m for view in views]).astype(np.float16), np.stack(poses), focal)
-
-
-def _free_spot(room, rng, propose: Callable[[], np.ndarray]) -> np.ndarray:
-    for _ in range(200):
-        spot = propose()
-        if room.free(spot):
-            return spot
-    return np.array([0.0, 0.0, room.size[2] - 0.3])
 
 
 def seen_in_both(room: RoomViews, a: int, b: int, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +47,15 @@ class Room:
         delta = position - self.centre[1:]
         local = np.stack([cos * delta[:, 0] + sin * delta[:, 1], cos * delta[:, 1] - sin * delta[:, 0], delta[:, 2]], 1)
         return bool((np.abs(local) > self.half[1:] + margin_m).any(axis=1).all())
+
+
+def free_spot(room: Room, rng: np.random.Generator, propose: Callable[[], np.ndarray]) -> np.ndarray:
+    """The first proposed position (3,) where a camera has room, or one under the ceiling."""
+    for _ in range(200):
+        spot = propose()
+        if room.free(spot):
+            return spot
+    return np.array([0.0, 0.0, room.size[2] - 0.3])
 
 
 class _Builder:

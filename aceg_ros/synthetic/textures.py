@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -64,6 +65,13 @@ def load_tiles(folder: Path) -> np.ndarray:
     if not paths:
         raise UserError(f"No texture pictures (.jpg, .png) in {folder}.")
     return np.stack([cv2.resize(load_image(path), (TILE_PX, TILE_PX), interpolation=cv2.INTER_AREA) for path in paths])
+
+
+@lru_cache(maxsize=1)
+def load_atlas(folder: Path | None) -> TextureAtlas:
+    """What rooms for training are papered with: painted tiles, and those of a folder."""
+    tiles = paint_tiles(256, 1)
+    return make_atlas(tiles if folder is None else np.concatenate([tiles, load_tiles(folder)]))
 
 
 def paint_tiles(count: int, seed: int) -> np.ndarray:

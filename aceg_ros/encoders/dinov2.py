@@ -1,0 +1,55 @@
+"""DINOv2 with registers (Oquab et al., TMLR 2024; Darcet et al., ICLR 2024): the encoder of ACE-G's release.
+
+Read from the model hub's format through `transformers`, which is installed by the user who wants it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aceg_ros.encoders.grid import Grid
+from aceg_ros.errors import UserError
+
+MEAN, STD = 0.4, 0.25                  # of every channel, as ACE-G normalises
+
+
+class Dinov2Net(nn.Module):
+    """Images (B, 3, H, W) in [0, 1], sides multiples of the patch -> normalised patch tokens (B, dim, h, w)."""
+
+    def __init__(self, model: Any):
+        super().__init__()
+        self.model = model
+        self.stride, self.dim = int(model.config.patch_size), int(model.config.hidden_size)
+        self.others = 1 + int(getattr(model.config, "num_register_tokens", 0))     # class token, registers: first
+
+    def forward(self, images: Tensor) -> Grid:
+        tokens = self.model(pixel_values=(images - MEAN) / STD).last_hidden_state[:, self.others:]
+        height, width = (side // self.stride for side in images.shape[2:])
+        return Grid(tokens.transpose(1, 2).unflatten(2, (height, width)), None)
+
+
+def load_dinov2(source: str) -> Dinov2Net:
+    """From a folder of the model hub's format, or a name such as "facebook/dinov2-with-registers-large".
+
+    Raises UserError without `transformers`, or where there is no such model.
+    """
+    try:
+        from transformers import AutoModel
+    except ImportError:
+        raise UserError("DINOv2 needs the package transformers: pip install transformers.") from None
+    try:
+        model = AutoModel.from_pretrained(str(Path(source)) if Path(source).is_dir() else source)
+    except (OSError, ValueError) as error:
+        raise UserError(f"No DINOv2 model '{source}' ({str(error).splitlines()[0]}).") from None
+    if not str(model.config.model_type).startswith("dinov2"):
+        raise UserError(f"'{source}' is a {model.config.model_type} model, not DINOv2.")
+    return Dinov2Net(model)
+
+
+def content(net: Dinov2Net) -> dict[str, Tensor]:
+    """The weights, for the encoder's identity."""
+    return {key: value.detach().cpu().to(torch.float16) for key, value in net.state_dict().items()}

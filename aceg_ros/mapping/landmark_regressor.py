@@ -1,0 +1,148 @@
+"""Our regressor in the place of ACE-G's, for maps in seconds on a CPU: codes are landmarks, not noise to be optimised,
+and a patch attends to its nearest codes alone.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from aceg_ros.mapping.transformer_head import Regressed
+
+SHARP = 100.0          # an untrained regressor is the nearest landmark, nearly
+
+
+class LandmarkCode(nn.Module):
+    """What a place is to `LandmarkRegressor`: keys (n, C) of unit length, points (n, 3) in the map.
+
+    spacing: median distance from a point to its nearest neighbour; what the network says of distances is in its units,
+    so that maps of any scale, place and direction are alike to it.
+    """
+
+    keys: Tensor
+    points: Tensor
+    spacing: Tensor
+
+    def __init__(self, keys: Tensor, points: Tensor):
+        super().__init__()
+        self.register_buffer("keys", functional.normalize(keys.float(), dim=1))
+        self.register_buffer("points", points.float())
+        self.register_buffer("spacing", _spacing(self.points))
+
+
+def _spacing(points: Tensor) -> Tensor:
+    probe = points[::max(1, len(points) // 256)]
+    nearest = torch.cdist(probe, points).topk(min(2, len(points)), largest=False).values[:, -1]
+    return nearest.median().clamp(min=1e-6)
+
+
+@dataclass(frozen=True)
+class LandmarkSize:
+    dim_in: int = 128
+    width: int = 64
+    heads: int = 4
+    blocks: int = 2
+    nearest: int = 16
+
+
+class _NeighbourBlock(nn.Module):
+    """Self-attention among the codes near a patch, biased by how far apart their points are; then an MLP."""
+
+    def __init__(self, size: LandmarkSize):
+        super().__init__()
+        width = size.width
+        self.heads = size.heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.bias = nn.Linear(_DISTANCE_DIM, size.heads)
+        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def forward(self, x: Tensor, apart: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        bias = self.bias(apart).permute(0, 3, 1, 2)
+        seen = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
+        x = x + self.proj(seen.transpose(1, 2).flatten(2))
+        return x + self.mlp(self.norm2(x))
+
+
+_DISTANCE_DIM = 6
+
+
+def _distance_features(apart: Tensor) -> Tensor:
+    """(..., 6) of distances (...) in code spacings: from within a spacing to across the room."""
+    scales = torch.tensor([1.0, 2.0, 4.0, 10.0, 30.0], device=apart.device)
+    return torch.cat([torch.exp(-(apart[..., None] / scales) ** 2), torch.log1p(apart)[..., None] / 4], -1)
+
+
+class Mixture(NamedTuple):
+    """Where a patch may be: at one of k codes' points (B, k, 3) with log_weight (B, k), off by sigma (B, k) map units,
+    or, log_nowhere (B,), at none of them."""
+
+    points: Tensor
+    log_weight: Tensor
+    sigma: Tensor
+    log_nowhere: Tensor
+
+    def loss(self, distance: Tensor, sigma: Tensor, nowhere: float) -> Tensor:
+        """Negative log likelihood (B,) of distances (B, k) of the k points from the truth, of a Laplace distribution
+        with sigma (B, k) in the same unit (ACE-G, section 3.3, over more than one place); `nowhere`: the distance that
+        the absence of the truth is as good as."""
+        at_codes = self.log_weight - sigma.log() - math.sqrt(2.0) * distance / sigma
+        return -torch.cat([at_codes, self.log_nowhere[:, None] - math.log(nowhere)], 1).logsumexp(1)
+
+
+class LandmarkRegressor(nn.Module):
+    """Features (B, dim_in) and landmarks -> coordinates and sigma.
+
+    Each patch finds its nearest codes by their keys; a small transformer over these weighs them by how well they match
+    and by whether their points support each other; the answer is the likeliest point, averaged with those around it.
+    """
+
+    def __init__(self, size: LandmarkSize):
+        super().__init__()
+        self.size = size
+        self.of_query, self.of_key = nn.Linear(size.dim_in, size.width), nn.Linear(size.dim_in, size.width)
+        self.of_match = nn.Linear(3, size.width)
+        self.blocks = nn.ModuleList(_NeighbourBlock(size) for _ in range(size.blocks))
+        self.norm = nn.LayerNorm(size.width)
+        self.weigh = nn.Linear(size.width, 2)                      # weight, log sigma
+        self.nowhere = nn.Linear(size.width + 1, 1)
+        self.sharpness = nn.Parameter(torch.tensor(1.0))
+        nn.init.zeros_(self.weigh.weight)
+
+    def mixture(self, features: Tensor, code: LandmarkCode) -> Mixture:
+        """features (B, dim_in), of unit length."""
+        similarity, index = (features @ code.keys.T).topk(min(self.size.nearest, len(code.keys)), 1)
+        similarity = similarity.float()
+        points = code.points[index]
+        rank = torch.linspace(0, 1, similarity.shape[1], device=similarity.device).expand_as(similarity)
+        match = torch.stack([similarity, SHARP / 25 * (similarity - similarity[:, :1]), rank], -1)
+        x = functional.gelu(self.of_query(features)[:, None] + self.of_key(code.keys)[index] + self.of_match(match))
+        apart = _distance_features(torch.cdist(points, points) / code.spacing)
+        for block in self.blocks:
+            x = block(x, apart)
+        x = self.norm(x)
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float()
+            raw = self.weigh(x)
+            pooled = torch.cat([x.mean(1), similarity[:, :1]], 1)
+            logits = torch.cat([raw[..., 0] + SHARP * self.sharpness * (similarity - similarity[:, :1]),
+                                self.nowhere(pooled)], 1).log_softmax(1)
+            sigma = code.spacing * torch.exp(raw[..., 1].clamp(-4.0, 8.0))
+        return Mixture(points, logits[:, :-1], sigma, logits[:, -1])
+
+    def forward(self, features: Tensor, code: LandmarkCode) -> Regressed:
+        found = self.mixture(functional.normalize(features, dim=1), code)
+        # How likely each code's point is to be the place, by all of them.
+        apart = torch.cdist(found.points, found.points)
+        support = (found.log_weight - found.sigma.log())[:, None] - math.sqrt(2.0) * apart / found.sigma[:, None]
+        density, best = support.logsumexp(2).max(1)
+        row = torch.arange(len(best), device=best.device)
+        near = (support[row, best] - density[:, None]).exp()
+        coordinates = (near[..., None] * found.points).sum(1)
+        return Regressed(coordinates, (-density).exp())

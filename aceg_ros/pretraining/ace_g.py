@@ -1,0 +1,184 @@
+"""Trains our regressor: to say of patches of a later visit where they are, by the code of an earlier one.
+
+ACE-G's query pre-training (Bruns et al., ICCV 2025, section 3.3) with codes that are landmarks: a place is mapped from
+scratch at every step, by drawing other landmarks of it. Maps of any place, scale and direction are alike to the
+network by construction, which takes the place of random similarity transforms.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from aceg_ros.camera import Camera
+from aceg_ros.encoders.base import half_precision, load_encoder
+from aceg_ros.geometry import invert, pose_error
+from aceg_ros.mapping.landmark_regressor import LandmarkCode, LandmarkRegressor, LandmarkSize, Mixture
+from aceg_ros.mapping.losses import MAX_ERROR_PX, MIN_DEPTH_M, View, points_at_depth, reproject
+from aceg_ros.mapping.regressor_file import save_regressor
+from aceg_ros.pose_solver import solve_pose
+from aceg_ros.pretraining.places import Place, PlaceData, open_places
+
+CODES = (600, 10_000)                  # least and most landmarks of a place that a step may see
+NOWHERE, NOWHERE_PX = 30.0, 200.0      # code spacings, pixels: a patch that is further from all its codes is lost
+
+
+@dataclass(frozen=True)
+class RegressorTraining:
+    """One training run. query_share: of the steps, those that ask about later pictures; the others ask about mapping
+    pictures whose own landmarks are left out."""
+
+    run: Path
+    data: PlaceData
+    iterations: int = 6000
+    batch: int = 1024
+    peak_rate: float = 1e-3
+    query_share: float = 1.0
+    size: LandmarkSize = field(default_factory=LandmarkSize)
+    seed: int = 0
+    device: str = "cpu"
+    keep_every: int = 500
+
+
+def train(options: RegressorTraining) -> Path:
+    """Run or resume the training; returns the file of the exported weights. Raises UserError on scenes that cannot be
+    read."""
+    places, held_out = open_places(options.data, options.run / "places")
+    torch.manual_seed(options.seed)
+    net = LandmarkRegressor(options.size).to(options.device)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=options.peak_rate, weight_decay=0.01)
+    checkpoint, result = options.run / "checkpoint.pt", options.run / "ace_g.safetensors"
+    done = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=options.device, weights_only=True)
+        net.load_state_dict(state["net"])
+        optimizer.load_state_dict(state["optimizer"])
+        done = state["iteration"]
+    else:
+        _log(options.run, iteration=0, **evaluate(net, held_out))
+    started, first = time.monotonic(), done
+    recent: list[Tensor] = []
+    while done < options.iterations:
+        rng = np.random.default_rng((options.seed, done))
+        for group in optimizer.param_groups:
+            group["lr"] = options.peak_rate * _schedule(done / options.iterations)
+        loss = _step_loss(net, places[int(rng.integers(len(places)))], rng, options)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        recent = [*recent[-99:], loss.detach()]
+        done += 1
+        if done % 100 == 0:
+            _log(options.run, iteration=done, loss=float(torch.stack(recent).mean()),
+                 per_iteration=(time.monotonic() - started) / (done - first))
+        if done % options.keep_every == 0 or done == options.iterations:
+            _log(options.run, iteration=done, **evaluate(net, held_out))
+            save_regressor(net, load_encoder(options.data.encoder).identity, result)
+            temporary = checkpoint.with_suffix(".tmp")
+            torch.save({"net": net.state_dict(), "optimizer": optimizer.state_dict(), "iteration": done}, temporary)
+            temporary.rename(checkpoint)
+    return result
+
+
+def _step_loss(net: LandmarkRegressor, place: Place, rng: np.random.Generator, options: RegressorTraining) -> Tensor:
+    """Mean loss of a batch of one place, as a fresh code of it explains them."""
+    count = int(np.exp(rng.uniform(*np.log(CODES))))
+    order = torch.from_numpy(rng.permutation(len(place.points))).to(place.points.device)
+    if rng.random() < options.query_share:
+        code = _code(place, order[:count])
+        index = torch.from_numpy(rng.choice(len(place.features), min(options.batch, len(place.features)), False))
+        index = index.to(order.device)
+        features, view = place.features[index].float(), place.view(index)
+        truth = _in_map(view, points_at_depth(view, place.depth[index][:, None]))
+    else:
+        pictures = place.source.unique()
+        asked = torch.isin(place.source, pictures[torch.from_numpy(rng.permutation(len(pictures))[:2])])
+        code = _code(place, order[~asked[order]][:count])
+        index = order[asked[order]][:options.batch]
+        features, view, truth = place.keys[index].float(), None, place.points[index]
+    with half_precision(features.device.type):
+        found = net.mixture(features, code)
+    distance = (found.points - truth[:, None]).norm(dim=2)
+    loss = found.loss(distance / code.spacing, found.sigma / code.spacing, NOWHERE)
+    if view is not None and not bool(torch.isfinite(truth).all()):
+        distance_px, sigma_px = _in_pixels(found, view)
+        loss = torch.where(torch.isfinite(truth).all(1), loss, found.loss(distance_px, sigma_px, NOWHERE_PX))
+    return loss.mean()
+
+
+def _in_pixels(found: Mixture, view: View) -> tuple[Tensor, Tensor]:
+    """How far each candidate (B, k) is projected from its patch, and its sigma there."""
+    count = found.points.shape[1]
+    repeated = View(*(part.repeat_interleave(count, 0) for part in (view.camera_from_map, view.intrinsics,
+                                                                     view.pixels)))
+    seen = reproject(found.points.flatten(0, 1), repeated)
+    depth = seen.in_camera[:, 2].clamp(min=MIN_DEPTH_M).unflatten(0, (-1, count))
+    error = torch.where(seen.valid, seen.error_px, MAX_ERROR_PX).unflatten(0, (-1, count))
+    return error, (found.sigma * view.intrinsics[:, :1] / depth).clamp(min=1.0)
+
+
+def _code(place: Place, index: Tensor) -> LandmarkCode:
+    return LandmarkCode(place.keys[index], place.points[index])
+
+
+def _in_map(view: View, in_camera: Tensor) -> Tensor:
+    rotation, translation = view.camera_from_map[:, :, :3], view.camera_from_map[:, :, 3]
+    return ((in_camera - translation)[:, None] @ rotation)[:, 0]
+
+
+@torch.inference_mode()
+def evaluate(net: LandmarkRegressor, places: list[Place], codes: int = 3000) -> dict[str, float]:
+    """Of held-out rooms: median error in metres and share of patches within 10 cm, share of pictures within 10 cm and
+    5 degrees; the same shares of the nearest landmark alone."""
+    rows = []
+    for place in places:
+        order = torch.from_numpy(np.random.default_rng(0).permutation(len(place.points))).to(place.points.device)
+        code = _code(place, order[:codes])
+        for picture in range(len(place.camera_from_map)):
+            index = (place.picture == picture).nonzero()[:, 0]
+            features, view = place.features[index].float(), place.view(index)
+            truth = _in_map(view, points_at_depth(view, place.depth[index][:, None]))
+            found = net(features, code)
+            nearest = code.points[(features @ code.keys.T).argmax(1)]
+            sure = found.sigma < 2 * found.sigma.quantile(0.1)
+            apart = [(points - truth).norm(dim=1) for points in (found.coordinates, nearest)]
+            located = [_located(points, view, mask) for points, mask in
+                       ((found.coordinates, None), (found.coordinates, sure), (nearest, None))]
+            rows.append([float(apart[0].median()), float((apart[0] < 0.1).float().mean()),
+                         float((apart[0][sure] < 0.1).float().mean()), float((apart[1] < 0.1).float().mean()),
+                         *located])
+    names = ("median_m", "patches_10cm", "sure_patches_10cm", "nearest_patches_10cm", "recall", "sure_recall",
+             "nearest_recall")
+    return dict(zip(names, np.mean(rows, 0).tolist(), strict=True)) if rows else {}
+
+
+def _located(points: Tensor, view: View, mask: Tensor | None) -> float:
+    fx, fy, cx, cy = view.intrinsics[0].tolist()
+    camera = Camera(round(2 * cx) + 1, round(2 * cy) + 1, fx, fy, cx, cy)
+    estimate = solve_pose(view.pixels.cpu().numpy(), points.cpu().numpy(), camera,
+                          mask=None if mask is None else mask.cpu().numpy())
+    if estimate.map_from_camera is None:
+        return 0.0
+    truth = invert(np.vstack([view.camera_from_map[0].cpu().numpy(), (0, 0, 0, 1)]).astype(float))
+    metres, degrees = pose_error(estimate.map_from_camera, truth)
+    return float(metres < 0.1 and degrees < 5)
+
+
+def _schedule(t: float) -> float:
+    """Warm-up over the first 4 %, then a cosine to 1 % of the peak."""
+    return t / 0.04 + 0.02 if t < 0.04 else 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (t - 0.04) / 0.96))
+
+
+def _log(run: Path, **figures: float) -> None:
+    line = json.dumps({key: round(value, 5) for key, value in figures.items()})
+    print(line, flush=True)
+    with open(run / "curve.jsonl", "a") as log:
+        log.write(line + "\n")
