@@ -59,21 +59,23 @@ def run_map(options: argparse.Namespace) -> int:
     started = time.monotonic()
     from aceg_ros.datasets import open_scene
     from aceg_ros.encoders.base import pick_device
-    from aceg_ros.methods.base import MappingOptions, build_map, check_method
+    from aceg_ros.methods.base import MappingOptions, build_map, check_method, default_method
     from aceg_ros.scene_map import check_writable
 
-    check_method(options.method)
+    if options.method is not None:
+        check_method(options.method)
+        if options.method != "ace" and options.reprojection_only:
+            raise UserError("--reprojection-only is a way to train method ace: leave it out, or map with --method ace.")
     device = pick_device(options.device)
     budget = BUDGET_S[device] if options.budget is None else options.budget
     scene = open_scene(options.scene, every=options.every)
     check_writable(options.output)
     frames = tqdm(scene, "reading frames", total=len(scene), unit="frame", leave=False, disable=None)
     imports_s = time.monotonic() - started
+    mapping = MappingOptions(options.encoder, budget - imports_s, options.seed, device, options.use_depth,
+                             not options.reprojection_only, options.regressor)
     with _StopOnInterrupt() as stop, MappingBar() as bar:
-        scene_map, refused = build_map(
-            options.method, MappingOptions(options.encoder, budget - imports_s, options.seed, device,
-                                           options.use_depth, not options.reprojection_only, options.regressor),
-            frames, bar.show, stop.asked)
+        scene_map, refused = build_map(options.method or default_method(mapping), mapping, frames, bar.show, stop.asked)
     _tell_skipped([skipped.reason for skipped in scene.skipped] + refused, len(scene))
     scene_map = replace(scene_map, figures=replace(scene_map.figures, budget_s=budget,
                                                    skipped=scene_map.figures.skipped + len(scene.skipped)))
@@ -83,8 +85,10 @@ def run_map(options: argparse.Namespace) -> int:
         print(f"aceg: there was time for {figures.encoded} of {figures.frames} pictures only: give more with --budget,"
               " or take fewer with --every.", file=sys.stderr)
     note = "" if figures.complete else " (stopped early: what was learned so far)"
-    print(f"{options.output}: {figures.frames} frames, {figures.iterations} iterations, training reprojection error"
-          f" {figures.reprojection_px:.1f} px, {time.monotonic() - started:.0f} s, {size / 1e6:.1f} MB{note}")
+    made = f"{figures.patches} landmarks" if figures.iterations == 0 else \
+        f"{figures.iterations} iterations, training reprojection error {figures.reprojection_px:.1f} px"
+    print(f"{options.output}: {figures.frames} frames, {made}, {time.monotonic() - started:.0f} s, {size / 1e6:.1f}"
+          f" MB{note}")
     return 0
 
 
@@ -291,13 +295,14 @@ def _parser() -> argparse.ArgumentParser:
     verb = _verb(verbs, "map", run_map, "make a map from posed pictures")
     verb.add_argument("scene", metavar="SCENE", help=SCENE_HELP)
     verb.add_argument("-o", "--output", metavar="MAP", required=True, help="map file to write")
-    verb.add_argument("--method", default="ace", help="how to map: ace or ace_g (default: %(default)s)")
+    verb.add_argument("--method", help="how to map: ace_g or ace (default: ace_g where its regressor reads the encoder,"
+                      " else ace)")
     verb.add_argument("--encoder", default="compact", help="shipped encoder or a file from 'aceg import'"
                       " (default: %(default)s)")
     verb.add_argument("--regressor", default="ace_g", metavar="FILE", help="of --method ace_g: the shipped one or a"
                       " file from 'aceg import ace-g' (default: %(default)s)")
-    verb.add_argument("--budget", type=_seconds, metavar="S", help="seconds until the map is written (default: 300 on"
-                      " a CPU, 120 on a GPU); more time, better map")
+    verb.add_argument("--budget", type=_seconds, metavar="S", help="seconds until the map is written, at most (default:"
+                      " 300 on a CPU, 120 on a GPU)")
     guides = verb.add_mutually_exclusive_group()
     guides.add_argument("--use-depth", action="store_true", help="learn from the scene's depth pictures")
     guides.add_argument("--reprojection-only", action="store_true", help="as ACE was published: do not start from"

@@ -19,7 +19,7 @@ from aceg_ros.datasets import open_scene
 from aceg_ros.demo_processes import Processes
 from aceg_ros.demo_report import write_demo_report
 from aceg_ros.errors import UserError
-from aceg_ros.methods.base import MappingOptions, build_map
+from aceg_ros.methods.base import MappingOptions, build_map, default_method
 from aceg_ros.progress import MappingBar
 from aceg_ros.scene_map import SceneMap
 
@@ -38,7 +38,7 @@ class Drive:
 
 
 def run_demo(output: Path | str = "demo_output", scene: Path | str | None = None, budget_s: float | None = None,
-             method: str = "ace", encoder: str = "compact", seed: int = 0, device: str = "auto",
+             method: str | None = None, encoder: str = "compact", seed: int = 0, device: str = "auto",
              sim_frames: tuple[int, int] = (200, 60)) -> dict[str, object]:
     """Run the demo in the rendered room, or on the folders mapping/ and query/ of a real scene; returns the figures.
 
@@ -97,9 +97,9 @@ def _play(processes: Processes, drive: Drive) -> None:
     processes.wait_for_end(camera)
 
 
-def _build_map(recording: Path, method: str, options: MappingOptions) -> SceneMap:
+def _build_map(recording: Path, method: str | None, options: MappingOptions) -> SceneMap:
     with MappingBar() as bar:
-        scene_map, refused = build_map(method, options, open_scene(recording), bar.show)
+        scene_map, refused = build_map(method or default_method(options), options, open_scene(recording), bar.show)
     for reason in refused[:3]:
         print(f"    skipped: {reason}", flush=True)
     return scene_map

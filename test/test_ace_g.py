@@ -17,8 +17,8 @@ from aceg_ros.importing import import_file
 from aceg_ros.mapping.augmentation import Picture, prepared_picture
 from aceg_ros.mapping.buffer import PatchBuffer
 from aceg_ros.mapping.code_training import CodeTraining, train_code
-from aceg_ros.mapping.landmark_regressor import LandmarkCode, LandmarkRegressor, LandmarkSize, Mixture
-from aceg_ros.mapping.landmarks import Landmarks, find_landmarks, thin
+from aceg_ros.mapping.landmark_regressor import LandmarkCode, LandmarkRegressor, LandmarkSize, Mixture, nearest
+from aceg_ros.mapping.landmarks import Landmarks, find_landmarks, merge, thin
 from aceg_ros.mapping.losses import View, laplace_loss, laplace_reprojection_loss, points_at_depth
 from aceg_ros.mapping.regressor_file import load_regressor, save_regressor
 from aceg_ros.mapping.transformer_head import HeadSize, MapCode, TransformerHead, head_from_release
@@ -180,6 +180,33 @@ def test_thinning_keeps_so_many_and_is_repeatable():
     few = thin(many, 100, 0)
     assert len(few) == 100 and torch.equal(few.points, thin(many, 100, 0).points)
     assert thin(many, 1000, 0) is many
+
+
+def test_merging_averages_what_is_alike_and_near():
+    """Two spots that look alike, two looks of one spot, many landmarks of each: one mean of every kind."""
+    generator = torch.Generator().manual_seed(0)
+    looks, spots = unit(2, 16, 1), torch.tensor([[0.0, 0, 0], [3.0, 0, 0]])
+    kind = torch.randint(4, (2000,), generator=generator)
+    features = torch.nn.functional.normalize(
+        looks[kind % 2] + 0.02 * torch.randn(2000, 16, generator=generator), dim=1)
+    points = spots[kind // 2] + 0.01 * torch.randn(2000, 3, generator=generator)
+    many = Landmarks(features.half(), points, torch.zeros(2000, 3, dtype=torch.uint8), torch.zeros(2000).long())
+    keys, centres = merge(many, 40, 0)
+    assert len(keys) == len(centres) == 40
+    assert ((centres[:, None] - spots).norm(dim=2).amin(1) < 0.05).all(), "no mean lies between the spots"
+    assert ((keys @ looks.T).amax(1) > 0.99).all(), "nor between the looks"
+    for look in range(2):
+        for spot in range(2):
+            assert ((keys @ looks[look] > 0.99) & ((centres - spots[spot]).norm(dim=1) < 0.05)).any()
+
+
+@pytest.mark.parametrize("total", [5, 100, 3000, 3007])
+def test_the_nearest_codes_are_those_of_a_full_sort(total):
+    similarity = torch.rand(20, total, generator=torch.Generator().manual_seed(total))
+    expected = similarity.topk(min(8, total), 1)
+    values, index = nearest(similarity, 8)
+    assert torch.equal(values, expected.values)
+    assert torch.equal(similarity.gather(1, index), values)
 
 
 def test_measured_depths_make_landmarks_where_they_are():

@@ -119,7 +119,7 @@ def test_a_scene_of_one_picture_or_of_broken_poses_makes_no_map(rendered_scene, 
 
 def test_ctrl_c_keeps_the_map_so_far(rendered_scene, tmp_path):
     process = subprocess.Popen([sys.executable, "-m", "aceg_ros.cli", "map", str(rendered_scene / "query"), "-o",
-                                str(tmp_path / "x.map"), "--budget", "60"], stderr=subprocess.PIPE,
+                                str(tmp_path / "x.map"), "--method", "ace", "--budget", "60"], stderr=subprocess.PIPE,
                                stdout=subprocess.PIPE, text=True)
     for line in process.stderr:
         if line.startswith("training"):

@@ -100,7 +100,7 @@ def load_encoder(source: str, device: str = "cpu") -> Encoder:
     shipped_file = SHIPPED / f"{source}.safetensors"
     path = shipped_file if shipped_file.exists() else Path(source).resolve()
     if not path.is_file():
-        shipped = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.safetensors")))
+        shipped = ", ".join(sorted(p.stem for p in SHIPPED.glob("compact*.safetensors")))
         raise UserError(f"No encoder '{source}': give one of the shipped ones ({shipped}) or a file made by"
                         " 'aceg import'.")
     state = path.stat()

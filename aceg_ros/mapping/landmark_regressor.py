@@ -14,6 +14,8 @@ from torch.nn import functional
 
 from aceg_ros.mapping.transformer_head import Regressed
 
+VOTE_RADII, VOTERS = (0.1, 0.3), 200   # in shares of the scene's extent; patches that vote
+SURE_SHARE = 0.6
 SHARP = 100.0          # an untrained regressor is the nearest landmark, nearly
 
 
@@ -21,18 +23,31 @@ class LandmarkCode(nn.Module):
     """What a place is to `LandmarkRegressor`: keys (n, C) of unit length, points (n, 3) in the map.
 
     spacing: median distance from a point to its nearest neighbour; what the network says of distances is in its units,
-    so that maps of any scale, place and direction are alike to it.
+    so that maps of any scale, place and direction are alike to it. radii (R,): of neighbourhoods in which the patches
+    of a picture vote; crowd (n, R): what share of all codes is around each.
     """
 
     keys: Tensor
     points: Tensor
     spacing: Tensor
+    radii: Tensor
+    crowd: Tensor
 
     def __init__(self, keys: Tensor, points: Tensor):
         super().__init__()
         self.register_buffer("keys", functional.normalize(keys.float(), dim=1))
         self.register_buffer("points", points.float())
         self.register_buffer("spacing", _spacing(self.points))
+        extent = (self.points - self.points.median(0).values).norm(dim=1).median().clamp(min=1e-6)
+        self.register_buffer("radii", extent * torch.tensor(VOTE_RADII, device=extent.device))
+        self.register_buffer("crowd", _near(self.points, self.points, self.radii))
+
+
+def _near(points: Tensor, others: Tensor, radii: Tensor) -> Tensor:
+    """Share (n, R) of the others (m, 3) that are around each of the points (n, 3), softly counted; VOTERS of the others
+    speak for all."""
+    apart = torch.cdist(points, others[::max(1, len(others) // VOTERS)]).square_()
+    return torch.stack([(apart / -radius**2).exp_().mean(1) for radius in radii], 1)
 
 
 def _spacing(points: Tensor) -> Tensor:
@@ -44,10 +59,27 @@ def _spacing(points: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class LandmarkSize:
     dim_in: int = 128
-    width: int = 64
+    width: int = 48
     heads: int = 4
     blocks: int = 2
-    nearest: int = 16
+    nearest: int = 8
+
+
+def nearest(similarity: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` largest (B, count) of each row of (B, N), or all of fewer, and where they are.
+
+    The largest of all lie in the groups with the largest maxima: sorting those is several times faster than sorting
+    the row.
+    """
+    total = similarity.shape[1]
+    group = 32
+    if total < 4 * group * count:
+        return similarity.topk(min(count, total), 1)
+    padded = functional.pad(similarity, (0, -total % group), value=-2.0).unflatten(1, (-1, group))
+    groups = padded.amax(2).topk(count, 1).indices
+    among = padded.gather(1, groups[..., None].expand(-1, -1, group)).flatten(1)
+    values, where = among.topk(count, 1)
+    return values, groups.gather(1, where // group) * group + where % group
 
 
 class _NeighbourBlock(nn.Module):
@@ -99,15 +131,16 @@ class Mixture(NamedTuple):
 class LandmarkRegressor(nn.Module):
     """Features (B, dim_in) and landmarks -> coordinates and sigma.
 
-    Each patch finds its nearest codes by their keys; a small transformer over these weighs them by how well they match
-    and by whether their points support each other; the answer is the likeliest point, averaged with those around it.
+    Each patch finds its nearest codes by their keys; a small transformer over these weighs them by how well they match,
+    by whether their points support each other, and by how many other patches of the picture point there; the answer is
+    the likeliest point, averaged with those around it.
     """
 
     def __init__(self, size: LandmarkSize):
         super().__init__()
         self.size = size
         self.of_query, self.of_key = nn.Linear(size.dim_in, size.width), nn.Linear(size.dim_in, size.width)
-        self.of_match = nn.Linear(3, size.width)
+        self.of_match = nn.Linear(3 + len(VOTE_RADII), size.width)
         self.blocks = nn.ModuleList(_NeighbourBlock(size) for _ in range(size.blocks))
         self.norm = nn.LayerNorm(size.width)
         self.weigh = nn.Linear(size.width, 2)                      # weight, log sigma
@@ -116,12 +149,15 @@ class LandmarkRegressor(nn.Module):
         nn.init.zeros_(self.weigh.weight)
 
     def mixture(self, features: Tensor, code: LandmarkCode) -> Mixture:
-        """features (B, dim_in), of unit length."""
-        similarity, index = (features @ code.keys.T).topk(min(self.size.nearest, len(code.keys)), 1)
+        """features (B, dim_in), of unit length, of patches of one picture: they vote for each other's candidates."""
+        similarity, index = nearest(features @ code.keys.T, self.size.nearest)
         similarity = similarity.float()
         points = code.points[index]
         rank = torch.linspace(0, 1, similarity.shape[1], device=similarity.device).expand_as(similarity)
-        match = torch.stack([similarity, SHARP / 25 * (similarity - similarity[:, :1]), rank], -1)
+        # How many more patches of the picture point to a candidate's neighbourhood than chance would send there.
+        votes = _near(points.flatten(0, 1), points[:, 0], code.radii).unflatten(0, similarity.shape)
+        lift = ((votes + 1e-3) / (code.crowd[index] + 1e-3)).log()
+        match = torch.stack([similarity, SHARP / 25 * (similarity - similarity[:, :1]), rank, *lift.unbind(-1)], -1)
         x = functional.gelu(self.of_query(features)[:, None] + self.of_key(code.keys)[index] + self.of_match(match))
         apart = _distance_features(torch.cdist(points, points) / code.spacing)
         for block in self.blocks:
@@ -146,3 +182,8 @@ class LandmarkRegressor(nn.Module):
         near = (support[row, best] - density[:, None]).exp()
         coordinates = (near[..., None] * found.points).sum(1)
         return Regressed(coordinates, (-density).exp())
+
+
+def surest(sigma: Tensor) -> Tensor:
+    """The patches (B,) of a picture whose points the solver should see: the better SURE_SHARE of them."""
+    return sigma <= sigma.quantile(SURE_SHARE)

@@ -13,11 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from aceg_ros.encoders.base import Encoder
 from aceg_ros.mapping.augmentation import Picture
 from aceg_ros.mapping.matching import Seen, look
 from aceg_ros.mapping.triangulation import TriangulationOptions, triangulated_patches
+
+MERGE_SAMPLE, MERGE_ROUNDS = 60_000, 2
 
 
 @dataclass(frozen=True)
@@ -93,8 +96,33 @@ def _measured(picture: Picture, seen: Seen) -> Tensor:
 
 
 def thin(landmarks: Landmarks, count: int, seed: int) -> Landmarks:
-    """At most `count` of the landmarks."""
+    """At most `count` of the landmarks, drawn at random."""
     if len(landmarks) <= count:
         return landmarks
     order = torch.randperm(len(landmarks), generator=torch.Generator().manual_seed(seed))
     return landmarks.subset(order[:count].to(landmarks.points.device).sort().values)
+
+
+def merge(landmarks: Landmarks, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Features (count, C) of unit length and points (count, 3) that stand for all landmarks: means of what is alike in
+    looks and near by.
+
+    k-means, where a feature's distance and a tenth of the scene's radius count the same. Begins at random landmarks, so
+    that places with many stay represented by many.
+    """
+    sample = thin(landmarks, MERGE_SAMPLE, seed)
+    features = functional.normalize(sample.features.float(), dim=1)
+    if len(sample) <= count:
+        return features, sample.points
+    middle = sample.points.median(0).values
+    scale = 0.1 * (sample.points - middle).norm(dim=1).median().clamp(min=1e-6)
+    traits = torch.cat([features, (sample.points - middle) / scale], 1)
+    order = torch.randperm(len(sample), generator=torch.Generator().manual_seed(seed)).to(traits.device)
+    centres = traits[order[:count]]
+    for _ in range(MERGE_ROUNDS):
+        nearest = torch.cat([torch.cdist(part, centres).argmin(1) for part in traits.split(2048)])
+        sums = torch.zeros_like(centres).index_add_(0, nearest, traits)
+        size = torch.bincount(nearest, minlength=count)[:, None]
+        centres = torch.where(size > 0, sums / size.clamp(min=1), centres)
+    dim = features.shape[1]
+    return functional.normalize(centres[:, :dim], dim=1), centres[:, dim:] * scale + middle

@@ -7,7 +7,6 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -67,5 +66,5 @@ def load_regressor(source: str, device: str = "cpu") -> Regressor:
 
 
 def _digest(state: dict[str, Tensor]) -> str:
-    content = b"".join(state[key].contiguous().view(torch.uint8).numpy().tobytes() for key in sorted(state))
+    content = b"".join(state[key].contiguous().numpy().tobytes() for key in sorted(state))
     return hashlib.sha256(content).hexdigest()[:16]

@@ -20,8 +20,8 @@ from aceg_ros.encoders.base import Encoder, load_encoder, pick_device
 from aceg_ros.errors import UserError
 from aceg_ros.mapping.buffer import PatchBuffer, fill_buffer
 from aceg_ros.mapping.code_training import CodeTraining, train_code
-from aceg_ros.mapping.landmark_regressor import LandmarkCode, LandmarkRegressor
-from aceg_ros.mapping.landmarks import find_landmarks, thin
+from aceg_ros.mapping.landmark_regressor import LandmarkCode, LandmarkRegressor, surest
+from aceg_ros.mapping.landmarks import find_landmarks, merge, thin
 from aceg_ros.mapping.losses import reproject
 from aceg_ros.mapping.regressor_file import Regressor, load_regressor
 from aceg_ros.mapping.training import TrainingResult
@@ -35,7 +35,8 @@ from aceg_ros.scene_map import MappingFigures, SceneMap
 MIN_LANDMARKS = 200
 CLOUD_POINTS = 15_000                # of 50,000 a map may have: the landmarks are the larger part of a small file
 CLOUD_ERROR_PX = 4.0
-SURE = 2.0                           # times the 10 % quantile of sigma: what the solver gets (ACE-G, section 3.4)
+PATCHES = {"cpu": 900, "cuda": 4800}   # of a picture, the most reliable: each asks thousands of codes
+SURE = 2.0                           # times the 10 % quantile of sigma: what the solver gets (ACE-G)
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class AceGSettings:
     """codes: at most so many landmarks; the rest is for the published regressor: patches in the buffer, of a picture,
     share of the budget for encoding, training."""
 
-    codes: int = 12_000
+    codes: int = 8192
     triangulation: TriangulationOptions = field(default_factory=TriangulationOptions)
     buffer: int = 4_000_000
     patches_per_picture: int = 1024
@@ -62,7 +63,7 @@ def make_mapper(options: MappingOptions) -> AceGMapper:
 def make_localizer(scene_map: SceneMap, device: str = "auto", seed: int = 0) -> RegressionLocalizer:
     device = pick_device(device)
     return RegressionLocalizer(encoder_of(scene_map, device), make_regression(scene_map, device), device, seed,
-                               float(scene_map.settings.get("patch_offset_px", 0.0)))
+                               float(scene_map.settings.get("patch_offset_px", 0.0)), PATCHES[device])
 
 
 def make_regression(scene_map: SceneMap, device: str) -> Regress:
@@ -76,7 +77,7 @@ def make_regression(scene_map: SceneMap, device: str) -> Regress:
     try:
         if isinstance(net, LandmarkRegressor):
             landmark_code = LandmarkCode(tensors["keys"].float(), tensors["points"]).to(device)
-            return lambda features: _sure(net(features, landmark_code))
+            return lambda features: _surest(net(features, landmark_code))
         map_code = MapCode(tensors["embeddings"].float(), tensors["mean"]).to(device)
         return lambda features: _sure(net(features, map_code))
     except (KeyError, RuntimeError) as error:
@@ -86,6 +87,10 @@ def make_regression(scene_map: SceneMap, device: str) -> Regress:
 def _sure(found: Regressed) -> tuple[Tensor, Tensor]:
     sigma = found.sigma.float()
     return found.coordinates.float(), sigma < SURE * sigma.quantile(0.1)
+
+
+def _surest(found: Regressed) -> tuple[Tensor, Tensor]:
+    return found.coordinates, surest(found.sigma)
 
 
 class AceGMapper:
@@ -125,11 +130,11 @@ class AceGMapper:
         if len(landmarks) < MIN_LANDMARKS:
             raise UserError(f"Only {len(landmarks)} landmarks were found, at least {MIN_LANDMARKS} are needed: take"
                             " more pictures that overlap and see the same from different places, or give more time.")
-        kept = thin(landmarks, settings.codes, seed)
-        keys = (kept.features.float() * 127).round().to(torch.int8)
+        features, points = merge(landmarks, settings.codes, seed)
+        keys = (features * 127).round().to(torch.int8)
         cloud = thin(landmarks, CLOUD_POINTS, seed + 1)
         result = TrainingResult(0, run.elapsed_s(), float("nan"), not run.should_stop())
-        return self._scene_map({"keys": keys, "points": kept.points.float()}, {}, result,
+        return self._scene_map({"keys": keys, "points": points}, {}, result,
                                len(landmarks.source.unique()), len(landmarks), cloud.points.cpu().numpy(),
                                cloud.colours.numpy(), run)
 

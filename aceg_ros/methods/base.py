@@ -63,6 +63,11 @@ class Localizer(Protocol):
 _MODULES = {"ace": "aceg_ros.methods.ace", "ace_g": "aceg_ros.methods.ace_g"}
 
 
+def default_method(options: MappingOptions) -> str:
+    """ace_g, where the shipped regressor can read the encoder and landmarks may be triangulated; else ace."""
+    return "ace_g" if options.encoder == "compact" and options.triangulate else "ace"
+
+
 def make_mapper(method: str, options: MappingOptions) -> Mapper:
     return _module(method).make_mapper(options)
 

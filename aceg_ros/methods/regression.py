@@ -44,9 +44,11 @@ class SceneCoordinates:
 
 class RegressionLocalizer:
     """Scene coordinates by an encoder and `regress`, pose by the solver. patch_offset_px: of imported maps, whose
-    authors count pixels from another corner."""
+    authors count pixels from another corner. most_patches: of those that `chosen_cells` gives, the most reliable."""
 
-    def __init__(self, encoder: Encoder, regress: Regress, device: str, seed: int = 0, patch_offset_px: float = 0.0):
+    def __init__(self, encoder: Encoder, regress: Regress, device: str, seed: int = 0, patch_offset_px: float = 0.0,
+                 most_patches: int | None = None):
+        self._most_patches = most_patches
         self._encoder, self._regress, self._device, self._seed = encoder, regress, device, seed
         self._patch_offset_px = patch_offset_px
 
@@ -80,6 +82,9 @@ class RegressionLocalizer:
         if reliability is not None and mask is not None:
             reliability = torch.where(torch.from_numpy(whole).to(reliability.device), reliability, -1.0)
         rows, columns = chosen_cells(height, width, MAX_PATCHES[self._device], reliability)
+        if self._most_patches is not None and reliability is not None and len(rows) > self._most_patches:
+            best = reliability.cpu()[rows, columns].topk(self._most_patches, sorted=False).indices.sort().values
+            rows, columns = rows[best], columns[best]
         points, usable = self._regress(features[:, rows, columns].T.contiguous())
         pixels = patch_centres(columns, rows, stride).numpy() + self._patch_offset_px
         cells = None if mask is None else whole[rows, columns]

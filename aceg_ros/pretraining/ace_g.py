@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from aceg_ros.camera import Camera
 from aceg_ros.encoders.base import half_precision, load_encoder
 from aceg_ros.geometry import invert, pose_error
-from aceg_ros.mapping.landmark_regressor import LandmarkCode, LandmarkRegressor, LandmarkSize, Mixture
+from aceg_ros.mapping.landmark_regressor import LandmarkCode, LandmarkRegressor, LandmarkSize, Mixture, surest
 from aceg_ros.mapping.losses import MAX_ERROR_PX, MIN_DEPTH_M, View, points_at_depth, reproject
 from aceg_ros.mapping.regressor_file import save_regressor
 from aceg_ros.pose_solver import solve_pose
@@ -94,23 +94,24 @@ def _step_loss(net: LandmarkRegressor, place: Place, rng: np.random.Generator, o
     order = torch.from_numpy(rng.permutation(len(place.points))).to(place.points.device)
     if rng.random() < options.query_share:
         code = _code(place, order[:count])
-        index = torch.from_numpy(rng.choice(len(place.features), min(options.batch, len(place.features)), False))
-        index = index.to(order.device)
+        picture = int(rng.integers(len(place.camera_from_map)))
+        index = _some((place.picture == picture).nonzero()[:, 0], options.batch, rng)
         features, view = place.features[index].float(), place.view(index)
         truth = _in_map(view, points_at_depth(view, place.depth[index][:, None]))
     else:
-        pictures = place.source.unique()
-        asked = torch.isin(place.source, pictures[torch.from_numpy(rng.permutation(len(pictures))[:2])])
+        asked = place.source == place.source[int(rng.integers(len(place.source)))]
         code = _code(place, order[~asked[order]][:count])
         index = order[asked[order]][:options.batch]
         features, view, truth = place.keys[index].float(), None, place.points[index]
     with half_precision(features.device.type):
         found = net.mixture(features, code)
+    known = torch.isfinite(truth).all(1)
+    truth = torch.where(known[:, None], truth, 0.0)          # an unknown one must not reach a gradient
     distance = (found.points - truth[:, None]).norm(dim=2)
     loss = found.loss(distance / code.spacing, found.sigma / code.spacing, NOWHERE)
-    if view is not None and not bool(torch.isfinite(truth).all()):
+    if view is not None and not bool(known.all()):
         distance_px, sigma_px = _in_pixels(found, view)
-        loss = torch.where(torch.isfinite(truth).all(1), loss, found.loss(distance_px, sigma_px, NOWHERE_PX))
+        loss = torch.where(known, loss, found.loss(distance_px, sigma_px, NOWHERE_PX))
     return loss.mean()
 
 
@@ -123,6 +124,10 @@ def _in_pixels(found: Mixture, view: View) -> tuple[Tensor, Tensor]:
     depth = seen.in_camera[:, 2].clamp(min=MIN_DEPTH_M).unflatten(0, (-1, count))
     error = torch.where(seen.valid, seen.error_px, MAX_ERROR_PX).unflatten(0, (-1, count))
     return error, (found.sigma * view.intrinsics[:, :1] / depth).clamp(min=1.0)
+
+
+def _some(index: Tensor, count: int, rng: np.random.Generator) -> Tensor:
+    return index[torch.from_numpy(rng.permutation(len(index))[:count]).to(index.device)]
 
 
 def _code(place: Place, index: Tensor) -> LandmarkCode:
@@ -148,7 +153,7 @@ def evaluate(net: LandmarkRegressor, places: list[Place], codes: int = 3000) -> 
             truth = _in_map(view, points_at_depth(view, place.depth[index][:, None]))
             found = net(features, code)
             nearest = code.points[(features @ code.keys.T).argmax(1)]
-            sure = found.sigma < 2 * found.sigma.quantile(0.1)
+            sure = surest(found.sigma)
             apart = [(points - truth).norm(dim=1) for points in (found.coordinates, nearest)]
             located = [_located(points, view, mask) for points, mask in
                        ((found.coordinates, None), (found.coordinates, sure), (nearest, None))]
