@@ -81,7 +81,7 @@ def run_map(options: argparse.Namespace) -> int:
                                                    skipped=scene_map.figures.skipped + len(scene.skipped)))
     size = scene_map.save(options.output)
     figures = scene_map.figures
-    if figures.encoded < figures.frames:
+    if figures.encoded < figures.frames and figures.mapping_s > 0.9 * (budget - imports_s):
         print(f"aceg: there was time for {figures.encoded} of {figures.frames} pictures only: give more with --budget,"
               " or take fewer with --every.", file=sys.stderr)
     note = "" if figures.complete else " (stopped early: what was learned so far)"

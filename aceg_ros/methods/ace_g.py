@@ -35,7 +35,7 @@ from aceg_ros.scene_map import MappingFigures, SceneMap
 MIN_LANDMARKS = 200
 CLOUD_POINTS = 15_000                # of 50,000 a map may have: the landmarks are the larger part of a small file
 CLOUD_ERROR_PX = 4.0
-PATCHES = {"cpu": 900, "cuda": 4800}   # of a picture, the most reliable: each asks thousands of codes
+PATCHES = {"cpu": 600, "cuda": 4800}   # of a picture, the most reliable: each asks thousands of codes
 SURE = 2.0                           # times the 10 % quantile of sigma: what the solver gets (ACE-G)
 
 
@@ -133,9 +133,12 @@ class AceGMapper:
         features, points = merge(landmarks, settings.codes, seed)
         keys = (features * 127).round().to(torch.int8)
         cloud = thin(landmarks, CLOUD_POINTS, seed + 1)
+        in_time = run.left_s() > 0.0                       # then all that may take part were looked at
+        encoded = min(len(self._collection.pictures), settings.triangulation.pictures) if in_time else \
+            len(landmarks.source.unique())
         result = TrainingResult(0, run.elapsed_s(), float("nan"), not run.should_stop())
         return self._scene_map({"keys": keys, "points": points}, {}, result,
-                               len(landmarks.source.unique()), len(landmarks), cloud.points.cpu().numpy(),
+                               encoded, len(landmarks), cloud.points.cpu().numpy(),
                                cloud.colours.numpy(), run)
 
     def _by_training(self, run: _Run) -> SceneMap:
