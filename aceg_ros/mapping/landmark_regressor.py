@@ -38,7 +38,7 @@ class LandmarkCode(nn.Module):
         self.register_buffer("keys", functional.normalize(keys.float(), dim=1))
         self.register_buffer("points", points.float())
         self.register_buffer("spacing", _spacing(self.points))
-        extent = (self.points - self.points.median(0).values).norm(dim=1).median().clamp(min=1e-6)
+        extent = (self.points - self.points.mean(0)).norm(dim=1).median().clamp(min=1e-6)
         self.register_buffer("radii", extent * torch.tensor(VOTE_RADII, device=extent.device))
         self.register_buffer("crowd", _near(self.points, self.points, self.radii))
 

@@ -114,7 +114,7 @@ def merge(landmarks: Landmarks, count: int, seed: int) -> tuple[Tensor, Tensor]:
     features = functional.normalize(sample.features.float(), dim=1)
     if len(sample) <= count:
         return features, sample.points
-    middle = sample.points.median(0).values
+    middle = sample.points.mean(0)
     scale = 0.1 * (sample.points - middle).norm(dim=1).median().clamp(min=1e-6)
     traits = torch.cat([features, (sample.points - middle) / scale], 1)
     order = torch.randperm(len(sample), generator=torch.Generator().manual_seed(seed)).to(traits.device)

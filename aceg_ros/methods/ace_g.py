@@ -33,6 +33,7 @@ from aceg_ros.methods.regression import Regress, RegressionLocalizer, encoder_of
 from aceg_ros.scene_map import MappingFigures, SceneMap
 
 MIN_LANDMARKS = 200
+MERGE_SHARE = 0.12                   # of the time for mapping, kept for choosing the codes
 CLOUD_POINTS = 15_000                # of 50,000 a map may have: the landmarks are the larger part of a small file
 CLOUD_ERROR_PX = 4.0
 PATCHES = {"cpu": 600, "cuda": 4800}   # of a picture, the most reliable: each asks thousands of codes
@@ -124,7 +125,8 @@ class AceGMapper:
     def _by_landmarks(self, run: _Run) -> SceneMap:
         settings, seed = self._settings, self._options.seed
         landmarks = find_landmarks(
-            self._collection.pictures, self._encoder, self._device, settings.triangulation, seed, run.deadline,
+            self._collection.pictures, self._encoder, self._device, settings.triangulation, seed,
+            run.deadline - MERGE_SHARE * self._options.budget_s,
             run.should_stop, lambda done: run.report(Progress("finding landmarks", done, run.left_s())),
             self._options.use_depth)
         if len(landmarks) < MIN_LANDMARKS:
