@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -124,24 +123,23 @@ class AceGMapper:
 
     def _by_landmarks(self, run: _Run) -> SceneMap:
         settings, seed = self._settings, self._options.seed
+        until = run.deadline - MERGE_SHARE * self._options.budget_s
         landmarks = find_landmarks(
-            self._collection.pictures, self._encoder, self._device, settings.triangulation, seed,
-            run.deadline - MERGE_SHARE * self._options.budget_s,
+            self._collection.pictures, self._encoder, self._device, settings.triangulation, seed, until,
             run.should_stop, lambda done: run.report(Progress("finding landmarks", done, run.left_s())),
             self._options.use_depth)
         if len(landmarks) < MIN_LANDMARKS:
             raise UserError(f"Only {len(landmarks)} landmarks were found, at least {MIN_LANDMARKS} are needed: take"
                             " more pictures that overlap and see the same from different places, or give more time.")
+        in_time = time.monotonic() < until                 # then all that may take part were looked at
+        encoded = min(len(self._collection.pictures), settings.triangulation.pictures) if in_time else \
+            len(landmarks.source.unique())
         features, points = merge(landmarks, settings.codes, seed)
         keys = (features * 127).round().to(torch.int8)
         cloud = thin(landmarks, CLOUD_POINTS, seed + 1)
-        in_time = run.left_s() > 0.0                       # then all that may take part were looked at
-        encoded = min(len(self._collection.pictures), settings.triangulation.pictures) if in_time else \
-            len(landmarks.source.unique())
         result = TrainingResult(0, run.elapsed_s(), float("nan"), not run.should_stop())
-        return self._scene_map({"keys": keys, "points": points}, {}, result,
-                               encoded, len(landmarks), cloud.points.cpu().numpy(),
-                               cloud.colours.numpy(), run)
+        return self._scene_map({"keys": keys, "points": points}, result, encoded, len(landmarks),
+                               cloud.points.cpu().numpy(), cloud.colours.numpy(), run)
 
     def _by_training(self, run: _Run) -> SceneMap:
         settings, options, net = self._settings, self._options, self._regressor.net
@@ -165,16 +163,16 @@ class AceGMapper:
         if result.iterations == 0:
             raise UserError(f"The budget of {options.budget_s:.0f} s left no time to train: give more with --budget.")
         xyz, rgb = _cloud(net, code, buffer, options.seed)
-        return self._scene_map({"embeddings": code.embeddings.detach().half(), "mean": code.mean}, {}, result, encoded,
+        return self._scene_map({"embeddings": code.embeddings.detach().half(), "mean": code.mean}, result, encoded,
                                buffer.size, xyz, rgb, run)
 
-    def _scene_map(self, tensors: dict[str, Tensor], settings: dict[str, Any], result: TrainingResult, encoded: int,
-                   patches: int, xyz: np.ndarray, rgb: np.ndarray, run: _Run) -> SceneMap:
+    def _scene_map(self, tensors: dict[str, Tensor], result: TrainingResult, encoded: int, patches: int,
+                   xyz: np.ndarray, rgb: np.ndarray, run: _Run) -> SceneMap:
         options = self._options
         figures = MappingFigures(len(self._collection.pictures), 0, encoded, run.elapsed_s(), options.budget_s,
                                  result.iterations, patches, result.reprojection_px, options.seed, self._device,
                                  result.finished)
-        settings = settings | {"regressor": self._regressor.identity, "regressor_source": self._regressor.source}
+        settings = {"regressor": self._regressor.identity, "regressor_source": self._regressor.source}
         return SceneMap("ace_g", self._encoder.identity, self._encoder.source, tensors, settings, figures,
                         self._collection.cameras, xyz.astype(np.float32), rgb,
                         self._collection.poses.astype(np.float32))
