@@ -106,7 +106,8 @@ def _figures(drive: Drive, results: list[FrameResult], scene_map: SceneMap, map_
         "answered": len(results), "without_truth": without_truth, "unanswered": dict(sorted(unanswered.items())),
         "image_rate_hz": (count - 1) / span_s if span_s else None,
         "pose_rate_hz": summary.localized / count * (count - 1) / span_s if span_s else None,
-        "mapping": asdict(scene_map.figures)}
+        # NaN, the only value that is not itself, is no JSON.
+        "mapping": {name: None if value != value else value for name, value in asdict(scene_map.figures).items()}}
 
 
 def _table(figures: dict[str, Any]) -> str:
