@@ -116,23 +116,24 @@ def _load(path: Path, source: str, device: str, _version: tuple[int, int]) -> En
             state = {key: file.get_tensor(key) for key in file.keys()}
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a readable encoder file ({error}).") from None
-    digest = _digest(state)
+    identity = f"{kind}:{digest(state)}"
     state = {key: value.float() for key, value in state.items()}
     net = _build(kind, state, path)
     net = on_device(net.eval().requires_grad_(False), device)
-    return Encoder(kind, f"{kind}:{digest}", source, 8, net.dim, 480, net)
+    return Encoder(kind, identity, source, 8, net.dim, 480, net)
 
 
 @lru_cache(maxsize=1)
 def _load_dinov2(source: str, device: str) -> Encoder:
     from aceg_ros.encoders.dinov2 import content, load_dinov2
     net = load_dinov2(source.removeprefix("dinov2:"))
-    identity = f"dinov2:{_digest(content(net))}"
+    identity = f"dinov2:{digest(content(net))}"
     return Encoder("dinov2", identity, source, net.stride, net.dim, 480,
                    on_device(net.eval().requires_grad_(False), device))
 
 
-def _digest(state: dict[str, Tensor]) -> str:
+def digest(state: dict[str, Tensor]) -> str:
+    """Content hash of weights: what tells one file from another in an identity."""
     return hashlib.sha256(b"".join(state[key].numpy().tobytes() for key in sorted(state))).hexdigest()[:16]
 
 

@@ -62,7 +62,14 @@ def dehomogenize(x: Tensor) -> Tensor:
     return x[..., :3] / scale
 
 
-_RELEASE_BUFFERS = ("max_scale", "min_scale", "max_inv_scale", "min_inv_scale", "h_beta")
+RELEASE_BUFFERS = ("max_scale", "min_scale", "max_inv_scale", "min_inv_scale", "h_beta")
+
+
+def check_scales(state: dict[str, Tensor]) -> None:
+    """Raises ValueError where a release's state dict has other scales of its homogeneous output than published."""
+    for name, published in (("max_scale", MAX_SCALE), ("min_scale", MIN_SCALE)):
+        if name in state and abs(float(state[name].flatten()[0]) - published) > 1e-3 * published:
+            raise ValueError(f"its {name} is {float(state[name].flatten()[0]):g}, not {published:g}")
 
 
 def head_from_state(state: dict[str, Tensor]) -> SceneHead:
@@ -71,11 +78,9 @@ def head_from_state(state: dict[str, Tensor]) -> SceneHead:
     Raises KeyError or RuntimeError where the dict is not of such a head, ValueError where its scales are not the
     published ones.
     """
-    for name, published in (("max_scale", MAX_SCALE), ("min_scale", MIN_SCALE)):
-        if name in state and abs(float(state[name].flatten()[0]) - published) > 1e-3 * published:
-            raise ValueError(f"its {name} is {float(state[name].flatten()[0]):g}, not {published:g}")
+    check_scales(state)
     ours = {key: value.float().flatten(1) if value.ndim == 4 and key.endswith("weight") else value.float()
-            for key, value in state.items() if key not in _RELEASE_BUFFERS}
+            for key, value in state.items() if key not in RELEASE_BUFFERS}
     ours["mean"] = ours["mean"].reshape(3)
     blocks = sum(key.endswith("c0.weight") for key in ours)
     width, dim = ours["res3_conv1.weight"].shape

@@ -70,8 +70,7 @@ class LandmarkSize:
 def nearest(similarity: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` largest (B, count) of each row of (B, N), or all of fewer, and where they are.
 
-    The largest of all lie in the groups with the largest maxima: sorting those is several times faster than sorting
-    the row.
+    The largest of all lie in the groups with the largest maxima, so that only those are sorted.
     """
     total = similarity.shape[1]
     group = 32

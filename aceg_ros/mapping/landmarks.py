@@ -84,12 +84,14 @@ def _measured_patches(pictures: Sequence[Picture], encoder: Encoder, device: str
         picture = pictures[index]
         if picture.depth_m is not None:
             seen = look(picture, encoder, device, options.patches)
-            yield int(index), seen, _measured(picture, seen)
+            yield int(index), seen, measured_depths(picture, seen)
         report(number / len(order))
 
 
-def _measured(picture: Picture, seen: Seen) -> Tensor:
-    assert picture.depth_m is not None
+def measured_depths(picture: Picture, seen: Seen) -> Tensor:
+    """The picture's depths (N,) at its chosen patches, NaN where unknown."""
+    if picture.depth_m is None:
+        return seen.pixels.new_full((len(seen.pixels),), float("nan"))
     column, row = seen.pixels.round().long().cpu().unbind(1)
     depth = torch.from_numpy(picture.depth_m.astype(np.float32))[row, column].to(seen.pixels.device)
     return torch.where(depth > 0, depth, float("nan"))

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 
+from aceg_ros.encoders.base import SHIPPED, digest
 from aceg_ros.errors import UserError
 from aceg_ros.mapping.landmark_regressor import LandmarkRegressor, LandmarkSize
 from aceg_ros.mapping.transformer_head import HeadSize, TransformerHead
 
-SHIPPED = Path(__file__).parent.parent / "weights"
 LANDMARKS, PUBLISHED = "ace-g-landmarks", "ace-g"
 _KINDS = {LANDMARKS: (LandmarkRegressor, LandmarkSize), PUBLISHED: (TransformerHead, HeadSize)}
 
@@ -61,10 +59,5 @@ def load_regressor(source: str, device: str = "cpu") -> Regressor:
         net.load_state_dict({key: value.float() for key, value in state.items()})
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} is not a readable regressor file ({error!r}).") from None
-    return Regressor(net.eval().requires_grad_(False).to(device), f"{metadata['kind']}:{_digest(state)}",
+    return Regressor(net.eval().requires_grad_(False).to(device), f"{metadata['kind']}:{digest(state)}",
                      metadata.get("encoder", ""), source if path == shipped else str(path))
-
-
-def _digest(state: dict[str, Tensor]) -> str:
-    content = b"".join(state[key].contiguous().numpy().tobytes() for key in sorted(state))
-    return hashlib.sha256(content).hexdigest()[:16]

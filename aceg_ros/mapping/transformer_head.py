@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from aceg_ros.mapping.head import MAX_SCALE, MIN_SCALE, dehomogenize
+from aceg_ros.mapping.head import RELEASE_BUFFERS, check_scales, dehomogenize
 
 
 class Regressed(NamedTuple):
@@ -110,19 +110,14 @@ class TransformerHead(nn.Module):
         return Regressed(dehomogenize(x[:, :4]) + code.mean, x[:, 4].exp())
 
 
-_SCALES = {"max_scale": MAX_SCALE, "min_scale": MIN_SCALE}
-_RELEASE_BUFFERS = ("max_scale", "min_scale", "max_inv_scale", "min_inv_scale", "h_beta", "mean", "_extra_state")
-
-
 def head_from_release(state: dict[str, Tensor], heads: int) -> TransformerHead:
     """The regressor of a state dict with the release's keys; all sizes but the number of heads are in its shapes.
 
     Raises KeyError or RuntimeError where the dict is not of such a network, ValueError where its scales are others.
     """
-    for name, published in _SCALES.items():
-        if name in state and abs(float(state[name].flatten()[0]) - published) > 1e-3 * published:
-            raise ValueError(f"its {name} is {float(state[name].flatten()[0]):g}, not {published:g}")
-    weights = {key: value.float() for key, value in state.items() if key not in _RELEASE_BUFFERS}
+    check_scales(state)
+    others = (*RELEASE_BUFFERS, "mean", "_extra_state")
+    weights = {key: value.float() for key, value in state.items() if key not in others}
     hidden, dim_in = weights["in_mlp.fcs.0.weight"].shape
     width = weights["in_mlp.fcs.1.weight"].shape[0]
     blocks = sum(key.endswith("attn.q_proj.weight") for key in weights)

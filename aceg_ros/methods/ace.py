@@ -16,16 +16,15 @@ from aceg_ros.camera import Frame
 from aceg_ros.encoders.base import load_encoder, pick_device
 from aceg_ros.errors import UserError
 from aceg_ros.mapping.buffer import PatchBuffer, fill_buffer
+from aceg_ros.mapping.cloud import explained_points
 from aceg_ros.mapping.head import SceneHead, head_from_state
-from aceg_ros.mapping.losses import reproject
 from aceg_ros.mapping.training import TrainingOptions, TrainingResult, train_head
 from aceg_ros.mapping.triangulation import TriangulationOptions, triangulate
 from aceg_ros.methods.base import MappingOptions, Progress
 from aceg_ros.methods.collection import Collection
-from aceg_ros.methods.regression import Regress, RegressionLocalizer, encoder_of
+from aceg_ros.methods.regression import Regress, RegressionLocalizer, localizer_of
 from aceg_ros.scene_map import MAX_CLOUD_POINTS, MappingFigures, SceneMap
 
-CLOUD_ERROR_PX = 4.0
 TRIANGULATION_SHARE = 0.2            # of the time for mapping, at most
 
 
@@ -57,9 +56,7 @@ def make_mapper(options: MappingOptions) -> AceMapper:
 
 def make_localizer(scene_map: SceneMap, device: str = "auto", seed: int = 0) -> RegressionLocalizer:
     device = pick_device(device)
-    offset_px = float(scene_map.settings.get("patch_offset_px", 0.0))             # imported maps have one
-    return RegressionLocalizer(encoder_of(scene_map, device), make_regression(scene_map, device), device, seed,
-                               offset_px)
+    return localizer_of(scene_map, make_regression(scene_map, device), device, seed)
 
 
 class AceMapper:
@@ -131,28 +128,12 @@ class AceMapper:
     def _finish(self, head: SceneHead, buffer: PatchBuffer, result: TrainingResult, encoded: int,
                 started: float) -> SceneMap:
         state = {f"head.{key}": value.half() if key != "mean" else value for key, value in head.state_dict().items()}
-        xyz, rgb = _cloud(head, buffer, self._options.seed)
+        xyz, rgb = explained_points(head, buffer, MAX_CLOUD_POINTS, self._options.seed)
         figures = MappingFigures(len(self._collection.pictures), 0, encoded, time.monotonic() - started,
                                  self._options.budget_s, result.iterations, buffer.size, result.reprojection_px,
                                  self._options.seed, self._device, result.finished)
         return SceneMap("ace", self._encoder.identity, self._encoder.source, state, {}, figures,
                         self._collection.cameras, xyz, rgb, self._collection.poses.astype(np.float32))
-
-
-def _cloud(head: SceneHead, buffer: PatchBuffer, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Coloured points of the patches that the head explains best."""
-    generator = torch.Generator().manual_seed(seed)
-    index = torch.randperm(buffer.size, generator=generator)[:3 * MAX_CLOUD_POINTS]
-    points, colours = [], []
-    for part in index.split(8192):
-        patches = buffer.patches(part.to(buffer.device))
-        coordinates = head(patches.features)
-        seen = reproject(coordinates, patches.view)
-        good = seen.valid & (seen.error_px < CLOUD_ERROR_PX)
-        points.append(coordinates[good].float().cpu().numpy())
-        colours.append(patches.colours[good].cpu().numpy())
-    xyz, rgb = np.concatenate(points)[:MAX_CLOUD_POINTS], np.concatenate(colours)[:MAX_CLOUD_POINTS]
-    return xyz.astype(np.float32), rgb
 
 
 def make_regression(scene_map: SceneMap, device: str) -> Regress:

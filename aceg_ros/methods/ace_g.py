@@ -18,23 +18,22 @@ from aceg_ros.camera import Frame
 from aceg_ros.encoders.base import Encoder, load_encoder, pick_device
 from aceg_ros.errors import UserError
 from aceg_ros.mapping.buffer import PatchBuffer, fill_buffer
+from aceg_ros.mapping.cloud import explained_points
 from aceg_ros.mapping.code_training import CodeTraining, train_code
 from aceg_ros.mapping.landmark_regressor import LandmarkCode, LandmarkRegressor, surest
 from aceg_ros.mapping.landmarks import find_landmarks, merge, thin
-from aceg_ros.mapping.losses import reproject
 from aceg_ros.mapping.regressor_file import Regressor, load_regressor
 from aceg_ros.mapping.training import TrainingResult
 from aceg_ros.mapping.transformer_head import MapCode, Regressed, TransformerHead
 from aceg_ros.mapping.triangulation import TriangulationOptions
 from aceg_ros.methods.base import MappingOptions, Progress
 from aceg_ros.methods.collection import Collection
-from aceg_ros.methods.regression import Regress, RegressionLocalizer, encoder_of
+from aceg_ros.methods.regression import Regress, RegressionLocalizer, localizer_of
 from aceg_ros.scene_map import MappingFigures, SceneMap
 
 MIN_LANDMARKS = 200
 MERGE_SHARE = 0.12                   # of the time for mapping, kept for choosing the codes
 CLOUD_POINTS = 15_000                # of 50,000 a map may have: the landmarks are the larger part of a small file
-CLOUD_ERROR_PX = 4.0
 PATCHES = {"cpu": 600, "cuda": 4800}   # of a picture, the most reliable: each asks thousands of codes
 SURE = 2.0                           # times the 10 % quantile of sigma: what the solver gets (ACE-G)
 
@@ -52,7 +51,7 @@ class AceGSettings:
     training: CodeTraining = field(default_factory=CodeTraining)
 
 
-# On a CPU the published batch would take half a minute a step.
+# On a CPU a fraction of the published buffer, batch and code.
 SETTINGS = {"cuda": AceGSettings(), "cpu": AceGSettings(buffer=500_000, training=CodeTraining(codes=1024, batch=2048))}
 
 
@@ -62,8 +61,7 @@ def make_mapper(options: MappingOptions) -> AceGMapper:
 
 def make_localizer(scene_map: SceneMap, device: str = "auto", seed: int = 0) -> RegressionLocalizer:
     device = pick_device(device)
-    return RegressionLocalizer(encoder_of(scene_map, device), make_regression(scene_map, device), device, seed,
-                               float(scene_map.settings.get("patch_offset_px", 0.0)), PATCHES[device])
+    return localizer_of(scene_map, make_regression(scene_map, device), device, seed, PATCHES[device])
 
 
 def make_regression(scene_map: SceneMap, device: str) -> Regress:
@@ -162,7 +160,8 @@ class AceGMapper:
                             run.should_stop)
         if result.iterations == 0:
             raise UserError(f"The budget of {options.budget_s:.0f} s left no time to train: give more with --budget.")
-        xyz, rgb = _cloud(net, code, buffer, options.seed)
+        xyz, rgb = explained_points(lambda features: net(features, code).coordinates, buffer, CLOUD_POINTS,
+                                    options.seed)
         return self._scene_map({"embeddings": code.embeddings.detach().half(), "mean": code.mean}, result, encoded,
                                buffer.size, xyz, rgb, run)
 
@@ -205,18 +204,3 @@ def _fitting_regressor(source: str, encoder: Encoder, device: str) -> Regressor:
                         f" ({regressor.dim_in}-D), not for {encoder.identity} ({encoder.dim}-D): use that encoder, or a"
                         " regressor made for this one (--regressor).")
     return regressor
-
-
-@torch.inference_mode()
-def _cloud(net: TransformerHead, code: MapCode, buffer: PatchBuffer, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Coloured points of the patches that the code explains best."""
-    index = torch.randperm(buffer.size, generator=torch.Generator().manual_seed(seed))[:3 * CLOUD_POINTS]
-    points, colours = [], []
-    for part in index.split(4096):
-        patches = buffer.patches(part.to(buffer.device))
-        coordinates = net(patches.features, code).coordinates
-        seen = reproject(coordinates, patches.view)
-        good = seen.valid & (seen.error_px < CLOUD_ERROR_PX)
-        points.append(coordinates[good].float().cpu().numpy())
-        colours.append(patches.colours[good].cpu().numpy())
-    return np.concatenate(points)[:CLOUD_POINTS], np.concatenate(colours)[:CLOUD_POINTS]

@@ -97,6 +97,13 @@ class RegressionLocalizer:
         return SceneCoordinates(pixels, points.cpu().numpy(), camera, cells, stage_ms)
 
 
+def localizer_of(scene_map: SceneMap, regress: Regress, device: str, seed: int,
+                 most_patches: int | None = None) -> RegressionLocalizer:
+    """The localizer of a map, with the encoder that made it."""
+    offset_px = float(scene_map.settings.get("patch_offset_px", 0.0))             # imported maps have one
+    return RegressionLocalizer(encoder_of(scene_map, device), regress, device, seed, offset_px, most_patches)
+
+
 def chosen_cells(height: int, width: int, most: int, reliability: Tensor | None) -> tuple[Tensor, Tensor]:
     """Rows and columns of the cells to localize by: all, or where that is too many the most reliable of each 2x2.
 

@@ -7,8 +7,6 @@ network by construction, which takes the place of random similarity transforms.
 
 from __future__ import annotations
 
-import json
-import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +23,7 @@ from aceg_ros.mapping.losses import MAX_ERROR_PX, MIN_DEPTH_M, View, points_at_d
 from aceg_ros.mapping.regressor_file import save_regressor
 from aceg_ros.pose_solver import solve_pose
 from aceg_ros.pretraining.places import Place, PlaceData, open_places
+from aceg_ros.pretraining.run import log_figures, resume, save_checkpoint, warm_cosine
 
 CODES = (600, 10_000)                  # least and most landmarks of a place that a step may see
 NOWHERE, NOWHERE_PX = 30.0, 200.0      # code spacings, pixels: a patch that is further from all its codes is lost
@@ -54,21 +53,16 @@ def train(options: RegressorTraining) -> Path:
     torch.manual_seed(options.seed)
     net = LandmarkRegressor(options.size).to(options.device)
     optimizer = torch.optim.AdamW(net.parameters(), lr=options.peak_rate, weight_decay=0.01)
-    checkpoint, result = options.run / "checkpoint.pt", options.run / "ace_g.safetensors"
-    done = 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=options.device, weights_only=True)
-        net.load_state_dict(state["net"])
-        optimizer.load_state_dict(state["optimizer"])
-        done = state["iteration"]
-    else:
-        _log(options.run, iteration=0, **evaluate(net, held_out))
+    result = options.run / "ace_g.safetensors"
+    done = resume(options.run, net, optimizer, options.device)
+    if done == 0:
+        log_figures(options.run, iteration=0, **evaluate(net, held_out))
     started, first = time.monotonic(), done
     recent: list[Tensor] = []
     while done < options.iterations:
         rng = np.random.default_rng((options.seed, done))
         for group in optimizer.param_groups:
-            group["lr"] = options.peak_rate * _schedule(done / options.iterations)
+            group["lr"] = options.peak_rate * warm_cosine(done / options.iterations)
         loss = _step_loss(net, places[int(rng.integers(len(places)))], rng, options)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -77,14 +71,12 @@ def train(options: RegressorTraining) -> Path:
         recent = [*recent[-99:], loss.detach()]
         done += 1
         if done % 100 == 0:
-            _log(options.run, iteration=done, loss=float(torch.stack(recent).mean()),
-                 per_iteration=(time.monotonic() - started) / (done - first))
+            log_figures(options.run, iteration=done, loss=float(torch.stack(recent).mean()),
+                        per_iteration=(time.monotonic() - started) / (done - first))
         if done % options.keep_every == 0 or done == options.iterations:
-            _log(options.run, iteration=done, **evaluate(net, held_out))
+            log_figures(options.run, iteration=done, **evaluate(net, held_out))
             save_regressor(net, load_encoder(options.data.encoder).identity, result)
-            temporary = checkpoint.with_suffix(".tmp")
-            torch.save({"net": net.state_dict(), "optimizer": optimizer.state_dict(), "iteration": done}, temporary)
-            temporary.rename(checkpoint)
+            save_checkpoint(options.run, net, optimizer, done)
     return result
 
 
@@ -175,15 +167,3 @@ def _located(points: Tensor, view: View, mask: Tensor | None) -> float:
     truth = invert(np.vstack([view.camera_from_map[0].cpu().numpy(), (0, 0, 0, 1)]).astype(float))
     metres, degrees = pose_error(estimate.map_from_camera, truth)
     return float(metres < 0.1 and degrees < 5)
-
-
-def _schedule(t: float) -> float:
-    """Warm-up over the first 4 %, then a cosine to 1 % of the peak."""
-    return t / 0.04 + 0.02 if t < 0.04 else 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (t - 0.04) / 0.96))
-
-
-def _log(run: Path, **figures: float) -> None:
-    line = json.dumps({key: round(value, 5) for key, value in figures.items()})
-    print(line, flush=True)
-    with open(run / "curve.jsonl", "a") as log:
-        log.write(line + "\n")

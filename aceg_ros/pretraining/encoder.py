@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import time
 from collections.abc import Iterator
@@ -28,6 +26,7 @@ from aceg_ros.pretraining.augment import Sample, make_sample
 from aceg_ros.pretraining.encoder_data import EncoderData, open_sources
 from aceg_ros.pretraining.encoder_losses import encoder_losses
 from aceg_ros.pretraining.pairs import PairSource
+from aceg_ros.pretraining.run import log_figures, resume, save_checkpoint, warm_cosine
 
 
 @dataclass(frozen=True)
@@ -65,18 +64,12 @@ def train(options: EncoderTraining) -> Path:
     pupil = nn.Linear(DIM, teacher_dim, device=options.device) if teacher_dim else None
     trained = nn.ModuleDict({"net": net, **({"pupil": pupil} if pupil is not None else {})})
     optimizer = torch.optim.AdamW(trained.parameters(), lr=options.peak_rate, weight_decay=1e-3)
-    checkpoint = options.run / "checkpoint.pt"
-    done = 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=options.device, weights_only=True)
-        trained.load_state_dict(state["trained"])
-        optimizer.load_state_dict(state["optimizer"])
-        done = state["iteration"]
+    done = resume(options.run, trained, optimizer, options.device)
     started, first = time.monotonic(), done
     for batch in _batches(sources, done, options):
         net.train()
         for group in optimizer.param_groups:
-            group["lr"] = options.peak_rate * _schedule(done / options.iterations)
+            group["lr"] = options.peak_rate * warm_cosine(done / options.iterations)
         losses = encoder_losses(net, batch, options.device, pupil)
         optimizer.zero_grad(set_to_none=True)
         losses.total.backward()
@@ -84,13 +77,13 @@ def train(options: EncoderTraining) -> Path:
         optimizer.step()
         done += 1
         if done % 25 == 0:
-            _log(options.run, iteration=done, hit=losses.hit,
-                 **{name: term.item() for name, term in losses.terms.items()},
-                 per_iteration=(time.monotonic() - started) / (done - first))
+            log_figures(options.run, iteration=done, hit=losses.hit,
+                        **{name: term.item() for name, term in losses.terms.items()},
+                        per_iteration=(time.monotonic() - started) / (done - first))
         if done % options.keep_every == 0 or done == options.iterations:
-            _log(options.run, iteration=done, held_out_hit=evaluate(net, held_out, options))
+            log_figures(options.run, iteration=done, held_out_hit=evaluate(net, held_out, options))
             export(net, options.run / "compact.safetensors")
-            _save(checkpoint, trained, optimizer, done)
+            save_checkpoint(options.run, trained, optimizer, done)
     return options.run / "compact.safetensors"
 
 
@@ -120,11 +113,6 @@ def _begin_with(net: CompactNet, path: Path) -> None:
         raise UserError(f"{path} does not hold weights of this version of the compact encoder.")
 
 
-def _schedule(t: float) -> float:
-    """Warm-up over the first 4 %, then a cosine to 1 % of the peak."""
-    return t / 0.04 + 0.02 if t < 0.04 else 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (t - 0.04) / 0.96))
-
-
 def _batches(sources: list[PairSource], done: int, options: EncoderTraining) -> Iterator[list[Sample]]:
     """The batches from iteration `done` on, drawn ahead in threads; each from a generator of its own."""
     ahead = 2 if options.device == "cpu" else 2 * (os.cpu_count() or 1)
@@ -150,17 +138,3 @@ def _draw(sources: list[PairSource], rng: np.random.Generator, options: EncoderT
     if not batch:
         raise UserError("No training pair with enough common points was found: give more scenes or rooms.")
     return batch
-
-
-def _save(path: Path, trained: nn.Module, optimizer: torch.optim.Optimizer, iteration: int) -> None:
-    temporary = path.with_suffix(".tmp")
-    torch.save({"trained": trained.state_dict(), "optimizer": optimizer.state_dict(), "iteration": iteration},
-               temporary)
-    temporary.rename(path)
-
-
-def _log(run: Path, **figures: float) -> None:
-    line = json.dumps({key: round(value, 5) for key, value in figures.items()})
-    print(line, flush=True)
-    with open(run / "curve.jsonl", "a") as log:
-        log.write(line + "\n")

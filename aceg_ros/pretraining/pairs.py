@@ -13,13 +13,12 @@ from typing import Protocol
 
 import cv2
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from aceg_ros.camera import Camera, Frame
-from aceg_ros.geometry import look_at
 from aceg_ros.synthetic.render import random_light, render
-from aceg_ros.synthetic.room import free_spot, random_room
+from aceg_ros.synthetic.room import random_room
 from aceg_ros.synthetic.textures import TextureAtlas
+from aceg_ros.synthetic.viewpoints import pose_near, random_station
 
 VIEWS_PER_ROOM = 6
 
@@ -89,21 +88,10 @@ def render_views(seed: int, atlas: TextureAtlas, width: int = 480, height: int =
     room = random_room(seed, len(atlas))
     focal = rng.uniform(380, 620)
     camera = Camera(width, height, focal, focal, (width - 1) / 2, (height - 1) / 2)
-    half = np.array(room.size) / 2
-    base = free_spot(room, rng, lambda: half * rng.uniform((-0.8, -0.8, 0), (0.8, 0.8, 0))
-                      + (0, 0, rng.uniform(0.8, 1.9)))
-    target = half * rng.uniform(-1, 1, 3)
-    across = rng.integers(2)                                   # look at one of the four walls
-    target[across] = half[across] * rng.choice((-1, 1))
-    target[2] = rng.uniform(0.5, 1.7)
+    station = random_station(room, rng)
     views, poses = [], []
     for _ in range(count):
-        spot = free_spot(room, rng, lambda: base + rng.normal(0, (0.5, 0.5, 0.2)))
-        aim = target + rng.normal(0, 0.35, 3)
-        if np.linalg.norm((aim - spot)[:2]) < 0.5:
-            spot = base
-        pose = look_at(spot, aim)
-        pose[:3, :3] = pose[:3, :3] @ Rotation.from_rotvec((0, 0, rng.normal(0, 0.12))).as_matrix()
+        pose = pose_near(room, station, rng, 0.5, 0.35, 0.12)
         views.append(render(room, atlas, camera, pose, random_light(rng)))
         poses.append(pose)
     return RoomViews(np.stack([view.image for view in views]),

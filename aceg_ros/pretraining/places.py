@@ -19,7 +19,7 @@ from aceg_ros.datasets import open_scene
 from aceg_ros.encoders.base import Encoder, load_encoder
 from aceg_ros.heap import keep_heap
 from aceg_ros.mapping.augmentation import prepared_picture
-from aceg_ros.mapping.landmarks import find_landmarks
+from aceg_ros.mapping.landmarks import find_landmarks, measured_depths
 from aceg_ros.mapping.losses import View
 from aceg_ros.mapping.matching import look
 from aceg_ros.mapping.triangulation import TriangulationOptions
@@ -135,13 +135,10 @@ def make_place(mapping: Sequence[Frame], later: Sequence[Frame], encoder: Encode
     for index, frame in enumerate(later):
         picture = prepared_picture(frame, encoder.short_side_px, encoder.stride)
         seen = look(picture, encoder, "cpu", PATCHES)
-        column, row = seen.pixels.round().long().unbind(1)
         features.append(seen.features.half())
         pixels.append(seen.pixels)
-        number.append(torch.full_like(row, index))
-        exact = torch.full((len(row),), float("nan")) if picture.depth_m is None else \
-            torch.from_numpy(picture.depth_m.astype(np.float32))[row, column]
-        depth.append(exact)
+        number.append(torch.full((len(seen.cells),), index))
+        depth.append(measured_depths(picture, seen))
         poses.append(seen.camera_from_map)
         intrinsics.append(seen.intrinsics)
     return Place(landmarks.features, landmarks.points, landmarks.source, torch.cat(features), torch.cat(pixels),
