@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from aceg_ros import __version__
 from aceg_ros.errors import UserError
-from aceg_ros.progress import MappingBar
+from aceg_ros.progress import JsonProgress, MappingBar
 
 if TYPE_CHECKING:
     from aceg_ros.camera import Camera
@@ -74,7 +74,7 @@ def run_map(options: argparse.Namespace) -> int:
     imports_s = time.monotonic() - started
     mapping = MappingOptions(options.encoder, budget - imports_s, options.seed, device, options.use_depth,
                              not options.reprojection_only, options.regressor)
-    with _StopOnInterrupt() as stop, MappingBar() as bar:
+    with _StopOnInterrupt() as stop, (JsonProgress() if options.json_progress else MappingBar()) as bar:
         scene_map, refused = build_map(options.method or default_method(mapping), mapping, frames, bar.show, stop.asked)
     _tell_skipped([skipped.reason for skipped in scene.skipped] + refused, len(scene))
     scene_map = replace(scene_map, figures=replace(scene_map.figures, budget_s=budget,
@@ -93,10 +93,11 @@ def run_map(options: argparse.Namespace) -> int:
 
 
 def run_localize(options: argparse.Namespace) -> int:
+    from aceg_ros.atomic_file import write_json, write_text
     from aceg_ros.camera import Frame
     from aceg_ros.datasets import load_camera_file, load_image
     from aceg_ros.estimate import PoseEstimate, Status
-    from aceg_ros.evaluation.evaluate import tum_line, write_json, write_text
+    from aceg_ros.evaluation.evaluate import tum_line
     from aceg_ros.methods.base import make_localizer
     from aceg_ros.scene_map import SceneMap
 
@@ -134,9 +135,10 @@ def run_localize(options: argparse.Namespace) -> int:
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
+    from aceg_ros.atomic_file import write_json
     from aceg_ros.datasets import open_scene
     from aceg_ros.encoders.base import pick_device
-    from aceg_ros.evaluation.evaluate import evaluate, report_json, write_json
+    from aceg_ros.evaluation.evaluate import evaluate, report_json
     from aceg_ros.evaluation.metrics import summarize
     from aceg_ros.methods.base import make_localizer
     from aceg_ros.scene_map import SceneMap, check_writable
@@ -199,7 +201,7 @@ def run_bench(options: argparse.Namespace) -> int:
 
     content = run(options.map, options.device, options.repeats)
     if options.json:
-        from aceg_ros.evaluation.evaluate import write_json
+        from aceg_ros.atomic_file import write_json
         write_json(content, Path(options.json))
     return 0
 
@@ -307,6 +309,7 @@ def _parser() -> argparse.ArgumentParser:
     guides.add_argument("--use-depth", action="store_true", help="learn from the scene's depth pictures")
     guides.add_argument("--reprojection-only", action="store_true", help="as ACE was published: do not start from"
                         " depths triangulated between the pictures")
+    verb.add_argument("--json-progress", action="store_true", help="one JSON object a line on stdout, for programs")
     _common(verb, every=True)
 
     verb = _verb(verbs, "localize", run_localize, "find pictures in a map")

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from rosbags.highlevel import AnyReader
 
+from aceg_ros.atomic_file import write_json
 from aceg_ros.camera import Camera
 from aceg_ros.datasets.camera_file import camera_from_ros_numbers
 from aceg_ros.errors import UserError
 from aceg_ros.estimate import PoseEstimate, Status
-from aceg_ros.evaluation.evaluate import report_json, write_json
+from aceg_ros.evaluation.evaluate import report_json
 from aceg_ros.evaluation.metrics import FrameResult, summarize
 from aceg_ros.evaluation.report import write_report
 from aceg_ros.geometry import invert, pose_from_quaternion

@@ -7,6 +7,8 @@ from enum import Enum
 
 import numpy as np
 
+from aceg_ros.camera import Camera
+
 
 class Status(Enum):
     """ACCEPTED, or the reason of a refusal (the value is the key in reports and status messages)."""
@@ -25,11 +27,21 @@ class Status(Enum):
 
 
 @dataclass(frozen=True)
+class Matches:
+    """What the solver was given: pixels (N, 2) of the rectified, resampled `camera`, and map points (N, 3)."""
+
+    pixels: np.ndarray
+    points: np.ndarray
+    camera: Camera
+
+
+@dataclass(frozen=True)
 class PoseEstimate:
     """Answer of `Localizer.localize`. A refusal carries no pose and no covariance.
 
     map_from_camera: (4, 4) or None. covariance: (6, 6) or None, ROS order (x, y, z, rotation about the fixed x, y, z
-    axes of the map frame; m^2, rad^2). inlier_indices: of the correspondences given to the solver.
+    axes of the map frame; m^2, rad^2). inlier_indices: of the correspondences given to the solver, which are `matches`
+    where the localizer keeps them for display.
     """
 
     status: Status
@@ -41,6 +53,7 @@ class PoseEstimate:
     reprojection_rms_px: float = float("nan")
     inlier_indices: np.ndarray | None = field(default=None, repr=False)
     stage_ms: dict[str, float] = field(default_factory=dict)
+    matches: Matches | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if (self.map_from_camera is not None) != self.accepted or (self.covariance is not None) != self.accepted:

@@ -30,6 +30,12 @@ def pose_error(estimated: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     return translation_m, float(np.degrees(difference.magnitude()))
 
 
+def skew(vector: np.ndarray) -> np.ndarray:
+    """(3, 3) matrix of the cross product: skew(a) @ b = a x b."""
+    x, y, z = vector
+    return np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+
+
 def is_pose(transform: np.ndarray, tolerance: float = 1e-3) -> bool:
     """Whether this is a (4, 4), finite, rigid transform; tolerance bounds every entry of R R^T - I."""
     transform = np.asarray(transform)

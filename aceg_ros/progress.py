@@ -1,15 +1,37 @@
-"""Shows how a mapping run gets on."""
+"""How a mapping run gets on, and showing it."""
 
 from __future__ import annotations
 
+import json
 import math
 import sys
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
 
 from tqdm import tqdm
 
-if TYPE_CHECKING:      # the command line answers --help without torch
-    from aceg_ros.methods.base import Progress
+from aceg_ros.atomic_file import without_nan
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One report of a mapping run. fraction in [0, 1]; reprojection_px: running median, NaN before training."""
+
+    stage: str
+    fraction: float
+    remaining_s: float
+    reprojection_px: float = float("nan")
+
+
+class JsonProgress:
+    """The same for programs: each report as a line of JSON on stdout."""
+
+    def __enter__(self) -> JsonProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def show(self, progress: Progress) -> None:
+        print(json.dumps(without_nan(asdict(progress))), flush=True)
 
 
 class MappingBar:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -21,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from aceg_ros.atomic_file import write_bytes
 from aceg_ros.camera import Camera
 from aceg_ros.errors import UserError
 
@@ -95,8 +95,7 @@ class SceneMap:
         text = json.dumps(header, sort_keys=True)
         content = save(tensors, {"aceg_ros": text, "checksum": _checksum(text, tensors)})
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _write_atomically(path, content)
+            write_bytes(path, content)
         except OSError as error:
             raise UserError(f"The map cannot be written to {path}: {error.strerror or error}.") from None
         return len(content)
@@ -155,23 +154,3 @@ def _checksum(text: str, tensors: dict[str, Tensor]) -> str:
         digest.update(f"{key} {tensors[key].dtype} {tuple(tensors[key].shape)}".encode())
         digest.update(tensors[key].numpy().tobytes())
     return digest.hexdigest()
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    """Temporary file beside the target, fsync, rename: a crash leaves the old file or the new one, never a half."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -18,8 +18,8 @@ from aceg_ros.datasets import open_scene, write_ace_scene
 from aceg_ros.geometry import pose_error
 from aceg_ros.mapping.training import TrainingOptions
 from aceg_ros.methods.ace import AceMapper, AceSettings
-from aceg_ros.methods.base import MappingOptions, Progress, make_localizer
-from aceg_ros.progress import MappingBar
+from aceg_ros.methods.base import MappingOptions, make_localizer
+from aceg_ros.progress import MappingBar, Progress
 from aceg_ros.scene_map import SceneMap
 
 

@@ -20,11 +20,12 @@ import cv2
 import numpy as np
 import torch
 
+from aceg_ros.atomic_file import without_nan, write_json, write_text
 from aceg_ros.camera import Camera, Frame
 from aceg_ros.datasets import open_scene
 from aceg_ros.encoders.base import Encoder, load_encoder, pick_device
 from aceg_ros.evaluation.corruptions import CORRUPTIONS
-from aceg_ros.evaluation.evaluate import evaluate, without_nan, write_json, write_text
+from aceg_ros.evaluation.evaluate import evaluate
 from aceg_ros.evaluation.metrics import summarize
 from aceg_ros.heap import keep_heap
 from aceg_ros.mapping.augmentation import prepared_picture

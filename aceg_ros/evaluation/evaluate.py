@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from aceg_ros.atomic_file import without_nan
 from aceg_ros.camera import Frame
 from aceg_ros.datasets import Scene
-from aceg_ros.errors import UserError
 from aceg_ros.evaluation.metrics import FrameResult, Summary
 from aceg_ros.geometry import rotation_to_quaternion
 from aceg_ros.methods.base import Localizer
@@ -45,30 +43,6 @@ def report_json(summary: Summary, scene_map: SceneMap, map_path: Path, device: s
         "map_bytes": map_path.stat().st_size, "mapping_s": scene_map.figures.mapping_s, "method": scene_map.method,
         "encoder": scene_map.encoder, "device": device, "seed": seed, "skipped": skipped}
     return without_nan(content)
-
-
-def without_nan(value: Any) -> Any:
-    """The same structure with None (null) for NaN, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: without_nan(entry) for key, entry in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def write_json(content: dict[str, Any], path: Path) -> None:
-    """Write a complete file or none. Raises UserError where it cannot be written."""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """As `write_json`."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"{path} cannot be written: {error.strerror or error}.") from None
 
 
 def tum_line(stamp_s: float, map_from_camera: Any) -> str:

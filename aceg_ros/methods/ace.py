@@ -20,9 +20,10 @@ from aceg_ros.mapping.cloud import explained_points
 from aceg_ros.mapping.head import SceneHead, head_from_state
 from aceg_ros.mapping.training import TrainingOptions, TrainingResult, train_head
 from aceg_ros.mapping.triangulation import TriangulationOptions, triangulate
-from aceg_ros.methods.base import MappingOptions, Progress
+from aceg_ros.methods.base import MappingOptions
 from aceg_ros.methods.collection import Collection
 from aceg_ros.methods.regression import Regress, RegressionLocalizer, localizer_of
+from aceg_ros.progress import Progress
 from aceg_ros.scene_map import MAX_CLOUD_POINTS, MappingFigures, SceneMap
 
 TRIANGULATION_SHARE = 0.2            # of the time for mapping, at most

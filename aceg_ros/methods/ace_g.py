@@ -26,9 +26,10 @@ from aceg_ros.mapping.regressor_file import Regressor, load_regressor
 from aceg_ros.mapping.training import TrainingResult
 from aceg_ros.mapping.transformer_head import MapCode, Regressed, TransformerHead
 from aceg_ros.mapping.triangulation import TriangulationOptions
-from aceg_ros.methods.base import MappingOptions, Progress
+from aceg_ros.methods.base import MappingOptions
 from aceg_ros.methods.collection import Collection
 from aceg_ros.methods.regression import Regress, RegressionLocalizer, localizer_of
+from aceg_ros.progress import Progress
 from aceg_ros.scene_map import MappingFigures, SceneMap
 
 MIN_LANDMARKS = 200

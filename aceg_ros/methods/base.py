@@ -11,6 +11,7 @@ from typing import Protocol
 from aceg_ros.camera import Frame
 from aceg_ros.errors import UserError
 from aceg_ros.estimate import PoseEstimate
+from aceg_ros.progress import Progress
 from aceg_ros.scene_map import SceneMap
 
 
@@ -29,16 +30,6 @@ class MappingOptions:
     use_depth: bool = False
     triangulate: bool = True
     regressor: str = "ace_g"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """One report of a mapping run. fraction in [0, 1]; reprojection_px: running median, NaN before training."""
-
-    stage: str
-    fraction: float
-    remaining_s: float
-    reprojection_px: float = float("nan")
 
 
 class Mapper(Protocol):

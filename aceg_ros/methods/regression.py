@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 from aceg_ros.camera import Camera, Frame
 from aceg_ros.encoders.base import Encoder, load_encoder
 from aceg_ros.errors import UserError
-from aceg_ros.estimate import PoseEstimate, Status
+from aceg_ros.estimate import Matches, PoseEstimate, Status
 from aceg_ros.mapping.augmentation import prepare, whole_cells
 from aceg_ros.mapping.buffer import patch_centres
 from aceg_ros.pose_solver import solve_pose
@@ -61,8 +61,8 @@ class RegressionLocalizer:
         started = time.perf_counter()
         estimate = solve_pose(seen.pixels, seen.points, seen.camera, mask=seen.mask, seed=self._seed)
         seen.stage_ms["solve"] = 1e3 * (time.perf_counter() - started)
-        estimate.stage_ms.update(seen.stage_ms)
-        return estimate
+        return replace(estimate, stage_ms=estimate.stage_ms | seen.stage_ms,
+                       matches=Matches(seen.pixels, seen.points, seen.camera))
 
     @torch.inference_mode()
     def scene_coordinates(self, frame: Frame) -> SceneCoordinates:

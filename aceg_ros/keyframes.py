@@ -1,0 +1,69 @@
+"""Which images of a drive are worth mapping: those that show something new, sharply."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from aceg_ros.geometry import pose_error
+
+MIN_PARALLAX_M = 0.05           # between the two most distant keyframes, along one axis: less is turning on the spot
+_RECENT = 30                    # images that a new one's sharpness is compared with
+_MIN_RECENT = 5
+
+
+@dataclass(frozen=True)
+class KeyframeConfig:
+    """A keyframe is this far from the last one, in way or in turn, and this much later.
+
+    min_sharpness: as a share of the median of the recent images. An image `overdue` times as far away as needed is
+    taken although it is blurred: better than none.
+    """
+
+    min_distance_m: float = 0.1
+    min_angle_deg: float = 8.0
+    min_interval_s: float = 0.1
+    min_sharpness: float = 0.5
+    overdue: float = 3.0
+
+
+class KeyframeSelector:
+    def __init__(self, config: KeyframeConfig) -> None:
+        self._config = config
+        self._last: tuple[float, np.ndarray] | None = None
+        self._sharpness: deque[float] = deque(maxlen=_RECENT)
+
+    def moved(self, stamp_s: float, map_from_camera: np.ndarray) -> float:
+        """How far the camera is from the last keyframe, as a multiple of what is needed; 0 where it is too early."""
+        if self._last is None:
+            return np.inf
+        last_s, last_pose = self._last
+        if 0 <= stamp_s - last_s < self._config.min_interval_s:
+            return 0.0
+        distance_m, angle_deg = pose_error(map_from_camera, last_pose)
+        return max(distance_m / self._config.min_distance_m, angle_deg / self._config.min_angle_deg)
+
+    def is_sharp(self, rgb: np.ndarray, moved: float) -> bool:
+        """Whether this image is sharp enough, after moving so far."""
+        value = sharpness(rgb)
+        usual = float(np.median(self._sharpness)) if len(self._sharpness) >= _MIN_RECENT else 0.0
+        self._sharpness.append(value)
+        return value >= self._config.min_sharpness * usual or (np.isfinite(moved) and moved >= self._config.overdue)
+
+    def take(self, stamp_s: float, map_from_camera: np.ndarray) -> None:
+        """This image became a keyframe."""
+        self._last = stamp_s, map_from_camera
+
+
+def sharpness(rgb: np.ndarray) -> float:
+    """Variance of the Laplacian, relative to that of the picture: motion blur and defocus lower it, light does not."""
+    grey = cv2.cvtColor(rgb[::2, ::2], cv2.COLOR_RGB2GRAY)
+    return float(cv2.Laplacian(grey, cv2.CV_32F).var() / max(float(grey.var()), 1.0))
+
+
+def has_parallax(positions: np.ndarray) -> bool:
+    """Whether cameras at positions (N, 3) saw the place from different points; without, no depth can be found."""
+    return len(positions) > 1 and bool(np.ptp(positions, axis=0).max() >= MIN_PARALLAX_M)
