@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -11,6 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from aceg_ros.child_process import die_with_parent
 from aceg_ros.errors import UserError
 
 _STOP_S = 30.0
@@ -45,7 +45,7 @@ class Processes:
         self._started = 0
         self._environment = os.environ | {
             "ROS_DOMAIN_ID": os.environ.get("ROS_DOMAIN_ID", str(1 + os.getpid() % 100)),
-            "ROS_LOG_DIR": str(log_folder), "PYTHONUNBUFFERED": "1"}
+            "ROS_LOG_DIR": str(log_folder), "ROS_HOME": str(log_folder / "ros_home"), "PYTHONUNBUFFERED": "1"}
         for profile in (folder / "fastdds_profile.xml" for folder in _CONFIG_FOLDERS):
             if profile.is_file():       # else the transport is as the user has set it up
                 self._environment.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", str(profile))
@@ -73,7 +73,7 @@ class Processes:
         # A session of its own: Ctrl-C reaches this process only, which then ends the others in order.
         with open(log, "w") as file:
             popen = subprocess.Popen(command, env=self._environment, stdin=subprocess.DEVNULL, stdout=file,
-                                     stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_die_with_parent)
+                                     stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=die_with_parent)
         process = NodeProcess(name, popen, log)
         self._running.append(process)
         return process
@@ -126,12 +126,3 @@ def _yaml(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f'"{value}"' if isinstance(value, str | Path) else str(value)
-
-
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
-
-
-def _die_with_parent() -> None:
-    """In the child: be sent SIGTERM when the demo dies, even by SIGKILL."""
-    if _LIBC is not None:
-        _LIBC.prctl(1, signal.SIGTERM)      # PR_SET_PDEATHSIG

@@ -58,6 +58,7 @@ class RosGraph:
     def environment(self) -> dict[str, str]:
         paths = [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
         return os.environ | {"ROS_DOMAIN_ID": str(self.domain_id), "ROS_LOG_DIR": str(self._log_folder),
+                             "ROS_HOME": str(self._log_folder / "ros_home"),
                              "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUNBUFFERED": "1"}
 
     def start(self, program: str | Path, *remappings: str, **parameters) -> subprocess.Popen:

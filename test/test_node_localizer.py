@@ -47,13 +47,13 @@ class Bench:
         values = {pair.key: pair.value for pair in status.values}
         if status.name.endswith(": node"):
             self.health.append((status, values))
-        else:
+        elif status.name.endswith(": image"):
             self.statuses.setdefault(stamp_ns(message.header.stamp), []).append((status, values))
 
     def connected(self) -> bool:
         listeners = (self.image.get_subscription_count(), self.info.get_subscription_count(),
                      self.graph.node.count_publishers("/localizer/status"))
-        return all(listeners) and bool(self.health)
+        return all(listeners) and bool(self.health) and self.health[-1][1]["lifecycle"] == "active"
 
     def header(self) -> Header:
         self._stamp += 1
@@ -201,7 +201,7 @@ def test_nothing_to_work_with_yet(start, map_file):
 
 
 def test_pose_and_transform_are_the_localizers(start, map_file):
-    bench, _ = start(map_path=str(map_file), map_frame="hall")
+    bench, _ = start(map_path=str(map_file), map_frame="hall", transform_tolerance=0.0)
     rgb = picture(3)
     image = image_message(rgb, bench.header())
     status, values = bench.answer(image, good_info())
@@ -243,11 +243,11 @@ def test_a_refusal_publishes_no_pose_and_a_fault_does_not_end_the_node(start, ma
     assert process.poll() is None
 
 
-def test_publish_tf_and_camera_frame(start, map_file):
+def test_tf_can_be_switched_off_and_the_camera_named(start, map_file):
     bench, _ = start(map_path=str(map_file), camera_frame="lens")
     bench.answer(image_message(picture(0), bench.header()), good_info())
     assert [t.child_frame_id for t in bench.transforms] == ["lens"]
-    assert bench.graph.set_parameter("localizer", "publish_tf", False)[0]
+    assert bench.graph.set_parameter("localizer", "tf_policy", "none")[0]
     bench.answer(image_message(picture(0), bench.header()), good_info())
     assert len(bench.transforms) == 1 and len(bench.poses) == 2
 
@@ -341,7 +341,7 @@ def test_clean_exit_in_the_middle_of_work(start, tmp_path, number):
 
 
 @pytest.mark.parametrize(("name", "value", "word"), [("device", "abacus", "abacus"), ("map_frame", "", "map_frame"),
-                                                     ("seed", -1, "seed"), ("publish_tf", 3, "publish_tf")])
+                                                     ("seed", -1, "seed"), ("tf_policy", "map_to_moon", "map_to_moon")])
 def test_bad_parameter_at_start_up_is_one_sentence(graph, name, value, word):
     process = graph.start(FAKE_NODE, **{name: value})
     assert process.wait(60) == 2

@@ -3,23 +3,27 @@
 import cv2
 import numpy as np
 import pytest
+from cv_bridge import CvBridge
 from geometry_msgs.msg import Pose
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs_py import point_cloud2
 from std_msgs.msg import Header
 
 from aceg_ros.camera import Camera
 from aceg_ros.errors import UserError
-from aceg_ros.estimate import PoseEstimate, Status
 from aceg_ros.geometry import pose_from_quaternion
 from aceg_ros.ros.messages import (
     camera_from_info,
+    cloud_message,
+    compressed_to_rgb,
     depth_message,
-    estimate_to_pose,
     image_message,
+    image_to_depth,
     image_to_rgb,
     info_message,
     pose_from_message,
     pose_to_message,
+    pose_with_covariance,
 )
 
 RGB = np.random.default_rng(0).integers(0, 255, (6, 10, 3), np.uint8)
@@ -93,9 +97,60 @@ def test_what_is_no_pose_is_refused():
         pose_from_message(pose)
 
 
-def test_covariance_keeps_its_order_and_a_refusal_cannot_be_published():
-    covariance = np.arange(36.0).reshape(6, 6)
-    estimate = PoseEstimate(Status.ACCEPTED, "", np.eye(4), covariance)
-    np.testing.assert_array_equal(estimate_to_pose(estimate, Header()).pose.covariance, np.arange(36.0))
-    with pytest.raises(ValueError, match="no_consensus"):
-        estimate_to_pose(PoseEstimate(Status.NO_CONSENSUS, ""), Header())
+def test_covariance_keeps_its_order():
+    message = pose_with_covariance(np.eye(4), np.arange(36.0).reshape(6, 6), Header())
+    np.testing.assert_array_equal(message.pose.covariance, np.arange(36.0))
+
+
+def test_region_of_interest_and_binning_belong_to_the_picture():
+    """The sensor's K, the picture's pixels: a point is where the full picture has it, cropped and then binned."""
+    full = Camera(640, 480, 500.0, 510.0, 320.0, 240.0)
+    info = info_message(full, Header())
+    info.roi.x_offset, info.roi.y_offset, info.roi.width, info.roi.height = 100, 60, 400, 300
+    info.binning_x = info.binning_y = 2
+    camera = camera_from_info(info)
+    assert (camera.width, camera.height) == (200, 150)
+    points = np.array([[0.1, -0.05, 1.0], [-0.2, 0.1, 2.0]])
+    expected = (full.project(points) - (100, 60) + 0.5) / 2 - 0.5
+    np.testing.assert_allclose(camera.project(points), expected, atol=1e-9)
+    info.roi.x_offset = 300
+    with pytest.raises(UserError, match="beyond the sensor"):
+        camera_from_info(info)
+
+
+def test_a_rectified_image_has_the_camera_of_p():
+    info = info_message(Camera(640, 480, 500.0, 510.0, 320.0, 240.0, "plumb_bob", (0.1, 0.0, 0.0, 0.0, 0.0)), Header())
+    info.p = np.array([[400.0, 0, 310, 0], [0, 410, 230, 0], [0, 0, 1, 0]]).ravel()
+    assert camera_from_info(info, rectified=True) == Camera(640, 480, 400.0, 410.0, 310.0, 230.0)
+    assert camera_from_info(info).distortion[0] == 0.1
+    info.p = np.zeros(12)
+    with pytest.raises(UserError, match="zero P"):
+        camera_from_info(info, rectified=True)
+
+
+@pytest.mark.parametrize("form", ["png", "jpg"])
+def test_compressed_images_are_read(form):
+    bgr = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8), (9, 9), 3)
+    message = CompressedImage(format=form, data=cv2.imencode(f".{form}", bgr)[1].tobytes())
+    assert np.abs(compressed_to_rgb(message).astype(int) - bgr[..., ::-1]).max() < (1 if form == "png" else 25)
+    for data in (b"", b"no picture", bytes(message.data)[:20]):
+        with pytest.raises(UserError, match="compressed image"):
+            compressed_to_rgb(CompressedImage(format=form, data=data))
+
+
+def test_depth_is_metres_whatever_its_encoding():
+    depth_m = np.array([[0.0, 1.234], [2.5, np.nan]], np.float32)
+    np.testing.assert_allclose(image_to_depth(depth_message(depth_m, Header())), [[0, 1.234], [2.5, 0]], rtol=1e-6)
+    millimetres = CvBridge().cv2_to_imgmsg(np.array([[0, 1234], [2500, 0]], np.uint16), "16UC1")
+    np.testing.assert_allclose(image_to_depth(millimetres), [[0, 1.234], [2.5, 0]], rtol=1e-6)
+    with pytest.raises(UserError, match="rgb8"):
+        image_to_depth(image_message(np.zeros((2, 2, 3), np.uint8), Header()))
+
+
+def test_a_cloud_keeps_places_and_colours():
+    xyz = np.array([[1.0, 2.0, 3.0], [-1.0, 0.0, 0.5]], np.float32)
+    rgb = np.array([[255, 128, 1], [0, 20, 30]], np.uint8)
+    points = point_cloud2.read_points(cloud_message(xyz, rgb, Header(frame_id="map")))
+    np.testing.assert_array_equal(np.stack([points["x"], points["y"], points["z"]], 1), xyz)
+    packed = np.ascontiguousarray(points["rgb"]).view(np.uint32)
+    np.testing.assert_array_equal(np.stack([packed >> 16 & 255, packed >> 8 & 255, packed & 255], 1), rgb)

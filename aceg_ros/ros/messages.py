@@ -9,13 +9,13 @@ import numpy as np
 from builtin_interfaces.msg import Time
 from cv_bridge import CvBridge, CvBridgeError
 from geometry_msgs.msg import Pose, PoseWithCovarianceStamped, TransformStamped
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
+from sensor_msgs_py import point_cloud2
 from std_msgs.msg import Header
 
-from aceg_ros.camera import Camera
+from aceg_ros.camera import Camera, Frame
 from aceg_ros.datasets.camera_file import camera_from_ros_numbers
 from aceg_ros.errors import UserError
-from aceg_ros.estimate import PoseEstimate
 from aceg_ros.geometry import pose_from_quaternion, rotation_to_quaternion
 
 _BRIDGE = CvBridge()
@@ -25,16 +25,28 @@ def stamp_ns(stamp: Time) -> int:
     return stamp.sec * 1_000_000_000 + stamp.nanosec
 
 
+class BadCameraError(UserError):
+    """The camera_info cannot be used, or not with this image."""
+
+
+def frame_from_messages(image: Image | CompressedImage, info: CameraInfo | None, rectified: bool = False) -> Frame:
+    """The picture with its camera and stamp. Raises BadCameraError, or UserError for the image, with the reason."""
+    if info is None:
+        raise BadCameraError("No camera_info has been received yet.")
+    try:
+        camera = camera_from_info(info, rectified)
+    except UserError as error:
+        raise BadCameraError(str(error)) from None
+    rgb = compressed_to_rgb(image) if isinstance(image, CompressedImage) else image_to_rgb(image)
+    check_same_size(rgb, camera)
+    return Frame(rgb, camera, stamp_ns(image.header.stamp) * 1e-9)
+
+
 def image_to_rgb(message: Image) -> np.ndarray:
     """Any colour or grey picture to (H, W, 3) uint8 RGB. The size that the header claims is checked against the data
     before anything is converted."""
-    height, width, step, length = message.height, message.width, message.step, len(message.data)
-    if not height or not width:
-        raise UserError(f"The image is empty ({width}x{height} pixels).")
-    if step < width:
-        raise UserError(f"The image's step of {step} bytes is too small for {width} pixels of {message.encoding}.")
-    if length < step * height:
-        raise UserError(f"The image data is truncated: {length} bytes instead of {step * height}.")
+    height, width, step = message.height, message.width, message.step
+    _check_data(message)
     try:
         rgb = _BRIDGE.imgmsg_to_cv2(message, desired_encoding="rgb8")
     except (CvBridgeError, ValueError, TypeError, KeyError, cv2.error) as error:
@@ -44,22 +56,80 @@ def image_to_rgb(message: Image) -> np.ndarray:
     return rgb
 
 
-def camera_from_info(info: CameraInfo) -> Camera:
-    """CameraInfo (K and D, of the picture as it was taken) to Camera."""
-    if not info.k[0] or not info.k[4]:
-        raise UserError("camera_info has a zero K: the camera is not calibrated.")
-    return camera_from_ros_numbers(info.width, info.height, info.k, info.distortion_model, info.d)
+def compressed_to_rgb(message: CompressedImage) -> np.ndarray:
+    """A JPEG or PNG, colour or grey, to (H, W, 3) uint8 RGB."""
+    if not len(message.data):
+        raise UserError("The compressed image is empty.")
+    try:
+        return _BRIDGE.compressed_imgmsg_to_cv2(message, desired_encoding="rgb8")
+    except (CvBridgeError, ValueError, TypeError, KeyError, cv2.error) as error:
+        raise UserError(f"The compressed image of format '{message.format}' cannot be decoded ({error}).") from error
+
+
+def image_to_depth(message: Image) -> np.ndarray:
+    """Depth as REP-118 has it, 16UC1 in mm or 32FC1 in m, to (H, W) float32 metres, 0 where unknown."""
+    if message.encoding not in ("16UC1", "mono16", "32FC1"):
+        raise UserError(f"Depth images are 16UC1 (mm) or 32FC1 (m), this one is '{message.encoding}'.")
+    _check_data(message)
+    try:
+        depth = _BRIDGE.imgmsg_to_cv2(message)
+    except (CvBridgeError, ValueError, TypeError) as error:
+        raise UserError(f"The depth image cannot be read ({error}).") from error
+    scale = 1.0 if message.encoding == "32FC1" else 1e-3
+    return np.nan_to_num(depth.astype(np.float32) * scale, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _check_data(message: Image) -> None:
+    """That the data is as long as the header says."""
+    height, width, step, length = message.height, message.width, message.step, len(message.data)
+    if not height or not width:
+        raise UserError(f"The image is empty ({width}x{height} pixels).")
+    if step < width:
+        raise UserError(f"The image's step of {step} bytes is too small for {width} pixels of {message.encoding}.")
+    if length < step * height:
+        raise UserError(f"The image data is truncated: {length} bytes instead of {step * height}.")
+
+
+def camera_from_info(info: CameraInfo, rectified: bool = False) -> Camera:
+    """The camera of the picture that goes with a CameraInfo: region of interest and binning are taken into account,
+    K and D are those of the full sensor. rectified: the picture is free of distortion, its camera is in P."""
+    k, model, d = info.k, info.distortion_model, info.d
+    if rectified:
+        p = np.reshape(info.p, (3, 4))
+        k, model, d = p[:, :3].ravel(), "plumb_bob", ()
+    if not k[0] or not k[4]:
+        raise UserError(f"camera_info has a zero {'P' if rectified else 'K'}: the camera is not calibrated.")
+    camera = camera_from_ros_numbers(info.width, info.height, k, model, d)
+    roi = info.roi
+    if roi.width and roi.height and (roi.width, roi.height) != (info.width, info.height):
+        if roi.x_offset + roi.width > info.width or roi.y_offset + roi.height > info.height:
+            raise UserError("The region of interest of camera_info reaches beyond the sensor.")
+        camera = camera.cropped(roi.x_offset, roi.y_offset, roi.width, roi.height)
+    columns, rows = max(info.binning_x, 1), max(info.binning_y, 1)
+    if (columns, rows) != (1, 1):
+        width, height = camera.width // columns, camera.height // rows
+        if not width or not height:
+            raise UserError(f"A binning of {columns}x{rows} leaves nothing of the image.")
+        camera = camera.cropped(0, 0, width * columns, height * rows).resized(width, height)
+    return camera
 
 
 def check_same_size(image: np.ndarray, camera: Camera) -> None:
     height, width = image.shape[:2]
     if (width, height) != (camera.width, camera.height):
-        raise UserError(f"The image has {width}x{height} pixels, but camera_info is for {camera.width}x{camera.height}:"
-                        " use the camera_info of this image.")
+        raise BadCameraError(f"The image has {width}x{height} pixels, but camera_info is for {camera.width}x"
+                             f"{camera.height}: use the camera_info of this image.")
 
 
 def image_message(rgb: np.ndarray, header: Header) -> Image:
     return _image(rgb, "rgb8", header)
+
+
+def compressed_message(rgb: np.ndarray, header: Header) -> CompressedImage:
+    """JPEG of quality 95, OpenCV's default."""
+    message = _BRIDGE.cv2_to_compressed_imgmsg(np.ascontiguousarray(rgb[..., ::-1]), "jpg")
+    message.header = header
+    return message
 
 
 def depth_message(depth_m: np.ndarray, header: Header) -> Image:
@@ -106,13 +176,11 @@ def pose_from_message(pose: Pose) -> np.ndarray:
     return pose_from_quaternion(np.array([p.x, p.y, p.z]), quaternion)
 
 
-def estimate_to_pose(estimate: PoseEstimate, header: Header) -> PoseWithCovarianceStamped:
-    """An accepted estimate to the message. A refusal has no pose, so this raises ValueError."""
-    if estimate.map_from_camera is None or estimate.covariance is None:
-        raise ValueError(f"A refused estimate ({estimate.status.value}) has no pose to publish.")
+def pose_with_covariance(matrix: np.ndarray, covariance: np.ndarray, header: Header) -> PoseWithCovarianceStamped:
+    """matrix (4, 4), covariance (6, 6) in ROS order."""
     message = PoseWithCovarianceStamped(header=header)
-    message.pose.pose = pose_to_message(estimate.map_from_camera)
-    message.pose.covariance = np.asarray(estimate.covariance, np.float64).ravel()
+    message.pose.pose = pose_to_message(matrix)
+    message.pose.covariance = np.asarray(covariance, np.float64).ravel()
     return message
 
 
@@ -122,3 +190,15 @@ def pose_to_transform(pose: Pose, header: Header, child_frame: str) -> Transform
     t.x, t.y, t.z = p.x, p.y, p.z
     message.transform.rotation = pose.orientation
     return message
+
+
+def cloud_message(xyz: np.ndarray, rgb: np.ndarray, header: Header) -> PointCloud2:
+    """xyz (N, 3) metres, rgb (N, 3) uint8: as RViz shows it, the colour packed into a float field `rgb`."""
+    fields = [PointField(name=name, offset=4 * index, datatype=PointField.FLOAT32, count=1)
+              for index, name in enumerate(("x", "y", "z", "rgb"))]
+    red, green, blue = (rgb[:, channel].astype(np.uint32) for channel in range(3))
+    points = np.zeros(len(xyz), point_cloud2.dtype_from_fields(fields))
+    for column, name in enumerate("xyz"):
+        points[name] = xyz[:, column]
+    points["rgb"] = (red << 16 | green << 8 | blue).view(np.float32)
+    return point_cloud2.create_cloud(header, fields, points)

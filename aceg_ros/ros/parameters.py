@@ -45,7 +45,8 @@ def parameter(default: Any, description: str, *, minimum: float | None = None, m
 class ParameterGroup(Generic[T]):
     """The parameters of one dataclass on one node: `value` is always a valid instance.
 
-    on_change(old, new) runs after a change was accepted. Raises UserError on refused start-up values.
+    on_change(old, new) runs after a change was accepted. A method `refusal()` of the class, where it has one, gives the
+    sentence that refuses values which do not go together, or None. Raises UserError on refused start-up values.
     """
 
     def __init__(self, node: Node, kind: type[T], on_change: Callable[[T, T], None] | None = None) -> None:
@@ -53,6 +54,9 @@ class ParameterGroup(Generic[T]):
         self._on_change = on_change
         values = {name: self._declare(node, name) for name in self._fields}
         self.value: T = kind(**values)
+        reason = _joint_refusal(self.value)
+        if reason:
+            raise UserError(reason)
         node.add_on_set_parameters_callback(self._validate)
         node.add_post_set_parameters_callback(self._apply)
 
@@ -76,15 +80,25 @@ class ParameterGroup(Generic[T]):
             reason = self._refusal(change.name, change.value) or check_change(change.value)
             if reason:
                 return SetParametersResult(successful=False, reason=reason)
+        reason = _joint_refusal(replace(self.value, **self._mine(changes)))
+        if reason:
+            return SetParametersResult(successful=False, reason=reason)
         return SetParametersResult(successful=True)
 
     def _apply(self, changes: list[Parameter]) -> None:
-        mine = {change.name: change.value for change in changes if change.name in self._fields}
+        mine = self._mine(changes)
         if not mine:
             return
         old, self.value = self.value, replace(self.value, **mine)
         if self._on_change:
             self._on_change(old, self.value)
+
+    def _mine(self, changes: list[Parameter]) -> dict[str, Any]:
+        return {change.name: change.value for change in changes if change.name in self._fields}
+
+
+def _joint_refusal(value: Any) -> str | None:
+    return value.refusal() if hasattr(value, "refusal") else None
 
 
 def _descriptor(name: str, default: Any, metadata: Any) -> ParameterDescriptor:

@@ -8,16 +8,17 @@ from collections.abc import Callable
 
 import rclpy
 from rclpy.exceptions import ParameterException
-from rclpy.executors import ExternalShutdownException
+from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.task import Future
 
 from aceg_ros.errors import UserError
 
 
-def run(make_node: Callable[[], Node]) -> int:
+def run(make_node: Callable[[], Node], threads: int = 1) -> int:
     """Spin until a signal, or until the node's `done` future (where it has one). Returns the exit code.
 
+    threads: that the node's callbacks may run in, as far as its callback groups allow.
     A node with something to finish does that in `destroy_node`.
     """
     node = None
@@ -25,7 +26,8 @@ def run(make_node: Callable[[], Node]) -> int:
         rclpy.init()
         node = make_node()
         done: Future = getattr(node, "done", None) or Future()
-        rclpy.spin_until_future_complete(node, done)
+        executor = SingleThreadedExecutor() if threads == 1 else MultiThreadedExecutor(threads)
+        rclpy.spin_until_future_complete(node, done, executor)
         if done.done():
             done.result()
         return 0

@@ -1,48 +1,75 @@
-"""The one thread that thinks: loads maps and localizes the newest image. Callers never wait for it."""
+"""The threads that think: one localizes the newest image, one loads maps. Callers never wait for them."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from rclpy.impl.rcutils_logger import RcutilsLogger
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from aceg_ros.camera import Frame
 from aceg_ros.errors import UserError
 from aceg_ros.estimate import PoseEstimate, Status
-from aceg_ros.ros.messages import camera_from_info, check_same_size, image_to_rgb, stamp_ns
+from aceg_ros.ros.messages import BadCameraError, frame_from_messages, stamp_ns
 
 if TYPE_CHECKING:      # a node starts seconds sooner without torch
     from aceg_ros.methods.base import Localizer
+    from aceg_ros.scene_map import SceneMap
 
 # Reasons that only a node has; all others are `Status` values.
 NO_MAP = "no_map"
 REPLACED = "replaced"
 INTERNAL_ERROR = "internal_error"
+BAD_STAMP = "bad_stamp"              # zero, or in the future
+NO_TRANSFORM = "no_transform"        # TF lacks the odometry or the camera's place on the robot
+UNCONFIRMED = "unconfirmed"          # lies elsewhere than expected: further fixes must agree first
 
 
 @dataclass(frozen=True)
 class Request:
-    """An image to localize. info: the camera_info that belongs to it, or None where none has come yet."""
+    """An image to localize. number: counts the images. info: the camera_info that belongs to it, or None where none has
+    come yet. rectified: whether the image is free of distortion already."""
 
-    image: Image
+    number: int
+    image: Image | CompressedImage
     info: CameraInfo | None
+    rectified: bool = False
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of one image. status: a `Status` value or one of the reasons above."""
+    """What became of one image. status: a `Status` value or one of the reasons above. frame: the picture, where it
+    could be read."""
 
+    number: int
     header: Header
     status: str
     message: str
     estimate: PoseEstimate | None = None
     stage_ms: dict[str, float] = field(default_factory=dict)
+    frame: Frame | None = field(default=None, repr=False)
+
+    @property
+    def accepted(self) -> bool:
+        return self.status == Status.ACCEPTED.value
+
+    def refused(self, status: str, message: str) -> Answer:
+        """The same image, but its pose is not to be used."""
+        return replace(self, status=status, message=message)
+
+
+@dataclass(frozen=True)
+class LoadedMap:
+    """A map ready to localize in. scene_map: None where there is nothing to show."""
+
+    localizer: Localizer
+    scene_map: SceneMap | None = None
 
 
 @dataclass(frozen=True)
@@ -51,31 +78,33 @@ class MapState:
 
     served: str = ""
     error: str = ""
+    scene_map: SceneMap | None = field(default=None, repr=False)
 
 
 class Worker:
-    """Two one-slot mailboxes, map path and image, and the thread that empties them, maps first.
+    """A one-slot mailbox for images and the thread that empties it; beside it the thread that loads maps.
 
-    on_answer and on_map are called from that thread.
+    on_answer is called from the first, on_map from the second.
     """
 
-    def __init__(self, load: Callable[[str], Localizer], on_answer: Callable[[Answer], None],
+    def __init__(self, load: Callable[[str], LoadedMap], on_answer: Callable[[Answer], None],
                  on_map: Callable[[MapState], None], logger: RcutilsLogger) -> None:
         self._load, self._on_answer, self._on_map, self._logger = load, on_answer, on_map, logger
         self._changed = threading.Condition()
-        self._path: str | None = None
         self._request: Request | None = None
         self._stopping = False
         self._localizer: Localizer | None = None
         self.map_state = MapState()
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="map loading")
         self._thread = threading.Thread(target=self._run, name="localization", daemon=True)
         self._thread.start()
 
-    def load_map(self, path: str) -> None:
-        """Load this map (empty: none) after the work at hand; the present map serves until the new one is there."""
-        with self._changed:
-            self._path = path
-            self._changed.notify()
+    def load_map(self, path: str) -> Future[MapState]:
+        """Load this map (empty: none); the present one serves until the new one is there, or for ever where that fails.
+
+        The result is the state after it.
+        """
+        return self._loader.submit(self._replace_map, path)
 
     def localize(self, request: Request) -> Request | None:
         """Localize this image next. Returns the image that was still waiting and is replaced by this one."""
@@ -85,67 +114,63 @@ class Worker:
         return replaced
 
     def stop(self, timeout_s: float = 10.0) -> None:
-        """Finish the work at hand and end the thread."""
+        """Finish the work at hand, end the threads and let go of the map."""
+        self._loader.shutdown(wait=True, cancel_futures=True)
         with self._changed:
             self._stopping = True
             self._changed.notify()
         self._thread.join(timeout_s)
+        self._localizer = None
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._stopping or self._path is not None or self._request is not None)
+                self._changed.wait_for(lambda: self._stopping or self._request is not None)
                 if self._stopping:
                     return
-                path, self._path = self._path, None
-                request = None
-                if path is None:
-                    request, self._request = self._request, None
+                request, self._request = self._request, None
+            assert request is not None
             try:
-                if path is not None:
-                    self._replace_map(path)
-                elif request is not None:
-                    self._on_answer(self._answer(request))
+                self._on_answer(self._answer(request))
             except Exception as error:      # publishing failed: the thread must outlive it
                 self._logger.error(f"Publishing failed: {error!r}")
 
-    def _replace_map(self, path: str) -> None:
+    def _replace_map(self, path: str) -> MapState:
         try:
-            self._localizer = self._load(path) if path else None
-            self.map_state = MapState(served=path)
+            loaded = self._load(path) if path else None
+            self._localizer = None if loaded is None else loaded.localizer
+            self.map_state = MapState(path, scene_map=None if loaded is None else loaded.scene_map)
         except UserError as error:
-            self.map_state = MapState(self.map_state.served, str(error))
+            self.map_state = replace(self.map_state, error=str(error))
         except Exception as error:
             self._logger.error(f"Unexpected failure while loading {path}: {error!r}")
-            self.map_state = MapState(self.map_state.served, f"{path} could not be loaded ({error!r}).")
-        self._on_map(self.map_state)
+            self.map_state = replace(self.map_state, error=f"{path} could not be loaded ({error!r}).")
+        try:
+            self._on_map(self.map_state)
+        except Exception as error:
+            self._logger.error(f"Publishing failed: {error!r}")
+        return self.map_state
 
     def _answer(self, request: Request) -> Answer:
-        header = request.image.header
+        number, header, localizer = request.number, request.image.header, self._localizer
         start = time.perf_counter()
-        if self._localizer is None:
-            return Answer(header, NO_MAP, self.map_state.error or "No map is loaded: set the parameter map_path.")
-        if request.info is None:
-            return Answer(header, Status.BAD_CAMERA.value, "No camera_info has been received yet.")
+        if localizer is None:
+            return Answer(number, header, NO_MAP, self.map_state.error or "No map is loaded: set the parameter"
+                          " map_path, or make one with ~/start_mapping.")
         try:
-            camera = camera_from_info(request.info)
+            frame = frame_from_messages(request.image, request.info, request.rectified)
+        except BadCameraError as error:
+            return Answer(number, header, Status.BAD_CAMERA.value, str(error))
         except UserError as error:
-            return Answer(header, Status.BAD_CAMERA.value, str(error))
-        try:
-            rgb = image_to_rgb(request.image)
-        except UserError as error:
-            return Answer(header, Status.BAD_IMAGE.value, str(error))
-        try:
-            check_same_size(rgb, camera)
-        except UserError as error:
-            return Answer(header, Status.BAD_CAMERA.value, str(error))
+            return Answer(number, header, Status.BAD_IMAGE.value, str(error))
+        frame = replace(frame, stamp_s=stamp_ns(header.stamp) * 1e-9)
         converted = time.perf_counter()
         try:
-            estimate = self._localizer.localize(Frame(rgb, camera, stamp_s=stamp_ns(header.stamp) * 1e-9))
+            estimate = localizer.localize(frame)
         except Exception as error:
             # A localizer never raises on bad input; if it does, the node stays up and says so.
             self._logger.error(f"The localizer failed: {error!r}")
-            return Answer(header, INTERNAL_ERROR, f"The localizer failed ({error!r}).")
+            return Answer(number, header, INTERNAL_ERROR, f"The localizer failed ({error!r}).")
         stage_ms = {"convert": (converted - start) * 1e3, **estimate.stage_ms,
                     "all": (time.perf_counter() - start) * 1e3}
-        return Answer(header, estimate.status.value, estimate.message, estimate, stage_ms)
+        return Answer(number, header, estimate.status.value, estimate.message, estimate, stage_ms, frame)
