@@ -23,7 +23,7 @@ from aceg_ros.ros.parameters import ParameterGroup, not_empty, parameter
 from aceg_ros.ros.worker import BAD_STAMP, NO_TRANSFORM, UNCONFIRMED, Answer
 from aceg_ros.tracking import Belief, Tracker, TrackingConfig, Verdict, carried
 
-TF_POLICIES = ("map_to_odom", "map_to_base", "map_to_camera", "none")
+TF_POLICIES = ("auto", "map_to_odom", "map_to_base", "map_to_camera", "none")
 FUTURE_NS = 1_000_000_000        # an image from further ahead than this has a wrong clock
 BACKWARDS_S = 5.0                # stamps that jump back by more: a bag began again
 LIVE_NS = 10_000_000_000         # images older than this are a replay without clock: nothing is stamped with now
@@ -37,7 +37,8 @@ class PoseParameters:
                                 "map_to_odom can be published.")
     base_frame: str = parameter("", "Frame of the robot in TF: ~/pose is its pose; empty: that of the camera.")
     camera_frame: str = parameter("", "Optical frame of the camera; empty: frame_id of the image.", read_only=True)
-    tf_policy: str = parameter("map_to_camera", "Which transform to publish.", choices=TF_POLICIES)
+    tf_policy: str = parameter("auto", "Which transform to publish; auto: to the odometry where odom_frame is given, else "
+                               "to the base where base_frame is given, else to the camera.", choices=TF_POLICIES)
     transform_tolerance: float = parameter(0.1, "Seconds by which transforms are post-dated.",
                                            minimum=0.0, maximum=10.0)
     tf_rate: float = parameter(20.0, "How often a second the transform is published again between fixes.",
@@ -64,7 +65,17 @@ class PoseParameters:
             return "tf_policy map_to_odom needs odom_frame, the frame of the odometry in TF."
         if self.tf_policy == "map_to_base" and not self.base_frame:
             return "tf_policy map_to_base needs base_frame, the frame of the robot in TF."
+        if self.tf_policy == "map_to_camera" and (self.odom_frame or self.base_frame):
+            return ("tf_policy map_to_camera does not go with odom_frame or base_frame: the camera has a parent in TF there"
+                    " and can have only one.")
         return None
+
+    @property
+    def published(self) -> str:
+        """The policy that is in force: `tf_policy`, decided where it is auto."""
+        if self.tf_policy != "auto":
+            return self.tf_policy
+        return "map_to_odom" if self.odom_frame else "map_to_base" if self.base_frame else "map_to_camera"
 
     @property
     def tracking(self) -> TrackingConfig:
@@ -124,7 +135,7 @@ class PoseOutput:
         assert answer.estimate.covariance is not None
         settings, stamp = self.settings, answer.header.stamp
         camera_frame = clean(settings.camera_frame or answer.header.frame_id)
-        if settings.tf_policy == "map_to_camera" and not camera_frame:
+        if settings.published == "map_to_camera" and not camera_frame:
             self._node.get_logger().warning("No TF: the image has no frame_id; set camera_frame.", once=True)
         try:        # outside the lock: it may wait
             base_from_camera = odom_from_camera = None
@@ -166,7 +177,7 @@ class PoseOutput:
         """The transform once more, dated now, while it holds."""
         with self._lock:
             now_ns = self._node.get_clock().now().nanoseconds
-            held = self.settings.tf_policy == "map_to_odom" or now_ns - self._held_ns <= self.settings.tf_hold * 1e9
+            held = self.settings.published == "map_to_odom" or now_ns - self._held_ns <= self.settings.tf_hold * 1e9
             if self._transform is not None and self._is_live and held:
                 self._send(now_ns)
 
@@ -196,7 +207,7 @@ class PoseOutput:
     def _new_transform(self, fix: Belief, base_from_camera: np.ndarray | None,
                        camera_frame: str) -> tuple[np.ndarray, str] | None:
         """The transform from the map, and its child frame."""
-        policy, belief = self.settings.tf_policy, self._tracker.belief
+        policy, belief = self.settings.published, self._tracker.belief
         pose = fix.map_from_camera if belief is None else belief.map_from_camera
         if policy == "map_to_odom" and belief is not None:
             return belief.map_from_odom, clean(self.settings.odom_frame)
@@ -219,7 +230,7 @@ class PoseOutput:
     def _changed(self, old: PoseParameters, new: PoseParameters) -> None:
         with self._lock:
             self._tracker.config = new.tracking
-            if (old.tf_policy, old.odom_frame, old.base_frame) != (new.tf_policy, new.odom_frame, new.base_frame):
+            if (old.published, old.odom_frame, old.base_frame) != (new.published, new.odom_frame, new.base_frame):
                 self._forget()
 
     def _forget(self) -> None:
