@@ -18,7 +18,7 @@ from aceg_ros.camera import Frame
 from aceg_ros.errors import UserError
 from aceg_ros.estimate import PoseEstimate, Status
 from aceg_ros.geometry import pose_from_quaternion
-from aceg_ros.ros.localizer_node import THREADS, LocalizerNode
+from aceg_ros.ros.localizer_node import LocalizerNode
 from aceg_ros.ros.run import run
 from aceg_ros.ros.worker import LoadedMap
 
@@ -56,4 +56,4 @@ def load(path: str, device: str, seed: int) -> LoadedMap:
 
 
 if __name__ == "__main__":
-    sys.exit(run(lambda: LocalizerNode(load), THREADS))
+    sys.exit(run(lambda: LocalizerNode(load)))

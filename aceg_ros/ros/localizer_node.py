@@ -19,7 +19,6 @@ import cv2
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseWithCovarianceStamped
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
@@ -33,6 +32,7 @@ from aceg_ros.camera import Camera, Frame
 from aceg_ros.errors import UserError
 from aceg_ros.heap import keep_heap
 from aceg_ros.overlay import draw_estimate
+from aceg_ros.ros.executor import WaitingCallbackGroup
 from aceg_ros.ros.frames import Frames
 from aceg_ros.ros.image_input import ImageInput
 from aceg_ros.ros.last_pose import load_last_pose, save_last_pose
@@ -46,7 +46,6 @@ from aceg_ros.ros.status import Tally, Window, answer_status, array, mapping_sta
 from aceg_ros.ros.worker import BAD_STAMP, REPLACED, Answer, LoadedMap, MapState, Request, Worker
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-THREADS = 6                     # of the executor: services may wait in them
 LOAD_S, LOCALIZE_S = 120.0, 10.0        # the most that ~/load_map and ~/trigger_localization wait
 SAVE_POSE_S = 5.0
 UNKNOWN_STD = np.array([0.3, 0.3, 1.0, 0.3, 0.3, 0.3])      # of an initialpose that leaves an entry at zero
@@ -86,8 +85,7 @@ class LocalizerNode(LifecycleNodeMixin, Node):
 
     def __init__(self, load: Callable[[str, str, int], LoadedMap], **node_options) -> None:
         Node.__init__(self, "localizer", **node_options)
-        # Loading a map takes seconds: transitions have a thread of the executor to themselves.
-        transitions = MutuallyExclusiveCallbackGroup()
+        transitions = WaitingCallbackGroup()        # loading a map takes seconds
         LifecycleNodeMixin.__init__(self, callback_group=transitions)
         self._settings = ParameterGroup(self, LocalizerParameters, self._parameters_changed)
         settings = self._settings.value
@@ -423,7 +421,7 @@ def load_localizer(path: str, device: str, seed: int) -> LoadedMap:
 def main() -> int:
     keep_heap()
     cv2.setNumThreads(1)        # torch has the cores
-    return run(lambda: LocalizerNode(load_localizer), THREADS)
+    return run(lambda: LocalizerNode(load_localizer))
 
 
 if __name__ == "__main__":

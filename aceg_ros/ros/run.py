@@ -8,17 +8,17 @@ from collections.abc import Callable
 
 import rclpy
 from rclpy.exceptions import ParameterException
-from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor, SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.task import Future
 
 from aceg_ros.errors import UserError
+from aceg_ros.ros.executor import Executor
 
 
-def run(make_node: Callable[[], Node], threads: int = 1) -> int:
+def run(make_node: Callable[[], Node]) -> int:
     """Spin until a signal, or until the node's `done` future (where it has one). Returns the exit code.
 
-    threads: that the node's callbacks may run in, as far as its callback groups allow.
     A node with something to finish does that in `destroy_node`.
     """
     node = None
@@ -26,8 +26,7 @@ def run(make_node: Callable[[], Node], threads: int = 1) -> int:
         rclpy.init()
         node = make_node()
         done: Future = getattr(node, "done", None) or Future()
-        executor = SingleThreadedExecutor() if threads == 1 else MultiThreadedExecutor(threads)
-        rclpy.spin_until_future_complete(node, done, executor)
+        rclpy.spin_until_future_complete(node, done, Executor())
         if done.done():
             done.result()
         return 0

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
 from std_srvs.srv import SetBool, Trigger
+
+from aceg_ros.ros.executor import WaitingCallbackGroup
 
 Outcome = tuple[bool, str]
 
 
 def offer_triggers(node: Node, actions: dict[str, Callable[[], Outcome]]) -> None:
-    """A std_srvs/Trigger service ~/name for each action. Actions may wait: each call has a thread of the executor."""
-    group = ReentrantCallbackGroup()
+    """A std_srvs/Trigger service ~/name for each action. Actions may wait, and be called while others do."""
     for name, action in actions.items():
-        node.create_service(Trigger, f"~/{name}", _answering(node, name, action), callback_group=group)
+        node.create_service(Trigger, f"~/{name}", _answering(node, name, action), callback_group=WaitingCallbackGroup())
 
 
 def offer_switch(node: Node, name: str, action: Callable[[bool], Outcome]) -> None:
@@ -23,7 +23,7 @@ def offer_switch(node: Node, name: str, action: Callable[[bool], Outcome]) -> No
     def call(request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         return _answering(node, name, lambda: action(request.data))(request, response)
 
-    node.create_service(SetBool, f"~/{name}", call, callback_group=ReentrantCallbackGroup())
+    node.create_service(SetBool, f"~/{name}", call, callback_group=WaitingCallbackGroup())
 
 
 def _answering(node: Node, name: str, action: Callable[[], Outcome]) -> Callable:
