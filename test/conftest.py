@@ -55,6 +55,16 @@ def copy_sources() -> Callable[[Path], None]:
 
 
 @pytest.fixture
+def graph(tmp_path):
+    """A ROS graph of the test's own, for processes that talk to each other."""
+    pytest.importorskip("rclpy", reason="needs ROS 2")
+    from ros_graph import RosGraph
+
+    with RosGraph(tmp_path) as graph:
+        yield graph
+
+
+@pytest.fixture
 def node():
     """A node of the test itself; the test spins it."""
     rclpy = pytest.importorskip("rclpy", reason="needs ROS 2")

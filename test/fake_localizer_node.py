@@ -1,6 +1,7 @@
 """The real localizer node around a localizer whose answers a test can predict.
 
-Its map is a JSON file: {"offset_m": x, "delay_s": seconds per image, "reads_pose": whether the first bytes of the
+Its map is a JSON file: {"offset_m": x, "delay_s": seconds per image, "load_s": seconds to load,
+"reads_pose": whether the first bytes of the
 picture are the pose, 16 float64}. Else the pose is a function of the picture's mean
 colour and of the camera's focal length; dark pictures are refused; a red one makes it fail.
 """
@@ -50,7 +51,9 @@ class FakeLocalizer:
 def load(path: str, device: str, seed: int) -> LoadedMap:
     try:
         with open(path) as file:
-            return LoadedMap(FakeLocalizer(**json.load(file)))
+            content = json.load(file)
+        time.sleep(content.pop("load_s", 0.0))
+        return LoadedMap(FakeLocalizer(**content))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is damaged.") from error
 

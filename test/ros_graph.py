@@ -90,6 +90,14 @@ class RosGraph:
     def spin(self, duration_s: float) -> None:
         self.spin_until(lambda: False, duration_s)
 
+    def call(self, kind: type, name: str, request=None, timeout_s: float = 60.0):
+        """The response of a service."""
+        client = self.node.create_client(kind, name)
+        assert self.spin_until(client.service_is_ready), f"there is no service {name}"
+        future = client.call_async(request or kind.Request())
+        assert self.spin_until(future.done, timeout_s), f"{name} did not answer"
+        return future.result()
+
     def set_parameter(self, node_name: str, name: str, value) -> tuple[bool, str]:
         client = AsyncParameterClient(self.node, node_name)
         assert self.spin_until(client.services_are_ready)

@@ -1,7 +1,6 @@
 """Poses and TF of the node against exact truth: each policy, drifting odometry, wrong fixes, late images, clocks."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +8,9 @@ from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseWithCovarianceStamped, TransformStamped
 from nav_msgs.msg import Path as PathMessage
-from rclpy.qos import QoSProfile, qos_profile_sensor_data
+from rclpy.qos import qos_profile_sensor_data
 from rclpy.time import Time as RosTime
+from node_bench import CAMERA, DEEP, FAKE_NODE
 from ros_graph import RosGraph, output, stop
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
@@ -19,7 +19,6 @@ from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
 from tf2_ros import StaticTransformBroadcaster, TransformBroadcaster
 
-from aceg_ros.camera import Camera
 from aceg_ros.geometry import invert, pose_error
 from aceg_ros.ros.camera_publisher import BASE_FROM_CAMERA
 from aceg_ros.ros.frames import matrix_of
@@ -33,9 +32,6 @@ from aceg_ros.ros.messages import (
 )
 from aceg_ros.synthetic.odometry import DriftingOdometry
 
-FAKE_NODE = Path(__file__).with_name("fake_localizer_node.py")
-CAMERA = Camera(64, 48, 60.0, 61.0, 31.5, 23.5)
-DEEP = QoSProfile(depth=1000)
 
 
 def truth_at(step: int) -> np.ndarray:
@@ -116,12 +112,6 @@ def _picture(pose: np.ndarray) -> np.ndarray:
     picture = np.random.default_rng(0).integers(40, 255, (48, 64, 3), np.uint8)
     picture.reshape(-1)[:128] = np.frombuffer(np.ascontiguousarray(pose).tobytes(), np.uint8)
     return picture
-
-
-@pytest.fixture
-def graph(tmp_path):
-    with RosGraph(tmp_path) as graph:
-        yield graph
 
 
 @pytest.fixture
@@ -214,7 +204,7 @@ def test_late_images_do_not_turn_time_back(start):
     robot.drive()
     before = matrix_of(robot.transforms[-1])
     late = RosTime(nanoseconds=now).to_msg()
-    key, _, values = robot.drive(stamp=late, advance=False)
+    _, _, values = robot.drive(stamp=late, advance=False)
     assert values["status"] in ("accepted", "unconfirmed", "no_transform")
     stamps = [stamp_ns(t.header.stamp) for t in robot.transforms]
     assert stamps == sorted(stamps)

@@ -83,6 +83,8 @@ class LocalizerParameters:
 class LocalizerNode(LifecycleNodeMixin, Node):
     """load: (map path, device, seed) to a map in memory; raises UserError on a file that cannot be used."""
 
+    _complete = False       # rclpy destroys nodes whose constructor failed, too
+
     def __init__(self, load: Callable[[str, str, int], LoadedMap], **node_options) -> None:
         Node.__init__(self, "localizer", **node_options)
         transitions = WaitingCallbackGroup()        # loading a map takes seconds
@@ -117,6 +119,7 @@ class LocalizerNode(LifecycleNodeMixin, Node):
             post_callback=lambda _: self._output.reset())
         if settings.autostart:
             self._starter = self.create_timer(0.0, self._start, callback_group=transitions, clock=steady)
+        self._complete = True
 
     # --- lifecycle ---
 
@@ -170,10 +173,11 @@ class LocalizerNode(LifecycleNodeMixin, Node):
         return self.on_shutdown(state)
 
     def destroy_node(self) -> None:
-        self._active = False
-        self._save_pose()
-        self._mapping.shutdown()
-        self._free()
+        if self._complete:
+            self._active = False
+            self._save_pose()
+            self._mapping.shutdown()
+            self._free()
         super().destroy_node()
 
     @property

@@ -37,8 +37,8 @@ class PoseParameters:
                                 "map_to_odom can be published.")
     base_frame: str = parameter("", "Frame of the robot in TF: ~/pose is its pose; empty: that of the camera.")
     camera_frame: str = parameter("", "Optical frame of the camera; empty: frame_id of the image.", read_only=True)
-    tf_policy: str = parameter("auto", "Which transform to publish; auto: to the odometry where odom_frame is given, else "
-                               "to the base where base_frame is given, else to the camera.", choices=TF_POLICIES)
+    tf_policy: str = parameter("auto", "Which transform to publish; auto: to the odometry where odom_frame is given, "
+                               "else to the base where base_frame is given, else to the camera.", choices=TF_POLICIES)
     transform_tolerance: float = parameter(0.1, "Seconds by which transforms are post-dated.",
                                            minimum=0.0, maximum=10.0)
     tf_rate: float = parameter(20.0, "How often a second the transform is published again between fixes.",
@@ -66,8 +66,8 @@ class PoseParameters:
         if self.tf_policy == "map_to_base" and not self.base_frame:
             return "tf_policy map_to_base needs base_frame, the frame of the robot in TF."
         if self.tf_policy == "map_to_camera" and (self.odom_frame or self.base_frame):
-            return ("tf_policy map_to_camera does not go with odom_frame or base_frame: the camera has a parent in TF there"
-                    " and can have only one.")
+            return ("tf_policy map_to_camera does not go with odom_frame or base_frame: the camera has a parent in TF"
+                    " there and can have only one.")
         return None
 
     @property
