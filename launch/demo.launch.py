@@ -7,7 +7,6 @@ ros2 launch aceg_ros demo.launch.py map:=kitchen.map scene:=/path/to/kitchen/que
 from pathlib import Path
 
 from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction, Shutdown
-from launch.conditions import IfCondition
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
@@ -22,13 +21,24 @@ ARGUMENTS = (
     ("light", "evening", "Light in the rendered room: day or evening."),
     ("rate", "5.0", "Images per second."),
     ("loop", "false", "Play for ever."),
-    ("rviz", "false", "Show it in RViz."),
+    ("odometry", "false", "Play a robot whose odometry drifts (frames odom, base_link), and publish map -> odom."),
 )
+
+
+def is_true(text: str) -> bool:
+    return text.lower() in ("true", "1", "yes", "on")
+
+
+def name_frames(context: LaunchContext) -> None:
+    """With odometry, the localizer is told of it."""
+    if is_true(context.launch_configurations["odometry"]):
+        context.launch_configurations.update(odom_frame="odom", base_frame="base_link")
 
 
 def camera(context: LaunchContext) -> list[Node]:
     value = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
-    parameters = {"rate": float(value["rate"]), "loop": value["loop"].lower() in ("true", "1", "yes", "on")}
+    parameters = {"rate": float(value["rate"]), "loop": is_true(value["loop"]),
+                  "odometry": is_true(value["odometry"])}
     if value["scene"]:
         executable, parameters = "scene_player", parameters | {"scene": value["scene"]}
     else:
@@ -45,6 +55,5 @@ def generate_launch_description() -> LaunchDescription:
     arguments = [DeclareLaunchArgument(name, default_value=default, description=description)
                  for name, default, description in ARGUMENTS]
     localization = IncludeLaunchDescription(PythonLaunchDescriptionSource(str(HERE / "localization.launch.py")))
-    rviz = Node(package="rviz2", executable="rviz2", arguments=["-d", str(HERE.parent / "config" / "aceg.rviz")],
-                condition=IfCondition(LaunchConfiguration("rviz")))
-    return LaunchDescription([*arguments, localization, OpaqueFunction(function=camera), rviz])
+    return LaunchDescription([*arguments, OpaqueFunction(function=name_frames), localization,
+                              OpaqueFunction(function=camera)])

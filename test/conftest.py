@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,6 +53,21 @@ def copy_sources() -> Callable[[Path], None]:
                 shutil.copy2(REPOSITORY / name, target / name)
 
     return copy
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """Processes that are launched find this checkout as the installed package."""
+    prefix = tmp_path / "prefix"
+    index = prefix / "share" / "ament_index" / "resource_index" / "packages"
+    programs = prefix / "lib" / "aceg_ros"
+    for folder in (index, programs):
+        folder.mkdir(parents=True)
+    (index / "aceg_ros").touch()
+    for name in ("localizer_node", "scene_player", "sim_camera"):
+        (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" -m aceg_ros.ros.{name} "$@"\n')
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(prefix), prepend=os.pathsep)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,27 +15,16 @@ from diagnostic_msgs.msg import DiagnosticArray
 from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
 from launch.launch_description_sources import get_launch_description_from_python_launch_file
 from ros_graph import RosGraph, output, stop
+from std_srvs.srv import Trigger
 
 from aceg_ros.camera import Camera, Frame
 from aceg_ros.datasets import write_ace_scene
 
 LAUNCH = Path(__file__).resolve().parents[1] / "launch"
-PROGRAMS = ("localizer_node", "scene_player", "sim_camera")
 
 
 @pytest.fixture
-def graph(tmp_path, monkeypatch):
-    """A graph whose processes find this checkout as the installed package."""
-    prefix = tmp_path / "prefix"
-    index = prefix / "share" / "ament_index" / "resource_index" / "packages"
-    programs = prefix / "lib" / "aceg_ros"
-    for folder in (index, programs):
-        folder.mkdir(parents=True)
-    (index / "aceg_ros").touch()
-    for name in PROGRAMS:
-        (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" -m aceg_ros.ros.{name} "$@"\n')
-        (programs / name).chmod(0o755)
-    monkeypatch.setenv("AMENT_PREFIX_PATH", str(prefix), prepend=os.pathsep)
+def graph(installed, tmp_path):
     with RosGraph(tmp_path) as graph:
         yield graph
 
@@ -52,7 +40,7 @@ def statuses(graph: RosGraph, topic: str) -> list[DiagnosticArray]:
     return received
 
 
-@pytest.mark.parametrize("name", ["localization.launch.py", "demo.launch.py"])
+@pytest.mark.parametrize("name", ["localization.launch.py", "mapping.launch.py", "demo.launch.py"])
 def test_every_argument_is_described_and_has_a_default(name):
     description = get_launch_description_from_python_launch_file(str(LAUNCH / name))
     arguments = [entity for entity in description.entities if isinstance(entity, DeclareLaunchArgument)]
@@ -115,3 +103,27 @@ def test_demo_plays_a_scene_into_the_localizer_and_ends_with_it(graph, tmp_path)
     assert answers and all("map_path" in status.message for status in answers)
     values = {pair.key: pair.value for pair in answers[-1].values}
     assert values["received"] == values["refused.no_map"] == "6"
+
+
+def test_the_demo_can_be_a_robot_with_odometry(graph, tmp_path):
+    process = launch(graph, "demo.launch.py", odometry="true", rate="30.0", loop="true")
+    assert graph.spin_until(lambda: graph.node.count_publishers("/localizer/status") > 0), output(process)
+    frames = {name: graph.get_parameter("localizer", name) for name in ("odom_frame", "base_frame")}
+    assert frames == {"odom_frame": "odom", "base_frame": "base_link"}
+    assert stop(process) == 0
+
+
+def test_mapping_by_service_while_a_scene_is_played(graph, tmp_path, rendered_scene):
+    """As the launch file's description says: launch, start_mapping, drive, stop_mapping."""
+    process = launch(graph, "mapping.launch.py", mapping_pose_source="pose", mapping_pose="/camera/ground_truth",
+                     log_level="warn")
+    received = statuses(graph, "/localizer/mapping_status")
+    assert graph.call(Trigger, "/localizer/start_mapping").success, output(process)
+    assert graph.get_parameter("localizer", "mapping_pose_source") == "pose"
+    player = graph.start("aceg_ros.ros.scene_player", "__node:=camera", scene=str(rendered_scene / "mapping"))
+    assert graph.spin_until(lambda: player.poll() is not None, 100)
+    answer = graph.call(Trigger, "/localizer/stop_mapping")
+    assert answer.success and "Started to train" in answer.message
+    assert graph.spin_until(lambda: "Training" in received[-1].status[0].message, 60)
+    assert graph.call(Trigger, "/localizer/cancel_mapping").success
+    assert stop(process) == 0 and "Traceback" not in output(process)

@@ -4,13 +4,18 @@ import json
 
 import numpy as np
 import pytest
+import yaml
+from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from geometry_msgs.msg import PoseWithCovarianceStamped
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from node_bench import FAKE_NODE, Bench, good_info, picture
+from rcl_interfaces.srv import ListParameters
 from rclpy.qos import qos_profile_sensor_data
 from ros_graph import output, stop
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
 from std_srvs.srv import SetBool, Trigger
 
 from aceg_ros.ros.messages import compressed_message, image_message, stamp_ns
@@ -214,16 +219,25 @@ def test_the_rate_can_be_limited(start, map_file):
     assert int(values["skipped"]) + int(values["answered"]) + int(values["replaced"]) == 60
 
 
-def test_several_cameras_by_namespace(graph, map_file):
-    for name in ("left", "right"):
-        graph.start(FAKE_NODE, f"__ns:=/{name}", map_path=str(map_file))
-    for name in ("left", "right"):
-        image = graph.node.create_publisher(Image, f"/{name}/image", qos_profile_sensor_data)
-        info = graph.node.create_publisher(CameraInfo, f"/{name}/camera_info", qos_profile_sensor_data)
-        heard = []
-        graph.node.create_subscription(DiagnosticArray, f"/{name}/localizer/status", heard.append, 10)
-        assert graph.spin_until(lambda: image.get_subscription_count() and info.get_subscription_count() and heard)
-        assert graph.node.count_publishers(f"/{name}/localizer/pose") == 1
+@pytest.mark.parametrize("name", ["left", "right"])
+def test_several_cameras_by_namespace(graph, map_file, name):
+    for namespace in ("left", "right"):
+        graph.start(FAKE_NODE, f"__ns:=/{namespace}", map_path=str(map_file))
+    image = graph.node.create_publisher(Image, f"/{name}/image", qos_profile_sensor_data)
+    info = graph.node.create_publisher(CameraInfo, f"/{name}/camera_info", qos_profile_sensor_data)
+    heard = []
+    graph.node.create_subscription(PoseWithCovarianceStamped, f"/{name}/localizer/pose", heard.append, 10)
+    other = {"left": "right", "right": "left"}[name]
+    graph.node.create_subscription(PoseWithCovarianceStamped, f"/{other}/localizer/pose", heard.append, 10)
+    assert graph.spin_until(lambda: image.get_subscription_count() and info.get_subscription_count()
+                            and graph.node.count_publishers(f"/{name}/localizer/pose"))
+    header = Header(stamp=Time(sec=1), frame_id="cam")
+    info.publish(good_info())
+    graph.spin(0.3)
+    image.publish(image_message(picture(0), header))
+    assert graph.spin_until(lambda: bool(heard))
+    graph.spin(0.3)
+    assert len(heard) == 1, "the other camera's node has nothing to say"
 
 
 def test_the_debug_image_is_drawn_for_who_looks(start, map_file):
@@ -265,3 +279,14 @@ def test_image_quality_of_service_can_be_overridden(start, map_file):
     assert bench.graph.spin_until(lambda: bench.health[-1][1]["lifecycle"] == "active")
     (subscriber,) = bench.graph.node.get_subscriptions_info_by_topic("/image")
     assert subscriber.qos_profile.reliability.name == "RELIABLE"
+
+
+def test_the_parameter_file_names_every_parameter_with_its_default(start, repository):
+    bench, _ = start(wait=False)
+    content = yaml.safe_load((repository / "config" / "localizer.yaml").read_text())["/**"]["ros__parameters"]
+    response = bench.graph.call(ListParameters, "/localizer/list_parameters")
+    declared = {name for name in response.result.names
+                if not name.startswith(("qos_overrides", "use_sim_time", "start_type_description_service"))}
+    assert declared == set(content)
+    for name, value in content.items():
+        assert bench.graph.get_parameter("localizer", name) == value, name

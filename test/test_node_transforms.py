@@ -8,9 +8,9 @@ from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseWithCovarianceStamped, TransformStamped
 from nav_msgs.msg import Path as PathMessage
+from node_bench import CAMERA, DEEP, FAKE_NODE
 from rclpy.qos import qos_profile_sensor_data
 from rclpy.time import Time as RosTime
-from node_bench import CAMERA, DEEP, FAKE_NODE
 from ros_graph import RosGraph, output, stop
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
@@ -31,7 +31,6 @@ from aceg_ros.ros.messages import (
     stamp_ns,
 )
 from aceg_ros.synthetic.odometry import DriftingOdometry
-
 
 
 def truth_at(step: int) -> np.ndarray:

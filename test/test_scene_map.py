@@ -2,6 +2,9 @@
 
 import json
 import os
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -97,3 +100,19 @@ def test_bounds_leave_out_stray_points():
     cloud[0] = 1e4
     low, high = SceneMap("ace", "", "", {}, cloud_xyz=cloud, trajectory=scene_map.trajectory).bounds
     assert max(high) < 3 and min(low) >= 0
+
+
+def test_a_process_that_is_killed_while_it_writes_leaves_a_whole_file(tmp_path):
+    path = tmp_path / "file"
+    program = ("import sys; from pathlib import Path; from aceg_ros.atomic_file import write_bytes\n"
+               "while True:\n for b in (b'a', b'b'): write_bytes(Path(sys.argv[1]), b * 3_000_000)")
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        process = subprocess.Popen([sys.executable, "-c", program, str(path)])
+        while not path.exists():
+            time.sleep(0.01)
+        time.sleep(0.3 + rng.uniform(0, 0.1))
+        process.kill()
+        process.wait()
+        content = path.read_bytes()
+        assert content in (b"a" * 3_000_000, b"b" * 3_000_000)

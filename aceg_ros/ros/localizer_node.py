@@ -423,6 +423,8 @@ def load_localizer(path: str, device: str, seed: int) -> LoadedMap:
 
 
 def main() -> int:
+    # Here, before there are threads: scipy fails in one thread while another one is in the middle of importing torch.
+    import torch  # noqa: F401
     keep_heap()
     cv2.setNumThreads(1)        # torch has the cores
     return run(lambda: LocalizerNode(load_localizer))

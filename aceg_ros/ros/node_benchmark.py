@@ -1,6 +1,9 @@
-"""How fast the localizer node really is: a scene is played at a rate, and what the node says of each image is counted.
+"""How fast the localizer node really is: a scene is played at a rate, and everything is measured from outside.
 
-    python -m aceg_ros.ros.node_benchmark MAP SCENE --rate 15 --seconds 30
+    python -m aceg_ros.ros.node_benchmark MAP SCENE --rate 15 --seconds 30 [--mapping]
+
+Of each image: what the node says of it, and when its pose arrives here. Twice a second a service is called. With
+--mapping the node collects a recording of the scene first and is measured while it trains a map of it.
 """
 
 from __future__ import annotations
@@ -11,36 +14,81 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PoseWithCovarianceStamped
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
+from rclpy.task import Future
+from std_srvs.srv import SetBool, Trigger
 
 from aceg_ros.demo_processes import Processes
+from aceg_ros.errors import UserError
 from aceg_ros.evaluation.metrics import percentiles
+from aceg_ros.ros.messages import stamp_ns
 from aceg_ros.ros.worker import REPLACED
 
-QUEUE = 1000          # statuses that may wait here: more than come while this process is busy
+QUEUE = 1000          # messages that may wait here: more than come while this process is busy
+SERVICE_PERIOD_S = 0.5
+COLLECT_S, MAPPING_BUDGET_S = 20.0, 120.0
 
 
-class StatusCounter(Node):
-    """Collects what the localizer says of each image: outcomes, and milliseconds from image stamp to answer."""
+class Observer(Node):
+    """Outcomes; milliseconds from image stamp to answer (its own figure) and to the pose that arrives; of services."""
 
     def __init__(self) -> None:
-        super().__init__("status_counter")
+        super().__init__("observer")
+        self.training = False
+        self._enable = self.create_client(SetBool, "/localizer/enable")
+        self.create_subscription(DiagnosticArray, "/localizer/status", self._count, QoSProfile(depth=QUEUE))
+        self.create_subscription(PoseWithCovarianceStamped, "/localizer/pose", self._arrived, QoSProfile(depth=QUEUE))
+        self.create_timer(SERVICE_PERIOD_S, self._call)
+        self.clear()
+
+    def clear(self) -> None:
         self.outcomes: Counter[str] = Counter()
         self.ages_ms: list[float] = []
-        self.create_subscription(DiagnosticArray, "/localizer/status", self._count, QoSProfile(depth=QUEUE))
+        self.arrivals_ms: list[float] = []
+        self.calls_ms: list[float] = []
+
+    def wait(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        deadline = time.monotonic() + timeout_s
+        while not condition() and time.monotonic() < deadline:
+            rclpy.spin_once(self, timeout_sec=0.05)
+        return condition()
+
+    def trigger(self, name: str) -> None:
+        client = self.create_client(Trigger, f"/localizer/{name}")
+        client.wait_for_service(30.0)
+        future = client.call_async(Trigger.Request())
+        if not self.wait(future.done, 30.0) or not future.result().success:
+            raise UserError(f"~/{name} failed: {future.result().message if future.done() else 'no answer'}")
 
     def _count(self, message: DiagnosticArray) -> None:
-        status = message.status[0]
-        if status.name.endswith(": image"):
+        for status in message.status:
             values = {pair.key: pair.value for pair in status.values}
-            self.outcomes[values["status"]] += 1
-            if values["status"] != REPLACED:
-                self.ages_ms.append(float(values["age_ms"]))
+            if status.name.endswith(": mapping"):
+                self.training = values["state"] == "training"
+            elif status.name.endswith(": image"):
+                self.outcomes[values["status"]] += 1
+                if values["status"] != REPLACED:
+                    self.ages_ms.append(float(values["age_ms"]))
+
+    def _arrived(self, message: PoseWithCovarianceStamped) -> None:
+        self.arrivals_ms.append((self.get_clock().now().nanoseconds - stamp_ns(message.header.stamp)) * 1e-6)
+
+    def _call(self) -> None:
+        if not self._enable.service_is_ready():
+            return
+        called = time.perf_counter()
+
+        def answered(_: Future) -> None:
+            self.calls_ms.append((time.perf_counter() - called) * 1e3)
+
+        self._enable.call_async(SetBool.Request(data=True)).add_done_callback(answered)
 
 
 def main() -> int:
@@ -49,30 +97,39 @@ def main() -> int:
     parser.add_argument("scene", type=Path)
     parser.add_argument("--rate", type=float, default=15.0)
     parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--mapping", action="store_true")
     options = parser.parse_args()
     os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     with tempfile.TemporaryDirectory() as folder, Processes(Path(folder) / "logs") as processes:
-        localizer = processes.start("aceg_ros.ros.localizer_node", {"map_path": options.map.resolve()})
+        localizer = processes.start("aceg_ros.ros.localizer_node", {
+            "map_path": options.map.resolve(), "data_folder": Path(folder) / "data", "mapping_pose_source": "pose",
+            "mapping_budget": MAPPING_BUDGET_S}, {"mapping_pose": "/scene_player/ground_truth"})
         processes.wait_for_line(localizer, "Localizing in")
         rclpy.init()
-        counter = StatusCounter()
+        observer = Observer()
         processes.start("aceg_ros.ros.scene_player", {"scene": options.scene.resolve(), "rate": options.rate,
                                                       "loop": True, "start_delay": 2.0})
-        while not counter.outcomes:
-            rclpy.spin_once(counter, timeout_sec=0.1)
-        counter.outcomes.clear()
-        counter.ages_ms.clear()
+        observer.wait(lambda: bool(observer.outcomes), 120.0)
+        if options.mapping:
+            observer.trigger("start_mapping")
+            observer.wait(lambda: False, COLLECT_S)
+            observer.trigger("stop_mapping")
+            observer.wait(lambda: observer.training, 10.0)
+        observer.clear()
         started = time.monotonic()
-        while time.monotonic() < started + options.seconds:
-            rclpy.spin_once(counter, timeout_sec=0.1)
+        observer.wait(lambda: options.mapping and not observer.training, options.seconds)
         seconds = time.monotonic() - started
-        counter.destroy_node()
+        observer.destroy_node()
         rclpy.shutdown()
-    answered = len(counter.ages_ms)
-    ages = ", ".join(f"{name} {value:.0f}" for name, value in percentiles(counter.ages_ms).items())
-    print(f"{sum(counter.outcomes.values()) / seconds:.1f} images a second, {answered / seconds:.1f} answered;"
-          f" image to answer {ages} ms; {dict(counter.outcomes)}")
+    answered = len(observer.ages_ms)
+    print(f"{sum(observer.outcomes.values()) / seconds:.1f} images a second, {answered / seconds:.1f} answered in"
+          f" {seconds:.0f} s{' of training' if options.mapping else ''}: {dict(observer.outcomes)}")
+    for name, values in (("image to answer, said by the node", observer.ages_ms),
+                         ("image to pose, measured outside", observer.arrivals_ms),
+                         ("service call to reply", observer.calls_ms)):
+        print(f"{name}: {', '.join(f'{key} {value:.0f}' for key, value in percentiles(values).items())} ms,"
+              f" most {max(values, default=float('nan')):.0f} ms")
     return 0
 
 
