@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-launch_pytest = pytest.importorskip("launch_pytest", reason="needs the packages launch, launch_ros and launch_pytest, "
-                                                            "which are not on the package index")
+pytest.importorskip("launch_pytest", reason="needs launch, launch_ros and launch_pytest, not on the package index")
 
+import launch_pytest
 from launch.actions import IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from ros_graph import RosGraph

@@ -20,6 +20,7 @@ from pathlib import Path
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseWithCovarianceStamped
+from rclpy.client import Client
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.task import Future
@@ -42,7 +43,7 @@ class Observer(Node):
     def __init__(self) -> None:
         super().__init__("observer")
         self.training = False
-        self._enable = self.create_client(SetBool, "/localizer/enable")
+        self._enable: Client = self.create_client(SetBool, "/localizer/enable")
         self.create_subscription(DiagnosticArray, "/localizer/status", self._count, QoSProfile(depth=QUEUE))
         self.create_subscription(PoseWithCovarianceStamped, "/localizer/pose", self._arrived, QoSProfile(depth=QUEUE))
         self.create_timer(SERVICE_PERIOD_S, self._call)
@@ -61,11 +62,12 @@ class Observer(Node):
         return condition()
 
     def trigger(self, name: str) -> None:
-        client = self.create_client(Trigger, f"/localizer/{name}")
+        client: Client = self.create_client(Trigger, f"/localizer/{name}")
         client.wait_for_service(30.0)
         future = client.call_async(Trigger.Request())
-        if not self.wait(future.done, 30.0) or not future.result().success:
-            raise UserError(f"~/{name} failed: {future.result().message if future.done() else 'no answer'}")
+        response = future.result() if self.wait(future.done, 30.0) else None
+        if response is None or not response.success:
+            raise UserError(f"~/{name} failed: {'no answer' if response is None else response.message}")
 
     def _count(self, message: DiagnosticArray) -> None:
         for status in message.status:
