@@ -20,11 +20,12 @@ from aceg_ros.progress import JsonProgress, MappingBar
 
 if TYPE_CHECKING:
     from aceg_ros.camera import Camera
+    from aceg_ros.datasets import BagOptions
 
 BUDGET_S = {"cpu": 300.0, "cuda": 120.0}
 
 SCENE_HELP = ("a folder of posed pictures: ACE (rgb/ poses/ calibration/), 7-Scenes, TUM RGB-D, COLMAP model or"
-              " transforms.json; recognised by what is in it")
+              " transforms.json; or a ROS bag (mcap, sqlite3, ROS 1); recognised by what is in it")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,7 +69,7 @@ def run_map(options: argparse.Namespace) -> int:
             raise UserError("--reprojection-only is a way to train method ace: leave it out, or map with --method ace.")
     device = pick_device(options.device)
     budget = BUDGET_S[device] if options.budget is None else options.budget
-    scene = open_scene(options.scene, every=options.every)
+    scene = open_scene(options.scene, options.every, _bag_options(options))
     check_writable(options.output)
     frames = tqdm(scene, "reading frames", total=len(scene), unit="frame", leave=False, disable=None)
     imports_s = time.monotonic() - started
@@ -145,7 +146,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
     device = pick_device(options.device)
     scene_map = SceneMap.load(options.map)
-    scene = open_scene(options.scene, every=options.every)
+    scene = open_scene(options.scene, options.every, _bag_options(options))
     localizer = make_localizer(scene_map, device, options.seed)
     for target in filter(None, (options.json, options.report and f"{options.report}/summary.json")):
         check_writable(target)
@@ -262,6 +263,16 @@ class _StopOnInterrupt:
 
     def asked(self) -> bool:
         return self._asked
+
+
+def _bag_options(options: argparse.Namespace) -> BagOptions | None:
+    """None where nothing was asked for."""
+    from aceg_ros.datasets import BagOptions
+
+    chosen = BagOptions(options.image or "", options.camera_info or "", options.pose_topic or "", options.pose_of or "",
+                        None if options.tf is None else tuple(options.tf), options.start, options.end,
+                        options.rectified)
+    return None if chosen == BagOptions() else chosen
 
 
 def _tell_skipped(reasons: Sequence[str], listed: int) -> None:
@@ -393,6 +404,18 @@ def _pretraining(verb: argparse.ArgumentParser, rooms: int) -> None:
 def _common(verb: argparse.ArgumentParser, every: bool = False) -> None:
     if every:
         verb.add_argument("--every", type=_positive, default=1, metavar="N", help="take every N-th frame only")
+        bag = verb.add_argument_group("ROS bags", "What to read of a bag; by default the only topic that fits.")
+        bag.add_argument("--image", metavar="TOPIC", help="pictures, raw or compressed")
+        bag.add_argument("--camera-info", metavar="TOPIC")
+        poses = bag.add_mutually_exclusive_group()
+        poses.add_argument("--pose-topic", metavar="TOPIC", help="PoseStamped, PoseWithCovarianceStamped or Odometry")
+        poses.add_argument("--tf", nargs=2, metavar=("MAP", "CAMERA"), help="poses from TF; CAMERA '' is the frame_id"
+                           " of the pictures")
+        bag.add_argument("--pose-of", metavar="FRAME", help="whose pose the topic gives (default: the camera's;"
+                         " odometry names it)")
+        bag.add_argument("--start", type=float, default=0.0, metavar="S", help="leave out what is before")
+        bag.add_argument("--end", type=float, default=float("inf"), metavar="S", help="and after these seconds")
+        bag.add_argument("--rectified", action="store_true", help="the pictures are free of distortion already")
     verb.add_argument("--seed", type=_seed, default=0, metavar="N", help="of random choices (default: %(default)s)")
     verb.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="(default: %(default)s)")
 

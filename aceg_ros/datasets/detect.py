@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
-from aceg_ros.datasets import ace, colmap, seven_scenes, transforms_json, tum_rgbd
+from aceg_ros.datasets import ace, bag, colmap, seven_scenes, transforms_json, tum_rgbd
+from aceg_ros.datasets.bag import BagOptions
 from aceg_ros.datasets.scene import Entry, Scene
 from aceg_ros.errors import UserError
 
@@ -24,11 +25,14 @@ class Format(Protocol):
         """The frames in the order in which they were taken. Raises UserError on unusable lists."""
 
 
-FORMATS = cast(tuple[Format, ...], (ace, seven_scenes, tum_rgbd, colmap, transforms_json))
+FORMATS = cast(tuple[Format, ...], (ace, seven_scenes, tum_rgbd, colmap, transforms_json, bag))
 
 
-def open_scene(path: Path | str, every: int = 1) -> Scene:
-    """The scene at path, with every n-th of its frames. Raises UserError where no format fits or nothing is listed."""
+def open_scene(path: Path | str, every: int = 1, bag_options: BagOptions | None = None) -> Scene:
+    """The scene at path, with every n-th of its frames. bag_options: what to read of a bag, None for the obvious.
+
+    Raises UserError where no format fits or nothing is listed.
+    """
     path = Path(path)
     if every < 1:
         raise UserError(f"Cannot take every {every}th frame: give a number of at least 1.")
@@ -38,7 +42,9 @@ def open_scene(path: Path | str, every: int = 1) -> Scene:
     if found is None:
         known = "; ".join(f"{candidate.LOOKS_FOR} ({candidate.NAME})" for candidate in FORMATS)
         raise UserError(f"{path} is not a scene that can be read: looked for {known}.")
-    entries = found.list_entries(path)
+    if bag_options is not None and found is not bag:
+        raise UserError(f"{path} is {found.NAME}, not a ROS bag: topics, frames and times are for bags.")
+    entries = bag.list_entries(path, bag_options) if found is bag else found.list_entries(path)
     if not entries:
         raise UserError(f"Scene {path} ({found.NAME}) lists no frames.")
     name = "/".join(path.resolve().parts[-2:])      # two parts: the last alone is often just "mapping" or "query"

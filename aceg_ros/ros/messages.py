@@ -14,7 +14,7 @@ from sensor_msgs_py import point_cloud2
 from std_msgs.msg import Header
 
 from aceg_ros.camera import Camera, Frame
-from aceg_ros.datasets.camera_file import camera_from_ros_numbers
+from aceg_ros.datasets.camera_info import camera_from_info
 from aceg_ros.errors import UserError
 from aceg_ros.geometry import pose_from_quaternion, rotation_to_quaternion
 
@@ -88,30 +88,6 @@ def _check_data(message: Image) -> None:
         raise UserError(f"The image's step of {step} bytes is too small for {width} pixels of {message.encoding}.")
     if length < step * height:
         raise UserError(f"The image data is truncated: {length} bytes instead of {step * height}.")
-
-
-def camera_from_info(info: CameraInfo, rectified: bool = False) -> Camera:
-    """The camera of the picture that goes with a CameraInfo: region of interest and binning are taken into account,
-    K and D are those of the full sensor. rectified: the picture is free of distortion, its camera is in P."""
-    k, model, d = info.k, info.distortion_model, info.d
-    if rectified:
-        p = np.reshape(info.p, (3, 4))
-        k, model, d = p[:, :3].ravel(), "plumb_bob", ()
-    if not k[0] or not k[4]:
-        raise UserError(f"camera_info has a zero {'P' if rectified else 'K'}: the camera is not calibrated.")
-    camera = camera_from_ros_numbers(info.width, info.height, k, model, d)
-    roi = info.roi
-    if roi.width and roi.height and (roi.width, roi.height) != (info.width, info.height):
-        if roi.x_offset + roi.width > info.width or roi.y_offset + roi.height > info.height:
-            raise UserError("The region of interest of camera_info reaches beyond the sensor.")
-        camera = camera.cropped(roi.x_offset, roi.y_offset, roi.width, roi.height)
-    columns, rows = max(info.binning_x, 1), max(info.binning_y, 1)
-    if (columns, rows) != (1, 1):
-        width, height = camera.width // columns, camera.height // rows
-        if not width or not height:
-            raise UserError(f"A binning of {columns}x{rows} leaves nothing of the image.")
-        camera = camera.cropped(0, 0, width * columns, height * rows).resized(width, height)
-    return camera
 
 
 def check_same_size(image: np.ndarray, camera: Camera) -> None:

@@ -1,0 +1,76 @@
+"""The transforms of a recording, for lookups at any of its moments, as TF answers them. No ROS needed."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+import numpy as np
+
+from aceg_ros.errors import UserError
+from aceg_ros.geometry import interpolate_poses, invert
+
+MAX_GAP_S = 1.0         # between the two samples that a transform is interpolated from
+
+
+class TransformTree:
+    """Give it all transforms first; frames are names without a leading slash, stamps nanoseconds."""
+
+    def __init__(self) -> None:
+        self._static: dict[str, tuple[str, np.ndarray]] = {}                      # by child: parent, parent_from_child
+        self._moving: dict[str, dict[int, tuple[str, np.ndarray]]] = {}           # by child and stamp
+        self._stamps: dict[str, list[int]] = {}                                   # sorted, made when asked for
+
+    def add(self, parent: str, child: str, stamp_ns: int, parent_from_child: np.ndarray, static: bool = False) -> None:
+        if static:
+            self._static[child] = parent, parent_from_child
+        else:
+            self._moving.setdefault(child, {})[stamp_ns] = parent, parent_from_child
+            self._stamps.pop(child, None)
+
+    @property
+    def frames(self) -> set[str]:
+        parents = {parent for parent, _ in self._static.values()}
+        parents |= {parent for samples in self._moving.values() for parent, _ in samples.values()}
+        return parents | set(self._static) | set(self._moving)
+
+    def lookup(self, target: str, source: str, stamp_ns: int) -> np.ndarray:
+        """target_from_source (4, 4). Raises UserError where it is not known at that moment."""
+        for frame in (target, source):
+            if target != source and frame not in self.frames:
+                raise UserError(f"No transform names the frame '{frame}'.")
+        up = self._chain(source, stamp_ns)
+        down = self._chain(target, stamp_ns)
+        common = next((frame for frame in up if frame in down), None)
+        if common is None:
+            raise UserError(f"The frames '{target}' and '{source}' are not connected at {1e-9 * stamp_ns:.3f} s.")
+        return invert(down[common]) @ up[common]
+
+    def _chain(self, frame: str, stamp_ns: int) -> dict[str, np.ndarray]:
+        """Each ancestor of a frame, itself included, with ancestor_from_frame (4, 4)."""
+        chain = {frame: np.eye(4)}
+        pose = np.eye(4)
+        while (step := self._parent(frame, stamp_ns)) is not None and step[0] not in chain:
+            frame, parent_from_child = step
+            pose = parent_from_child @ pose
+            chain[frame] = pose
+        return chain
+
+    def _parent(self, child: str, stamp_ns: int) -> tuple[str, np.ndarray] | None:
+        if child in self._static:
+            return self._static[child]
+        samples = self._moving.get(child, {})
+        if stamp_ns in samples:
+            return samples[stamp_ns]
+        if child not in self._stamps:
+            self._stamps[child] = sorted(samples)
+        stamps = self._stamps[child]
+        after = bisect_left(stamps, stamp_ns)
+        if not 0 < after < len(stamps):
+            return None
+        near = stamps[after - 1:after + 1]
+        (parent, before), (parent_after, later) = samples[near[0]], samples[near[1]]
+        if parent != parent_after or near[1] - near[0] > MAX_GAP_S * 1e9:
+            return None
+        # Relative to the first stamp: seconds since 1970 leave doubles too few digits for nanoseconds.
+        seconds = 1e-9 * np.array([0, near[1] - near[0]])
+        return parent, interpolate_poses(1e-9 * (stamp_ns - near[0]), seconds, np.array([before, later]))

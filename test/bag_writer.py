@@ -1,0 +1,130 @@
+"""Writes frames into ROS bags of every kind that the reader knows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from rosbags.rosbag1 import Writer as Writer1
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+
+from aceg_ros.camera import Frame
+from aceg_ros.geometry import invert, rotation_to_quaternion
+
+BASE_FROM_CAMERA = np.array([[0.0, 0, 1, 0.1], [-1, 0, 0, 0], [0, -1, 0, 0.3], [0, 0, 0, 1]])
+
+
+@dataclass(frozen=True)
+class BagStyle:
+    """poses: pose, pose_with_covariance, odometry or tf, sampled `pose_offset_s` beside the pictures."""
+
+    storage: str = "mcap"               # mcap, sqlite3, ros1
+    store: Stores = Stores.ROS2_HUMBLE
+    compressed: bool = False
+    encoding: str = "rgb8"
+    poses: str = "pose"
+    pose_offset_s: float = 0.0
+    first_s: float = 1_700_000_000.0
+
+
+def write_bag(path: Path, frames: Iterable[Frame], style: BagStyle | None = None) -> Path:
+    style = style or BagStyle()
+    typestore = get_typestore(Stores.ROS1_NOETIC if style.storage == "ros1" else style.store)
+    if style.storage == "ros1":         # rosbags' Noetic lacks it; bags bring their own definitions
+        typestore.register(get_types_from_msg("geometry_msgs/TransformStamped[] transforms", "tf2_msgs/msg/TFMessage"))
+    messages = _Messages(typestore, style)
+    if style.storage == "ros1":
+        writer = Writer1(path)
+    else:
+        storage = StoragePlugin.MCAP if style.storage == "mcap" else StoragePlugin.SQLITE3
+        writer = Writer(path, version=8, storage_plugin=storage)
+    connections = {}
+    with writer:
+        for topic, stamp_ns, message in messages.all(frames):
+            kind = message.__msgtype__
+            if topic not in connections:
+                connections[topic] = writer.add_connection(topic, kind, typestore=typestore)
+            data = typestore.serialize_ros1(message, kind) if style.storage == "ros1" else \
+                typestore.serialize_cdr(message, kind)
+            writer.write(connections[topic], stamp_ns, bytes(data))
+    return path
+
+
+class _Messages:
+    def __init__(self, typestore, style: BagStyle) -> None:
+        self._types, self._style = typestore.types, style
+        self._sequence = {"seq": 0} if style.storage == "ros1" else {}
+
+    def header(self, stamp_ns: int, frame: str):
+        stamp = self._types["builtin_interfaces/msg/Time"](stamp_ns // 10**9, stamp_ns % 10**9)
+        return self._types["std_msgs/msg/Header"](**self._sequence, stamp=stamp, frame_id=frame)
+
+    def pose(self, matrix):
+        x, y, z = matrix[:3, 3]
+        return self._types["geometry_msgs/msg/Pose"](
+            self._types["geometry_msgs/msg/Point"](x, y, z),
+            self._types["geometry_msgs/msg/Quaternion"](*rotation_to_quaternion(matrix[:3, :3])))
+
+    def transform(self, stamp_ns, parent, child, matrix):
+        x, y, z = matrix[:3, 3]
+        return self._types["tf2_msgs/msg/TFMessage"]([self._types["geometry_msgs/msg/TransformStamped"](
+            self.header(stamp_ns, parent), child, self._types["geometry_msgs/msg/Transform"](
+                self._types["geometry_msgs/msg/Vector3"](x, y, z),
+                self._types["geometry_msgs/msg/Quaternion"](*rotation_to_quaternion(matrix[:3, :3]))))])
+
+    def all(self, frames):
+        style = self._style
+        first_ns = int(style.first_s) * 10**9
+        yield "/tf_static", first_ns, self.transform(first_ns, "base_link", "cam", BASE_FROM_CAMERA)
+        for frame in frames:
+            stamp_ns = first_ns + round(frame.stamp_s * 1e9)
+            if frame.map_from_camera is not None:
+                pose_ns = stamp_ns + round(style.pose_offset_s * 1e9)
+                yield self.pose_topic(pose_ns, frame.map_from_camera)
+            yield "/camera/camera_info", stamp_ns, self.info(frame.camera, stamp_ns)
+            yield self.image(frame.image, stamp_ns)
+
+    def pose_topic(self, stamp_ns, map_from_camera):
+        header, base = self.header(stamp_ns, "map"), map_from_camera @ invert(BASE_FROM_CAMERA)
+        kind = self._style.poses
+        covariance = np.zeros(36)
+        if kind == "tf":
+            return "/tf", stamp_ns, self.transform(stamp_ns, "/map" if self._sequence else "map", "base_link", base)
+        if kind == "pose":
+            message = self._types["geometry_msgs/msg/PoseStamped"](header, self.pose(map_from_camera))
+        elif kind == "pose_with_covariance":
+            message = self._types["geometry_msgs/msg/PoseWithCovarianceStamped"](
+                header, self._types["geometry_msgs/msg/PoseWithCovariance"](self.pose(map_from_camera), covariance))
+        else:
+            zero = self._types["geometry_msgs/msg/Vector3"](0.0, 0.0, 0.0)
+            message = self._types["nav_msgs/msg/Odometry"](
+                header, "base_link", self._types["geometry_msgs/msg/PoseWithCovariance"](self.pose(base), covariance),
+                self._types["geometry_msgs/msg/TwistWithCovariance"](
+                    self._types["geometry_msgs/msg/Twist"](zero, zero), covariance))
+        return "/truth", stamp_ns, message
+
+    def info(self, camera, stamp_ns):
+        fields = {"k": camera.K.ravel(), "d": np.array(camera.distortion if camera.model != "pinhole" else [0.0] * 5),
+                  "r": np.eye(3).ravel(), "p": np.hstack([camera.K, np.zeros((3, 1))]).ravel()}
+        if self._sequence:
+            fields = {name.upper(): value for name, value in fields.items()}
+        roi = self._types["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False)
+        return self._types["sensor_msgs/msg/CameraInfo"](
+            header=self.header(stamp_ns, "cam"), height=camera.height, width=camera.width,
+            distortion_model="plumb_bob" if camera.model == "pinhole" else camera.model, binning_x=0, binning_y=0,
+            roi=roi, **fields)
+
+    def image(self, rgb, stamp_ns):
+        header = self.header(stamp_ns, "cam")
+        if self._style.compressed:
+            _, data = cv2.imencode(".png", rgb[..., ::-1])
+            return "/camera/image/compressed", stamp_ns, self._types["sensor_msgs/msg/CompressedImage"](
+                header, "png", data.ravel())
+        pixels = {"rgb8": rgb, "bgr8": rgb[..., ::-1], "mono8": rgb[..., 1]}[self._style.encoding]
+        return "/camera/image", stamp_ns, self._types["sensor_msgs/msg/Image"](
+            header, rgb.shape[0], rgb.shape[1], self._style.encoding, 0, pixels[0].nbytes,
+            np.ascontiguousarray(pixels).ravel())
