@@ -30,8 +30,11 @@ MAX_CLOUD_POINTS = 50_000
 
 @dataclass(frozen=True)
 class MappingFigures:
-    """What the mapping run did. frames: taken; skipped: unusable ones; encoded: pictures that went through the encoder,
-    augmented ones each time; mapping_s: wall-clock; reprojection_px: median training error (NaN if imported)."""
+    """What the mapping run did.
+
+    frames: taken; held_out: kept for calibration; skipped: unusable ones; encoded: pictures that went through the
+    encoder, augmented ones each time; mapping_s: wall-clock; reprojection_px: median training error (NaN if imported).
+    """
 
     frames: int = 0
     skipped: int = 0
@@ -44,6 +47,7 @@ class MappingFigures:
     seed: int = 0
     device: str = "cpu"
     complete: bool = True
+    held_out: int = 0
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Protocol
@@ -11,6 +11,7 @@ from typing import Protocol
 from aceg_ros.camera import Frame
 from aceg_ros.errors import UserError
 from aceg_ros.estimate import PoseEstimate
+from aceg_ros.methods.calibration import COVARIANCE_SCALE, LEAST, covariance_scale, held_out
 from aceg_ros.progress import Progress
 from aceg_ros.scene_map import SceneMap
 
@@ -51,6 +52,8 @@ class Localizer(Protocol):
         """Never raises on bad pictures or cameras: they are refusals."""
 
 
+_CALIBRATION_S, _CALIBRATION_S_PER_PICTURE = 2.0, 0.15          # of the budget, on two CPU cores
+
 _MODULES = {"ace": "aceg_ros.methods.ace", "ace_g": "aceg_ros.methods.ace_g"}
 
 
@@ -68,18 +71,30 @@ def build_map(method: str, options: MappingOptions, frames: Iterable[Frame],
               should_stop: Callable[[], bool] | None = None) -> tuple[SceneMap, list[str]]:
     """Map frames within the budget, reading them included. Returns the map, and a sentence for each refused frame.
 
-    Raises UserError where the usable frames make no map.
+    Where there are many, some are held out to calibrate the covariances. Raises UserError where the usable frames make
+    no map.
     """
     started = time.monotonic()
     mapper = make_mapper(method, options)
-    refused = []
-    for frame in frames:
+    kept_out = held_out(len(frames) if isinstance(frames, Sized) else 0)
+    refused, unseen = [], []
+    for index, frame in enumerate(frames):
+        if index in kept_out:
+            unseen.append(frame)
+            continue
         try:
             mapper.add(frame)
         except UserError as error:
             refused.append(str(error))
-    scene_map = mapper.build(progress, should_stop, time.monotonic() - started)
-    return replace(scene_map, figures=replace(scene_map.figures, skipped=len(refused))), refused
+    reserve_s = min(_CALIBRATION_S + _CALIBRATION_S_PER_PICTURE * len(unseen), 0.1 * options.budget_s)
+    scene_map = mapper.build(progress, should_stop, time.monotonic() - started + (reserve_s if unseen else 0.0))
+    scale = LEAST
+    if unseen and not (should_stop is not None and should_stop()):
+        raw = replace(scene_map, settings=scene_map.settings | {COVARIANCE_SCALE: 1.0})
+        scale = covariance_scale(make_localizer(raw, options.device, options.seed), unseen,
+                                 started + options.budget_s)
+    return replace(scene_map, settings=scene_map.settings | {COVARIANCE_SCALE: scale},
+                   figures=replace(scene_map.figures, skipped=len(refused), held_out=len(unseen))), refused
 
 
 def make_localizer(scene_map: SceneMap, device: str = "auto", seed: int = 0) -> Localizer:

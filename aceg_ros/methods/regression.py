@@ -16,6 +16,7 @@ from aceg_ros.errors import UserError
 from aceg_ros.estimate import Matches, PoseEstimate, Status
 from aceg_ros.mapping.augmentation import prepare, whole_cells
 from aceg_ros.mapping.buffer import patch_centres
+from aceg_ros.methods.calibration import COVARIANCE_SCALE, LEAST
 from aceg_ros.pose_solver import solve_pose
 from aceg_ros.scene_map import SceneMap
 
@@ -44,11 +45,12 @@ class SceneCoordinates:
 
 class RegressionLocalizer:
     """Scene coordinates by an encoder and `regress`, pose by the solver. patch_offset_px: of imported maps, whose
-    authors count pixels from another corner. most_patches: of those that `chosen_cells` gives, the most reliable."""
+    authors count pixels from another corner. most_patches: of those that `chosen_cells` gives, the most reliable.
+    covariance_scale: see `methods.calibration`."""
 
     def __init__(self, encoder: Encoder, regress: Regress, device: str, seed: int = 0, patch_offset_px: float = 0.0,
-                 most_patches: int | None = None):
-        self._most_patches = most_patches
+                 most_patches: int | None = None, covariance_scale: float = LEAST):
+        self._most_patches, self._covariance_scale = most_patches, covariance_scale
         self._encoder, self._regress, self._device, self._seed = encoder, regress, device, seed
         self._patch_offset_px = patch_offset_px
 
@@ -61,7 +63,8 @@ class RegressionLocalizer:
         started = time.perf_counter()
         estimate = solve_pose(seen.pixels, seen.points, seen.camera, mask=seen.mask, seed=self._seed)
         seen.stage_ms["solve"] = 1e3 * (time.perf_counter() - started)
-        return replace(estimate, stage_ms=estimate.stage_ms | seen.stage_ms,
+        covariance = None if estimate.covariance is None else self._covariance_scale * estimate.covariance
+        return replace(estimate, covariance=covariance, stage_ms=estimate.stage_ms | seen.stage_ms,
                        matches=Matches(seen.pixels, seen.points, seen.camera))
 
     @torch.inference_mode()
@@ -101,7 +104,8 @@ def localizer_of(scene_map: SceneMap, regress: Regress, device: str, seed: int,
                  most_patches: int | None = None) -> RegressionLocalizer:
     """The localizer of a map, with the encoder that made it."""
     offset_px = float(scene_map.settings.get("patch_offset_px", 0.0))             # imported maps have one
-    return RegressionLocalizer(encoder_of(scene_map, device), regress, device, seed, offset_px, most_patches)
+    return RegressionLocalizer(encoder_of(scene_map, device), regress, device, seed, offset_px, most_patches,
+                               float(scene_map.settings.get(COVARIANCE_SCALE, LEAST)))
 
 
 def chosen_cells(height: int, width: int, most: int, reliability: Tensor | None) -> tuple[Tensor, Tensor]:
