@@ -53,4 +53,6 @@ def without_nan(value: Any) -> Any:
     """The same structure with None (null) for NaN, which JSON does not have."""
     if isinstance(value, dict):
         return {key: without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [without_nan(entry) for entry in value]
     return None if isinstance(value, float) and math.isnan(value) else value

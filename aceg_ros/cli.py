@@ -158,9 +158,12 @@ def run_evaluate(options: argparse.Namespace) -> int:
     if options.json:
         write_json(content, Path(options.json))
     if options.report:
+        from aceg_ros.evaluation.page import Run, write_page
         from aceg_ros.evaluation.report import write_report
         write_report(Path(options.report), results, scene_map)
         write_json(content, Path(options.report) / "summary.json")
+        run = Run(Path(options.map).name, results, scene_map, content)
+        write_page(Path(options.report) / "report.html", [run], scene.name, scene)
     print(json.dumps(content, indent=2))
     return 0
 

@@ -36,11 +36,13 @@ def _write_frames(path: Path, results: Sequence[FrameResult]) -> None:
     with open(path, "w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["name", "stamp_s", "status", "translation_m", "rotation_deg", "inliers", "inlier_ratio",
-                        "reprojection_rms_px", "latency_ms", "message"])
+                        "reprojection_rms_px", "std_m", "std_deg", "nees", "latency_ms", "message"])
         for r in results:
             translation, rotation = r.errors or ("", "")
+            std_m, std_deg = r.deviations or ("", "")
             table.writerow([r.name, r.stamp_s, r.estimate.status.value, translation, rotation, r.estimate.inliers,
-                            r.estimate.inlier_ratio, r.estimate.reprojection_rms_px, r.latency_ms, r.estimate.message])
+                            r.estimate.inlier_ratio, r.estimate.reprojection_rms_px, std_m, std_deg,
+                            "" if r.nees is None else r.nees, r.latency_ms, r.estimate.message])
 
 
 def plot_trajectory(path: Path, results: Sequence[FrameResult], scene_map: SceneMap) -> None:
