@@ -26,6 +26,8 @@ setup(
     entry_points={
         "console_scripts": [
             "aceg = aceg_ros.cli:main",
+            "bag_recorder = aceg_ros.ros.bag_recorder:main",
+            "evaluation_node = aceg_ros.ros.evaluation_node:main",
             "localizer_node = aceg_ros.ros.localizer_node:main",
             "scene_player = aceg_ros.ros.scene_player:main",
             "sim_camera = aceg_ros.ros.sim_camera:main",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 import time
@@ -168,6 +169,68 @@ def run_evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_compare(options: argparse.Namespace) -> int:
+    from aceg_ros.atomic_file import write_json
+    from aceg_ros.datasets import open_scene
+    from aceg_ros.encoders.base import pick_device
+    from aceg_ros.evaluation.compare import compare, table
+
+    paths = [Path(path) for path in options.maps]
+    if len({path.stem for path in paths}) < len(paths):
+        raise UserError("Two of the maps have the same name: their columns could not be told apart.")
+    device = pick_device(options.device)
+    scene = open_scene(options.scene, options.every, _bag_options(options))
+    with tqdm(total=len(paths) * len(scene), desc="localizing", unit="frame", leave=False, disable=None) as bar:
+        runs = compare(paths, scene, device, options.seed, bar.update)
+    _tell_skipped([skipped.reason for skipped in scene.skipped], len(scene))
+    if options.json:
+        write_json({run.name: run.content for run in runs}, Path(options.json))
+    if options.report:
+        from aceg_ros.evaluation.page import write_page
+        write_page(Path(options.report) / "report.html", runs, scene.name, scene)
+    print(table(runs))
+    return 0
+
+
+def run_play(options: argparse.Namespace) -> int:
+    parameters: dict[str, object] = {"scene": str(Path(options.scene).resolve()), "every": options.every}
+    if options.rate is None:
+        parameters |= {"clock": True, "speed": options.speed}
+    else:
+        parameters["rate"] = options.rate
+    parameters |= {"loop": options.loop, "wait_for_subscribers": options.wait_for}
+    chosen = {"bag_image": options.image, "bag_camera_info": options.camera_info,
+              "bag_pose_topic": options.pose_topic, "bag_pose_of": options.pose_of,
+              "bag_tf_map": options.tf and options.tf[0], "bag_tf_camera": options.tf and options.tf[1],
+              "bag_start": options.start or None, "bag_end": options.end if options.end < 1e9 else None,
+              "bag_rectified": options.rectified or None}
+    parameters |= {name: value for name, value in chosen.items() if value}
+    return _become_node("scene_player", parameters)
+
+
+def run_record(options: argparse.Namespace) -> int:
+    return _become_node("bag_recorder", {"output": str(Path(options.output).resolve()),
+                                         "topics": " ".join(options.topics)})
+
+
+def run_view(options: argparse.Namespace) -> int:
+    from aceg_ros.datasets import open_scene
+    from aceg_ros.methods.base import make_localizer
+    from aceg_ros.scene_map import SceneMap, check_writable
+    from aceg_ros.viewer import show
+
+    scene_map = SceneMap.load(options.map)
+    frames = () if options.scene is None else open_scene(options.scene, options.every, _bag_options(options))
+    localizer = None if options.scene is None else make_localizer(scene_map, options.device, options.seed)
+    if options.save:
+        check_writable(options.save)
+    count = show(scene_map, localizer, tqdm(frames, "localizing", unit="frame", leave=False, disable=None),
+                 None if options.save is None else Path(options.save))
+    print(f"{options.map}: {len(scene_map.cloud_xyz)} points, {count} frames shown"
+          + (f"; saved as {options.save}, open it with 'rerun {options.save}'." if options.save else "."))
+    return 0
+
+
 def run_info(options: argparse.Namespace) -> int:
     from aceg_ros.scene_map import SceneMap
 
@@ -268,6 +331,14 @@ class _StopOnInterrupt:
         return self._asked
 
 
+def _become_node(name: str, parameters: dict[str, object]) -> int:
+    """Go on as a ROS node; does not return."""
+    from aceg_ros.demo_processes import node_command, ros_environment
+
+    os.execve(sys.executable, [sys.executable, *node_command(f"aceg_ros.ros.{name}", parameters)],
+              os.environ | ros_environment())
+
+
 def _bag_options(options: argparse.Namespace) -> BagOptions | None:
     """None where nothing was asked for."""
     from aceg_ros.datasets import BagOptions
@@ -341,6 +412,33 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("scene", metavar="SCENE", help=SCENE_HELP)
     verb.add_argument("--json", metavar="FILE", help="write the figures to a file as well")
     verb.add_argument("--report", metavar="DIR", help="write per-frame table, trajectories and plots")
+    _common(verb, every=True)
+
+    verb = _verb(verbs, "compare", run_compare, "several maps on one scene, side by side")
+    verb.add_argument("maps", metavar="MAP", nargs="+")
+    verb.add_argument("scene", metavar="SCENE", help=SCENE_HELP)
+    verb.add_argument("--json", metavar="FILE", help="write all figures, by map")
+    verb.add_argument("--report", metavar="DIR", help="write report.html with all maps in it")
+    _common(verb, every=True)
+
+    verb = _verb(verbs, "play", run_play, "publish a recording on ROS 2 topics: image, camera_info, true poses, /clock")
+    verb.add_argument("scene", metavar="SCENE", help=SCENE_HELP)
+    verb.add_argument("--speed", type=float, default=1.0, metavar="X", help="recorded seconds in a real one (default:"
+                      " %(default)s)")
+    verb.add_argument("--rate", type=float, metavar="HZ", help="frames per second, stamped with now, without /clock")
+    verb.add_argument("--loop", action="store_true", help="begin again at the end, for ever")
+    verb.add_argument("--wait-for", type=int, default=1, metavar="N", help="wait for so many subscribers (default:"
+                      " %(default)s)")
+    _common(verb, every=True)
+
+    verb = _verb(verbs, "record", run_record, "record ROS 2 topics into an mcap bag, until Ctrl-C")
+    verb.add_argument("topics", metavar="TOPIC", nargs="*", help="(default: all)")
+    verb.add_argument("-o", "--output", metavar="BAG", required=True, help="folder of the new bag")
+
+    verb = _verb(verbs, "view", run_view, "show a map, and how a scene is localized in it, in Rerun")
+    verb.add_argument("map", metavar="MAP")
+    verb.add_argument("scene", metavar="SCENE", nargs="?", help=SCENE_HELP)
+    verb.add_argument("--save", metavar="FILE.rrd", help="save instead of opening a window")
     _common(verb, every=True)
 
     verb = _verb(verbs, "info", run_info, "show what a map is and how it was made")

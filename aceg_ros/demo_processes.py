@@ -43,12 +43,9 @@ class Processes:
         self._folder = log_folder
         self._running: list[NodeProcess] = []
         self._started = 0
-        self._environment = os.environ | {
+        self._environment = os.environ | ros_environment() | {
             "ROS_DOMAIN_ID": os.environ.get("ROS_DOMAIN_ID", str(1 + os.getpid() % 100)),
             "ROS_LOG_DIR": str(log_folder), "ROS_HOME": str(log_folder / "ros_home"), "PYTHONUNBUFFERED": "1"}
-        for profile in (folder / "fastdds_profile.xml" for folder in _CONFIG_FOLDERS):
-            if profile.is_file():       # else the transport is as the user has set it up
-                self._environment.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", str(profile))
         self._environment.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
 
     def __enter__(self) -> Processes:
@@ -65,11 +62,9 @@ class Processes:
     def start(self, module: str, parameters: dict[str, object],
               remappings: dict[str, str] | None = None) -> NodeProcess:
         name = module.rsplit(".", 1)[-1]
-        flags = [flag for key, value in parameters.items() for flag in ("-p", f"{key}:={_yaml(value)}")]
-        flags += [flag for key, value in (remappings or {}).items() for flag in ("-r", f"{key}:={value}")]
         self._started += 1
         log = self._folder / f"{self._started}_{name}.log"
-        command = [sys.executable, "-m", module, "--ros-args", *flags, *_PLAIN_LOG]
+        command = [sys.executable, *node_command(module, parameters, remappings)]
         # A session of its own: Ctrl-C reaches this process only, which then ends the others in order.
         with open(log, "w") as file:
             popen = subprocess.Popen(command, env=self._environment, stdin=subprocess.DEVNULL, stdout=file,
@@ -120,6 +115,22 @@ class Processes:
             errors = [line.removeprefix("Error: ") for line in process.lines() if line.startswith("Error: ")]
             reason = errors[-1] if errors else process.last_line() or f"exit code {process.popen.returncode}"
             raise UserError(f"{process.name} failed: {reason}")
+
+
+def node_command(module: str, parameters: dict[str, object], remappings: dict[str, str] | None = None) -> list[str]:
+    """What python is given to run a module as a node."""
+    flags = [flag for key, value in parameters.items() for flag in ("-p", f"{key}:={_yaml(value)}")]
+    flags += [flag for key, value in (remappings or {}).items() for flag in ("-r", f"{key}:={value}")]
+    return ["-m", module, "--ros-args", *flags, *_PLAIN_LOG]
+
+
+def ros_environment() -> dict[str, str]:
+    """What a node needs of the environment and does not have there: a transport that large images get through."""
+    profiles = (folder / "fastdds_profile.xml" for folder in _CONFIG_FOLDERS)
+    found = next((str(profile) for profile in profiles if profile.is_file()), None)
+    if found is None or "FASTDDS_DEFAULT_PROFILES_FILE" in os.environ:
+        return {}           # the transport is as the user has set it up
+    return {"FASTDDS_DEFAULT_PROFILES_FILE": found}
 
 
 def _yaml(value: object) -> str:

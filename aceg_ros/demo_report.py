@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +14,12 @@ from aceg_ros.atomic_file import write_json
 from aceg_ros.camera import Camera
 from aceg_ros.datasets.camera_file import camera_from_ros_numbers
 from aceg_ros.errors import UserError
-from aceg_ros.estimate import PoseEstimate, Status
+from aceg_ros.evaluation.drive import STATUSES, Drive, frame_results
 from aceg_ros.evaluation.evaluate import report_json
 from aceg_ros.evaluation.metrics import FrameResult, summarize
 from aceg_ros.evaluation.report import write_report
 from aceg_ros.geometry import invert, pose_from_quaternion
 from aceg_ros.scene_map import SceneMap
-
-_STATUSES = {status.value: status for status in Status}
-
-
-@dataclass
-class Drive:
-    """One drive as the bag has it; all by stamp in ns. log_ns: when a message was recorded."""
-
-    images: list[int] = field(default_factory=list)
-    truths: dict[int, np.ndarray] = field(default_factory=dict)
-    poses: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
-    answers: dict[int, tuple[str, str, dict[str, str]]] = field(default_factory=dict)
 
 
 def write_demo_report(folder: Path, truth_topic: str, since_ns: int, scene_map: SceneMap, device: str,
@@ -74,24 +62,6 @@ def read_drive(bag: Path, truth_topic: str, since_ns: int) -> Drive:
     return drive
 
 
-def frame_results(drive: Drive) -> list[FrameResult]:
-    """The answered images of known truth, against it; latency is the time from image stamp to answer."""
-    results = []
-    for index, stamp in enumerate(drive.images):
-        status, message, values = drive.answers.get(stamp, ("", "", {}))
-        if status not in _STATUSES or stamp not in drive.truths:
-            continue
-        pose, covariance = drive.poses.get(stamp, (None, None))
-        stage_ms = {key.removeprefix("stage_ms."): float(value) for key, value in values.items()
-                    if key.startswith("stage_ms.")}
-        estimate = PoseEstimate(_STATUSES[status], message, pose, covariance, int(values.get("inliers", 0)),
-                                float(values.get("inlier_ratio", 0)), float(values.get("reprojection_rms_px", "nan")),
-                                stage_ms=stage_ms)
-        results.append(FrameResult(f"image {index}", stamp * 1e-9, drive.truths[stamp], estimate,
-                                   float(values["age_ms"])))
-    return results
-
-
 def _figures(drive: Drive, results: list[FrameResult], scene_map: SceneMap, map_path: Path, device: str,
              seed: int) -> dict[str, Any]:
     """The figures of `aceg evaluate`, and those that only a running node has. Recall counts every image."""
@@ -101,7 +71,7 @@ def _figures(drive: Drive, results: list[FrameResult], scene_map: SceneMap, map_
     span_s = (drive.images[-1] - drive.images[0]) * 1e-9
     without_truth = sum(stamp not in drive.truths for stamp in drive.images)
     unanswered = Counter(drive.answers[stamp][0] if stamp in drive.answers else "lost" for stamp in drive.images
-                         if stamp not in drive.answers or drive.answers[stamp][0] not in _STATUSES)
+                         if stamp not in drive.answers or drive.answers[stamp][0] not in STATUSES)
     return figures | {
         "frames": count, "recall": {bound: value * len(results) / count for bound, value in summary.recall.items()},
         "answered": len(results), "without_truth": without_truth, "unanswered": dict(sorted(unanswered.items())),

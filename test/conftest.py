@@ -64,7 +64,7 @@ def installed(tmp_path, monkeypatch):
     for folder in (index, programs):
         folder.mkdir(parents=True)
     (index / "aceg_ros").touch()
-    for name in ("localizer_node", "scene_player", "sim_camera"):
+    for name in ("evaluation_node", "localizer_node", "scene_player", "sim_camera"):
         (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" -m aceg_ros.ros.{name} "$@"\n')
         (programs / name).chmod(0o755)
     monkeypatch.setenv("AMENT_PREFIX_PATH", str(prefix), prepend=os.pathsep)

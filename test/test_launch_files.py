@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 pytest.importorskip("launch_ros", reason="needs the packages launch and launch_ros, which are not on the package index")
 
+from bag_writer import write_bag
 from diagnostic_msgs.msg import DiagnosticArray
 from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
 from launch.launch_description_sources import get_launch_description_from_python_launch_file
@@ -18,7 +20,7 @@ from ros_graph import RosGraph, output, stop
 from std_srvs.srv import Trigger
 
 from aceg_ros.camera import Camera, Frame
-from aceg_ros.datasets import write_ace_scene
+from aceg_ros.datasets import open_scene, write_ace_scene
 
 LAUNCH = Path(__file__).resolve().parents[1] / "launch"
 
@@ -40,7 +42,8 @@ def statuses(graph: RosGraph, topic: str) -> list[DiagnosticArray]:
     return received
 
 
-@pytest.mark.parametrize("name", ["localization.launch.py", "mapping.launch.py", "demo.launch.py"])
+@pytest.mark.parametrize("name", ["localization.launch.py", "mapping.launch.py", "demo.launch.py",
+                                  "evaluation.launch.py"])
 def test_every_argument_is_described_and_has_a_default(name):
     description = get_launch_description_from_python_launch_file(str(LAUNCH / name))
     arguments = [entity for entity in description.entities if isinstance(entity, DeclareLaunchArgument)]
@@ -127,3 +130,16 @@ def test_mapping_by_service_while_a_scene_is_played(graph, tmp_path, rendered_sc
     assert graph.spin_until(lambda: "Training" in received[-1].status[0].message, 60)
     assert graph.call(Trigger, "/localizer/cancel_mapping").success
     assert stop(process) == 0 and "Traceback" not in output(process)
+
+
+def test_evaluation_of_a_bag_over_topics_is_that_of_the_command_line(graph, tmp_path, rendered_map, rendered_scene):
+    bag = write_bag(tmp_path / "bag", open_scene(rendered_scene / "query"))
+    process = launch(graph, "evaluation.launch.py", map=rendered_map, scene=bag, speed="0.1", output=tmp_path / "out")
+    assert graph.spin_until(lambda: process.poll() is not None, 120), output(process)
+    assert process.returncode == 0, output(process)
+    content = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert content["not_answered"] == {"lost": 0} and content["frames"] == 12
+    assert content["difference"]["compared"] == 12 and content["difference"]["accepted_only_once"] == 0
+    assert content["difference"]["most_m"] < 1e-9 and content["difference"]["most_deg"] < 1e-9
+    assert content["over_topics"]["recall"] == content["offline"]["recall"]
+    assert (tmp_path / "out" / "report.html").stat().st_size > 100_000

@@ -1,4 +1,4 @@
-"""Records all topics of the graph into an mcap bag, as they are serialized."""
+"""Records topics of the graph into an mcap bag, as they are serialized."""
 
 from __future__ import annotations
 
@@ -22,14 +22,17 @@ _TYPES = Stores.ROS2_KILTED
 @dataclass(frozen=True)
 class BagParameters:
     output: str = parameter("", "Folder of the new bag.", read_only=True, check=not_empty)
+    topics: str = parameter("", "Topics to record, with spaces between; empty: all.", read_only=True)
 
 
 class BagRecorder(Node):
-    """Subscribes to every topic that appears, at the quality its publishers offer."""
+    """Subscribes to every wanted topic that appears, at the quality its publishers offer."""
 
     def __init__(self) -> None:
         super().__init__("bag_recorder")
-        output = Path(ParameterGroup(self, BagParameters).value.output)
+        parameters = ParameterGroup(self, BagParameters).value
+        output = Path(parameters.output)
+        self._wanted = {self.resolve_topic_name(topic) for topic in parameters.topics.split()}
         if output.exists():
             raise UserError(f"{output} exists already: choose another folder for the bag.")
         self._typestore = get_typestore(_TYPES)
@@ -45,7 +48,7 @@ class BagRecorder(Node):
     def _subscribe_to_new_topics(self) -> None:
         for topic, types in self.get_topic_names_and_types():
             publishers = self.get_publishers_info_by_topic(topic)
-            if topic in self._seen or not publishers:
+            if topic in self._seen or not publishers or (self._wanted and topic not in self._wanted):
                 continue
             self._seen.add(topic)
             if types[0] not in self._typestore.fielddefs:

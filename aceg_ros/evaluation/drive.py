@@ -1,0 +1,44 @@
+"""A drive through a running node, as its topics tell of it, and the results that make of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from aceg_ros.estimate import PoseEstimate, Status
+from aceg_ros.evaluation.metrics import FrameResult
+
+STATUSES = {status.value: status for status in Status}
+
+
+@dataclass
+class Drive:
+    """All by stamp in ns. images: stamps in order. truths: map_from_camera. poses: pose and covariance. answers: status
+    and message of an image, and the values beside them."""
+
+    images: list[int] = field(default_factory=list)
+    truths: dict[int, np.ndarray] = field(default_factory=dict)
+    poses: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    answers: dict[int, tuple[str, str, dict[str, str]]] = field(default_factory=dict)
+
+
+def frame_results(drive: Drive, names: dict[int, str] | None = None) -> list[FrameResult]:
+    """The answered images of known truth, against it; latency is the time from image stamp to answer.
+
+    names: by stamp; else the images are numbered.
+    """
+    results = []
+    for index, stamp in enumerate(drive.images):
+        status, message, values = drive.answers.get(stamp, ("", "", {}))
+        if status not in STATUSES or stamp not in drive.truths:
+            continue
+        pose, covariance = drive.poses.get(stamp, (None, None))
+        stage_ms = {key.removeprefix("stage_ms."): float(value) for key, value in values.items()
+                    if key.startswith("stage_ms.")}
+        estimate = PoseEstimate(STATUSES[status], message, pose, covariance, int(values.get("inliers", 0)),
+                                float(values.get("inlier_ratio", 0)), float(values.get("reprojection_rms_px", "nan")),
+                                stage_ms=stage_ms)
+        name = (names or {}).get(stamp, f"image {index}")
+        results.append(FrameResult(name, stamp * 1e-9, drive.truths[stamp], estimate, float(values["age_ms"])))
+    return results

@@ -1,0 +1,50 @@
+"""Replay a recording through the localizer over real topics, judge it, and compare with `aceg evaluate`; then end.
+
+ros2 launch aceg_ros evaluation.launch.py map:=place.map scene:=/path/to/bag_or_folder output:=place_evaluation
+"""
+
+from pathlib import Path
+
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction, Shutdown
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+
+from launch import LaunchContext, LaunchDescription
+
+HERE = Path(__file__).resolve().parent
+
+ARGUMENTS = (
+    ("scene", "", "Recording to play: a ROS bag, or any folder that a reader recognises."),
+    ("output", "evaluation", "Folder for evaluation.json and report.html."),
+    ("speed", "1.0", "Recorded seconds in a real one: slow down what the machine cannot follow."),
+    ("every", "1", "Play every n-th frame only."),
+    ("bag_image", "", "Topic of the pictures in the bag; empty: the only one."),
+    ("bag_pose_topic", "", "Topic of the true poses in the bag; empty: the only one."),
+    ("bag_tf_map", "", "True poses from TF: frame of the map; empty: from the topic."),
+)
+
+
+def replay(context: LaunchContext) -> list[Node]:
+    value = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
+    # As strings: a scene named 5 would become a number.
+    scene = {name: value[name] for name in ("scene", "bag_image", "bag_pose_topic", "bag_tf_map")}
+    scene = {name: str(text) for name, text in scene.items() if text} | {"every": int(value["every"])}
+    namespace = LaunchConfiguration("namespace")
+    return [
+        Node(package="aceg_ros", executable="scene_player", name="camera", namespace=namespace, output="screen",
+             parameters=[scene, {"clock": True, "speed": float(value["speed"]),
+                                 "wait_for_subscribers": 2, "start_delay": 2.0}],
+             remappings=[(name, LaunchConfiguration(name)) for name in ("image", "camera_info")]),
+        Node(package="aceg_ros", executable="evaluation_node", name="evaluation", namespace=namespace, output="screen",
+             parameters=[scene, {"map": LaunchConfiguration("map"), "output": value["output"]}],
+             remappings=[("image", LaunchConfiguration("image"))],
+             on_exit=Shutdown(reason="the evaluation is done"))]
+
+
+def generate_launch_description() -> LaunchDescription:
+    arguments = [DeclareLaunchArgument(name, default_value=default, description=description)
+                 for name, default, description in ARGUMENTS]
+    localization = IncludeLaunchDescription(PythonLaunchDescriptionSource(str(HERE / "localization.launch.py")),
+                                            launch_arguments={"use_sim_time": "true"}.items())
+    return LaunchDescription([*arguments, localization, OpaqueFunction(function=replay)])
