@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from aceg_ros.camera import Frame
 from aceg_ros.errors import UserError
 from aceg_ros.estimate import PoseEstimate
-from aceg_ros.methods.base import Localizer
 from aceg_ros.overlay import INLIER, OUTLIER
-from aceg_ros.scene_map import SceneMap
+
+if TYPE_CHECKING:      # a node starts seconds sooner without torch
+    from aceg_ros.methods.base import Localizer
+    from aceg_ros.scene_map import SceneMap
 
 
 class Viewer:

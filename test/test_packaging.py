@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 MANIFEST = ElementTree.parse(Path(__file__).resolve().parents[1] / "package.xml").getroot()
 
 # Import name -> key of package.xml; None: rosdep has none, the README says how to install it.
-OPTIONAL = {"transformers"}            # for DINOv2, which its users install themselves
+OPTIONAL = {"rerun", "transformers"}         # the viewer; for DINOv2: their users install them themselves
 THIRD_PARTY = {"PIL": "python3-pil", "cv2": "python3-opencv", "matplotlib": "python3-matplotlib",
                "numpy": "python3-numpy", "poselib": None, "rosbags": "python3-rosbags-pip", "safetensors": None,
                "scipy": "python3-scipy", "torch": "python3-torch", "tqdm": "python3-tqdm", "yaml": "python3-yaml",
@@ -54,7 +54,7 @@ def test_versions_agree():
 def test_entry_points_import():
     entry_points = importlib.metadata.distribution("aceg_ros").entry_points
     scripts = {entry.name: entry for entry in entry_points if entry.group == "console_scripts"}
-    assert set(scripts) == {"aceg", "localizer_node", "scene_player", "sim_camera"}
+    assert set(scripts) == {"aceg", "bag_recorder", "evaluation_node", "localizer_node", "scene_player", "sim_camera"}
     for entry in scripts.values():
         if ".ros." in entry.value:
             pytest.importorskip("rclpy", reason="needs ROS 2")

@@ -24,8 +24,9 @@ KEYS = ("0.05m_5deg", "0.1m_5deg", "0.25m_5deg", "0.5m_5deg")
 
 def run(output: Path, methods: list[str], budget_s: float, rooms: int, textures: Path | None) -> str:
     """Returns a table as Markdown text: each method's recalls over all rooms."""
-    lines = ["| method | budget s | pictures | localized | median m | 0.05/5 | 0.1/5 | 0.25/5 | 0.5/5 |",
-             "|---|---|---|---|---|---|---|---|---|"]
+    columns = ("method", "budget s", "pictures", "localized", "median m", "0.05/5", "0.1/5", "0.25/5", "0.5/5",
+               "inside 95 %", "std m")
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     folders = [_room(output, number, textures) for number in range(rooms)]
     for method in methods:
         name = f"{method}_{budget_s:.0f}"
@@ -35,7 +36,10 @@ def run(output: Path, methods: list[str], budget_s: float, rooms: int, textures:
         recall = " | ".join(f"{sum(each['recall'][key] * each['frames'] for each in found) / frames:.2f}"
                             for key in KEYS)
         median = f"{np.median(medians):.3f}" if medians else "-"
-        lines.append(f"| {method} | {budget_s:.0f} | {frames} | {localized} | {median} | {recall} |")
+        inside = sum((each["consistency"]["inside_95"] or 0.0) * each["localized"] for each in found)
+        deviations = [each["consistency"]["median_std_m"] for each in found if each["localized"]]
+        claimed = f"{inside / localized:.2f} | {np.median(deviations):.3f}" if localized else "- | -"
+        lines.append(f"| {method} | {budget_s:.0f} | {frames} | {localized} | {median} | {recall} | {claimed} |")
     return "\n".join(lines)
 
 

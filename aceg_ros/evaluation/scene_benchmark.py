@@ -26,8 +26,8 @@ def run(scenes: Path, output: Path, method: str, budget_s: float, every: int = 1
                    if (path / "mapping").is_dir() and (not only or path.name in only))
     names.sort(key=lambda name: name != first)
     output.mkdir(parents=True, exist_ok=True)
-    columns = ("scene", "frames", "localized", "median", "deg", "0.05/5", "0.1/5", "0.25/5", "0.5/5", "mapping s",
-               "map MB", "frame ms p50 / p99")
+    columns = ("scene", "frames", "localized", "median", "deg", "0.05/5", "0.1/5", "0.25/5", "0.5/5",
+               "inside 95 %", "std", "mapping s", "map MB", "frame ms p50 / p99")
     rows = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for name in names:
         rows.append(_row(name, map_and_evaluate(scenes / name, output / f"{name}.map", method, budget_s, every)))
@@ -63,9 +63,11 @@ def _row(name: str, found: dict[str, Any]) -> str:
     recall = " | ".join(f"{found['recall'][key]:.2f}" for key in ("0.05m_5deg", "0.1m_5deg", "0.25m_5deg", "0.5m_5deg"))
     median = "- | -" if found["median_translation_m"] is None else \
         f"{found['median_translation_m']:.3f} | {found['median_rotation_deg']:.2f}"
-    latency = found["latency_ms"]
-    return (f"| {name} | {found['frames']} | {found['localized']} | {median} | {recall} | {found['mapping_s']:.0f} |"
-            f" {found['map_bytes'] / 1e6:.1f} | {latency['p50']:.0f} / {latency['p99']:.0f} |")
+    latency, claimed = found["latency_ms"], found["consistency"]
+    claims = "- | -" if claimed["inside_95"] is None else \
+        f"{claimed['inside_95']:.2f} | {claimed['median_std_m']:.3f}"
+    return (f"| {name} | {found['frames']} | {found['localized']} | {median} | {recall} | {claims} |"
+            f" {found['mapping_s']:.0f} | {found['map_bytes'] / 1e6:.1f} | {latency['p50']:.0f} / {latency['p99']:.0f} |")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import wraps
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -30,6 +31,7 @@ from std_msgs.msg import Header
 
 from aceg_ros.camera import Camera, Frame
 from aceg_ros.errors import UserError
+from aceg_ros.estimate import PoseEstimate
 from aceg_ros.heap import keep_heap
 from aceg_ros.overlay import draw_estimate
 from aceg_ros.ros.executor import WaitingCallbackGroup
@@ -44,6 +46,9 @@ from aceg_ros.ros.run import run
 from aceg_ros.ros.services import Outcome, offer_switch, offer_triggers
 from aceg_ros.ros.status import Tally, Window, answer_status, array, mapping_status, node_status
 from aceg_ros.ros.worker import BAD_STAMP, REPLACED, Answer, LoadedMap, MapState, Request, Worker
+
+if TYPE_CHECKING:
+    from aceg_ros.viewer import Viewer
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 LOAD_S, LOCALIZE_S = 120.0, 10.0        # the most that ~/load_map and ~/trigger_localization wait
@@ -75,6 +80,8 @@ class LocalizerParameters:
     map_path: str = parameter("", "Map file to localize in; changeable at run time, empty: none.",
                               check_change=_map_path_refusal)
     save_path: str = parameter("", "Where ~/save_map puts a copy of the map in use.")
+    rerun: str = parameter("", "File (.rrd) to record map, images and poses into for the Rerun viewer, or window, to "
+                           "open it; needs rerun-sdk.", read_only=True)
     autostart: bool = parameter(True, "Configure and activate at start, without a lifecycle manager.", read_only=True)
     device: str = parameter("auto", "Where inference runs.", choices=("auto", "cpu", "cuda"), read_only=True)
     seed: int = parameter(0, "Seed of the pose solver and of mapping.", minimum=0, maximum=2**31 - 1, read_only=True)
@@ -106,6 +113,7 @@ class LocalizerNode(LifecycleNodeMixin, Node):
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._clouds = self.create_publisher(PointCloud2, "~/map_cloud", LATCHED)
         self._debug_images = self.create_publisher(Image, "~/debug_image", 2)
+        self._viewer = _viewer(settings.rerun)
         self._mapping = Mapping(self, self._frames, settings.device, settings.seed, self._output.settings.map_frame,
                                 self._output.settings.camera_frame, self._serve, self._mapping_changed)
         self.create_subscription(PoseWithCovarianceStamped, "initialpose", self._initial_pose_received, 1)
@@ -219,10 +227,15 @@ class LocalizerNode(LifecycleNodeMixin, Node):
                 self._output.suspended = self._mapping.collects_from_tf
                 answer = self._output.take(answer)
             self._conclude(answer)
-            if answer.frame is not None and answer.estimate is not None and \
-                    self._debug_images.get_subscription_count():
-                picture = draw_estimate(answer.frame, answer.estimate)
-                self._debug_images.publish(image_message(picture, answer.header))
+            if answer.frame is not None and answer.estimate is not None:
+                self._show(answer.frame, answer.estimate, answer.header)
+
+    def _show(self, frame: Frame, estimate: PoseEstimate, header: Header) -> None:
+        """To those who look."""
+        if self._viewer is not None:
+            self._viewer.show_answer(frame, estimate)
+        if self._debug_images.get_subscription_count():
+            self._debug_images.publish(image_message(draw_estimate(frame, estimate), header))
 
     def _conclude(self, answer: Answer) -> None:
         self._publish_status(answer)
@@ -357,6 +370,8 @@ class LocalizerNode(LifecycleNodeMixin, Node):
                 xyz, rgb = (np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8)) if scene_map is None else \
                     (scene_map.cloud_xyz, scene_map.cloud_rgb)
                 self._clouds.publish(cloud_message(xyz, rgb, header))
+                if self._viewer is not None and scene_map is not None:
+                    self._viewer.show_map(scene_map)
             self._publish_node_status()
 
     @property
@@ -410,6 +425,13 @@ class LocalizerNode(LifecycleNodeMixin, Node):
         except Exception:
             if self.context.ok():
                 raise
+
+
+def _viewer(target: str) -> Viewer | None:
+    if not target:
+        return None
+    from aceg_ros.viewer import Viewer
+    return Viewer(None if target == "window" else Path(target).expanduser())
 
 
 def load_localizer(path: str, device: str, seed: int) -> LoadedMap:

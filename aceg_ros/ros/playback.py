@@ -138,7 +138,8 @@ class RecordedClock:
 
 
 def recorded_ns(stamp_s: float) -> int:
-    return round(stamp_s * 1e9)
+    """To the microsecond: more digits a double does not have for seconds since 1970."""
+    return round(stamp_s * 1e6) * 1000
 
 
 def clock_offset_ns(first_stamp_s: float) -> int:
