@@ -27,7 +27,8 @@ def test_a_bag_is_played_in_its_own_time_and_recorded_again(graph, bag, tmp_path
     assert graph.spin_until(lambda: player.poll() is not None, 60), output(player)
     assert player.returncode == 0, output(player)
     assert stop(recorder, signal.SIGINT) == 0, output(recorder)
-    assert clocks == sorted(clocks) and len(clocks) > 50
+    assert clocks == sorted(clocks)
+    assert len(clocks) > 20, f"{len(clocks)} ticks in two seconds"
     assert clocks[0] == pytest.approx(1.7e9) and clocks[-1] == pytest.approx(1.7e9 + 11 / 30, abs=1e-3)
     played, recorded = list(open_scene(bag)), list(open_scene(copy))
     assert len(recorded) == len(played) == 12

@@ -66,8 +66,8 @@ def _row(name: str, found: dict[str, Any]) -> str:
     latency, claimed = found["latency_ms"], found["consistency"]
     claims = "- | -" if claimed["inside_95"] is None else \
         f"{claimed['inside_95']:.2f} | {claimed['median_std_m']:.3f}"
-    return (f"| {name} | {found['frames']} | {found['localized']} | {median} | {recall} | {claims} |"
-            f" {found['mapping_s']:.0f} | {found['map_bytes'] / 1e6:.1f} | {latency['p50']:.0f} / {latency['p99']:.0f} |")
+    costs = f"{found['mapping_s']:.0f} | {found['map_bytes'] / 1e6:.1f} | {latency['p50']:.0f} / {latency['p99']:.0f}"
+    return f"| {name} | {found['frames']} | {found['localized']} | {median} | {recall} | {claims} | {costs} |"
 
 
 if __name__ == "__main__":

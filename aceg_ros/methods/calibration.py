@@ -24,8 +24,8 @@ COVARIANCE_SCALE = "covariance_scale"       # in a map's settings
 DEGREES_OF_FREEDOM = 6
 INSIDE = float(chi2.ppf(0.95, DEGREES_OF_FREEDOM))      # of the 95 % ellipsoid
 # Of a map that could not be calibrated, and the least of all: pictures of a later visit, under other light and with
-# things moved, err more than those of the mapping drive. Of such visits to twelve rendered rooms, 94 % of the poses are
-# in their 95 % ellipsoid with it, 90 % without (docs/benchmarks/2026-11-25-covariance.md).
+# things moved, err more than those of the mapping drive. Chosen on such visits to twelve rendered rooms
+# (docs/benchmarks/2026-11-25-covariance.md).
 LEAST = 1.25
 MIN_PICTURES = 8            # that have to be localized: fewer say too little about the tail
 _STEP, _MOST = 10, 32       # every so many pictures is held out, and no more than these
