@@ -17,7 +17,7 @@ _MIN_RECENT = 5
 
 @dataclass(frozen=True)
 class KeyframeConfig:
-    """A keyframe is this far from the last one, in way or in turn, and this much later.
+    """A keyframe is this far from the last one, in way or in turn, and this much later. Way or turn of 0: every image.
 
     min_sharpness: as a share of the median of the recent images. An image `overdue` times as far away as needed is
     taken although it is blurred: better than none.
@@ -44,6 +44,8 @@ class KeyframeSelector:
         if 0 <= stamp_s - last_s < self._config.min_interval_s:
             return 0.0
         distance_m, angle_deg = pose_error(map_from_camera, last_pose)
+        if not self._config.min_distance_m or not self._config.min_angle_deg:
+            return np.inf
         return max(distance_m / self._config.min_distance_m, angle_deg / self._config.min_angle_deg)
 
     def is_sharp(self, rgb: np.ndarray, moved: float) -> bool:

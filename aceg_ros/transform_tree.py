@@ -19,24 +19,20 @@ class TransformTree:
         self._static: dict[str, tuple[str, np.ndarray]] = {}                      # by child: parent, parent_from_child
         self._moving: dict[str, dict[int, tuple[str, np.ndarray]]] = {}           # by child and stamp
         self._stamps: dict[str, list[int]] = {}                                   # sorted, made when asked for
+        self._frames: set[str] = set()
 
     def add(self, parent: str, child: str, stamp_ns: int, parent_from_child: np.ndarray, static: bool = False) -> None:
+        self._frames |= {parent, child}
         if static:
             self._static[child] = parent, parent_from_child
         else:
             self._moving.setdefault(child, {})[stamp_ns] = parent, parent_from_child
             self._stamps.pop(child, None)
 
-    @property
-    def frames(self) -> set[str]:
-        parents = {parent for parent, _ in self._static.values()}
-        parents |= {parent for samples in self._moving.values() for parent, _ in samples.values()}
-        return parents | set(self._static) | set(self._moving)
-
     def lookup(self, target: str, source: str, stamp_ns: int) -> np.ndarray:
         """target_from_source (4, 4). Raises UserError where it is not known at that moment."""
         for frame in (target, source):
-            if target != source and frame not in self.frames:
+            if target != source and frame not in self._frames:
                 raise UserError(f"No transform names the frame '{frame}'.")
         up = self._chain(source, stamp_ns)
         down = self._chain(target, stamp_ns)

@@ -9,6 +9,7 @@ from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, Opaq
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
 
 from launch import LaunchContext, LaunchDescription
 
@@ -20,16 +21,20 @@ ARGUMENTS = (
     ("speed", "1.0", "Recorded seconds in a real one: slow down what the machine cannot follow."),
     ("every", "1", "Play every n-th frame only."),
     ("bag_image", "", "Topic of the pictures in the bag; empty: the only one."),
+    ("bag_camera_info", "", "Topic of their camera_info; empty: the obvious one."),
     ("bag_pose_topic", "", "Topic of the true poses in the bag; empty: the only one."),
+    ("bag_pose_of", "", "Frame whose pose that topic gives; empty: the camera."),
     ("bag_tf_map", "", "True poses from TF: frame of the map; empty: from the topic."),
+    ("bag_tf_camera", "", "True poses from TF: frame of the camera; empty: frame_id of the pictures."),
+    ("silence", "15.0", "Seconds without a word of the localizer after which the drive is over."),
 )
 
 
 def replay(context: LaunchContext) -> list[Node]:
     value = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
-    # As strings: a scene named 5 would become a number.
-    scene = {name: value[name] for name in ("scene", "bag_image", "bag_pose_topic", "bag_tf_map")}
-    scene = {name: str(text) for name, text in scene.items() if text} | {"every": int(value["every"])}
+    # As strings: a folder named 5 would become a number.
+    scene = {name: ParameterValue(text, value_type=str) for name, text in value.items()
+             if name.startswith(("scene", "bag_")) and text} | {"every": int(value["every"])}
     namespace = LaunchConfiguration("namespace")
     return [
         Node(package="aceg_ros", executable="scene_player", name="camera", namespace=namespace, output="screen",
@@ -37,7 +42,9 @@ def replay(context: LaunchContext) -> list[Node]:
                                  "wait_for_subscribers": 2, "start_delay": 2.0}],
              remappings=[(name, LaunchConfiguration(name)) for name in ("image", "camera_info")]),
         Node(package="aceg_ros", executable="evaluation_node", name="evaluation", namespace=namespace, output="screen",
-             parameters=[scene, {"map": LaunchConfiguration("map"), "output": value["output"]}],
+             parameters=[scene, {"map": ParameterValue(LaunchConfiguration("map"), value_type=str),
+                                 "output": ParameterValue(value["output"], value_type=str),
+                                 "silence": float(value["silence"]), "speed": float(value["speed"])}],
              remappings=[("image", LaunchConfiguration("image"))],
              on_exit=Shutdown(reason="the evaluation is done"))]
 

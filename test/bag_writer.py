@@ -29,6 +29,7 @@ class BagStyle:
     poses: str = "pose"
     pose_offset_s: float = 0.0
     first_s: float = 1_700_000_000.0
+    picture_first: bool = False         # before the transforms and its own pose
 
 
 def write_bag(path: Path, frames: Iterable[Frame], style: BagStyle | None = None) -> Path:
@@ -79,7 +80,15 @@ class _Messages:
     def all(self, frames):
         style = self._style
         first_ns = int(style.first_s) * 10**9
-        yield "/tf_static", first_ns, self.transform(first_ns, "base_link", "cam", BASE_FROM_CAMERA)
+        if style.picture_first:
+            frames = list(frames)
+            first_picture = first_ns + round(frames[0].stamp_s * 1e9)
+            yield self.image(frames[0].image, first_picture)
+            yield self.pose_topic(first_picture, frames[0].map_from_camera)
+            yield "/camera/camera_info", first_picture, self.info(frames[0].camera, first_picture)
+            frames = frames[1:]
+        static_ns = first_ns + 10**9 * style.picture_first
+        yield "/tf_static", static_ns, self.transform(first_ns, "base_link", "cam", BASE_FROM_CAMERA)
         for frame in frames:
             stamp_ns = first_ns + round(frame.stamp_s * 1e9)
             if frame.map_from_camera is not None:

@@ -67,6 +67,36 @@ def test_poses_are_interpolated_at_the_stamp_and_never_invented(tmp_path, poses)
         np.testing.assert_allclose(frame.map_from_camera[:3, 3], expected, atol=2e-3)
 
 
+def test_the_first_message_of_a_bag_may_be_a_picture(tmp_path):
+    """At times since 1970, doubles are 256 ns apart: none of these beginnings may round the first picture away."""
+    for index in range(8):
+        style = BagStyle(first_s=1_700_000_000.0 + index, picture_first=True)
+        frames = [replace(frame, stamp_s=frame.stamp_s + 1e-9 * (37 * index + 11)) for frame in drive(3)]
+        bag = write_bag(tmp_path / str(index), frames, style)
+        assert len(open_scene(bag)) == 3
+
+
+def test_a_bag_without_poses_can_be_played(tmp_path):
+    bag = write_bag(tmp_path / "bag", [replace(frame, map_from_camera=None) for frame in drive()])
+    frames = list(open_scene(bag, bag_options=BagOptions(posed=False)))
+    assert len(frames) == 12 and all(frame.map_from_camera is None for frame in frames)
+
+
+def test_a_bag_with_a_hole_in_it_is_one_sentence(tmp_path):
+    bag = write_bag(tmp_path / "bag", drive())
+    file = next(path for path in bag.iterdir() if path.suffix == ".mcap")
+    content = bytearray(file.read_bytes())
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        broken, start = bytearray(content), int(rng.integers(8, len(content) - 3000))
+        broken[start:start + 3000] = rng.bytes(3000)
+        file.write_bytes(broken)
+        try:
+            assert len(list(open_scene(bag))) <= 12
+        except UserError as error:
+            assert str(error).endswith(".")
+
+
 def test_a_gap_in_the_poses_is_not_bridged(tmp_path):
     frames = [replace(frame, stamp_s=frame.stamp_s + (5.0 if index > 5 else 0.0)) for index, frame in
               enumerate(drive())]

@@ -160,6 +160,14 @@ def test_poses_from_tf_and_odometry_and_measured_depth(start, recordings, render
         np.testing.assert_allclose(frame.depth_m[known], true.depth_m[known], atol=1e-3)
 
 
+def test_every_picture_can_be_a_keyframe(start):
+    _, camera, seen = start(mapping_min_distance=0.0, mapping_min_interval=0.0, mapping_min_sharpness=0.0)
+    seen.call("start_mapping")
+    camera.show(12, 0.25)
+    seen.call("cancel_mapping")
+    assert "12 keyframes" in seen.mapping[-1][1], seen.mapping[-1]
+
+
 def test_a_camera_that_only_turns_is_told_so(start):
     _, camera, seen = start()
     still = [frame.map_from_camera.copy() for frame in camera._frames]

@@ -88,6 +88,14 @@ class Robot:
               stamp: Time | None = None):
         """One step, one picture; returns its stamp, status and values once the node has answered. wrong: what the
         picture says instead of the truth."""
+        key = self.show(wrong, with_odometry, advance, stamp)
+        assert self.graph.spin_until(lambda: key in self.statuses), "the node said nothing about this image"
+        self.graph.spin(0.02)
+        return key, *self.statuses[key]
+
+    def show(self, wrong: np.ndarray | None = None, with_odometry: bool = True, advance: bool = True,
+             stamp: Time | None = None) -> int:
+        """The same without waiting for the answer; returns the stamp."""
         self.step += advance
         truth = truth_at(self.step)
         stamp = stamp or (self.graph.node.get_clock().now().to_msg() if self.now is None
@@ -101,9 +109,7 @@ class Robot:
         self._info.publish(info_message(CAMERA, Header(stamp=stamp, frame_id="cam")))
         self._image.publish(image_message(_picture(truth if wrong is None else wrong),
                                           Header(stamp=stamp, frame_id="cam")))
-        assert self.graph.spin_until(lambda: key in self.statuses), "the node said nothing about this image"
-        self.graph.spin(0.02)
-        return key, *self.statuses[key]
+        return key
 
 
 def _picture(pose: np.ndarray) -> np.ndarray:
@@ -310,6 +316,35 @@ def test_stamps_that_start_again_without_a_clock(start):
         for second in range(3):
             assert robot.drive(stamp=Time(sec=1000 + 10 * second))[2]["status"] == "accepted"
         assert [t.header.stamp.sec for t in robot.transforms] == [1000, 1010, 1020]
+
+
+def test_while_mapping_from_tf_the_transform_is_left_to_others(start, tmp_path):
+    """Even if the old map recognises nothing any more, its last transform is not sent on."""
+    robot, _ = start(tf_policy="map_to_odom", odom_frame="odom", data_folder=str(tmp_path / "data"))
+    for _ in range(4):
+        robot.drive()
+    assert robot.graph.call(Trigger, "/localizer/start_mapping").success
+    robot.graph.spin(0.3)
+    robot.transforms.clear()
+    robot.graph.spin(0.5)
+    assert not robot.transforms
+    assert robot.graph.call(Trigger, "/localizer/cancel_mapping").success
+    robot.graph.spin(0.5)
+    assert robot.transforms, "and afterwards it is"
+
+
+def test_an_answer_of_the_old_map_is_not_published_after_the_change(start, tmp_path):
+    robot, _ = start()
+    other = tmp_path / "other.map"
+    other.write_text(json.dumps({"offset_m": 0.0, "reads_pose": True, "delay_s": 1.5}))
+    assert robot.graph.set_parameter("localizer", "map_path", str(other))[0]
+    assert robot.graph.call(Trigger, "/localizer/load_map").success
+    key = robot.show()
+    robot.graph.spin(0.5)           # at work for a second more
+    assert robot.graph.call(Trigger, "/localizer/load_map").success
+    assert robot.graph.spin_until(lambda: key in robot.statuses)
+    robot.graph.spin(0.3)
+    assert robot.statuses[key][1]["status"] == "replaced" and key not in robot.poses and not robot.transforms
 
 
 def test_reset_forgets_everything(start):

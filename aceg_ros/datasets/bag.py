@@ -6,6 +6,7 @@ stamp; a picture without one is a frame that cannot be used.
 
 from __future__ import annotations
 
+import struct
 import threading
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -35,7 +36,8 @@ _TF = ("tf2_msgs/msg/TFMessage", "tf/msg/tfMessage")
 _ODOMETRY = "nav_msgs/msg/Odometry"
 _POSES = ("geometry_msgs/msg/PoseStamped", "geometry_msgs/msg/PoseWithCovarianceStamped", _ODOMETRY)
 _SUFFIXES = (".mcap", ".db3", ".bag")
-_DAMAGE = (AnyReaderError, ReaderError, OSError, ValueError, KeyError, AssertionError)
+_DAMAGE = (AnyReaderError, ReaderError, OSError, ValueError, KeyError, IndexError, EOFError, AssertionError,
+           OverflowError, MemoryError, struct.error)
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class BagOptions:
 
     tf: frames (map, camera), poses from TF; camera may be empty: the frame_id of the pictures. pose_of: the frame whose
     pose pose_topic gives; empty: the camera (odometry names its own). start_s, end_s: from the beginning of the bag.
-    rectified: the pictures are free of distortion, their camera is in P.
+    rectified: the pictures are free of distortion, their camera is in P. posed: a picture without a pose is unusable;
+    else it is a frame without one.
     """
 
     image: str = ""
@@ -55,6 +58,7 @@ class BagOptions:
     start_s: float = 0.0
     end_s: float = float("inf")
     rectified: bool = False
+    posed: bool = True
 
 
 class Poses(Protocol):
@@ -100,6 +104,7 @@ class BagEntry:
     images: ImageStream
     camera: Camera | None
     poses: Poses
+    posed: bool
 
     @property
     def name(self) -> str:
@@ -109,7 +114,7 @@ class BagEntry:
         try:
             if self.camera is None:
                 raise UserError("there is no usable camera_info before it.")
-            pose = self.poses.at(self.stamp_ns, self.frame_id)
+            pose = self._pose()
             image = self.images.picture(self.index)
         except UserError as error:
             raise UserError(f"Picture {self.name} of {self.images.path}: {error}") from None
@@ -117,6 +122,14 @@ class BagEntry:
             raise UserError(f"Picture {self.name} of {self.images.path} has {image.shape[1]}x{image.shape[0]} pixels,"
                             f" camera_info says {self.camera.width}x{self.camera.height}.")
         return Frame(image, self.camera, 1e-9 * self.stamp_ns, pose, self.name)
+
+    def _pose(self) -> np.ndarray | None:
+        try:
+            return self.poses.at(self.stamp_ns, self.frame_id)
+        except UserError:
+            if self.posed:
+                raise
+            return None
 
 
 class ImageStream:
@@ -133,9 +146,12 @@ class ImageStream:
         if index < self._next or self._thread != threading.get_ident() or self._next == 0:
             self._messages, self._next, self._thread = self._all(), 0, threading.get_ident()
         message: Any = None
-        while self._next <= index:
-            message = next(self._messages)
-            self._next += 1
+        try:
+            while self._next <= index:
+                message = next(self._messages)
+                self._next += 1
+        except (*_DAMAGE, StopIteration) as error:
+            raise UserError(f"the bag cannot be read there ({error!r}).") from None
         try:
             image = message_to_cvimage(message, "rgb8")
         except (ImageError, ValueError, TypeError, KeyError, cv2.error) as error:
@@ -172,11 +188,12 @@ def _open(path: Path) -> AnyReader:
 def _entries(path: Path, reader: AnyReader, options: BagOptions) -> list[BagEntry]:
     image = _image_topic(reader, options.image)
     info = _info_topic(reader, options.camera_info, image)
-    pose = "" if options.tf is not None else _pose_topic(reader, options.pose_topic)
+    pose = "" if options.tf is not None else _pose_topic(reader, options.pose_topic, options.posed)
     tree = TransformTree()
     cameras: dict[int, Camera | None] = {}                  # by stamp
     pictures: list[tuple[int, int, str]] = []               # number in the topic, stamp, frame
-    first_ns, last_ns = (reader.start_time + 1e9 * s for s in (options.start_s, options.end_s))
+    first_ns = reader.start_time + round(1e9 * options.start_s)     # whole numbers: these are beyond a double's digits
+    last_ns = reader.start_time + round(1e9 * min(options.end_s, 1e9))
     number = 0
     wanted = [c for c in reader.connections if c.topic in (image, info, pose) or c.msgtype in _TF]
     for connection, recorded_ns, data in reader.messages(wanted):
@@ -202,7 +219,8 @@ def _entries(path: Path, reader: AnyReader, options: BagOptions) -> list[BagEntr
         """Of the camera_info with that stamp, else of the one before it, else of the first."""
         return cameras[stamps[max(bisect_right(stamps, stamp_ns) - 1, 0)]] if stamps else None
 
-    return [BagEntry(index, stamp, frame, images, camera_at(stamp), poses) for index, stamp, frame in pictures]
+    return [BagEntry(index, stamp, frame, images, camera_at(stamp), poses, options.posed)
+            for index, stamp, frame in pictures]
 
 
 def _image_topic(reader: AnyReader, named: str) -> str:
@@ -223,7 +241,8 @@ def _info_topic(reader: AnyReader, named: str, image: str) -> str:
     return sibling if sibling in topics else _only(topics, "camera_info", "--camera-info", topics)
 
 
-def _pose_topic(reader: AnyReader, named: str) -> str:
+def _pose_topic(reader: AnyReader, named: str, needed: bool) -> str:
+    """Empty where there is no obvious one and none is needed."""
     if named:
         return _named(reader, named, _POSES)
     topics = {c.topic for c in reader.connections if c.msgtype in _POSES}
@@ -232,6 +251,8 @@ def _pose_topic(reader: AnyReader, named: str) -> str:
                   if c.topic.endswith("/mapping_status")}
     candidates = {c.topic for c in reader.connections if c.msgtype in _POSES[:2] and c.topic != "/initialpose"
                   and c.topic.removesuffix("/pose") not in localizers}
+    if len(candidates) != 1 and not needed:
+        return ""
     return _only(candidates, "poses", "--pose-topic (or --tf MAP CAMERA)", topics)
 
 

@@ -23,10 +23,12 @@ class Drive:
     answers: dict[int, tuple[str, str, dict[str, str]]] = field(default_factory=dict)
 
 
-def frame_results(drive: Drive, names: dict[int, str] | None = None) -> list[FrameResult]:
+def frame_results(drive: Drive, recorded: dict[int, tuple[str, float]] | None = None,
+                  speed: float = 1.0) -> list[FrameResult]:
     """The answered images of known truth, against it; latency is the time from image stamp to answer.
 
-    names: by stamp; else the images are numbered.
+    recorded: name and own stamp in seconds of each frame, by stamp; else the images are numbered. speed: seconds of the
+    stamps in a real one.
     """
     results = []
     for index, stamp in enumerate(drive.images):
@@ -39,6 +41,6 @@ def frame_results(drive: Drive, names: dict[int, str] | None = None) -> list[Fra
         estimate = PoseEstimate(STATUSES[status], message, pose, covariance, int(values.get("inliers", 0)),
                                 float(values.get("inlier_ratio", 0)), float(values.get("reprojection_rms_px", "nan")),
                                 stage_ms=stage_ms)
-        name = (names or {}).get(stamp, f"image {index}")
-        results.append(FrameResult(name, stamp * 1e-9, drive.truths[stamp], estimate, float(values["age_ms"])))
+        name, stamp_s = (recorded or {}).get(stamp, (f"image {index}", stamp * 1e-9))
+        results.append(FrameResult(name, stamp_s, drive.truths[stamp], estimate, float(values["age_ms"]) / speed))
     return results

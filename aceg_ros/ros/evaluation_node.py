@@ -34,6 +34,7 @@ from aceg_ros.ros.run import run
 from aceg_ros.ros.scene_player import SceneParameters
 from aceg_ros.scene_map import SceneMap
 
+START_S = 120.0         # for player and localizer to get ready
 _DEEP = QoSProfile(depth=10000)
 
 
@@ -41,8 +42,10 @@ _DEEP = QoSProfile(depth=10000)
 class EvaluationParameters:
     map: str = parameter("", "Map file that the localizer has.", read_only=True, check=not_empty)
     output: str = parameter("evaluation", "Folder for evaluation.json and report.html.", read_only=True)
-    silence: float = parameter(15.0, "Seconds without a word of the localizer after which the drive is over.",
-                               minimum=1.0, maximum=3600.0, read_only=True)
+    silence: float = parameter(15.0, "Seconds without a word of the localizer, beyond the pauses of the recording, "
+                               "after which the drive is over.", minimum=1.0, maximum=3600.0, read_only=True)
+    speed: float = parameter(1.0, "Recorded seconds in a real one, as the player has it: for latencies.",
+                             minimum=0.01, maximum=100.0, read_only=True)
     device: str = parameter("auto", "Where the offline evaluation runs.", choices=("auto", "cpu", "cuda"),
                             read_only=True)
     seed: int = parameter(0, "Seed of the pose solver.", minimum=0, maximum=2**31 - 1, read_only=True)
@@ -56,8 +59,10 @@ class EvaluationNode(Node):
         self.done: Future[None] = Future()
         self.parameters = ParameterGroup(self, EvaluationParameters).value
         self.scene = ParameterGroup(self, SceneParameters).value.open()
-        self.drive, self.names = _expected(self.scene)
-        self._heard_s = 0.0
+        self.drive, self.recorded = _expected(self.scene)
+        pause_s = 1e-9 * max(np.diff(self.drive.images), default=0) / self.parameters.speed
+        self._patience_s = self.parameters.silence + pause_s
+        self._heard_s = time.monotonic() + START_S
         self.create_subscription(DiagnosticArray, "localizer/status", self._status, _DEEP)
         self.create_subscription(PoseWithCovarianceStamped, "localizer/pose", self._pose, _DEEP)
         # The player waits for this subscriber: nothing is played before everybody listens.
@@ -67,10 +72,11 @@ class EvaluationNode(Node):
 
     def _begun(self, _image: bytes) -> None:
         self.destroy_subscription(self._listening)
+        self._heard_s = time.monotonic()
 
     def _status(self, message: DiagnosticArray) -> None:
         status, stamp = message.status[0], stamp_ns(message.header.stamp)
-        if status.name.endswith(": image") and stamp in self.names:
+        if status.name.endswith(": image") and stamp in self.recorded:
             values = {pair.key: pair.value for pair in status.values}
             self.drive.answers[stamp] = values["status"], status.message, values
             self._heard_s = time.monotonic()
@@ -82,25 +88,25 @@ class EvaluationNode(Node):
     def _check(self) -> None:
         last = self.drive.images[-1]
         complete = last in self.drive.answers and time.monotonic() > self._heard_s + 1.0
-        if complete or (self._heard_s and time.monotonic() > self._heard_s + self.parameters.silence):
+        if complete or time.monotonic() > self._heard_s + self._patience_s:
             self.done.set_result(None)
 
 
-def _expected(scene: Any) -> tuple[Drive, dict[int, str]]:
-    """The frames that will be played, with their true poses and names, by the stamps they will have."""
-    drive, names, offset = Drive(), {}, None
+def _expected(scene: Any) -> tuple[Drive, dict[int, tuple[str, float]]]:
+    """The frames that will be played, with true poses, names and own stamps, by the stamps they will have."""
+    drive, recorded, offset = Drive(), {}, None
     for frame in scene:
         offset = clock_offset_ns(frame.stamp_s) if offset is None else offset
         stamp = recorded_ns(frame.stamp_s) + offset
         drive.images.append(stamp)
-        drive.truths[stamp], names[stamp] = frame.map_from_camera, frame.name
-    return drive, names
+        drive.truths[stamp], recorded[stamp] = frame.map_from_camera, (frame.name, frame.stamp_s)
+    return drive, recorded
 
 
 def judge(node: EvaluationNode) -> dict[str, Any]:
     """Evaluate the scene offline as well; write and return both, and how far they are apart."""
     parameters, drive = node.parameters, node.drive
-    answered = frame_results(drive, node.names)
+    answered = frame_results(drive, node.recorded, parameters.speed)
     if not answered:
         raise UserError("The localizer answered no frame: is it running, with this map and use_sim_time?")
     device = pick_device(parameters.device)

@@ -7,7 +7,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as NotInTime
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +29,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import Header
 
+from aceg_ros.atomic_file import write_bytes
 from aceg_ros.camera import Camera, Frame
 from aceg_ros.errors import UserError
 from aceg_ros.estimate import PoseEstimate
@@ -116,6 +117,7 @@ class LocalizerNode(LifecycleNodeMixin, Node):
         self._viewer = _viewer(settings.rerun)
         self._mapping = Mapping(self, self._frames, settings.device, settings.seed, self._output.settings.map_frame,
                                 self._output.settings.camera_frame, self._serve, self._mapping_changed)
+        self._output.is_suspended = lambda: self._mapping.collects_from_tf
         self.create_subscription(PoseWithCovarianceStamped, "initialpose", self._initial_pose_received, 1)
         self._offer_services()
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -124,7 +126,7 @@ class LocalizerNode(LifecycleNodeMixin, Node):
         self.create_timer(SAVE_POSE_S, self._save_pose, clock=steady)
         self._jumps = self.get_clock().create_jump_callback(
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True),
-            post_callback=lambda _: self._output.reset())
+            post_callback=lambda _: self._forget_transforms())
         if settings.autostart:
             self._starter = self.create_timer(0.0, self._start, callback_group=transitions, clock=steady)
         self._complete = True
@@ -220,11 +222,13 @@ class LocalizerNode(LifecycleNodeMixin, Node):
 
     def _answer_given(self, answer: Answer) -> None:
         """In the worker's thread."""
-        if not self._active:
+        worker = self._worker
+        if not self._active or worker is None:
             return
         with self._unless_shut_down():
+            if answer.accepted and answer.map_number != worker.map_number:
+                answer = answer.refused(REPLACED, "The map was changed while this image was being localized.")
             if answer.accepted:
-                self._output.suspended = self._mapping.collects_from_tf
                 answer = self._output.take(answer)
             self._conclude(answer)
             if answer.frame is not None and answer.estimate is not None:
@@ -288,7 +292,10 @@ class LocalizerNode(LifecycleNodeMixin, Node):
             return False, "Set the parameter map_path to the map first."
         if worker is None:
             return False, f"The node is {self._lifecycle}."
-        state = worker.load_map(path).result(LOAD_S)
+        try:
+            state = worker.load_map(path).result(LOAD_S)
+        except NotInTime:
+            return False, f"{path} is still being loaded after {LOAD_S:.0f} s; ~/status will say how it ends."
         if state.error:
             return False, f"{state.error} {f'The map {state.served} stays in use.' if state.served else ''}".strip()
         return True, f"Localizing in {path}."
@@ -302,25 +309,26 @@ class LocalizerNode(LifecycleNodeMixin, Node):
         target = Path(path).expanduser()
         if target.is_dir():
             return False, f"save_path {target} is a folder: give a file name, such as {target / 'place.map'}."
-        if target.exists() and target.samefile(served):
-            return True, f"The map in use is {target} already."
+        kept = ""
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            kept = ""
-            unfinished = target.with_name(f".{target.name}.part")
-            shutil.copyfile(served, unfinished)
+            if target.exists() and target.samefile(served):
+                return True, f"The map in use is {target} already."
+            content = Path(served).read_bytes()
             if target.exists():
                 backup = target.with_name(f"{target.name}.{datetime.now():%Y%m%d_%H%M%S_%f}")
-                os.link(target, backup)     # the old name serves the old map until the new one takes it
+                shutil.copy2(target, backup)    # the old name serves the old map until the new one takes it
                 kept = f" The map that was there is now {backup}."
-            os.replace(unfinished, target)
+            write_bytes(target, content)
         except OSError as error:
-            return False, f"{target} cannot be written: {error.strerror or error}."
+            return False, f"{served} cannot be saved as {target}: {error.strerror or error}."
         return True, f"Saved {served} as {target}.{kept}"
 
-    def _reset(self) -> Outcome:
+    def _forget_transforms(self) -> None:
         self._output.reset()
         self._frames.clear()
+
+    def _reset(self) -> Outcome:
+        self._forget_transforms()
         return True, "Forgot poses, path and transforms; the next fixes start anew."
 
     def _enable(self, on: bool) -> Outcome:
@@ -354,14 +362,17 @@ class LocalizerNode(LifecycleNodeMixin, Node):
         result = self.set_parameters([Parameter("map_path", value=path)])[0]
         if not result.successful:
             return result.reason
-        return self._loading.result(LOAD_S).error or None if self._loading is not None else None
+        try:
+            return self._loading.result(LOAD_S).error or None if self._loading is not None else None
+        except (NotInTime, CancelledError):
+            return f"{path} was not loaded within {LOAD_S:.0f} s."
 
     def _map_changed(self, state: MapState) -> None:
         """In the thread that loads maps."""
         if state.error:
             self.get_logger().error(state.error)
         else:
-            self._output.reset()        # poses in another map mean nothing here
+            self._output.change_map()
             self.get_logger().info(f"Localizing in {state.served}." if state.served else "No map.")
         with self._unless_shut_down():
             if not state.error:

@@ -74,6 +74,7 @@ class Mapping:
         self._settings = ParameterGroup(node, MappingParameters)
         self._lock = threading.RLock()
         self._session: MappingSession | None = None
+        self._closing = False
         self._training: Training | None = None
         self._status = MappingStatus()
         self._warn_of_orphans()
@@ -119,6 +120,8 @@ class Mapping:
         with self._lock:
             if self._session is not None:
                 return False, f"Mapping is on already: {self._session.keyframes} keyframes in {self._session.folder}."
+            if self._closing:
+                return False, "The last mapping is just ending: call ~/start_mapping again."
             if self._training is not None:
                 return False, "A map is being trained: wait for it, or call ~/cancel_mapping."
             settings = self._settings.value
@@ -150,8 +153,10 @@ class Mapping:
             missing = session.missing()
             if missing is not None:
                 return False, missing
-        self._close(session)            # outside the lock: it waits for the disk
+        if not self._close(session):    # outside the lock: it waits for the disk
+            return False, "The mapping was stopped or cancelled meanwhile."
         with self._lock:
+            self._closing = False
             settings = self._settings.value
             output = self.folder / "maps" / f"{session.folder.name}.map"
             message = f"Started to train a map of {session.keyframes} keyframes; it will be {output}."
@@ -165,9 +170,12 @@ class Mapping:
         with self._lock:
             session, training = self._session, self._training
         if session is not None:
-            self._close(session)
+            if not self._close(session):
+                return False, "The mapping was stopped or cancelled meanwhile."
             message = f"Mapping cancelled; the {session.keyframes} keyframes stay in {session.folder}."
-            self._change(replace(self._status, state=IDLE, message=message))
+            with self._lock:
+                self._closing = False
+                self._change(replace(self._status, state=IDLE, message=message))
             return True, message
         if training is not None:
             training.cancel()
@@ -177,24 +185,32 @@ class Mapping:
     def shutdown(self) -> None:
         self.cancel()
 
-    def _close(self, session: MappingSession) -> None:
+    def _close(self, session: MappingSession) -> bool:
+        """End this session; until the caller resets `_closing`, none can begin. False where another call ends it."""
+        with self._lock:
+            if self._session is not session or self._closing:
+                return False
+            self._closing = True
         session.close()
         with self._lock:
-            if self._session is session:
-                self._session = None
-                if session.config.use_depth:
-                    self._node.destroy_subscription(self._depth)
+            self._session = None
+            if session.config.use_depth:
+                self._node.destroy_subscription(self._depth)
+        return True
 
     def _progressed(self, progress: Progress) -> None:
         self._change(replace(self._status, progress=progress))
 
     def _ended(self, error: str | None) -> None:
         with self._lock:                # `stop` holds it until it has stored the training
-            training, recording = self._training, Path(self._status.recording)
+            training = self._training
         assert training is not None
-        path = str(training.config.output)
+        recording, path = training.config.recording, str(training.config.output)
         if error is None:
-            error = self._serve(path)
+            try:
+                error = self._serve(path)
+            except Exception as failure:        # of any kind: mapping must not stay in this state for ever
+                error = f"{path} was made, but is not in use ({failure!r})."
         if error is None:
             message = f"Mapped: localizing in {path}."
             try:

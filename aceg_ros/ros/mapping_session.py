@@ -102,9 +102,9 @@ class MappingSession:
     def _write(self) -> None:
         try:
             write_ace_scene(self.folder, self._keyframes(), "jpg")
-        except (UserError, OSError) as error:
+        except Exception as error:      # of any kind: a thread that ends must not end without a word
             self._closed = True
-            self.problem = f"recording to {self.folder} failed: {error}"
+            self.problem = f"recording to {self.folder} failed: {error!r}"
             self._logger.error(f"Mapping stopped, {self.problem}")
 
     def _keyframes(self) -> Iterator[Frame]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,7 +113,7 @@ class PoseOutput:
         self._broadcaster = TransformBroadcaster(node)
         self._tracker = Tracker(self._settings.value.tracking)
         self._prior: Prior | None = None
-        self.suspended = False          # another one publishes the transform: TF is left alone
+        self.is_suspended: Callable[[], bool] = lambda: False       # another one publishes the transform from the map
         self._forget()
 
     @property
@@ -122,6 +123,12 @@ class PoseOutput:
     def reset(self) -> None:
         """Forget all poses: nothing is published before the next fix."""
         with self._lock:
+            self._forget()
+
+    def change_map(self) -> None:
+        """Forget all poses, and hints as well: they mean nothing in another map."""
+        with self._lock:
+            self._prior = None
             self._forget()
 
     def expect(self, prior: Prior) -> None:
@@ -219,7 +226,7 @@ class PoseOutput:
 
     def _send(self, stamp_now_ns: int) -> None:
         """Stamps never go back: what was said of a moment stays said."""
-        if self._transform is None or self.suspended:
+        if self._transform is None or self.is_suspended():
             return
         matrix, child = self._transform
         tolerance_ns = int(self.settings.transform_tolerance * 1e9)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from rclpy.node import Node
 from rclpy.task import Future
 
-from aceg_ros.datasets import BagOptions, Scene, open_scene
+from aceg_ros.datasets import BagOptions, Scene, bag, open_scene
 from aceg_ros.ros.camera_publisher import CameraPublisher
 from aceg_ros.ros.parameters import ParameterGroup, not_empty, parameter
 from aceg_ros.ros.playback import Playback
@@ -31,13 +32,15 @@ class SceneParameters:
     bag_end: float = parameter(1e9, "Seconds after which to end.", minimum=0.0, maximum=1e9, read_only=True)
     bag_rectified: bool = parameter(False, "The pictures are free of distortion already.", read_only=True)
 
-    def open(self) -> Scene:
-        """Raises UserError."""
+    def open(self, posed: bool = True) -> Scene:
+        """posed: as in `BagOptions`. Raises UserError."""
         end_s = self.bag_end if self.bag_end < 1e9 else float("inf")
         chosen = BagOptions(self.bag_image, self.bag_camera_info, self.bag_pose_topic, self.bag_pose_of,
                             (self.bag_tf_map, self.bag_tf_camera) if self.bag_tf_map else None, self.bag_start, end_s,
                             self.bag_rectified)
-        return open_scene(self.scene, self.every, None if chosen == BagOptions() else chosen)
+        is_bag = bag.recognises(Path(self.scene))
+        options = replace(chosen, posed=posed) if is_bag or chosen != BagOptions() else None
+        return open_scene(self.scene, self.every, options)
 
 
 class ScenePlayer(Node):
@@ -45,7 +48,7 @@ class ScenePlayer(Node):
         super().__init__("scene_player")
         self.done: Future[None] = Future()
         parameters = ParameterGroup(self, SceneParameters).value
-        self._scene = parameters.open()
+        self._scene = parameters.open(posed=False)
         self.get_logger().info(f"Playing {len(self._scene)} frames of {self._scene.name}.")
         self._playback = Playback(self, self._scene, CameraPublisher(self), self.done)
 

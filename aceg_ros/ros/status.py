@@ -114,7 +114,7 @@ def mapping_status(name: str, mapping: Mapping) -> DiagnosticStatus:
     level = DiagnosticStatus.ERROR if status.failed else DiagnosticStatus.OK
     values = mapping.values()
     message = status.message
-    if status.state == COLLECTING:
+    if status.state == COLLECTING and "keyframes" in values:       # not for a moment at its end
         message = f"Collecting: {values['keyframes']} keyframes."
         if values["last_problem"]:
             level, message = DiagnosticStatus.WARN, f"{message} Last problem: {values['last_problem']}"

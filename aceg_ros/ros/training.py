@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aceg_ros.child_process import die_with_parent
-from aceg_ros.errors import UserError
 from aceg_ros.progress import Progress
 
 _NICENESS = 10                  # the robot's other programs come first
@@ -60,8 +59,8 @@ class Training:
         error: str | None
         try:
             error = self._train()
-        except (OSError, UserError) as failure:
-            error = f"The training could not be started: {failure}"
+        except Exception as failure:    # of any kind: whoever waits for the end has to hear of it
+            error = f"The training failed: {failure!r}."
         self._on_end("Cancelled." if self._cancelled else error)
 
     def _train(self) -> str | None:

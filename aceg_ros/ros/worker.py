@@ -44,8 +44,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of one image. status: a `Status` value or one of the reasons above. frame: the picture, where it
-    could be read."""
+    """What became of one image. status: a `Status` value or one of the reasons above. map_number: of the worker when it
+    began. frame: the picture, where it could be read."""
 
     number: int
     header: Header
@@ -53,6 +53,7 @@ class Answer:
     message: str
     estimate: PoseEstimate | None = None
     stage_ms: dict[str, float] = field(default_factory=dict)
+    map_number: int = 0
     frame: Frame | None = field(default=None, repr=False)
 
     @property
@@ -94,6 +95,7 @@ class Worker:
         self._request: Request | None = None
         self._stopping = False
         self._localizer: Localizer | None = None
+        self.map_number = 0             # counts the changes
         self.map_state = MapState()
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="map loading")
         self._thread = threading.Thread(target=self._run, name="localization", daemon=True)
@@ -138,6 +140,7 @@ class Worker:
     def _replace_map(self, path: str) -> MapState:
         try:
             loaded = self._load(path) if path else None
+            self.map_number += 1        # before: an answer of the old map never passes for one of the new
             self._localizer = None if loaded is None else loaded.localizer
             self.map_state = MapState(path, scene_map=None if loaded is None else loaded.scene_map)
         except UserError as error:
@@ -152,6 +155,7 @@ class Worker:
         return self.map_state
 
     def _answer(self, request: Request) -> Answer:
+        map_number = self.map_number
         number, header, localizer = request.number, request.image.header, self._localizer
         start = time.perf_counter()
         if localizer is None:
@@ -173,4 +177,4 @@ class Worker:
             return Answer(number, header, INTERNAL_ERROR, f"The localizer failed ({error!r}).")
         stage_ms = {"convert": (converted - start) * 1e3, **estimate.stage_ms,
                     "all": (time.perf_counter() - start) * 1e3}
-        return Answer(number, header, estimate.status.value, estimate.message, estimate, stage_ms, frame)
+        return Answer(number, header, estimate.status.value, estimate.message, estimate, stage_ms, map_number, frame)
