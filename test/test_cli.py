@@ -51,7 +51,7 @@ def test_evaluate_on_another_drive_in_another_light(rendered_map, rendered_scene
     assert content["frames"] == 12 == content["localized"] + sum(content["refused"].values())
     assert content["recall"]["0.5m_5deg"] >= 0.5
     assert {path.name for path in report.iterdir()} == {"summary.json", "frames.csv", "truth.tum", "estimated.tum",
-                                                        "trajectory.png", "errors.png"}
+                                                        "trajectory.png", "errors.png", "report.html"}
 
 
 def test_localize_gives_the_poses_that_evaluate_judges(rendered_map, rendered_scene, tmp_path, capsys):

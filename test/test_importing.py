@@ -9,7 +9,7 @@ import torch
 from aceg_ros.camera import Camera, Frame
 from aceg_ros.cli import main
 from aceg_ros.encoders.ace import AceNet
-from aceg_ros.encoders.base import load_encoder
+from aceg_ros.encoders.base import _computes_in_bf16, load_encoder
 from aceg_ros.errors import UserError
 from aceg_ros.methods.base import make_localizer
 from aceg_ros.scene_map import SceneMap
@@ -49,7 +49,9 @@ def test_an_imported_encoder_computes_what_the_original_does(imported):
     encoder = load_encoder(str(folder / "ace.safetensors"))
     assert (encoder.dim, encoder.stride, encoder.name) == (32, 8, "ace")
     images = torch.rand(1, 3, 64, 96)
-    assert torch.allclose(encoder(images), net.half().float()(images).features, atol=1e-4)
+    # Features are around 0.05; encoders compute in bf16 where the processor has it.
+    atol = 1e-3 if _computes_in_bf16() else 1e-4
+    assert torch.allclose(encoder(images), net.half().float()(images).features, atol=atol)
 
 
 def test_an_imported_head_localizes_with_its_encoder(imported):

@@ -32,7 +32,8 @@ class WallEncoder(torch.nn.Module):
         points = images[:, :, 4::8, 4::8].permute(0, 2, 3, 1)
         features = torch.sin(points @ self.basis)
         lost = torch.rand(features.shape[:3], generator=self.generator) < self.wrong
-        features[lost] = torch.randn(features[lost].shape, generator=self.generator)
+        noise = torch.randn(features[lost].shape, generator=self.generator)
+        features[lost] = noise.to(features)         # which are bf16 on some processors
         return Grid(features.permute(0, 3, 1, 2), None)
 
 
