@@ -72,6 +72,7 @@ def test_localization_with_namespace_topics_and_map(graph, tmp_path):
     received = statuses(graph, "/robot/localizer/status")
     assert graph.spin_until(lambda: received and str(damaged) in received[-1].status[0].message), output(process)
     for topic in ("/front/image", "/front/camera_info"):
+        assert graph.spin_until(lambda topic=topic: graph.node.count_subscribers(topic) == 1)
         (subscriber,) = graph.node.get_subscriptions_info_by_topic(topic)
         assert (subscriber.node_namespace, subscriber.node_name) == ("/robot", "localizer")
     assert graph.get_parameter("robot/localizer", "use_sim_time") is False
