@@ -50,6 +50,7 @@ def test_evaluate_on_another_drive_in_another_light(rendered_map, rendered_scene
     assert set(content["recall"]) == {"0.05m_5deg", "0.1m_5deg", "0.25m_5deg", "0.5m_5deg"}
     assert content["frames"] == 12 == content["localized"] + sum(content["refused"].values())
     assert content["recall"]["0.5m_5deg"] >= 0.5
+    assert content["consistency"]["inside_95"] >= 0.75 and content["false_accepts"] == 0
     assert {path.name for path in report.iterdir()} == {"summary.json", "frames.csv", "truth.tum", "estimated.tum",
                                                         "trajectory.png", "errors.png", "report.html"}
 
