@@ -34,7 +34,8 @@ def bag_name(style: BagStyle) -> str:
 
 @pytest.mark.parametrize(("style", "options"), [
     (BagStyle(), None), (BagStyle(storage="sqlite3"), None), (BagStyle(storage="ros1"), None),
-    (BagStyle(store=Stores.ROS2_JAZZY), None), (BagStyle(store=Stores.ROS2_LYRICAL), None), (BagStyle(store=Stores.ROS2_KILTED, storage="sqlite3"), None),
+    (BagStyle(store=Stores.ROS2_JAZZY), None),
+    (BagStyle(store=Stores.ROS2_LYRICAL), None), (BagStyle(store=Stores.ROS2_KILTED, storage="sqlite3"), None),
     (BagStyle(compressed=True), None), (BagStyle(storage="ros1", compressed=True), None),
     (BagStyle(encoding="bgr8"), None), (BagStyle(poses="pose_with_covariance"), None),
     (BagStyle(poses="odometry"), ODOMETRY), (BagStyle(poses="tf"), TF), (BagStyle(poses="tf", storage="ros1"), TF),
