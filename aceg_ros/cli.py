@@ -140,32 +140,25 @@ def run_evaluate(options: argparse.Namespace) -> int:
     from aceg_ros.atomic_file import write_json
     from aceg_ros.datasets import open_scene
     from aceg_ros.encoders.base import pick_device
-    from aceg_ros.evaluation.evaluate import evaluate, report_json
-    from aceg_ros.evaluation.metrics import summarize
-    from aceg_ros.methods.base import make_localizer
-    from aceg_ros.scene_map import SceneMap, check_writable
+    from aceg_ros.evaluation.evaluate import evaluate_map
+    from aceg_ros.scene_map import SceneMap
 
-    device = pick_device(options.device)
-    scene_map = SceneMap.load(options.map)
+    device, path = pick_device(options.device), Path(options.map)
+    scene_map = SceneMap.load(path)
     scene = open_scene(options.scene, options.every, _bag_options(options))
-    localizer = make_localizer(scene_map, device, options.seed)
-    for target in filter(None, (options.json, options.report and f"{options.report}/summary.json")):
-        check_writable(target)
+    _check_outputs(options)
     with tqdm(total=len(scene), desc="localizing", unit="frame", leave=False, disable=None) as bar:
-        results = evaluate(localizer, scene, lambda done, total: bar.update(done - bar.n))
+        run = evaluate_map(path.name, path, scene_map, scene, device, options.seed, lambda done, total: bar.update())
     _tell_skipped([skipped.reason for skipped in scene.skipped], len(scene))
-    summary = summarize(results)
-    content = report_json(summary, scene_map, Path(options.map), device, options.seed, len(scene.skipped))
     if options.json:
-        write_json(content, Path(options.json))
+        write_json(run.content, Path(options.json))
     if options.report:
-        from aceg_ros.evaluation.page import Run, write_page
+        from aceg_ros.evaluation.page import write_page
         from aceg_ros.evaluation.report import write_report
-        write_report(Path(options.report), results, scene_map)
-        write_json(content, Path(options.report) / "summary.json")
-        run = Run(Path(options.map).name, results, scene_map, content)
+        write_report(Path(options.report), run.results, scene_map)
+        write_json(run.content, Path(options.report) / "summary.json")
         write_page(Path(options.report) / "report.html", [run], scene.name, scene)
-    print(json.dumps(content, indent=2))
+    print(json.dumps(run.content, indent=2))
     return 0
 
 
@@ -180,8 +173,9 @@ def run_compare(options: argparse.Namespace) -> int:
         raise UserError("Two of the maps have the same name: their columns could not be told apart.")
     device = pick_device(options.device)
     scene = open_scene(options.scene, options.every, _bag_options(options))
+    _check_outputs(options)
     with tqdm(total=len(paths) * len(scene), desc="localizing", unit="frame", leave=False, disable=None) as bar:
-        runs = compare(paths, scene, device, options.seed, bar.update)
+        runs = compare(paths, scene, device, options.seed, lambda done, total: bar.update())
     _tell_skipped([skipped.reason for skipped in scene.skipped], len(scene))
     if options.json:
         write_json({run.name: run.content for run in runs}, Path(options.json))
@@ -347,6 +341,14 @@ def _bag_options(options: argparse.Namespace) -> BagOptions | None:
                         None if options.tf is None else tuple(options.tf), options.start, options.end,
                         options.rectified)
     return None if chosen == BagOptions() else chosen
+
+
+def _check_outputs(options: argparse.Namespace) -> None:
+    """That --json and --report can be written, before the work. Raises UserError."""
+    from aceg_ros.scene_map import check_writable
+
+    for target in filter(None, (options.json, options.report and f"{options.report}/summary.json")):
+        check_writable(target)
 
 
 def _tell_skipped(reasons: Sequence[str], listed: int) -> None:

@@ -12,7 +12,7 @@ from rosbags.highlevel import AnyReader
 
 from aceg_ros.atomic_file import write_json
 from aceg_ros.camera import Camera
-from aceg_ros.datasets.camera_file import camera_from_ros_numbers
+from aceg_ros.datasets import BagOptions, open_scene
 from aceg_ros.errors import UserError
 from aceg_ros.evaluation.drive import STATUSES, Drive, frame_results
 from aceg_ros.evaluation.evaluate import report_json
@@ -148,17 +148,9 @@ def project_cloud(xyz: np.ndarray, rgb: np.ndarray, map_from_camera: np.ndarray,
 
 def _picture(bag: Path, stamp_s: float) -> tuple[np.ndarray, Camera]:
     """The rectified image with this stamp, and its camera."""
-    image = camera = None
-    for topic, message in _messages(bag, {"/image", "/camera_info"}):
-        if abs(_stamp_ns(message) * 1e-9 - stamp_s) > 1e-6:
-            continue
-        if topic == "/image":
-            image = message.data.reshape(message.height, message.width, 3)
-        else:
-            camera = camera_from_ros_numbers(message.width, message.height, message.k, message.distortion_model,
-                                             message.d)
-    assert image is not None and camera is not None, "the image was in the bag a moment ago"
-    return camera.rectify(image)[0], camera
+    images = open_scene(bag, bag_options=BagOptions("/image", "/camera_info", posed=False))
+    frame = next(frame for frame in images if abs(frame.stamp_s - stamp_s) < 1e-6)
+    return frame.camera.rectify(frame.image)[0], frame.camera
 
 
 def _messages(bag: Path, topics: set[str]):

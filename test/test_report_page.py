@@ -14,9 +14,9 @@ from aceg_ros.atomic_file import write_json
 from aceg_ros.camera import Camera, Frame
 from aceg_ros.cli import main
 from aceg_ros.estimate import PoseEstimate, Status
-from aceg_ros.evaluation.evaluate import report_json
+from aceg_ros.evaluation.evaluate import Run, report_json
 from aceg_ros.evaluation.metrics import FrameResult, summarize
-from aceg_ros.evaluation.page import Run, write_page
+from aceg_ros.evaluation.page import write_page
 from aceg_ros.scene_map import SceneMap
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -6,10 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from aceg_ros.datasets import Scene
-from aceg_ros.evaluation.evaluate import evaluate, report_json
-from aceg_ros.evaluation.metrics import summarize
-from aceg_ros.evaluation.page import Run
-from aceg_ros.methods.base import make_localizer
+from aceg_ros.evaluation.evaluate import Run, evaluate_map
 from aceg_ros.scene_map import SceneMap
 
 ROWS = (("localized", "localized", 1.0, "{:.0f}"), ("false accepts", "false_accepts", 1.0, "{:.0f}"),
@@ -22,22 +19,10 @@ ROWS = (("localized", "localized", 1.0, "{:.0f}"), ("false accepts", "false_acce
         ("map MB", "map_bytes", 1e-6, "{:.2f}"))
 
 
-def compare(paths: Sequence[Path], scene: Scene, device: str, seed: int, progress: Callable[[], object]) -> list[Run]:
-    """Each map evaluated on the scene, in turn. progress is called for each frame."""
-    runs = []
-    for path in paths:
-        scene_map = SceneMap.load(path)
-        results = evaluate(make_localizer(scene_map, device, seed), scene, _once(progress))
-        content = report_json(summarize(results), scene_map, path, device, seed, len(scene.skipped))
-        runs.append(Run(path.stem, results, scene_map, content))
-    return runs
-
-
-def _once(progress: Callable[[], object]) -> Callable[[int, int], None]:
-    def show(done: int, total: int) -> None:
-        progress()
-
-    return show
+def compare(paths: Sequence[Path], scene: Scene, device: str, seed: int,
+            progress: Callable[[int, int], None]) -> list[Run]:
+    """Each map evaluated on the scene, in turn; progress as for `evaluate`, beginning again with each map."""
+    return [evaluate_map(path.stem, path, SceneMap.load(path), scene, device, seed, progress) for path in paths]
 
 
 def table(runs: Sequence[Run]) -> str:

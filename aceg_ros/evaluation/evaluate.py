@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from aceg_ros.atomic_file import without_nan
 from aceg_ros.camera import Frame
 from aceg_ros.datasets import Scene
-from aceg_ros.evaluation.metrics import FrameResult, Summary
+from aceg_ros.evaluation.metrics import FrameResult, Summary, summarize
 from aceg_ros.geometry import rotation_to_quaternion
-from aceg_ros.methods.base import Localizer
+from aceg_ros.methods.base import Localizer, make_localizer
 from aceg_ros.scene_map import SceneMap
+
+
+@dataclass(frozen=True)
+class Run:
+    """One map on one scene. content: as `report_json` gives it."""
+
+    name: str
+    results: Sequence[FrameResult]
+    scene_map: SceneMap
+    content: dict[str, Any]
+
+
+def evaluate_map(name: str, path: Path, scene_map: SceneMap, scene: Scene, device: str, seed: int,
+                 progress: Callable[[int, int], None] | None = None) -> Run:
+    """Localize a scene in a map that was loaded from path, and sum it up."""
+    results = evaluate(make_localizer(scene_map, device, seed), scene, progress)
+    content = report_json(summarize(results), scene_map, path, device, seed, len(scene.skipped))
+    return Run(name, results, scene_map, content)
 
 
 def evaluate(localizer: Localizer, scene: Scene | list[Frame], progress: Callable[[int, int], None] | None = None

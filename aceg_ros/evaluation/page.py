@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 
 from aceg_ros.atomic_file import without_nan, write_text
 from aceg_ros.camera import Frame
+from aceg_ros.evaluation.evaluate import Run
 from aceg_ros.evaluation.metrics import FrameResult
 from aceg_ros.overlay import draw_estimate
 from aceg_ros.scene_map import SceneMap
@@ -23,16 +24,6 @@ from aceg_ros.scene_map import SceneMap
 CLOUD_POINTS = 15_000
 PICTURES = 3                    # of the best and of the worst
 _PICTURE_WIDTH, _JPEG_QUALITY = 640, 80
-
-
-@dataclass(frozen=True)
-class Run:
-    """One map on one scene. content: as `evaluate.report_json` gives it."""
-
-    name: str
-    results: Sequence[FrameResult]
-    scene_map: SceneMap
-    content: dict[str, Any]
 
 
 def write_page(path: Path, runs: Sequence[Run], scene: str, frames: Iterable[Frame]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,11 @@ from aceg_ros.atomic_file import without_nan, write_json
 from aceg_ros.encoders.base import pick_device
 from aceg_ros.errors import UserError
 from aceg_ros.evaluation.drive import STATUSES, Drive, frame_results
-from aceg_ros.evaluation.evaluate import evaluate, report_json
+from aceg_ros.evaluation.evaluate import Run, evaluate_map, report_json
 from aceg_ros.evaluation.metrics import FrameResult, summarize
-from aceg_ros.evaluation.page import Run, write_page
+from aceg_ros.evaluation.page import write_page
 from aceg_ros.geometry import pose_error
 from aceg_ros.heap import keep_heap
-from aceg_ros.methods.base import make_localizer
 from aceg_ros.ros.messages import pose_from_message, stamp_ns
 from aceg_ros.ros.parameters import ParameterGroup, not_empty, parameter
 from aceg_ros.ros.playback import clock_offset_ns, recorded_ns
@@ -111,22 +111,22 @@ def judge(node: EvaluationNode) -> dict[str, Any]:
         raise UserError("The localizer answered no frame: is it running, with this map and use_sim_time?")
     device = pick_device(parameters.device)
     scene_map = SceneMap.load(parameters.map)
-    offline = evaluate(make_localizer(scene_map, device, parameters.seed), node.scene)
-    contents = [report_json(summarize(results), scene_map, Path(parameters.map), device, parameters.seed,
-                            len(node.scene.skipped)) for results in (answered, offline)]
+    offline = evaluate_map("offline", Path(parameters.map), scene_map, node.scene, device, parameters.seed)
+    figures = report_json(summarize(answered), scene_map, Path(parameters.map), device, parameters.seed,
+                          len(node.scene.skipped))
     unanswered = {status: sum(answer[0] == status for answer in drive.answers.values())
                   for status in {answer[0] for answer in drive.answers.values()} - set(STATUSES)}
     content = without_nan({
         "frames": len(drive.images), "not_answered": unanswered | {"lost": len(drive.images) - len(drive.answers)},
-        "difference": difference(answered, offline), "over_topics": contents[0], "offline": contents[1]})
+        "difference": difference(answered, offline.results), "over_topics": figures, "offline": offline.content})
     output = Path(parameters.output)
     write_json(content, output / "evaluation.json")
-    runs = [Run("over topics", answered, scene_map, contents[0]), Run("offline", offline, scene_map, contents[1])]
-    write_page(output / "report.html", runs, node.scene.name, node.scene)
+    over_topics = Run("over topics", answered, scene_map, figures)
+    write_page(output / "report.html", [over_topics, offline], node.scene.name, node.scene)
     return content
 
 
-def difference(answered: list[FrameResult], offline: list[FrameResult]) -> dict[str, Any]:
+def difference(answered: Sequence[FrameResult], offline: Sequence[FrameResult]) -> dict[str, Any]:
     """Frames that were accepted only once, and the largest distance between the two poses of a frame."""
     expected = {result.name: result.estimate for result in offline}
     both = [(result.estimate, expected[result.name]) for result in answered]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -59,6 +58,3 @@ def matrix_of(transform: TransformStamped) -> np.ndarray:
 def clean(frame: str) -> str:
     """A frame name as tf2 wants it."""
     return frame.lstrip("/")
-
-
-Lookup = Callable[[str, str, Time, float], np.ndarray]
