@@ -68,6 +68,8 @@ def run_map(options: argparse.Namespace) -> int:
         check_method(options.method)
         if options.method != "ace" and options.reprojection_only:
             raise UserError("--reprojection-only is a way to train method ace: leave it out, or map with --method ace.")
+    if options.codes is not None and options.method == "ace":
+        raise UserError("--codes is of method ace_g: leave it out, or map with --method ace_g.")
     device = pick_device(options.device)
     budget = BUDGET_S[device] if options.budget is None else options.budget
     scene = open_scene(options.scene, options.every, _bag_options(options))
@@ -75,7 +77,7 @@ def run_map(options: argparse.Namespace) -> int:
     frames = tqdm(scene, "reading frames", total=len(scene), unit="frame", leave=False, disable=None)
     imports_s = time.monotonic() - started
     mapping = MappingOptions(options.encoder, budget - imports_s, options.seed, device, options.use_depth,
-                             not options.reprojection_only, options.regressor)
+                             not options.reprojection_only, options.regressor, options.codes)
     with _StopOnInterrupt() as stop, (JsonProgress() if options.json_progress else MappingBar()) as bar:
         scene_map, refused = build_map(options.method or default_method(mapping), mapping, frames, bar.show, stop.asked)
     _tell_skipped([skipped.reason for skipped in scene.skipped] + refused, len(scene))
@@ -278,22 +280,35 @@ def run_pretrain_encoder(options: argparse.Namespace) -> int:
                        teacher=options.teacher, teacher_every=options.teacher_every, seed=options.seed,
                        device=device)
     training = EncoderTraining(Path(options.run_folder), data, options.iterations, seed=options.seed, device=device,
-                               start=None if options.start is None else Path(options.start))
+                               start=None if options.start is None else Path(options.start),
+                               without=tuple(options.without))
     print(f"weights: {train(training)}")
     return 0
 
 
 def run_pretrain_ace_g(options: argparse.Namespace) -> int:
-    from aceg_ros.encoders.base import pick_device
+    from aceg_ros.encoders.base import load_encoder, pick_device
+    from aceg_ros.mapping.landmark_regressor import LandmarkSize
+    from aceg_ros.mapping.transformer_head import HeadSize
     from aceg_ros.pretraining.ace_g import RegressorTraining, train
+    from aceg_ros.pretraining.map_codes import CodePretraining
+    from aceg_ros.pretraining.map_codes import train as pretrain_on_codes
     from aceg_ros.pretraining.places import PlaceData
 
     device = pick_device(options.device)
     data = PlaceData(options.encoder, tuple(Path(scene) for scene in options.scenes),
                      None if options.textures is None else Path(options.textures), options.rooms, device=device)
-    training = RegressorTraining(Path(options.run_folder), data, options.iterations, seed=options.seed, device=device,
-                                 query_share=options.query_share)
-    print(f"weights: {train(training)}")
+    run, dim = Path(options.run_folder), load_encoder(options.encoder).dim
+    common = {"batch": options.batch, "query_share": options.query_share, "feature_dropout": options.feature_dropout,
+              "seed": options.seed, "device": device}
+    if options.codes_from == "noise":
+        size = HeadSize(dim, options.blocks or 4, options.heads or 4, options.width or 128, options.mlp_ratio)
+        weights = pretrain_on_codes(CodePretraining(run, data, options.iterations, size, options.codes, options.active,
+                                                    options.lifetime, **common))
+    else:
+        size = LandmarkSize(dim, options.width or 48, options.heads or 4, options.blocks or 2, options.nearest)
+        weights = train(RegressorTraining(run, data, options.iterations, size=size, **common))
+    print(f"weights: {weights}")
     return 0
 
 
@@ -390,6 +405,8 @@ def _parser() -> argparse.ArgumentParser:
                       " (default: %(default)s)")
     verb.add_argument("--regressor", default="ace_g", metavar="FILE", help="of --method ace_g: the shipped one or a"
                       " file from 'aceg import ace-g' (default: %(default)s)")
+    verb.add_argument("--codes", type=_positive, metavar="N", help="of --method ace_g: codes of a place; fewer make a"
+                      " smaller map and a faster, less sure localizer (default: 8192 landmarks)")
     verb.add_argument("--budget", type=_seconds, metavar="S", help="seconds until the map is written, at most (default:"
                       " 300 on a CPU, 120 on a GPU)")
     guides = verb.add_mutually_exclusive_group()
@@ -477,12 +494,35 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--teacher-every", type=_positive, default=1, metavar="N", help="ask the teacher about every N-th"
                       " picture (default: %(default)s)")
     verb.add_argument("--start", metavar="FILE", help="weights of an earlier run to begin with")
+    verb.add_argument("--without", nargs="*", default=(), choices=("coordinates", "reliability"), help="losses to leave"
+                      " out, to see what they are worth (without a teacher: no --teacher)")
     verb = _verb(networks, "ace-g", run_pretrain_ace_g, "the regressor of method ace_g")
     _pretraining(verb, rooms=100)
     verb.add_argument("--encoder", default="compact", metavar="FILE", help="whose features it reads (default:"
                       " %(default)s)")
     verb.add_argument("--query-share", type=float, default=1.0, metavar="X", help="share of steps that ask about"
-                      " pictures of a later visit; the others ask about mapping pictures (default: %(default)s)")
+                      " pictures of a later visit (the others ask about mapping pictures); with --codes-from noise,"
+                      " query steps for a mapping step (default: %(default)s)")
+    verb.add_argument("--feature-dropout", type=float, default=0.0, metavar="X", help="share of a feature's entries"
+                      " left out in training (the paper: 0.1; default: %(default)s)")
+    verb.add_argument("--batch", type=_positive, default=1024, metavar="N", help="patches of a step (default:"
+                      " %(default)s)")
+    verb.add_argument("--codes-from", choices=("landmarks", "noise"), default="landmarks", help="what a place is to the"
+                      " regressor: landmarks, or embeddings learned from noise as published; that one can be started"
+                      " by torchrun on several GPUs (default: %(default)s)")
+    verb.add_argument("--width", type=_positive, metavar="N", help="(default: 48; from noise 128; the paper: 512)")
+    verb.add_argument("--blocks", type=_positive, metavar="N", help="(default: 2; from noise 4; the paper: 6)")
+    verb.add_argument("--heads", type=_positive, metavar="N", help="(default: 4; the paper: 8)")
+    verb.add_argument("--nearest", type=_positive, default=8, metavar="N", help="landmarks that a patch looks at"
+                      " (default: %(default)s)")
+    noise = verb.add_argument_group("--codes-from noise", "The published training; defaults are for two CPU cores.")
+    noise.add_argument("--mlp-ratio", type=float, default=2.0, metavar="X", help="(the paper: 4; default: %(default)s)")
+    noise.add_argument("--codes", type=_positive, default=256, metavar="N", help="codes of a place (the paper: 4096;"
+                       " default: %(default)s)")
+    noise.add_argument("--active", type=_positive, default=8, metavar="N", help="places mapped at a time (default:"
+                       " %(default)s)")
+    noise.add_argument("--lifetime", type=_positive, default=300, metavar="N", help="steps of mapping before a place"
+                       " begins from scratch (the paper: 1000; default: %(default)s)")
     return parser
 
 

@@ -1,8 +1,12 @@
 """Training of the encoder: its losses, and that an interrupted run ends as an uninterrupted one."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,14 +17,18 @@ from aceg_ros.datasets import write_ace_scene
 from aceg_ros.encoders.base import load_encoder
 from aceg_ros.encoders.compact import CompactNet
 from aceg_ros.errors import UserError
-from aceg_ros.mapping.losses import points_at_depth
+from aceg_ros.mapping.losses import reproject
+from aceg_ros.mapping.regressor_file import load_regressor
+from aceg_ros.mapping.transformer_head import HeadSize, TransformerHead
 from aceg_ros.pretraining import ace_g as regressor_training
 from aceg_ros.pretraining import encoder as training
+from aceg_ros.pretraining import map_codes
 from aceg_ros.pretraining.ace_g import RegressorTraining
 from aceg_ros.pretraining.augment import Sample
 from aceg_ros.pretraining.encoder import EncoderTraining, train
 from aceg_ros.pretraining.encoder_data import EncoderData
 from aceg_ros.pretraining.encoder_losses import coordinate_loss, encoder_losses, sample_at
+from aceg_ros.pretraining.map_codes import CodePretraining
 from aceg_ros.pretraining.places import Place, PlaceData, make_place
 from aceg_ros.synthetic.demo import demo_world, mapping_path
 from aceg_ros.synthetic.rearrange import rearranged
@@ -175,9 +183,7 @@ def test_a_place_is_a_mapping_visit_and_a_later_one_of_the_same_room():
     mapping, later = mapping_and_later_visit(2_000_003, load_atlas(None), mapping=8, later=2, stations=1)
     place = make_place(list(mapping), list(later), load_encoder("compact"))
     assert len(place.points) > 500 and len(place.camera_from_map) == 2
-    index = torch.arange(len(place.features))
-    view = place.view(index)
-    points = regressor_training._in_map(view, points_at_depth(view, place.depth[:, None]))
+    points = place.truth(torch.arange(len(place.features)))
     similarity, nearest = (place.features.float() @ place.keys.float().T).max(1)
     apart = (place.points[nearest] - points).norm(dim=1)
     assert apart[similarity > similarity.quantile(0.9)].median() < 0.2
@@ -193,3 +199,102 @@ def test_rearranged_rooms_keep_their_walls():
     assert 0.1 < moved.mean() < 0.7
     same = rearranged(room, np.random.default_rng(0), moved=0.0, gone=0.0)
     assert np.array_equal(same.centre, room.centre)
+
+
+# --- the published pre-training: codes from noise -------------------------------------------------------------------
+
+
+SMALL = HeadSize(128, 2, 2, 32, 1.0, 1.0)
+
+
+@pytest.fixture
+def coded_places(monkeypatch):
+    made = [made_up_place(seed) for seed in range(3)]
+    monkeypatch.setattr(map_codes, "open_places", lambda data, folder: (made[:2], made[2:]))
+
+
+def coding(run, **changes):
+    run.mkdir(exist_ok=True)
+    return CodePretraining(run, PlaceData(), **{"iterations": 60, "size": SMALL, "codes": 16, "active": 3,
+                                                "lifetime": 15, "batch": 64, "keep_every": 30} | changes)
+
+
+def test_code_pretraining_resumes_and_ends_as_one_that_was_not_interrupted(tmp_path, coded_places, monkeypatch):
+    whole = load_file(map_codes.train(coding(tmp_path / "whole")))
+    step, steps = map_codes._step, iter(range(40))
+
+    def interrupted(*arguments):
+        if next(steps, None) is None:
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(map_codes, "_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            map_codes.train(coding(tmp_path / "parts"))
+    parts = load_file(map_codes.train(coding(tmp_path / "parts")))
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+    last = json.loads((tmp_path / "parts" / "curve.jsonl").read_text().splitlines()[-1])
+    assert last["iteration"] == 60 and np.isfinite(last["median_m"])
+    assert load_regressor(str(tmp_path / "whole" / "ace_g.safetensors")).codes == 16
+
+
+def test_similarity_transforms_move_a_place_but_not_what_its_pictures_see():
+    place = made_up_place(0)
+    index = torch.arange(len(place.features))
+    for seed in range(6):                                            # mirrored ones among them
+        moved = map_codes.transformed(place, np.random.default_rng(seed))
+        truth = moved.truth(index)
+        assert torch.allclose(reproject(truth, moved.view(index)).error_px, torch.zeros(len(index)), atol=0.05)
+        nearest = torch.cdist(truth, moved.points).min(1).values     # its patches are some of its landmarks
+        assert nearest.max() < 1e-3
+        radius = (moved.points - moved.points.mean(0)).norm(dim=1).median()
+        assert map_codes.RADIUS_M[0] * 0.99 < radius < map_codes.RADIUS_M[1] * 1.01
+
+
+def test_query_steps_leave_the_code_alone_and_mapping_steps_fit_it():
+    options = CodePretraining(Path(), PlaceData(), size=SMALL, codes=16, lifetime=60, batch=256)
+    torch.manual_seed(0)
+    net, place = TransformerHead(SMALL), map_codes.transformed(made_up_place(0), np.random.default_rng(0))
+    code = map_codes.new_code(place, options, 0)
+    before = code.embeddings.clone()
+    index = torch.arange(64)
+    map_codes._query_loss(net, code, place, index).backward(inputs=list(net.parameters()))
+    assert code.embeddings.grad is None and all(torch.isfinite(p.grad).all() for p in net.parameters())
+    fitted = map_codes.mapped(net, place, options, 0)
+    assert not torch.equal(fitted.embeddings, before)
+    with torch.no_grad():
+        losses = [map_codes._query_loss(net, each, place, torch.arange(len(place.features))) for each in (code, fitted)]
+    assert losses[1] < losses[0]                                     # even an untrained regressor's code can learn
+
+
+def test_two_processes_train_one_network(tmp_path):
+    """Started by torchrun: both end with the same weights, which are not those of either's places alone."""
+    script = tmp_path / "train.py"
+    script.write_text(f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+import torch
+from test_pretraining import coding, made_up_place
+from aceg_ros.pretraining import map_codes
+from aceg_ros.pretraining.ranks import join
+made = [made_up_place(seed) for seed in range(5)]
+map_codes.open_places = lambda data, folder: (made[:4], [])
+nets = []
+class Kept(map_codes.TransformerHead):
+    def __init__(self, size):
+        super().__init__(size)
+        nets.append(self)
+map_codes.TransformerHead = Kept
+map_codes.train(coding(Path(sys.argv[1])))
+total = sum(float(p.double().sum()) for p in nets[0].parameters())
+Path(sys.argv[1], f"sum_{{join('cpu').rank}}").write_text(repr(total))
+""")
+    run = tmp_path / "run"
+    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+                    str(script), str(run)], check=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"},
+                   capture_output=True)
+    sums = [(run / f"sum_{rank}").read_text() for rank in (0, 1)]
+    assert sums[0] == sums[1]
+    assert (run / "pool_0.pt").exists() and (run / "pool_1.pt").exists() and (run / "ace_g.safetensors").exists()

@@ -7,8 +7,9 @@ from aceg_ros.camera import Camera
 from aceg_ros.geometry import is_pose, look_at
 from aceg_ros.synthetic.demo import demo_world, mapping_path, query_path
 from aceg_ros.synthetic.render import DAYLIGHT, EVENING, render
-from aceg_ros.synthetic.room import Faces, Room, random_room
+from aceg_ros.synthetic.room import Faces, Room, long_hall, random_room
 from aceg_ros.synthetic.textures import make_atlas, paint_tiles
+from aceg_ros.synthetic.walk import LENGTH_M, mapping_and_later_walk
 
 CAMERA = Camera(160, 120, 130.0, 128.0, 79.0, 60.0)
 
@@ -66,3 +67,27 @@ def test_free_space():
     room = box_room()
     assert room.free(np.array([-1.0, -1.0, 1.0]))
     assert not room.free(np.array([1.0, 0.5, 0.5])) and not room.free(np.array([1.9, 0.0, 1.0]))
+
+
+def test_a_hall_can_be_walked_along():
+    for seed in range(3):
+        hall = long_hall(seed, 12, LENGTH_M)
+        assert all(hall.free(np.array([x, y, 1.3])) for x in np.linspace(-13, 11, 50) for y in (-0.5, 0.0, 0.5))
+
+
+def test_walks_go_down_the_hall_once_and_the_later_one_sees_what_the_first_saw(atlas):
+    first, later = (list(visit) for visit in mapping_and_later_walk(4, atlas, mapping=40, later=5))
+    along = [frame.map_from_camera[0, 3] for frame in first]
+    assert (np.diff(along) > 0).all() and along[-1] - along[0] > 20.0
+    for frame in later:
+        columns, rows = (part.ravel() for part in np.meshgrid(np.arange(4, 480, 8), np.arange(4, 360, 8)))
+        rays = np.stack([(columns - frame.camera.cx) / frame.camera.fx, (rows - frame.camera.cy) / frame.camera.fy,
+                         np.ones(len(rows))], 1)
+        points = rays * frame.depth_m[rows, columns, None] @ frame.map_from_camera[:3, :3].T \
+            + frame.map_from_camera[:3, 3]
+        seen = np.zeros(len(points), bool)
+        for other in first:
+            local = (points - other.map_from_camera[:3, 3]) @ other.map_from_camera[:3, :3]
+            pixel = local[:, :2] / local[:, 2:] * other.camera.fx + (other.camera.cx, other.camera.cy)
+            seen |= (local[:, 2] > 0.1) & (pixel > 0).all(1) & (pixel < (479, 359)).all(1)
+        assert seen.mean() > 0.5

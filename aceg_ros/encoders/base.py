@@ -62,6 +62,11 @@ def half_precision(device: str) -> torch.autocast:
     return torch.autocast("cpu", torch.bfloat16, enabled=_computes_in_bf16())
 
 
+def training_precision(device: str) -> torch.autocast:
+    """Autocast for training without scaled losses: bf16 on a GPU, as `half_precision` elsewhere."""
+    return torch.autocast("cuda", torch.bfloat16) if device == "cuda" else half_precision(device)
+
+
 @lru_cache
 def _computes_in_bf16() -> bool:
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}

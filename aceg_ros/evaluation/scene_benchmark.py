@@ -1,9 +1,10 @@
 """Maps and evaluates a folder of scenes with the default settings, one process each, and prints a table.
 
     python -m aceg_ros.evaluation.scene_benchmark SCENES -o OUTPUT [--method M] [--budget S] [--every N]
-        [--only NAME ...]
+        [--only NAME ...] [--map-options ...]
 
 SCENES holds folders with mapping/ and query/. What OUTPUT already has is not done again, so an interrupted run goes on.
+--map-options: more arguments of `aceg map`, last.
 The first scene's map is shown the pictures of all others, too: none of them should be accepted.
 """
 
@@ -19,7 +20,7 @@ from typing import Any
 
 
 def run(scenes: Path, output: Path, method: str, budget_s: float, every: int = 1, only: Sequence[str] = (),
-        foreign: bool = True, first: str = "redkitchen7s") -> str:
+        foreign: bool = True, map_options: Sequence[str] = (), first: str = "redkitchen7s") -> str:
     """Returns the tables as Markdown text. every: of the mapping pictures; foreign: whether the first map is shown the
     other scenes."""
     names = sorted(path.name for path in scenes.iterdir()
@@ -30,7 +31,8 @@ def run(scenes: Path, output: Path, method: str, budget_s: float, every: int = 1
                "inside 95 %", "std", "mapping s", "map MB", "frame ms p50 / p99")
     rows = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for name in names:
-        rows.append(_row(name, map_and_evaluate(scenes / name, output / f"{name}.map", method, budget_s, every)))
+        found = map_and_evaluate(scenes / name, output / f"{name}.map", method, budget_s, every, map_options)
+        rows.append(_row(name, found))
     if not foreign:
         return "\n".join(rows)
     rows += ["", f"| pictures shown to the {names[0]} map | frames | accepted | refused |", "|---|---|---|---|"]
@@ -42,10 +44,12 @@ def run(scenes: Path, output: Path, method: str, budget_s: float, every: int = 1
     return "\n".join(rows)
 
 
-def map_and_evaluate(scene: Path, map_path: Path, method: str, budget_s: float, every: int = 1) -> dict[str, Any]:
+def map_and_evaluate(scene: Path, map_path: Path, method: str, budget_s: float, every: int = 1,
+                     map_options: Sequence[str] = ()) -> dict[str, Any]:
     """The figures of a scene's query/ in a map of its mapping/, both made if they are not there."""
     if not map_path.exists():
-        _aceg("map", scene / "mapping", "-o", map_path, "--budget", budget_s, "--method", method, "--every", every)
+        _aceg("map", scene / "mapping", "-o", map_path, "--budget", budget_s, "--method", method, "--every", every,
+              *map_options)
     return _evaluate(map_path, scene / "query", map_path.with_suffix(".json"))
 
 
@@ -79,6 +83,7 @@ if __name__ == "__main__":
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--only", nargs="*", default=())
     parser.add_argument("--no-foreign", action="store_true")
+    parser.add_argument("--map-options", nargs=argparse.REMAINDER, default=())
     options = parser.parse_args()
     print(run(options.scenes, options.output, options.method, options.budget, options.every, options.only,
-              not options.no_foreign))
+              not options.no_foreign, options.map_options))

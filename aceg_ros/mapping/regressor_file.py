@@ -21,12 +21,13 @@ _KINDS = {LANDMARKS: (LandmarkRegressor, LandmarkSize), PUBLISHED: (TransformerH
 @dataclass(frozen=True)
 class Regressor:
     """A frozen regressor. identity: kind and content hash; encoder: identity of the one it was trained on, "" where the
-    file does not say; source: where it was found."""
+    file does not say; source: where it was found; codes: how many a map of it should have, 0 where it does not say."""
 
     net: LandmarkRegressor | TransformerHead
     identity: str
     encoder: str
     source: str
+    codes: int = 0
 
     @property
     def dim_in(self) -> int:
@@ -34,13 +35,14 @@ class Regressor:
 
 
 def save_regressor(net: LandmarkRegressor | TransformerHead, encoder: str, path: Path,
-                   half: bool = True) -> None:
-    """Write the weights, in fp16 if half, by way of a temporary file."""
+                   half: bool = True, codes: int = 0) -> None:
+    """Write the weights, in fp16 if half, by way of a temporary file. codes: as in `Regressor`."""
     kind = LANDMARKS if isinstance(net, LandmarkRegressor) else PUBLISHED
     state = {key: (value.half() if half else value).detach().cpu().contiguous()
              for key, value in net.state_dict().items()}
     temporary = path.with_name(f".{path.name}.tmp")
-    save_file(state, temporary, {"kind": kind, "size": json.dumps(asdict(net.size)), "encoder": encoder})
+    save_file(state, temporary, {"kind": kind, "size": json.dumps(asdict(net.size)), "encoder": encoder,
+                                 "codes": str(codes)})
     temporary.replace(path)
 
 
@@ -60,4 +62,5 @@ def load_regressor(source: str, device: str = "cpu") -> Regressor:
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} is not a readable regressor file ({error!r}).") from None
     return Regressor(net.eval().requires_grad_(False).to(device), f"{metadata['kind']}:{digest(state)}",
-                     metadata.get("encoder", ""), source if path == shipped else str(path))
+                     metadata.get("encoder", ""), source if path == shipped else str(path),
+                     int(metadata.get("codes", 0)))

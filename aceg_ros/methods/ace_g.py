@@ -133,7 +133,7 @@ class AceGMapper:
         in_time = time.monotonic() < until                 # then all that may take part were looked at
         encoded = min(len(self._collection.pictures), settings.triangulation.pictures) if in_time else \
             len(landmarks.source.unique())
-        features, points = merge(landmarks, settings.codes, seed)
+        features, points = merge(landmarks, self._options.codes or settings.codes, seed)
         keys = (features * 127).round().to(torch.int8)
         cloud = thin(landmarks, CLOUD_POINTS, seed + 1)
         result = TrainingResult(0, run.elapsed_s(), float("nan"), not run.should_stop())
@@ -155,7 +155,8 @@ class AceGMapper:
                             " --budget.")
         mean = torch.tensor(self._collection.poses[:, :3, 3].mean(0)).float()
         generator = torch.Generator().manual_seed(options.seed)
-        code = MapCode.noise(settings.training.codes, net.size.dim_emb, mean, generator).to(self._device)
+        codes = options.codes or self._regressor.codes or settings.training.codes
+        code = MapCode.noise(codes, net.size.dim_emb, mean, generator).to(self._device)
         result = train_code(net, code, buffer, settings.training, run.deadline,
                             lambda done, left, error: run.report(Progress("training", done, left, error)),
                             run.should_stop)

@@ -21,7 +21,8 @@ class MappingOptions:
     """What a user may choose about a mapping run. budget_s is wall-clock time from `build` to the finished map.
 
     triangulate: begin with depths from matched patches (`mapping.triangulation`); False trains by reprojection alone,
-    as ACE was published. regressor: of method ace_g, a shipped one or a file.
+    as ACE was published. Of method ace_g: regressor, a shipped one or a file; codes, how many a place has (None: as
+    many as the method finds right).
     """
 
     encoder: str = "compact"
@@ -31,6 +32,7 @@ class MappingOptions:
     use_depth: bool = False
     triangulate: bool = True
     regressor: str = "ace_g"
+    codes: int | None = None
 
 
 class Mapper(Protocol):

@@ -14,16 +14,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from aceg_ros.camera import Camera
-from aceg_ros.encoders.base import half_precision, load_encoder
-from aceg_ros.geometry import invert, pose_error
+from aceg_ros.encoders.base import load_encoder, training_precision
 from aceg_ros.mapping.landmark_regressor import LandmarkCode, LandmarkRegressor, LandmarkSize, Mixture, surest
-from aceg_ros.mapping.losses import MAX_ERROR_PX, MIN_DEPTH_M, View, points_at_depth, reproject
+from aceg_ros.mapping.losses import MAX_ERROR_PX, MIN_DEPTH_M, View, reproject
 from aceg_ros.mapping.regressor_file import save_regressor
-from aceg_ros.pose_solver import solve_pose
 from aceg_ros.pretraining.places import Place, PlaceData, open_places
 from aceg_ros.pretraining.run import log_figures, resume, save_checkpoint, warm_cosine
+from aceg_ros.pretraining.scores import located
 
 CODES = (600, 10_000)                  # least and most landmarks of a place that a step may see
 NOWHERE, NOWHERE_PX = 30.0, 200.0      # code spacings, pixels: a patch that is further from all its codes is lost
@@ -32,7 +31,7 @@ NOWHERE, NOWHERE_PX = 30.0, 200.0      # code spacings, pixels: a patch that is 
 @dataclass(frozen=True)
 class RegressorTraining:
     """One training run. query_share: of the steps, those that ask about later pictures; the others ask about mapping
-    pictures whose own landmarks are left out."""
+    pictures whose own landmarks are left out. feature_dropout: share of a patch's feature that is left out."""
 
     run: Path
     data: PlaceData
@@ -40,6 +39,7 @@ class RegressorTraining:
     batch: int = 1024
     peak_rate: float = 1e-3
     query_share: float = 1.0
+    feature_dropout: float = 0.0
     size: LandmarkSize = field(default_factory=LandmarkSize)
     seed: int = 0
     device: str = "cpu"
@@ -88,14 +88,16 @@ def _step_loss(net: LandmarkRegressor, place: Place, rng: np.random.Generator, o
         code = _code(place, order[:count])
         picture = int(rng.integers(len(place.camera_from_map)))
         index = _some((place.picture == picture).nonzero()[:, 0], options.batch, rng)
-        features, view = place.features[index].float(), place.view(index)
-        truth = _in_map(view, points_at_depth(view, place.depth[index][:, None]))
+        features, view, truth = place.features[index].float(), place.view(index), place.truth(index)
     else:
         asked = place.source == place.source[int(rng.integers(len(place.source)))]
         code = _code(place, order[~asked[order]][:count])
         index = order[asked[order]][:options.batch]
         features, view, truth = place.keys[index].float(), None, place.points[index]
-    with half_precision(features.device.type):
+    if options.feature_dropout:
+        torch.manual_seed(int(rng.integers(2**62)))
+        features = functional.normalize(functional.dropout(features, options.feature_dropout), dim=1)
+    with training_precision(features.device.type):
         found = net.mixture(features, code)
     known = torch.isfinite(truth).all(1)
     truth = torch.where(known[:, None], truth, 0.0)          # an unknown one must not reach a gradient
@@ -126,11 +128,6 @@ def _code(place: Place, index: Tensor) -> LandmarkCode:
     return LandmarkCode(place.keys[index], place.points[index])
 
 
-def _in_map(view: View, in_camera: Tensor) -> Tensor:
-    rotation, translation = view.camera_from_map[:, :, :3], view.camera_from_map[:, :, 3]
-    return ((in_camera - translation)[:, None] @ rotation)[:, 0]
-
-
 @torch.inference_mode()
 def evaluate(net: LandmarkRegressor, places: list[Place], codes: int = 3000) -> dict[str, float]:
     """Of held-out rooms: median error in metres and share of patches within 10 cm, share of pictures within 10 cm and
@@ -141,13 +138,12 @@ def evaluate(net: LandmarkRegressor, places: list[Place], codes: int = 3000) -> 
         code = _code(place, order[:codes])
         for picture in range(len(place.camera_from_map)):
             index = (place.picture == picture).nonzero()[:, 0]
-            features, view = place.features[index].float(), place.view(index)
-            truth = _in_map(view, points_at_depth(view, place.depth[index][:, None]))
+            features, view, truth = place.features[index].float(), place.view(index), place.truth(index)
             found = net(features, code)
             nearest = code.points[(features @ code.keys.T).argmax(1)]
             sure = surest(found.sigma)
             apart = [(points - truth).norm(dim=1) for points in (found.coordinates, nearest)]
-            located = [_located(points, view, mask) for points, mask in
+            located = [located(points, view, mask) for points, mask in
                        ((found.coordinates, None), (found.coordinates, sure), (nearest, None))]
             rows.append([float(apart[0].median()), float((apart[0] < 0.1).float().mean()),
                          float((apart[0][sure] < 0.1).float().mean()), float((apart[1] < 0.1).float().mean()),
@@ -155,15 +151,3 @@ def evaluate(net: LandmarkRegressor, places: list[Place], codes: int = 3000) -> 
     names = ("median_m", "patches_10cm", "sure_patches_10cm", "nearest_patches_10cm", "recall", "sure_recall",
              "nearest_recall")
     return dict(zip(names, np.mean(rows, 0).tolist(), strict=True)) if rows else {}
-
-
-def _located(points: Tensor, view: View, mask: Tensor | None) -> float:
-    fx, fy, cx, cy = view.intrinsics[0].tolist()
-    camera = Camera(round(2 * cx) + 1, round(2 * cy) + 1, fx, fy, cx, cy)
-    estimate = solve_pose(view.pixels.cpu().numpy(), points.cpu().numpy(), camera,
-                          mask=None if mask is None else mask.cpu().numpy())
-    if estimate.map_from_camera is None:
-        return 0.0
-    truth = invert(np.vstack([view.camera_from_map[0].cpu().numpy(), (0, 0, 0, 1)]).astype(float))
-    metres, degrees = pose_error(estimate.map_from_camera, truth)
-    return float(metres < 0.1 and degrees < 5)

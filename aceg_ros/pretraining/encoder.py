@@ -32,7 +32,7 @@ from aceg_ros.pretraining.run import log_figures, resume, save_checkpoint, warm_
 @dataclass(frozen=True)
 class EncoderTraining:
     """One training run. start: weights to begin with, of an earlier run, or None for random ones. keep_every:
-    iterations between two checkpoints."""
+    iterations between two checkpoints. without: losses to leave out, to see what they are worth."""
 
     run: Path
     data: EncoderData
@@ -46,6 +46,7 @@ class EncoderTraining:
     device: str = "cpu"
     start: Path | None = None
     keep_every: int = 250
+    without: tuple[str, ...] = ()
 
 
 def train(options: EncoderTraining) -> Path:
@@ -70,7 +71,7 @@ def train(options: EncoderTraining) -> Path:
         net.train()
         for group in optimizer.param_groups:
             group["lr"] = options.peak_rate * warm_cosine(done / options.iterations)
-        losses = encoder_losses(net, batch, options.device, pupil)
+        losses = encoder_losses(net, batch, options.device, pupil, options.without)
         optimizer.zero_grad(set_to_none=True)
         losses.total.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)

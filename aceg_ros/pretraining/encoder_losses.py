@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -31,8 +32,10 @@ class Losses:
         return torch.stack([WEIGHTS[name] * term for name, term in self.terms.items()]).sum()
 
 
-def encoder_losses(net: CompactNet, batch: list[Sample], device: str, pupil: nn.Module | None = None) -> Losses:
-    """All losses of a batch. pupil: maps our features to the teacher's; None leaves the teacher out."""
+def encoder_losses(net: CompactNet, batch: list[Sample], device: str, pupil: nn.Module | None = None,
+                   without: Collection[str] = ()) -> Losses:
+    """All losses of a batch. pupil: maps our features to the teacher's; None leaves the teacher out. without: names in
+    WEIGHTS that are left out as well."""
     images = torch.from_numpy(np.stack([sample.images for sample in batch])).to(device)
     height, width = images.shape[2:4]
     flat = images.flatten(0, 1).permute(0, 3, 1, 2).float().div(255)
@@ -65,7 +68,7 @@ def encoder_losses(net: CompactNet, batch: list[Sample], device: str, pupil: nn.
         ours = [torch.cat([side[span] for _, span in taught]) for side in (a, b)]
         terms["teacher"] = torch.stack([1.0 - functional.cosine_similarity(pupil(side), said).mean()
                                         for side in ours]).mean()
-    return Losses(terms, hits[0].mean().item())
+    return Losses({name: term for name, term in terms.items() if name not in without}, hits[0].mean().item())
 
 
 def sample_at(grid: Tensor, points: Tensor, width: int, height: int) -> Tensor:

@@ -20,7 +20,7 @@ from aceg_ros.encoders.base import Encoder, load_encoder
 from aceg_ros.heap import keep_heap
 from aceg_ros.mapping.augmentation import prepared_picture
 from aceg_ros.mapping.landmarks import find_landmarks, measured_depths
-from aceg_ros.mapping.losses import View
+from aceg_ros.mapping.losses import View, points_at_depth
 from aceg_ros.mapping.matching import look
 from aceg_ros.mapping.triangulation import TriangulationOptions
 from aceg_ros.synthetic.textures import load_atlas
@@ -56,6 +56,13 @@ class Place:
         picture = self.picture[index]
         return View(self.camera_from_map[picture], self.intrinsics[picture], self.pixels[index])
 
+    def truth(self, index: Tensor) -> Tensor:
+        """Map points (B, 3) of patches that are asked about, NaN where unknown."""
+        view = self.view(index)
+        in_camera = points_at_depth(view, self.depth[index][:, None])
+        rotation, translation = view.camera_from_map[:, :, :3], view.camera_from_map[:, :, 3]
+        return ((in_camera - translation)[:, None] @ rotation)[:, 0]
+
 
 @dataclass(frozen=True)
 class PlaceData:
@@ -83,7 +90,8 @@ def open_places(data: PlaceData, folder: Path) -> tuple[list[Place], list[Place]
              for path in data.scenes]
     missing = [job for job in jobs if not job[0].exists()]
     if missing:
-        with ProcessPoolExecutor(data.workers, get_context("spawn"), _start, (data.textures,)) as pool:
+        with ProcessPoolExecutor(data.workers, get_context("spawn"), _start,
+                                 (data.textures, data.device)) as pool:
             list(tqdm(pool.map(_make, missing), "places", len(missing)))
     places = [_load(job[0]).to(data.device) for job in jobs]
     places = [place for place in places if len(place.points) > 500]
@@ -96,48 +104,50 @@ def _load(path: Path) -> Place:
 
 
 _textures: Path | None = None
+_device = "cpu"
 
 
-def _start(textures: Path | None) -> None:
-    global _textures
+def _start(textures: Path | None, device: str) -> None:
+    global _textures, _device
     keep_heap()
     torch.set_num_threads(1)
-    _textures = textures
+    _textures, _device = textures, device
 
 
 def _make(job: _Job) -> None:
     path, encoder, number, scene = job
     if scene is None:
-        mapping, later = mapping_and_later_visit(FIRST_ROOM + number, load_atlas(_textures))
-        place = make_place(list(mapping), list(later), load_encoder(encoder))
+        atlas = load_atlas(_textures, _device)
+        mapping, later = mapping_and_later_visit(FIRST_ROOM + number, atlas, device=_device)
+        place = make_place(list(mapping), list(later), load_encoder(encoder, _device), _device)
     else:
         frames = list(open_scene(scene))
         asked = [index // BLOCK % 4 == 2 for index in range(len(frames))]
         place = make_place([frame for frame, later_one in zip(frames, asked, strict=True) if not later_one],
                            [frame for frame, later_one in zip(frames, asked, strict=True) if later_one],
-                           load_encoder(encoder))
+                           load_encoder(encoder, _device), _device)
     temporary = path.with_suffix(".tmp.npz")
-    np.savez(temporary, **{field.name: getattr(place, field.name).numpy() for field in fields(place)})
+    np.savez(temporary, **{field.name: getattr(place, field.name).cpu().numpy() for field in fields(place)})
     temporary.rename(path)
 
 
-def make_place(mapping: Sequence[Frame], later: Sequence[Frame], encoder: Encoder) -> Place:
+def make_place(mapping: Sequence[Frame], later: Sequence[Frame], encoder: Encoder, device: str = "cpu") -> Place:
     """Landmarks as mapping finds them; patches of later frames as localization chooses them, with their depths where
     the frames have any."""
     pictures = [prepared_picture(frame, encoder.short_side_px, encoder.stride) for frame in mapping]
     pictures = [replace(picture, depth_m=None) for picture in pictures]
-    landmarks = find_landmarks(pictures, encoder, "cpu", TriangulationOptions(), 0, float("inf"), lambda: False,
+    landmarks = find_landmarks(pictures, encoder, device, TriangulationOptions(), 0, float("inf"), lambda: False,
                                lambda _: None)
     chosen = torch.randperm(len(landmarks), generator=torch.Generator().manual_seed(0))[:LANDMARKS]
-    landmarks = landmarks.subset(chosen)
+    landmarks = landmarks.subset(chosen.to(landmarks.points.device))
     features, pixels, depth, number = [], [], [], []
     poses, intrinsics = [], []
     for index, frame in enumerate(later):
         picture = prepared_picture(frame, encoder.short_side_px, encoder.stride)
-        seen = look(picture, encoder, "cpu", PATCHES)
+        seen = look(picture, encoder, device, PATCHES)
         features.append(seen.features.half())
         pixels.append(seen.pixels)
-        number.append(torch.full((len(seen.cells),), index))
+        number.append(torch.full((len(seen.cells),), index, device=seen.pixels.device))
         depth.append(measured_depths(picture, seen))
         poses.append(seen.camera_from_map)
         intrinsics.append(seen.intrinsics)

@@ -97,6 +97,26 @@ def random_room(seed: int, textures: int, pictures: tuple[int, int] = (10, 28)) 
     return build.room((width, length, height), seed)
 
 
+def long_hall(seed: int, textures: int, length_m: float, width_m: float = 5.0) -> Room:
+    """An office hall along x with things on and along its walls; the middle is free to walk. As densely furnished as
+    a random room."""
+    rng = np.random.default_rng(seed)
+    build = _Builder(rng, textures)
+    height = rng.uniform(2.5, 3.2)
+    build.box((0, 0, height / 2), (length_m / 2, width_m / 2, height / 2), tile_m=rng.uniform(0.8, 2.5),
+              one_texture=False)
+    for _ in range(round(2.0 * length_m)):
+        _hang_picture(build, length_m, width_m, height)
+    for _ in range(round(0.4 * length_m)):
+        _put_shelf(build, length_m, width_m)
+    for _ in range(round(0.5 * length_m)):
+        half = rng.uniform((0.12, 0.12, 0.15), (0.45, 0.3, 0.7))
+        x, side = rng.uniform(-length_m / 2 + 0.5, length_m / 2 - 0.5), rng.choice((-1, 1))
+        build.box((x, side * rng.uniform(1.4, width_m / 2 - 0.5), half[2]), half, rng.uniform(0, np.pi),
+                  tile_m=rng.choice([None, 0.5, 1.0]), one_texture=False)
+    return build.room((length_m, width_m, height), seed)
+
+
 def _along_wall(rng, width, length, depth):
     """A spot against a random wall: (x, y, yaw) of something whose back is `depth` metres behind its centre."""
     wall = rng.integers(4)

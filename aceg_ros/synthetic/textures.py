@@ -68,10 +68,10 @@ def load_tiles(folder: Path) -> np.ndarray:
 
 
 @lru_cache(maxsize=1)
-def load_atlas(folder: Path | None) -> TextureAtlas:
+def load_atlas(folder: Path | None, device: str = "cpu") -> TextureAtlas:
     """What rooms for training are papered with: painted tiles, and those of a folder."""
     tiles = paint_tiles(256, 1)
-    return make_atlas(tiles if folder is None else np.concatenate([tiles, load_tiles(folder)]))
+    return make_atlas(tiles if folder is None else np.concatenate([tiles, load_tiles(folder)]), device)
 
 
 def paint_tiles(count: int, seed: int) -> np.ndarray:

@@ -17,9 +17,10 @@ WIDTH, HEIGHT = 480, 360
 
 
 def mapping_and_later_visit(seed: int, atlas: TextureAtlas, mapping: int = 24, later: int = 10,
-                            stations: int = 3) -> tuple[Iterator[Frame], Iterator[Frame]]:
+                            stations: int = 3, device: str = "cpu") -> tuple[Iterator[Frame], Iterator[Frame]]:
     """Frames with exact poses and depths of random room `seed`: a mapping visit under one light, and a later one whose
-    every picture is lit by itself. Both look at the same walls from places of their own."""
+    every picture is lit by itself. Both look at the same walls from places of their own. Rendered on device, where the
+    atlas must be."""
     rng = np.random.default_rng(seed)
     room = random_room(seed, len(atlas))
     focal = rng.uniform(330, 560)
@@ -29,12 +30,13 @@ def mapping_and_later_visit(seed: int, atlas: TextureAtlas, mapping: int = 24, l
     poses = [pose_near(room, places[index % stations], rng, 0.6, 0.45, 0.08) for index in range(mapping + later)]
     changed = rearranged(room, rng)
     lights = [random_light(rng) for _ in range(later)]
-    return (_photographs(room, atlas, camera, poses[:mapping], [first_light] * mapping),
-            _photographs(changed, atlas, camera, poses[mapping:], lights))
+    return (photographs(room, atlas, camera, poses[:mapping], [first_light] * mapping, device),
+            photographs(changed, atlas, camera, poses[mapping:], lights, device))
 
 
-def _photographs(room: Room, atlas: TextureAtlas, camera: Camera, poses: list[np.ndarray],
-                 lights: list[Light]) -> Iterator[Frame]:
+def photographs(room: Room, atlas: TextureAtlas, camera: Camera, poses: list[np.ndarray],
+                lights: list[Light], device: str = "cpu") -> Iterator[Frame]:
+    """A frame with exact pose and depth for each pose (4, 4), each under its light."""
     for number, (pose, light) in enumerate(zip(poses, lights, strict=True)):
-        seen = render(room, atlas, camera, pose, light)
+        seen = render(room, atlas, camera, pose, light, device)
         yield Frame(seen.image, camera, float(number), pose, f"{number:06d}", seen.depth_m)
