@@ -68,8 +68,6 @@ def run_map(options: argparse.Namespace) -> int:
         check_method(options.method)
         if options.method != "ace" and options.reprojection_only:
             raise UserError("--reprojection-only is a way to train method ace: leave it out, or map with --method ace.")
-    if options.codes is not None and options.method == "ace":
-        raise UserError("--codes is of method ace_g: leave it out, or map with --method ace_g.")
     device = pick_device(options.device)
     budget = BUDGET_S[device] if options.budget is None else options.budget
     scene = open_scene(options.scene, options.every, _bag_options(options))
@@ -78,8 +76,11 @@ def run_map(options: argparse.Namespace) -> int:
     imports_s = time.monotonic() - started
     mapping = MappingOptions(options.encoder, budget - imports_s, options.seed, device, options.use_depth,
                              not options.reprojection_only, options.regressor, options.codes)
+    method = options.method or default_method(mapping)
+    if options.codes is not None and method != "ace_g":
+        raise UserError("--codes is of method ace_g: leave it out, or map with --method ace_g.")
     with _StopOnInterrupt() as stop, (JsonProgress() if options.json_progress else MappingBar()) as bar:
-        scene_map, refused = build_map(options.method or default_method(mapping), mapping, frames, bar.show, stop.asked)
+        scene_map, refused = build_map(method, mapping, frames, bar.show, stop.asked)
     _tell_skipped([skipped.reason for skipped in scene.skipped] + refused, len(scene))
     scene_map = replace(scene_map, figures=replace(scene_map.figures, budget_s=budget,
                                                    skipped=scene_map.figures.skipped + len(scene.skipped)))
@@ -299,15 +300,18 @@ def run_pretrain_ace_g(options: argparse.Namespace) -> int:
     data = PlaceData(options.encoder, tuple(Path(scene) for scene in options.scenes),
                      None if options.textures is None else Path(options.textures), options.rooms, device=device)
     run, dim = Path(options.run_folder), load_encoder(options.encoder).dim
-    common = {"batch": options.batch, "query_share": options.query_share, "feature_dropout": options.feature_dropout,
-              "seed": options.seed, "device": device}
-    if options.codes_from == "noise":
-        size = HeadSize(dim, options.blocks or 4, options.heads or 4, options.width or 128, options.mlp_ratio)
-        weights = pretrain_on_codes(CodePretraining(run, data, options.iterations, size, options.codes, options.active,
-                                                    options.lifetime, **common))
+    from_noise = options.codes_from == "noise"
+    dropout = (0.1 if from_noise else 0.0) if options.feature_dropout is None else options.feature_dropout
+    common = {"iterations": options.iterations or (20_000 if from_noise else 6000), "batch": options.batch,
+              "query_share": options.query_share, "feature_dropout": dropout, "seed": options.seed, "device": device}
+    if from_noise:
+        head = HeadSize(dim, options.blocks or 4, options.heads or 4, options.width or 128, options.mlp_ratio,
+                        unit_features=True)
+        weights = pretrain_on_codes(CodePretraining(run, data, size=head, codes=options.codes, active=options.active,
+                                                    lifetime=options.lifetime, **common))
     else:
         size = LandmarkSize(dim, options.width or 48, options.heads or 4, options.blocks or 2, options.nearest)
-        weights = train(RegressorTraining(run, data, options.iterations, size=size, **common))
+        weights = train(RegressorTraining(run, data, size=size, **common))
     print(f"weights: {weights}")
     return 0
 
@@ -489,7 +493,7 @@ def _parser() -> argparse.ArgumentParser:
                             description="Train the weights that ship with the package. An interrupted run goes on.")
     networks = verb.add_subparsers(dest="what", required=True, metavar="WHAT")
     verb = _verb(networks, "encoder", run_pretrain_encoder, "the encoder of pictures")
-    _pretraining(verb, rooms=320)
+    _pretraining(verb, 320, 6000, "6000")
     verb.add_argument("--teacher", metavar="FILE", help="another encoder to learn from as well")
     verb.add_argument("--teacher-every", type=_positive, default=1, metavar="N", help="ask the teacher about every N-th"
                       " picture (default: %(default)s)")
@@ -497,14 +501,14 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--without", nargs="*", default=(), choices=("coordinates", "reliability"), help="losses to leave"
                       " out, to see what they are worth (without a teacher: no --teacher)")
     verb = _verb(networks, "ace-g", run_pretrain_ace_g, "the regressor of method ace_g")
-    _pretraining(verb, rooms=100)
+    _pretraining(verb, 100, None, "6000; from noise 20000")
     verb.add_argument("--encoder", default="compact", metavar="FILE", help="whose features it reads (default:"
                       " %(default)s)")
-    verb.add_argument("--query-share", type=float, default=1.0, metavar="X", help="share of steps that ask about"
+    verb.add_argument("--query-share", type=_share, default=1.0, metavar="X", help="share of steps that ask about"
                       " pictures of a later visit (the others ask about mapping pictures); with --codes-from noise,"
                       " query steps for a mapping step (default: %(default)s)")
-    verb.add_argument("--feature-dropout", type=float, default=0.0, metavar="X", help="share of a feature's entries"
-                      " left out in training (the paper: 0.1; default: %(default)s)")
+    verb.add_argument("--feature-dropout", type=_share, metavar="X", help="share of a feature's entries left out in"
+                      " training (default: 0; from noise 0.1, as in the paper)")
     verb.add_argument("--batch", type=_positive, default=1024, metavar="N", help="patches of a step (default:"
                       " %(default)s)")
     verb.add_argument("--codes-from", choices=("landmarks", "noise"), default="landmarks", help="what a place is to the"
@@ -516,7 +520,8 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--nearest", type=_positive, default=8, metavar="N", help="landmarks that a patch looks at"
                       " (default: %(default)s)")
     noise = verb.add_argument_group("--codes-from noise", "The published training; defaults are for two CPU cores.")
-    noise.add_argument("--mlp-ratio", type=float, default=2.0, metavar="X", help="(the paper: 4; default: %(default)s)")
+    noise.add_argument("--mlp-ratio", type=_positive, default=2, metavar="N", help="(the paper: 4; default:"
+                       " %(default)s)")
     noise.add_argument("--codes", type=_positive, default=256, metavar="N", help="codes of a place (the paper: 4096;"
                        " default: %(default)s)")
     noise.add_argument("--active", type=_positive, default=8, metavar="N", help="places mapped at a time (default:"
@@ -532,7 +537,7 @@ def _verb(verbs, name: str, run: Callable[[argparse.Namespace], int], text: str)
     return verb
 
 
-def _pretraining(verb: argparse.ArgumentParser, rooms: int) -> None:
+def _pretraining(verb: argparse.ArgumentParser, rooms: int, iterations: int | None, said: str) -> None:
     verb.add_argument("--run", dest="run_folder", metavar="DIR", required=True, help="folder of the run; an"
                       " interrupted run in it is resumed")
     verb.add_argument("--scenes", nargs="*", default=(), metavar="SCENE", help="posed pictures to learn from as well"
@@ -540,7 +545,7 @@ def _pretraining(verb: argparse.ArgumentParser, rooms: int) -> None:
     verb.add_argument("--textures", metavar="DIR", help="pictures of surfaces for the rendered rooms")
     verb.add_argument("--rooms", type=_positive, default=rooms, metavar="N", help="rendered rooms (default:"
                       " %(default)s)")
-    verb.add_argument("--iterations", type=_positive, default=6000, metavar="N", help="(default: %(default)s)")
+    verb.add_argument("--iterations", type=_positive, default=iterations, metavar="N", help=f"(default: {said})")
     _common(verb)
 
 
@@ -570,6 +575,16 @@ def _seconds(text: str) -> float:
         value = 0.0
     if not 5 <= value < 1e6:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds, 5 or more")
+    return value
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a share from 0 to 1")
     return value
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from scipy.spatial.transform import Rotation
 
 from aceg_ros.datasets import write_ace_scene
 from aceg_ros.encoders.base import load_encoder
@@ -19,7 +20,7 @@ from aceg_ros.encoders.compact import CompactNet
 from aceg_ros.errors import UserError
 from aceg_ros.mapping.losses import reproject
 from aceg_ros.mapping.regressor_file import load_regressor
-from aceg_ros.mapping.transformer_head import HeadSize, TransformerHead
+from aceg_ros.mapping.transformer_head import HeadSize, MapCode, TransformerHead
 from aceg_ros.pretraining import ace_g as regressor_training
 from aceg_ros.pretraining import encoder as training
 from aceg_ros.pretraining import map_codes
@@ -204,7 +205,7 @@ def test_rearranged_rooms_keep_their_walls():
 # --- the published pre-training: codes from noise -------------------------------------------------------------------
 
 
-SMALL = HeadSize(128, 2, 2, 32, 1.0, 1.0)
+SMALL = HeadSize(128, 2, 2, 32, 1.0, 1.0, unit_features=True)
 
 
 @pytest.fixture
@@ -236,40 +237,69 @@ def test_code_pretraining_resumes_and_ends_as_one_that_was_not_interrupted(tmp_p
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
     last = json.loads((tmp_path / "parts" / "curve.jsonl").read_text().splitlines()[-1])
     assert last["iteration"] == 60 and np.isfinite(last["median_m"])
-    assert load_regressor(str(tmp_path / "whole" / "ace_g.safetensors")).codes == 16
+    regressor = load_regressor(str(tmp_path / "whole" / "ace_g.safetensors"))
+    assert regressor.codes == 16
+    features, code = torch.rand(5, 128), torch.rand(16, 32)           # of any length: mapping's are not of unit length
+    said = [regressor.net(scale * features, MapCode(code, torch.zeros(3))).coordinates for scale in (1.0, 11.3)]
+    assert torch.allclose(*said, atol=1e-4)
 
 
 def test_similarity_transforms_move_a_place_but_not_what_its_pictures_see():
-    place = made_up_place(0)
+    place = somewhere(made_up_place(0))
     index = torch.arange(len(place.features))
-    for seed in range(6):                                            # mirrored ones among them
+    mirrored = set()
+    for seed in range(6):
         moved = map_codes.transformed(place, np.random.default_rng(seed))
+        mirrored.add(bool(torch.linalg.det(moved.camera_from_map[0, :, :3]) < 0))
         truth = moved.truth(index)
         assert torch.allclose(reproject(truth, moved.view(index)).error_px, torch.zeros(len(index)), atol=0.05)
         nearest = torch.cdist(truth, moved.points).min(1).values     # its patches are some of its landmarks
         assert nearest.max() < 1e-3
         radius = (moved.points - moved.points.mean(0)).norm(dim=1).median()
         assert map_codes.RADIUS_M[0] * 0.99 < radius < map_codes.RADIUS_M[1] * 1.01
+    assert mirrored == {False, True}
 
 
-def test_query_steps_leave_the_code_alone_and_mapping_steps_fit_it():
+def somewhere(place: Place) -> Place:
+    """The place with its map turned and moved: cameras do not stand at its origin."""
+    turn = torch.from_numpy(Rotation.from_euler("xyz", (0.4, -0.8, 1.1)).as_matrix()).float()
+    shift = torch.tensor([3.0, -1.0, 2.0])
+    rotation, translation = place.camera_from_map[:, :, :3], place.camera_from_map[:, :, 3]
+    return replace(place, points=place.points @ turn.T + shift,
+                   camera_from_map=torch.cat([rotation @ turn.T,
+                                              (translation - rotation @ turn.T @ shift)[:, :, None]], 2))
+
+
+def test_query_steps_train_the_regressor_and_leave_the_code_alone():
+    embeddings, gradients = [], []
+    for share in (0.0, 1.0):
+        options = CodePretraining(Path(), PlaceData(), size=SMALL, codes=16, lifetime=60, batch=256, query_share=share,
+                                  feature_dropout=0.0)
+        torch.manual_seed(0)
+        net, place = TransformerHead(SMALL), made_up_place(0)
+        code = map_codes.new_code(place, options, 0)
+        slot = map_codes._Slot(0, place, code, map_codes.code_optimizer(code, options), 30, 60)
+        for step in range(3):
+            asked = dict(map_codes._step(net, slot, np.random.default_rng(step), options))
+            assert ("query_loss" in asked) == (share > 0) and code.embeddings.grad is None
+        embeddings.append(code.embeddings.detach())
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in net.parameters()]))
+    assert torch.equal(*embeddings) and not torch.allclose(*gradients)
+
+
+def test_a_code_can_be_fitted_to_a_place():
     options = CodePretraining(Path(), PlaceData(), size=SMALL, codes=16, lifetime=60, batch=256)
     torch.manual_seed(0)
     net, place = TransformerHead(SMALL), map_codes.transformed(made_up_place(0), np.random.default_rng(0))
     code = map_codes.new_code(place, options, 0)
-    before = code.embeddings.clone()
-    index = torch.arange(64)
-    map_codes._query_loss(net, code, place, index).backward(inputs=list(net.parameters()))
-    assert code.embeddings.grad is None and all(torch.isfinite(p.grad).all() for p in net.parameters())
     fitted = map_codes.mapped(net, place, options, 0)
-    assert not torch.equal(fitted.embeddings, before)
     with torch.no_grad():
         losses = [map_codes._query_loss(net, each, place, torch.arange(len(place.features))) for each in (code, fitted)]
     assert losses[1] < losses[0]                                     # even an untrained regressor's code can learn
 
 
 def test_two_processes_train_one_network(tmp_path):
-    """Started by torchrun: both end with the same weights, which are not those of either's places alone."""
+    """Started by torchrun: both end with the same weights, though each has seen other places."""
     script = tmp_path / "train.py"
     script.write_text(f"""
 import sys

@@ -80,6 +80,7 @@ def test_walks_go_down_the_hall_once_and_the_later_one_sees_what_the_first_saw(a
     along = [frame.map_from_camera[0, 3] for frame in first]
     assert (np.diff(along) > 0).all() and along[-1] - along[0] > 20.0
     for frame in later:
+        assert frame.map_from_camera[0, 2] > 0.6                     # looks ahead
         columns, rows = (part.ravel() for part in np.meshgrid(np.arange(4, 480, 8), np.arange(4, 360, 8)))
         rays = np.stack([(columns - frame.camera.cx) / frame.camera.fx, (rows - frame.camera.cy) / frame.camera.fy,
                          np.ones(len(rows))], 1)

@@ -23,7 +23,8 @@ class Regressed(NamedTuple):
 
 @dataclass(frozen=True)
 class HeadSize:
-    """The released class's names for its sizes, and its defaults."""
+    """The released class's names for its sizes, and its defaults. unit_features: ours are trained on features of unit
+    length, the released on those of its encoder as they come."""
 
     dim_in: int = 1024
     num_blocks: int = 6
@@ -31,6 +32,7 @@ class HeadSize:
     dim_emb: int = 512
     mlp_ratio: float = 4.0
     final_mlp_ratio: float = 1.0
+    unit_features: bool = False
 
 
 class MapCode(nn.Module):
@@ -102,7 +104,7 @@ class TransformerHead(nn.Module):
         self.out_mlp = _Mlp(width, int(width * size.final_mlp_ratio), 5, norm=True)
 
     def forward(self, features: Tensor, code: MapCode) -> Regressed:
-        x = self.in_mlp(features)
+        x = self.in_mlp(functional.normalize(features, dim=1) if self.size.unit_features else features)
         for block in self.transformer_blocks:
             x = block(x, code.embeddings)
         with torch.autocast(x.device.type, enabled=False):             # 8 bits of a coordinate are not enough

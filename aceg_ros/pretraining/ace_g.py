@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aceg_ros.encoders.base import load_encoder, training_precision
+from aceg_ros.errors import UserError
 from aceg_ros.mapping.landmark_regressor import LandmarkCode, LandmarkRegressor, LandmarkSize, Mixture, surest
 from aceg_ros.mapping.losses import MAX_ERROR_PX, MIN_DEPTH_M, View, reproject
 from aceg_ros.mapping.regressor_file import save_regressor
 from aceg_ros.pretraining.places import Place, PlaceData, open_places
+from aceg_ros.pretraining.ranks import join
 from aceg_ros.pretraining.run import log_figures, resume, save_checkpoint, warm_cosine
 from aceg_ros.pretraining.scores import located
 
@@ -49,6 +51,8 @@ class RegressorTraining:
 def train(options: RegressorTraining) -> Path:
     """Run or resume the training; returns the file of the exported weights. Raises UserError on scenes that cannot be
     read."""
+    if join(options.device).count > 1:
+        raise UserError("Landmarks are trained on by one process: start without torchrun, or with --codes-from noise.")
     places, held_out = open_places(options.data, options.run / "places")
     torch.manual_seed(options.seed)
     net = LandmarkRegressor(options.size).to(options.device)
@@ -143,11 +147,11 @@ def evaluate(net: LandmarkRegressor, places: list[Place], codes: int = 3000) -> 
             nearest = code.points[(features @ code.keys.T).argmax(1)]
             sure = surest(found.sigma)
             apart = [(points - truth).norm(dim=1) for points in (found.coordinates, nearest)]
-            located = [located(points, view, mask) for points, mask in
+            recalls = [located(points, view, mask) for points, mask in
                        ((found.coordinates, None), (found.coordinates, sure), (nearest, None))]
             rows.append([float(apart[0].median()), float((apart[0] < 0.1).float().mean()),
                          float((apart[0][sure] < 0.1).float().mean()), float((apart[1] < 0.1).float().mean()),
-                         *located])
+                         *recalls])
     names = ("median_m", "patches_10cm", "sure_patches_10cm", "nearest_patches_10cm", "recall", "sure_recall",
              "nearest_recall")
     return dict(zip(names, np.mean(rows, 0).tolist(), strict=True)) if rows else {}

@@ -3,6 +3,9 @@
 A pool of places is mapped at a time, each again and again from scratch, under a similarity transform of its own.
 Mapping steps fit a place's code, and the regressor, to landmarks of the mapping visit; query steps fit the regressor
 alone, codes frozen, to patches of a later visit.
+
+Other than published: what is mapped are triangulated landmarks, not exact points of rendered pictures, so that codes
+learn from what a real mapping run has; features are of unit length; a code's rate follows this package's `one_cycle`.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aceg_ros.encoders.base import load_encoder, training_precision
+from aceg_ros.errors import UserError
 from aceg_ros.mapping.losses import laplace_loss, laplace_reprojection_loss
 from aceg_ros.mapping.regressor_file import save_regressor
 from aceg_ros.mapping.training import one_cycle
@@ -28,7 +32,7 @@ from aceg_ros.pretraining.ranks import Ranks, join
 from aceg_ros.pretraining.run import log_figures, resume, save_checkpoint, warm_cosine
 from aceg_ros.pretraining.scores import located
 
-RADIUS_M = (1.0, 4.0)                  # of a transformed place: median distance of its landmarks from their mean
+RADIUS_M = (1.0, 10.0)                 # of a transformed place: median distance of its landmarks from their mean
 SURE = 2.0                             # times the 10 % quantile of sigma: what the solver gets
 
 
@@ -41,7 +45,7 @@ class CodePretraining:
     run: Path
     data: PlaceData
     iterations: int = 20_000
-    size: HeadSize = field(default_factory=lambda: HeadSize(128, 4, 4, 128, 2.0, 1.0))
+    size: HeadSize = field(default_factory=lambda: HeadSize(128, 4, 4, 128, 2.0, unit_features=True))
     codes: int = 256
     active: int = 8
     lifetime: int = 300
@@ -58,7 +62,10 @@ class CodePretraining:
 
 def train(options: CodePretraining) -> Path:
     """Run or resume the training; returns the file of the exported weights. With torchrun, every process has a pool of
-    its own and gradients are averaged. Raises UserError on scenes that cannot be read."""
+    its own and gradients are averaged. Raises UserError on scenes that cannot be read, or sizes that do not fit."""
+    if options.size.dim_emb % options.size.num_attention_heads:
+        raise UserError(f"A width of {options.size.dim_emb} cannot be split among {options.size.num_attention_heads}"
+                        " heads: give a multiple.")
     ranks = join(options.device)
     options = replace(options, device=ranks.device(options.device),
                       data=replace(options.data, device=ranks.device(options.data.device)))
@@ -91,12 +98,13 @@ def train(options: CodePretraining) -> Path:
             log_figures(options.run, iteration=done, per_iteration=(time.monotonic() - started) / (done - first),
                         **{name: float(torch.stack(losses).mean()) for name, losses in recent.items() if losses})
         if done % options.keep_every == 0 or done == options.iterations:
-            pool.save(done)
             if ranks.first:
                 log_figures(options.run, iteration=done, **evaluate(net, held_out, options))
+            ranks.wait()                            # pools and checkpoint belong together: written at the same moment
+            pool.save(done)
+            if ranks.first:
                 save_regressor(net, load_encoder(options.data.encoder).identity, result, codes=options.codes)
                 save_checkpoint(options.run, net, optimizer, done)
-            ranks.wait()
     return result
 
 
@@ -117,6 +125,7 @@ class _Pool:
 
     def __init__(self, places: list[Place], options: CodePretraining, ranks: Ranks, done: int):
         self._places, self._options, self._ranks = places[ranks.rank::ranks.count] or places, options, ranks
+        self._made_for = [ranks.count, len(self._places), options.active, options.codes, options.lifetime]
         self._file = options.run / f"pool_{ranks.rank}.pt"
         # Lifetimes of the first generation differ, so that codes of all ages are in the pool from then on.
         self._slots = [self._new(number, options.lifetime * (number + 1) // options.active)
@@ -144,13 +153,13 @@ class _Pool:
         state = [{"generation": slot.generation, "age": slot.age, "lifetime": slot.lifetime,
                   "code": slot.code.state_dict(), "optimizer": slot.optimizer.state_dict()} for slot in self._slots]
         temporary = self._file.with_suffix(".tmp")
-        torch.save({"iteration": done, "slots": state}, temporary)
+        torch.save({"iteration": done, "made_for": self._made_for, "slots": state}, temporary)
         temporary.rename(self._file)
 
     def _load(self, done: int) -> None:
-        """A pool that was saved at another iteration than the network is left: codes from noise do as well."""
-        state = torch.load(self._file, map_location=self._options.device, weights_only=True)
-        if state["iteration"] != done or len(state["slots"]) != len(self._slots):
+        """A pool of another iteration than the network's, or of other places, is left: fresh codes do as well."""
+        state = torch.load(self._file, map_location="cpu", weights_only=True)
+        if state["iteration"] != done or state["made_for"] != self._made_for:
             return
         for number, kept in enumerate(state["slots"]):
             slot = self._new(kept["generation"], kept["lifetime"])

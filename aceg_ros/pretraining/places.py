@@ -17,6 +17,7 @@ from tqdm import tqdm
 from aceg_ros.camera import Frame
 from aceg_ros.datasets import open_scene
 from aceg_ros.encoders.base import Encoder, load_encoder
+from aceg_ros.errors import UserError
 from aceg_ros.heap import keep_heap
 from aceg_ros.mapping.augmentation import prepared_picture
 from aceg_ros.mapping.landmarks import find_landmarks, measured_depths
@@ -95,6 +96,9 @@ def open_places(data: PlaceData, folder: Path) -> tuple[list[Place], list[Place]
             list(tqdm(pool.map(_make, missing), "places", len(missing)))
     places = [_load(job[0]).to(data.device) for job in jobs]
     places = [place for place in places if len(place.points) > 500]
+    if len(places) <= data.held_out_rooms:
+        raise UserError(f"Only {len(places)} places can be used, and {data.held_out_rooms} are held out: give more with"
+                        " --rooms.")
     return places[data.held_out_rooms:], places[:data.held_out_rooms]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import distributed, nn
@@ -46,5 +47,8 @@ def join(device: str) -> Ranks:
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return Ranks()
     if not distributed.is_initialized():
-        distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+        if device == "cuda":
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        # While the first prepares data or evaluates, the others wait: for as long as it takes.
+        distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=timedelta(days=2))
     return Ranks(distributed.get_rank(), distributed.get_world_size())

@@ -98,22 +98,22 @@ def random_room(seed: int, textures: int, pictures: tuple[int, int] = (10, 28)) 
 
 
 def long_hall(seed: int, textures: int, length_m: float, width_m: float = 5.0) -> Room:
-    """An office hall along x with things on and along its walls; the middle is free to walk. As densely furnished as
-    a random room."""
+    """An office hall along x with things on and along its long walls; the middle is free to walk. About as densely
+    furnished as a random room."""
     rng = np.random.default_rng(seed)
     build = _Builder(rng, textures)
     height = rng.uniform(2.5, 3.2)
     build.box((0, 0, height / 2), (length_m / 2, width_m / 2, height / 2), tile_m=rng.uniform(0.8, 2.5),
               one_texture=False)
-    for _ in range(round(2.0 * length_m)):
-        _hang_picture(build, length_m, width_m, height)
-    for _ in range(round(0.4 * length_m)):
-        _put_shelf(build, length_m, width_m)
+    for _ in range(round(1.6 * length_m)):
+        _hang_picture(build, length_m, width_m, height, _along_side)
+    for _ in range(round(0.3 * length_m)):
+        _put_shelf(build, length_m, width_m, _along_side)
     for _ in range(round(0.5 * length_m)):
         half = rng.uniform((0.12, 0.12, 0.15), (0.45, 0.3, 0.7))
         x, side = rng.uniform(-length_m / 2 + 0.5, length_m / 2 - 0.5), rng.choice((-1, 1))
         build.box((x, side * rng.uniform(1.4, width_m / 2 - 0.5), half[2]), half, rng.uniform(0, np.pi),
-                  tile_m=rng.choice([None, 0.5, 1.0]), one_texture=False)
+                  tile_m=(None, 0.5, 1.0)[rng.integers(3)], one_texture=False)
     return build.room((length_m, width_m, height), seed)
 
 
@@ -125,16 +125,23 @@ def _along_wall(rng, width, length, depth):
     return (width / 2 - depth) * (5 - 2 * wall), rng.uniform(-length / 2 + 0.6, length / 2 - 0.6), np.pi / 2
 
 
-def _hang_picture(build, width, length, height):
-    x, y, yaw = _along_wall(build.rng, width, length, 0.01)
+def _along_side(rng, width, length, depth):
+    """As `_along_wall`, one of the two walls along x in most cases."""
+    if rng.uniform() < 0.1:
+        return _along_wall(rng, width, length, depth)
+    return rng.uniform(-width / 2 + 0.6, width / 2 - 0.6), (length / 2 - depth) * rng.choice((-1, 1)), 0.0
+
+
+def _hang_picture(build, width, length, height, spot=_along_wall):
+    x, y, yaw = spot(build.rng, width, length, 0.01)
     half = build.rng.uniform((0.15, 0.015, 0.12), (0.7, 0.02, 0.55))
     build.box((x, y, build.rng.uniform(0.8, height - 0.4)), half, yaw, one_texture=False)
 
 
-def _put_shelf(build, width, length):
+def _put_shelf(build, width, length, spot=_along_wall):
     rng = build.rng
     depth, half_width = rng.uniform(0.12, 0.22), rng.uniform(0.35, 0.8)
-    x, y, yaw = _along_wall(rng, width, length, depth)
+    x, y, yaw = spot(rng, width, length, depth)
     along = np.array([np.cos(yaw), np.sin(yaw), 0.0])
     boards = int(rng.integers(2, 6))
     for board in range(boards):

@@ -20,7 +20,7 @@ LENGTH_M, HEIGHT_M = 30.0, 1.3
 def mapping_and_later_walk(seed: int, atlas: TextureAtlas, mapping: int = 260,
                            later: int = 60) -> tuple[Iterator[Frame], Iterator[Frame]]:
     """Frames with exact poses and depths of hall `seed`: both walks look ahead, the later one from up to half a metre
-    beside the first's path and in directions of its own, under one light, a tenth of the furniture moved."""
+    beside the first's path and in directions of its own, under another light, with things moved and gone."""
     rng = np.random.default_rng(seed)
     hall = long_hall(seed, len(atlas), LENGTH_M)
     camera = Camera(WIDTH, HEIGHT, 400.0, 400.0, (WIDTH - 1) / 2, (HEIGHT - 1) / 2)
