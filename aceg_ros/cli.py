@@ -310,7 +310,7 @@ def run_pretrain_ace_g(options: argparse.Namespace) -> int:
         weights = pretrain_on_codes(CodePretraining(run, data, size=head, codes=options.codes, active=options.active,
                                                     lifetime=options.lifetime, **common))
     else:
-        size = LandmarkSize(dim, options.width or 48, options.heads or 4, options.blocks or 2, options.nearest)
+        size = LandmarkSize(dim, options.width or 48, options.heads or 4, options.blocks or 1, options.nearest)
         weights = train(RegressorTraining(run, data, size=size, **common))
     print(f"weights: {weights}")
     return 0
@@ -515,9 +515,9 @@ def _parser() -> argparse.ArgumentParser:
                       " regressor: landmarks, or embeddings learned from noise as published; that one can be started"
                       " by torchrun on several GPUs (default: %(default)s)")
     verb.add_argument("--width", type=_positive, metavar="N", help="(default: 48; from noise 128; the paper: 512)")
-    verb.add_argument("--blocks", type=_positive, metavar="N", help="(default: 2; from noise 4; the paper: 6)")
+    verb.add_argument("--blocks", type=_positive, metavar="N", help="(default: 1; from noise 4; the paper: 6)")
     verb.add_argument("--heads", type=_positive, metavar="N", help="(default: 4; the paper: 8)")
-    verb.add_argument("--nearest", type=_positive, default=8, metavar="N", help="landmarks that a patch looks at"
+    verb.add_argument("--nearest", type=_positive, default=4, metavar="N", help="landmarks that a patch looks at"
                       " (default: %(default)s)")
     noise = verb.add_argument_group("--codes-from noise", "The published training; defaults are for two CPU cores.")
     noise.add_argument("--mlp-ratio", type=_positive, default=2, metavar="N", help="(the paper: 4; default:"

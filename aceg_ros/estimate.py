@@ -21,6 +21,7 @@ class Status(Enum):
     TOO_FEW_INLIERS = "too_few_inliers"
     LOW_INLIER_RATIO = "low_inlier_ratio"
     CHANCE_CONSENSUS = "chance_consensus"        # hardly more inliers than nonsense of the same kind would give
+    AMBIGUOUS_PLACE = "ambiguous_place"          # another pose, elsewhere, explains much of the picture as well
     POOR_SPREAD = "poor_spread"                  # inliers huddle in one part of the picture
     DEGENERATE_POINTS = "degenerate_points"      # inlier points (nearly) on a line or in one spot
     UNCERTAIN_POSE = "uncertain_pose"            # covariance too large, singular or not finite

@@ -110,6 +110,18 @@ def check_peak(squared_px: np.ndarray, threshold_px: float, min_peak: float) -> 
     return None
 
 
+def check_rival(number: int, rival: int, max_share: float) -> Refusal | None:
+    """Compare with the best pose for what the chosen one does not explain.
+
+    Where a place repeats itself (doors, panels, tiles), its patches are divided among the copies, and the pose that
+    wins may be at the wrong one; the others then have their share of inliers too.
+    """
+    if rival > max_share * number:
+        return Refusal(Status.AMBIGUOUS_PLACE, f"{number} correspondences agree with the best pose, but of the others"
+                       f" {rival} agree with another one: at most {max_share:.0%} as many may")
+    return None
+
+
 def check_covariance(covariance: np.ndarray, max_position_m: float, max_rotation_rad: float) -> Refusal | None:
     """Largest standard deviations, over all directions, of the camera's position and rotation."""
     if not np.isfinite(covariance).all():

@@ -35,7 +35,8 @@ class SolverConfig:
     Gates. min_correspondences: usable ones. min_inliers, min_inlier_ratio: of the final pose, over all unmasked
     correspondences. min_spread_blocks: of 48 picture blocks. min_width: see `check_shape`. Below sure_inlier_ratio
     a pose must have min_mirror_gain times the inliers of the mirrored picture and min_peak of its residuals near
-    zero, see `check_chance` and `check_peak`.
+    zero, see `check_chance` and `check_peak`; below rivalled_inlier_ratio no rival with more than max_rival_share of
+    its inliers, see `check_rival`.
     max_position_std: in units of the median inlier depth; max_position_std_m: whatever the depth (a skyline alone
     fixes no place); max_rotation_std_rad.
 
@@ -59,6 +60,8 @@ class SolverConfig:
     sure_inlier_ratio: float = 0.3
     min_mirror_gain: float = 1.5
     min_peak: float = 0.33
+    rivalled_inlier_ratio: float = 0.2
+    max_rival_share: float = 0.28
     max_position_std: float = 0.1
     max_position_std_m: float = 5.0
     max_rotation_std_rad: float = 0.1
@@ -112,6 +115,8 @@ def solve_pose(pixels: np.ndarray, points: np.ndarray, camera: Camera, config: S
         mirror_ratio = _mirror_ratio(subset, config, seed) * indices.size / offered
         refusal = (gates.check_peak(residuals.squared_px, config.inlier_threshold_px, config.min_peak)
                    or gates.check_chance(ratio, mirror_ratio, config.min_mirror_gain))
+    if refusal is None and ratio < config.rivalled_inlier_ratio:
+        refusal = gates.check_rival(number, _rival(data, residuals.squared_px, config, seed), config.max_rival_share)
     clock.lap("gates")
 
     rms = float(np.sqrt(residuals.squared_px[inliers].mean())) if number else float("nan")
@@ -166,6 +171,16 @@ def _mirror_ratio(subset: Correspondences, config: SolverConfig, seed: int) -> f
     if pose is None:
         return 0.0
     return float((mirrored.residuals(*pose).squared_px < config.inlier_threshold_px**2).mean())
+
+
+def _rival(data: Correspondences, squared_px: np.ndarray, config: SolverConfig, seed: int) -> int:
+    """Inliers of the best pose for the correspondences that are far from the chosen one. squared_px: their errors."""
+    rest = data.subset(np.flatnonzero(squared_px > (3.0 * config.inlier_threshold_px) ** 2))
+    if rest.pixels.shape[1] < config.min_correspondences:
+        return 0
+    subset = rest.subset(_stratified_subset(rest, config.max_correspondences, np.random.default_rng(seed)))
+    pose = _hypothesis(subset, config, seed)
+    return 0 if pose is None else int((rest.residuals(*pose).squared_px < config.inlier_threshold_px**2).sum())
 
 
 class _Stages:

@@ -116,7 +116,7 @@ def test_masked_points_are_never_used() -> None:
 def test_inlier_indices_are_the_callers() -> None:
     pixels, points, _ = view(5)
     points[::2] = np.nan
-    points[1::4] += 2.0
+    points[1::4] += np.random.default_rng(5).uniform(0.5, 3.0, points[1::4].shape)
     _, _, inliers = answer(solve_pose(pixels, points, CAMERA))
     assert np.isin(np.arange(3, len(pixels), 4), inliers).all()
     assert not np.isin(np.arange(0, len(pixels), 2), inliers).any()
@@ -375,3 +375,25 @@ def test_programming_errors_are_raised() -> None:
         solve_pose(pixels, points, replace(CAMERA, model="plumb_bob", distortion=(0.1, 0.0, 0.0, 0.0)))
     with pytest.raises(ValueError, match="backend"):
         SolverConfig(backend="magic")
+
+
+def repeated(seed: int, copies: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A view of which a sixth is right; `copies` of the patches are taken for the same things four metres away."""
+    pixels, points, pose = view(seed, 1000, noise_px=1.0, outliers=0.82)
+    elsewhere = np.random.default_rng(seed + 1).random(len(points)) < copies
+    _, truth, _ = view(seed, 1000, noise_px=1.0)
+    points[elsewhere] = truth[elsewhere] + (4.0, 0.0, 0.0)
+    return pixels, points, pose
+
+
+def test_a_place_that_repeats_itself_is_ambiguous() -> None:
+    for seed in range(10):
+        pixels, points, _ = repeated(seed, 0.16)
+        estimate = refusal(Status.AMBIGUOUS_PLACE, pixels, points)
+        assert "another one" in estimate.message
+
+
+def test_a_few_copies_do_not_make_a_place_ambiguous() -> None:
+    for seed in range(10):
+        pixels, points, pose = repeated(seed, 0.02)
+        assert np.abs(error(solve_pose(pixels, points, CAMERA), pose)).max() < 0.05

@@ -63,8 +63,8 @@ class LandmarkSize:
     dim_in: int = 128
     width: int = 48
     heads: int = 4
-    blocks: int = 2
-    nearest: int = 8
+    blocks: int = 1
+    nearest: int = 4
 
 
 def nearest(similarity: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -159,7 +159,7 @@ class LandmarkRegressor(nn.Module):
         votes = _near(points.flatten(0, 1), points[:, 0], code.radii).unflatten(0, similarity.shape)
         lift = ((votes + 1e-3) / (code.crowd[index] + 1e-3)).log()
         match = torch.stack([similarity, SHARP / 25 * (similarity - similarity[:, :1]), rank, *lift.unbind(-1)], -1)
-        x = functional.gelu(self.of_query(features)[:, None] + self.of_key(code.keys)[index] + self.of_match(match))
+        x = functional.gelu(self.of_query(features)[:, None] + self.of_key(code.keys[index]) + self.of_match(match))
         apart = _distance_features(torch.cdist(points, points) / code.spacing)
         for block in self.blocks:
             x = block(x, apart)
