@@ -48,7 +48,7 @@ class FakeLocalizer:
         return PoseEstimate(Status.ACCEPTED, "Localized.", pose, covariance, 321, 0.5, 1.5, stage_ms={"solve": 1.0})
 
 
-def load(path: str, device: str, seed: int) -> LoadedMap:
+def load(path: str, device: str, seed: int, threads: int) -> LoadedMap:
     try:
         with open(path) as file:
             content = json.load(file)

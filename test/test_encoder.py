@@ -131,11 +131,11 @@ def test_dense_sift_needs_no_weights():
 
 def test_half_precision_keeps_coordinates_whole(monkeypatch):
     """A CPU that computes in bf16 does so in the encoder and in the head's hidden layers, not in the coordinates."""
-    monkeypatch.setattr(base, "_computes_in_bf16", lambda: True)
+    monkeypatch.setattr(base, "computes_in_bf16", lambda: True)
     encoder = load_encoder("compact")
     image = torch.rand(1, 3, 96, 128)
     half = encoder(image)
-    monkeypatch.setattr(base, "_computes_in_bf16", lambda: False)
+    monkeypatch.setattr(base, "computes_in_bf16", lambda: False)
     whole = encoder(image)
     assert half.dtype == torch.float32 and not torch.equal(half, whole)
     assert torch.nn.functional.cosine_similarity(half, whole, dim=1).mean() > 0.99

@@ -9,7 +9,7 @@ import torch
 from aceg_ros.camera import Camera, Frame
 from aceg_ros.cli import main
 from aceg_ros.encoders.ace import AceNet
-from aceg_ros.encoders.base import _computes_in_bf16, load_encoder
+from aceg_ros.encoders.base import computes_in_bf16, load_encoder
 from aceg_ros.errors import UserError
 from aceg_ros.methods.base import make_localizer
 from aceg_ros.scene_map import SceneMap
@@ -50,7 +50,7 @@ def test_an_imported_encoder_computes_what_the_original_does(imported):
     assert (encoder.dim, encoder.stride, encoder.name) == (32, 8, "ace")
     images = torch.rand(1, 3, 64, 96)
     # Features are around 0.05; encoders compute in bf16 where the processor has it.
-    atol = 1e-3 if _computes_in_bf16() else 1e-4
+    atol = 1e-3 if computes_in_bf16() else 1e-4
     assert torch.allclose(encoder(images), net.half().float()(images).features, atol=atol)
 
 

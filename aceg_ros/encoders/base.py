@@ -59,7 +59,7 @@ def half_precision(device: str) -> torch.autocast:
     """Autocast to the fast 16-bit type of a device: fp16 on a GPU, bf16 on a CPU that computes in it, else none."""
     if device == "cuda":
         return torch.autocast("cuda", torch.float16)
-    return torch.autocast("cpu", torch.bfloat16, enabled=_computes_in_bf16())
+    return torch.autocast("cpu", torch.bfloat16, enabled=computes_in_bf16())
 
 
 def training_precision(device: str) -> torch.autocast:
@@ -68,7 +68,8 @@ def training_precision(device: str) -> torch.autocast:
 
 
 @lru_cache
-def _computes_in_bf16() -> bool:
+def computes_in_bf16() -> bool:
+    """Whether this processor does."""
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16"))
 

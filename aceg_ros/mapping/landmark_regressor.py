@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from aceg_ros.encoders.base import computes_in_bf16
 from aceg_ros.mapping.transformer_head import Regressed
 
 VOTE_RADII, VOTERS = (0.1, 0.3), 200   # in shares of the scene's extent; patches that vote
@@ -28,6 +29,7 @@ class LandmarkCode(nn.Module):
     """
 
     keys: Tensor
+    rough_keys: Tensor
     points: Tensor
     spacing: Tensor
     radii: Tensor
@@ -36,6 +38,7 @@ class LandmarkCode(nn.Module):
     def __init__(self, keys: Tensor, points: Tensor):
         super().__init__()
         self.register_buffer("keys", functional.normalize(keys.float(), dim=1))
+        self.register_buffer("rough_keys", self.keys.bfloat16() if computes_in_bf16() else self.keys)
         self.register_buffer("points", points.float())
         self.register_buffer("spacing", _spacing(self.points))
         extent = (self.points - self.points.mean(0)).norm(dim=1).median().clamp(min=1e-6)
@@ -76,11 +79,26 @@ def nearest(similarity: Tensor, count: int) -> tuple[Tensor, Tensor]:
     group = 32
     if total < 4 * group * count:
         return similarity.topk(min(count, total), 1)
-    padded = functional.pad(similarity, (0, -total % group), value=-2.0).unflatten(1, (-1, group))
-    groups = padded.amax(2).topk(count, 1).indices
-    among = padded.gather(1, groups[..., None].expand(-1, -1, group)).flatten(1)
+    if total % group:
+        similarity = functional.pad(similarity, (0, -total % group), value=-2.0)
+    grouped = similarity.unflatten(1, (-1, group))
+    groups = grouped.amax(2).topk(count, 1).indices
+    among = grouped.gather(1, groups[..., None].expand(-1, -1, group)).flatten(1)
     values, where = among.topk(count, 1)
     return values, groups.gather(1, where // group) * group + where % group
+
+
+def similar(features: Tensor, keys: Tensor, rough_keys: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Similarity (B, count) of each feature (B, C) to its most similar keys (N, C), and which these are (B, count).
+
+    rough_keys: the same in bf16, where the processor computes in it: they choose twice as many, `keys` among those.
+    """
+    if rough_keys.dtype == keys.dtype:
+        return nearest(features @ keys.T, count)
+    _, rough = nearest((features.to(rough_keys.dtype) @ rough_keys.T).float(), 2 * count)
+    similarity = (keys[rough] @ features[:, :, None])[:, :, 0]
+    values, where = similarity.topk(min(count, similarity.shape[1]), 1)
+    return values, rough.gather(1, where)
 
 
 class _NeighbourBlock(nn.Module):
@@ -151,7 +169,7 @@ class LandmarkRegressor(nn.Module):
 
     def mixture(self, features: Tensor, code: LandmarkCode) -> Mixture:
         """features (B, dim_in), of unit length, of patches of one picture: they vote for each other's candidates."""
-        similarity, index = nearest(features @ code.keys.T, self.size.nearest)
+        similarity, index = similar(features, code.keys, code.rough_keys, self.size.nearest)
         similarity = similarity.float()
         points = code.points[index]
         rank = torch.linspace(0, 1, similarity.shape[1], device=similarity.device).expand_as(similarity)

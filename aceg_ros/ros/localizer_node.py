@@ -49,6 +49,7 @@ from aceg_ros.ros.status import Tally, Window, answer_status, array, mapping_sta
 from aceg_ros.ros.worker import BAD_STAMP, REPLACED, Answer, LoadedMap, MapState, Request, Worker
 
 if TYPE_CHECKING:
+    from aceg_ros.methods.base import Localizer
     from aceg_ros.viewer import Viewer
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -85,21 +86,23 @@ class LocalizerParameters:
                            "open it; needs rerun-sdk.", read_only=True)
     autostart: bool = parameter(True, "Configure and activate at start, without a lifecycle manager.", read_only=True)
     device: str = parameter("auto", "Where inference runs.", choices=("auto", "cpu", "cuda"), read_only=True)
+    threads: int = parameter(0, "CPU cores that inference may use; 0: half of them, the others are for the robot.",
+                             minimum=0, maximum=1024, read_only=True)
     seed: int = parameter(0, "Seed of the pose solver and of mapping.", minimum=0, maximum=2**31 - 1, read_only=True)
 
 
 class LocalizerNode(LifecycleNodeMixin, Node):
-    """load: (map path, device, seed) to a map in memory; raises UserError on a file that cannot be used."""
+    """load: (map path, device, seed, threads) to a map in memory; raises UserError on a file that cannot be used."""
 
     _complete = False       # rclpy destroys nodes whose constructor failed, too
 
-    def __init__(self, load: Callable[[str, str, int], LoadedMap], **node_options) -> None:
+    def __init__(self, load: Callable[[str, str, int, int], LoadedMap], **node_options) -> None:
         Node.__init__(self, "localizer", **node_options)
         transitions = WaitingCallbackGroup()        # loading a map takes seconds
         LifecycleNodeMixin.__init__(self, callback_group=transitions)
         self._settings = ParameterGroup(self, LocalizerParameters, self._parameters_changed)
         settings = self._settings.value
-        self._load = lambda path: load(path, settings.device, settings.seed)
+        self._load = lambda path: load(path, settings.device, settings.seed, settings.threads)
         self._tally, self._window = Tally(), Window()
         self._status_lock = threading.Lock()        # several threads count and publish
         self._active, self._enabled = False, True
@@ -445,11 +448,26 @@ def _viewer(target: str) -> Viewer | None:
     return Viewer(None if target == "window" else Path(target).expanduser())
 
 
-def load_localizer(path: str, device: str, seed: int) -> LoadedMap:
+@dataclass(frozen=True)
+class _OnThreads:
+    """A localizer that computes on so many threads, whichever thread calls it: torch keeps their number per thread."""
+
+    localizer: Localizer
+    threads: int
+
+    def localize(self, frame: Frame) -> PoseEstimate:
+        import torch
+        torch.set_num_threads(self.threads)
+        return self.localizer.localize(frame)
+
+
+def load_localizer(path: str, device: str, seed: int, threads: int = 0) -> LoadedMap:
+    """threads: 0 for half of the cores. An operation of two threads waits for the slower one, so where the second core
+    has other work as well, one thread is as fast and steadier (docs/benchmarks/2026-11-25-node.md)."""
     from aceg_ros.methods.base import make_localizer
     from aceg_ros.scene_map import SceneMap
     scene_map = SceneMap.load(path)
-    localizer = make_localizer(scene_map, device, seed)
+    localizer = _OnThreads(make_localizer(scene_map, device, seed), threads or max(1, (os.cpu_count() or 1) // 2))
     noise = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
     localizer.localize(Frame(noise, Camera(640, 480, 500.0, 500.0, 320.0, 240.0)))     # the first call is the slow one
     return LoadedMap(localizer, scene_map)
