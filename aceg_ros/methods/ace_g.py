@@ -35,7 +35,7 @@ from aceg_ros.scene_map import MappingFigures, SceneMap
 MIN_LANDMARKS = 200
 MERGE_SHARE = 0.12                   # of the time for mapping, kept for choosing the codes
 CLOUD_POINTS = 15_000                # of 50,000 a map may have: the landmarks are the larger part of a small file
-PATCHES = {"cpu": 500, "cuda": 4800}   # of a picture, the most reliable: each asks thousands of codes
+PATCHES = {"cpu": 600, "cuda": 4800}   # of a picture, the most reliable: each asks thousands of codes
 SURE = 2.0                           # times the 10 % quantile of sigma: what the solver gets (ACE-G)
 
 
