@@ -283,6 +283,15 @@ def test_landmark_map_of_a_room_is_small_and_localizes_in_other_light(tmp_path, 
     assert found["median_translation_m"] < 0.08
 
 
+def test_a_map_has_as_many_codes_as_are_asked_for(tmp_path, rendered_scene, capsys):
+    scene, path = str(rendered_scene / "mapping"), tmp_path / "few.map"
+    assert main(["map", scene, "-o", str(path), "--codes", "700", "--every", "3", "--budget", "60"]) == 0
+    assert SceneMap.load(path).tensors["keys"].shape == (700, 128)
+    for other in (["--method", "ace"], ["--reprojection-only"]):
+        assert main(["map", scene, "-o", str(tmp_path / "no.map"), "--codes", "700", *other]) == 2
+        assert "--codes is of method ace_g" in capsys.readouterr().err
+
+
 def test_maps_are_repeatable_and_few_landmarks_are_refused():
     world = demo_world()
     frames = [world.photograph(pose) for pose in mapping_path(48, world.room)[10:18]]
