@@ -408,7 +408,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--encoder", default="compact", help="shipped encoder or a file from 'aceg import'"
                       " (default: %(default)s)")
     verb.add_argument("--regressor", default="ace_g", metavar="FILE", help="of --method ace_g: the shipped one or a"
-                      " file from 'aceg import ace-g' (default: %(default)s)")
+                      " file from 'aceg import ace-g' or 'aceg pretrain ace-g' (default: %(default)s)")
     verb.add_argument("--codes", type=_positive, metavar="N", help="of --method ace_g: codes of a place; fewer make a"
                       " smaller map and a faster, less sure localizer (default: 8192 landmarks)")
     verb.add_argument("--budget", type=_seconds, metavar="S", help="seconds until the map is written, at most (default:"
