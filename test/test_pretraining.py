@@ -1,4 +1,4 @@
-"""Training of the encoder: its losses, and that an interrupted run ends as an uninterrupted one."""
+"""Training of the encoder and of both regressors: losses, and that an interrupted run ends as an uninterrupted one."""
 
 import json
 import os

@@ -58,9 +58,9 @@ def load_regressor(source: str, device: str = "cpu") -> Regressor:
             state = {key: file.get_tensor(key) for key in file.keys()}
         net_class, size_class = _KINDS[metadata["kind"]]
         net = net_class(size_class(**json.loads(metadata["size"])))
+        codes = int(metadata.get("codes", 0))
         net.load_state_dict({key: value.float() for key, value in state.items()})
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} is not a readable regressor file ({error!r}).") from None
     return Regressor(net.eval().requires_grad_(False).to(device), f"{metadata['kind']}:{digest(state)}",
-                     metadata.get("encoder", ""), source if path == shipped else str(path),
-                     int(metadata.get("codes", 0)))
+                     metadata.get("encoder", ""), source if path == shipped else str(path), codes)

@@ -13,6 +13,8 @@ from torch.nn import functional
 
 from aceg_ros.mapping.head import RELEASE_BUFFERS, check_scales, dehomogenize
 
+SURE = 2.0                           # times the 10 % quantile of sigma
+
 
 class Regressed(NamedTuple):
     """coordinates (B, 3) in the map; sigma (B,): standard deviation of their distance from the truth, map units."""
@@ -110,6 +112,11 @@ class TransformerHead(nn.Module):
         with torch.autocast(x.device.type, enabled=False):             # 8 bits of a coordinate are not enough
             x = self.out_mlp(x.float())
         return Regressed(dehomogenize(x[:, :4]) + code.mean, x[:, 4].exp())
+
+
+def surer(sigma: Tensor) -> Tensor:
+    """The patches (B,) of a picture whose points the solver should see (the paper's rule)."""
+    return sigma < SURE * sigma.quantile(0.1)
 
 
 def head_from_release(state: dict[str, Tensor], heads: int) -> TransformerHead:

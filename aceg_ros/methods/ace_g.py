@@ -24,7 +24,7 @@ from aceg_ros.mapping.landmark_regressor import LandmarkCode, LandmarkRegressor,
 from aceg_ros.mapping.landmarks import find_landmarks, merge, thin
 from aceg_ros.mapping.regressor_file import Regressor, load_regressor
 from aceg_ros.mapping.training import TrainingResult
-from aceg_ros.mapping.transformer_head import MapCode, Regressed, TransformerHead
+from aceg_ros.mapping.transformer_head import MapCode, Regressed, TransformerHead, surer
 from aceg_ros.mapping.triangulation import TriangulationOptions
 from aceg_ros.methods.base import MappingOptions
 from aceg_ros.methods.collection import Collection
@@ -36,7 +36,6 @@ MIN_LANDMARKS = 200
 MERGE_SHARE = 0.12                   # of the time for mapping, kept for choosing the codes
 CLOUD_POINTS = 15_000                # of 50,000 a map may have: the landmarks are the larger part of a small file
 PATCHES = {"cpu": 600, "cuda": 4800}   # of a picture, the most reliable: each asks thousands of codes
-SURE = 2.0                           # times the 10 % quantile of sigma: what the solver gets (ACE-G)
 
 
 @dataclass(frozen=True)
@@ -84,8 +83,7 @@ def make_regression(scene_map: SceneMap, device: str) -> Regress:
 
 
 def _sure(found: Regressed) -> tuple[Tensor, Tensor]:
-    sigma = found.sigma.float()
-    return found.coordinates.float(), sigma < SURE * sigma.quantile(0.1)
+    return found.coordinates.float(), surer(found.sigma.float())
 
 
 def _surest(found: Regressed) -> tuple[Tensor, Tensor]:

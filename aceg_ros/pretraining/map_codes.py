@@ -26,14 +26,13 @@ from aceg_ros.errors import UserError
 from aceg_ros.mapping.losses import laplace_loss, laplace_reprojection_loss
 from aceg_ros.mapping.regressor_file import save_regressor
 from aceg_ros.mapping.training import one_cycle
-from aceg_ros.mapping.transformer_head import HeadSize, MapCode, TransformerHead
+from aceg_ros.mapping.transformer_head import HeadSize, MapCode, TransformerHead, surer
 from aceg_ros.pretraining.places import Place, PlaceData, open_places
 from aceg_ros.pretraining.ranks import Ranks, join
 from aceg_ros.pretraining.run import log_figures, resume, save_checkpoint, warm_cosine
 from aceg_ros.pretraining.scores import located
 
 RADIUS_M = (1.0, 10.0)                 # of a transformed place: median distance of its landmarks from their mean
-SURE = 2.0                             # times the 10 % quantile of sigma: what the solver gets
 
 
 @dataclass(frozen=True)
@@ -69,10 +68,11 @@ def train(options: CodePretraining) -> Path:
     ranks = join(options.device)
     options = replace(options, device=ranks.device(options.device),
                       data=replace(options.data, device=ranks.device(options.data.device)))
-    if ranks.first:
-        open_places(options.data, options.run / "places")
-    ranks.wait()
+    if not ranks.first:                                 # the first makes what is missing
+        ranks.wait()
     places, held_out = open_places(options.data, options.run / "places")
+    if ranks.first:
+        ranks.wait()
     torch.manual_seed(options.seed)
     net = TransformerHead(options.size).to(options.device)
     optimizer = torch.optim.AdamW(net.parameters(), lr=options.peak_rate, weight_decay=0.01)
@@ -244,9 +244,9 @@ def evaluate(net: TransformerHead, places: list[Place], options: CodePretraining
             with torch.inference_mode():
                 found = net(place.features[index].float(), code)
             apart = (found.coordinates - truth).norm(dim=1)
-            sure = found.sigma < SURE * found.sigma.quantile(0.1)
             rows.append([float(apart.median()), float((apart < 0.1).float().mean()),
-                         located(found.coordinates, view, None), located(found.coordinates, view, sure)])
+                         located(found.coordinates, view, None),
+                         located(found.coordinates, view, surer(found.sigma))])
     names = ("median_m", "patches_10cm", "recall", "sure_recall")
     return dict(zip(names, np.mean(rows, 0).tolist(), strict=True)) if rows else {}
 
