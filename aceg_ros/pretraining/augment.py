@@ -46,7 +46,7 @@ def make_sample(pair: Pair, rng: np.random.Generator, width: int, height: int, c
 def _random_warp(rng, anchor, width: int, height: int, common_scale: float) -> np.ndarray:
     """Homography that brings anchor near the middle of the crop: scale, in-plane turn, slight perspective."""
     angle = rng.normal(0, np.radians(14))
-    scale = common_scale * np.exp(rng.normal(0, 0.2))
+    scale = common_scale * np.exp(rng.normal(0, 0.25))
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)
     centre = np.array([width, height]) * rng.uniform(0.25, 0.75, 2)
     to_anchor = np.array([[1, 0, -anchor[0]], [0, 1, -anchor[1]], [0, 0, 1.0]])

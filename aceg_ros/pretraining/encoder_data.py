@@ -39,7 +39,7 @@ LESSON_POINTS, ROOM_LESSON_POINTS = 1500, 800
 @dataclass(frozen=True)
 class EncoderData:
     """scenes: folders of posed pictures (mapping parts only); textures: folder of tiles or None; teacher: an imported
-    encoder to learn from as well, asked about every `teacher_every`-th picture."""
+    encoder to learn from as well, asked about every `teacher_every`-th picture and view of a room."""
 
     scenes: tuple[Path, ...] = ()
     textures: Path | None = None
@@ -83,7 +83,8 @@ def open_sources(data: EncoderData, run: Path) -> tuple[list[PairSource], PairSo
     rooms, names = rooms[data.held_out_rooms:], names[data.held_out_rooms:]
     in_rooms = None
     if teacher is not None:
-        in_rooms = [[_lesson(teacher, image, run / "lessons" / f"{name}_{view}.npz", ROOM_LESSON_POINTS)
+        in_rooms = [[None if view % data.teacher_every else
+                     _lesson(teacher, image, run / "lessons" / f"{name}_{view}.npz", ROOM_LESSON_POINTS)
                      for view, image in enumerate(room.images)]
                     for room, name in zip(tqdm(rooms, "teacher, rooms"), names, strict=True)]
     sources: list[PairSource] = [RenderedPairs(rooms, names, in_rooms)]

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from aceg_ros.encoders.compact import CompactNet
+from aceg_ros.encoders.base import training_precision
+from aceg_ros.encoders.compact import STRIDE, CompactNet
+from aceg_ros.mapping.buffer import patch_centres
 from aceg_ros.pretraining.augment import Sample
 
 TEMPERATURE = 0.06
@@ -39,24 +41,27 @@ def encoder_losses(net: CompactNet, batch: list[Sample], device: str, pupil: nn.
     images = torch.from_numpy(np.stack([sample.images for sample in batch])).to(device)
     height, width = images.shape[2:4]
     flat = images.flatten(0, 1).permute(0, 3, 1, 2).float().div(255)
-    features, logits = net.raw(flat.contiguous(memory_format=torch.channels_last))
+    with training_precision(device):
+        features, logits = net.raw(flat.contiguous(memory_format=torch.channels_last))
     assert logits is not None                      # what is trained is rated
-    both = torch.cat([features, logits[:, None]], 1)
+    features = features.float()
+    grids = torch.cat([features, logits[:, None].float()], 1).unbind()
     points = [[torch.from_numpy(sample.points[side]).float().to(device) for sample in batch] for side in (0, 1)]
-    found = [[sample_at(both[2 * index + side], points[side][index], width, height) for index in range(len(batch))]
+    found = [[sample_at(grids[2 * index + side], points[side][index], width, height) for index in range(len(batch))]
              for side in (0, 1)]
     sides = [torch.cat(parts) for parts in found]
     a, b = (functional.normalize(side[:, :-1], dim=1) for side in sides)
-    ignored = _no_contrast(batch, points)
-    target = torch.arange(len(a), device=device)
-    similarity = (a @ b.T / TEMPERATURE).masked_fill(ignored, -1e4)
-    terms = {"contrast": (functional.cross_entropy(similarity, target)
-                          + functional.cross_entropy(similarity.T, target)) / 2}
-    hits = [(rows.detach().argmax(1) == target).float() for rows in (similarity, similarity.T)]
-    terms["reliability"] = torch.stack([functional.binary_cross_entropy_with_logits(side[:, -1], hit)
-                                        for side, hit in zip(sides, hits, strict=True)]).mean()
     starts = np.cumsum([0] + [len(part) for part in points[0]])
     spans = [slice(start, end) for start, end in pairwise(starts)]
+    target = torch.arange(len(a), device=device)
+    similarity = (a / TEMPERATURE @ b.T).masked_fill(_no_contrast(batch, points, spans), -1e4)
+    cells = functional.normalize(features, dim=1).flatten(2)
+    choices = [torch.cat([rows, _other_cells(side, cells[other::2], points[other], features.shape[3])], 1)
+               for rows, side, other in ((similarity, a, 1), (similarity.T, b, 0))]
+    terms = {"contrast": torch.stack([functional.cross_entropy(rows, target) for rows in choices]).mean()}
+    hits = [(rows.detach().argmax(1) == target).float() for rows in choices]
+    terms["reliability"] = torch.stack([functional.binary_cross_entropy_with_logits(side[:, -1], hit)
+                                        for side, hit in zip(sides, hits, strict=True)]).mean()
     located = [(sample.map_points, span) for sample, span in zip(batch, spans, strict=True)
                if sample.map_points is not None]
     if located:
@@ -96,15 +101,23 @@ def coordinate_loss(a: Tensor, b: Tensor, points: Tensor) -> Tensor:
                                  delta=0.3)
 
 
-def _no_contrast(batch: list[Sample], points: list[list[Tensor]]) -> Tensor:
+def _other_cells(looked_for: Tensor, cells: Tensor, points: list[Tensor], columns: int) -> Tensor:
+    """Similarities (N, h w) of points' features (N, C) to the cells (pairs, C, h w) of the picture that each is looked
+    for in, but for those around the right spot: what localization has to choose from. points: where they are there."""
+    index = torch.arange(cells.shape[2], device=cells.device)
+    centres = patch_centres(index % columns, index // columns, STRIDE).to(cells.device)
+    parts = (looked_for / TEMPERATURE).split([len(part) for part in points])
+    return torch.cat([(part @ picture).masked_fill(torch.cdist(spots, centres) < SAME_SPOT_PX, -1e4)
+                      for part, picture, spots in zip(parts, cells, points, strict=True)])
+
+
+def _no_contrast(batch: list[Sample], points: list[list[Tensor]], spans: list[slice]) -> Tensor:
     """(N, N) bool: pairs of points that may be the same spot without being each other's match."""
     device = points[0][0].device
-    sizes = torch.tensor([len(part) for part in points[0]], device=device)
-    pair = torch.arange(len(batch), device=device).repeat_interleave(sizes)
     names = sorted({sample.place for sample in batch})
-    place = torch.tensor([names.index(sample.place) for sample in batch], device=device)[pair]
-    same_pair = pair[:, None] == pair[None]
-    first, second = (torch.cat(side) for side in points)
-    near = torch.minimum(torch.cdist(first, first), torch.cdist(second, second)) < SAME_SPOT_PX
-    ignored = (same_pair & near) | (~same_pair & (place[:, None] == place[None]))
+    place = torch.cat([torch.full((len(part),), names.index(sample.place), device=device)
+                       for sample, part in zip(batch, points[0], strict=True)])
+    ignored = place[:, None] == place[None]
+    for span, first, second in zip(spans, *points, strict=True):
+        ignored[span, span] = torch.minimum(torch.cdist(first, first), torch.cdist(second, second)) < SAME_SPOT_PX
     return ignored.fill_diagonal_(False)
