@@ -7,12 +7,12 @@ common (errors of the map, of its poses, of the camera) is not in it. One factor
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.stats import chi2
+from scipy.stats import binom, chi2
 
 from aceg_ros.camera import Frame
 from aceg_ros.tracking import difference
@@ -27,9 +27,10 @@ INSIDE = float(chi2.ppf(0.95, DEGREES_OF_FREEDOM))      # of the 95 % ellipsoid
 # things moved, err more than those of the mapping drive. Chosen on such visits to twelve rendered rooms
 # (docs/benchmarks/2026-11-25-covariance.md).
 LEAST = 1.25
-MIN_PICTURES = 8            # that have to be localized: fewer say too little about the tail
+MIN_PICTURES = 8            # to hold out, or none
 _STEP, _MOST = 10, 32       # every so many pictures is held out, and no more than these
 _QUANTILES = (0.5, 0.8)     # of the squared distances that the factor has to explain
+_CONFIDENCE = 0.8           # that a quantile is no larger than it is taken to be: few pictures make larger factors
 _LARGEST = 6.0              # beyond, the poses are wrong, not uncertain
 
 
@@ -53,10 +54,16 @@ def covariance_scale(localizer: Localizer, frames: Iterable[Frame], until_s: flo
         estimate = localizer.localize(replace(frame, map_from_camera=None, depth_m=None))
         if estimate.map_from_camera is not None and estimate.covariance is not None:
             distances.append(squared_distance(estimate.map_from_camera, estimate.covariance, frame.map_from_camera))
-    if len(distances) < MIN_PICTURES:
-        return LEAST
-    factors = [np.quantile(distances, q) / chi2.ppf(q, DEGREES_OF_FREEDOM) for q in _QUANTILES]
+    factors = [quantile_bound(distances, q) / chi2.ppf(q, DEGREES_OF_FREEDOM) for q in _QUANTILES]
     return float(np.clip(max(factors), LEAST, _LARGEST))
+
+
+def quantile_bound(sample: Sequence[float], quantile: float) -> float:
+    """What the quantile of a distribution does not exceed, with `_CONFIDENCE`, by a sample of it (an order statistic:
+    David and Nagaraja, Order Statistics, 7.1). 0 where the sample is too small to say."""
+    count = len(sample)
+    rank = int(binom.ppf(_CONFIDENCE, count, quantile)) + 1          # P(rank - 1 or fewer below the quantile) is enough
+    return sorted(sample)[rank - 1] if rank <= count else 0.0
 
 
 def squared_distance(pose: np.ndarray, covariance: np.ndarray, truth: np.ndarray | None) -> float:

@@ -113,8 +113,8 @@ def seen_in_both(room: RoomViews, a: int, b: int, pixels: np.ndarray) -> tuple[n
 
 
 class RenderedPairs:
-    """Pairs of views of rendered rooms. names and lessons: one for each room, a lesson for each of its views, None where
-    the teacher was not asked."""
+    """Pairs of views of rendered rooms. names and lessons: one for each room, a lesson for each of its views (None
+    where the teacher was not asked)."""
 
     def __init__(self, rooms: list[RoomViews], names: list[str], lessons: list[list[Lesson | None]] | None = None):
         self._rooms, self._names, self._lessons = rooms, names, lessons
