@@ -10,6 +10,8 @@ from aceg_ros.encoders.aliked import AlikedNet, DeformableConv
 from aceg_ros.encoders.base import load_encoder, pick_device
 from aceg_ros.encoders.compact import CompactNet, fuse_batch_norm
 from aceg_ros.errors import UserError
+from aceg_ros.evaluation import encoder_speed
+from aceg_ros.evaluation.encoder_speed import Way, prepared
 from aceg_ros.mapping.head import SceneHead
 from aceg_ros.synthetic.demo import demo_world, mapping_path
 from aceg_ros.synthetic.render import DAYLIGHT, EVENING
@@ -157,3 +159,17 @@ def test_half_precision_keeps_coordinates_whole(monkeypatch):
     with torch.autocast("cpu", torch.bfloat16):
         coordinates = head(features)
     assert (coordinates - expected).abs().max() < 0.01 < expected.abs().max() / 1000
+
+
+def test_ways_of_computing_an_encoder_agree_and_are_timed(tmp_path, monkeypatch, capsys):
+    plain, *others = [Way(half=False), Way(half=False, channels_last=False), Way(half=False, form="traced")]
+    net = load_encoder("compact").net
+    torch.manual_seed(0)
+    expected = prepared(net, plain, "cpu")()
+    for way in others:
+        torch.manual_seed(0)                            # of the picture
+        assert torch.allclose(prepared(net, way, "cpu")()[0], expected[0], atol=2e-3), way
+    monkeypatch.setattr(encoder_speed, "WAYS", (plain, Way(half=False, threads=1)))
+    assert encoder_speed.main(["-o", str(tmp_path), "--repeats", "2", "--device", "cpu"]) == 0
+    table = (tmp_path / "encoder_speed.md").read_text()
+    assert "| eager, fp32, channels last, all threads |" in table and table.rstrip() == capsys.readouterr().out.rstrip()
