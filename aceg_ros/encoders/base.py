@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from aceg_ros.encoders.ace import AceNet
 from aceg_ros.encoders.aliked import AlikedNet
-from aceg_ros.encoders.compact import LARGE, SMALL, CompactNet, fuse_batch_norm
+from aceg_ros.encoders.compact import CompactNet, fuse_batch_norm
 from aceg_ros.encoders.grid import Grid
 from aceg_ros.encoders.sift import SiftNet
 from aceg_ros.errors import UserError
@@ -94,8 +94,8 @@ def on_device(net: Net, device: str) -> Net:
 
 
 def load_encoder(source: str, device: str = "cpu") -> Encoder:
-    """Load an encoder: the name of a shipped one ("compact", "compact-large"), "sift" (no weights, for comparisons),
-    "dinov2:" and a folder or name of the model hub, or the path of a file made by `aceg import`.
+    """Load an encoder: "compact", which is shipped, "sift" (no weights, for comparisons), "dinov2:" and a folder or
+    name of the model hub, or the path of a file made by `aceg import`.
 
     Raises UserError where there is none or the file is not one of ours.
     """
@@ -106,9 +106,7 @@ def load_encoder(source: str, device: str = "cpu") -> Encoder:
     shipped_file = SHIPPED / f"{source}.safetensors"
     path = shipped_file if shipped_file.exists() else Path(source).resolve()
     if not path.is_file():
-        shipped = ", ".join(sorted(p.stem for p in SHIPPED.glob("compact*.safetensors")))
-        raise UserError(f"No encoder '{source}': give one of the shipped ones ({shipped}) or a file made by"
-                        " 'aceg import'.")
+        raise UserError(f"No encoder '{source}': give 'compact', which is shipped, or a file made by 'aceg import'.")
     state = path.stat()
     return _load(path, source if path == shipped_file else str(path), device, (state.st_mtime_ns, state.st_size))
 
@@ -145,8 +143,8 @@ def digest(state: dict[str, Tensor]) -> str:
 
 def _build(kind: str, state: dict[str, Tensor], path: Path) -> AceNet | AlikedNet | CompactNet:
     try:
-        if kind in ("compact", "compact-large"):
-            net = CompactNet(SMALL if kind == "compact" else LARGE, rated="rate.weight" in state)
+        if kind == "compact":
+            net = CompactNet()
             counters = {key: value for key, value in net.state_dict().items() if key.endswith("num_batches_tracked")}
             net.load_state_dict(state | counters)
             return fuse_batch_norm(net)

@@ -1,13 +1,11 @@
 """Our own encoder: RGB -> 128-D unit features at stride 8 with a reliability each, made for robots without a GPU.
 
 Much of the computation is spent at 1/16 and 1/32, where a patch learns its surroundings; two fusion steps bring them
-back to 1/8. Pictures are standardised per channel first, which takes out exposure and colour temperature. Two sizes:
-the small one, fast on a CPU, and the large one, which it learned from.
+back to 1/8. Pictures are standardised per channel first, which takes out exposure and colour temperature. 1.3 GMAC for
+640x480, 1.45 M parameters.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +14,7 @@ from torch.nn import functional
 from aceg_ros.encoders.grid import Grid
 
 STRIDE, DIM = 8, 128
+QUARTER, EIGHTH, SIXTEENTH, THIRTYSECOND = 32, 64, 96, 160          # channels at these sizes of the picture
 
 
 def _conv(dim_in: int, dim_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
@@ -35,54 +34,32 @@ class _Residual(nn.Module):
         return functional.relu(x + self.second(self.first(x)), inplace=True)
 
 
-@dataclass(frozen=True)
-class Size:
-    """Channels at 1/4, 1/8, 1/16 and 1/32; residual blocks at 1/16 and 1/32; smooth: a finer way down to 1/4, and
-    3x3 where 1/8 is fused."""
-
-    quarter: int
-    eighth: int
-    sixteenth: int
-    thirtysecond: int
-    blocks: tuple[int, int]
-    smooth: bool
-
-
-SMALL = Size(32, 64, 96, 160, (1, 2), smooth=False)            # 1.3 GMAC for 640x480, 1.8 M parameters
-LARGE = Size(32, 96, 128, 160, (2, 2), smooth=True)            # 2.9 GMAC, 2.2 M parameters
-
-
 class CompactNet(nn.Module):
     """(B, 3, H, W) in [0, 1], H and W multiples of 8 -> `Grid` at stride 8; features are unit vectors times
-    sqrt(128). rated: whether it gives a reliability."""
+    sqrt(128)."""
 
     dim = DIM
 
-    def __init__(self, size: Size = SMALL, rated: bool = True) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        if size.smooth:
-            self.quarter = nn.Sequential(_conv(3, 16, 4, 2), _conv(16, size.quarter, 4, 2), _Residual(size.quarter))
-        else:
-            self.quarter = nn.Sequential(_conv(3, size.quarter, 4, 4), _conv(size.quarter, size.quarter, 3))
-        self.eighth = nn.Sequential(_conv(size.quarter, size.eighth, 2, 2), _conv(size.eighth, size.eighth, 3))
-        self.sixteenth = nn.Sequential(_conv(size.eighth, size.sixteenth, 2, 2),
-                                       *(_Residual(size.sixteenth) for _ in range(size.blocks[0])))
-        self.thirtysecond = nn.Sequential(_conv(size.sixteenth, size.thirtysecond, 2, 2),
-                                          *(_Residual(size.thirtysecond) for _ in range(size.blocks[1])))
-        self.to_sixteenth = nn.Conv2d(size.thirtysecond, size.sixteenth, 1)
-        self.fuse_sixteenth = _Residual(size.sixteenth)
-        self.to_eighth = nn.Conv2d(size.sixteenth, size.eighth, 1)
-        self.fuse_eighth = _conv(size.eighth, 128, 3 if size.smooth else 1)
-        self.describe = nn.Conv2d(128, DIM, 1)
-        self.rate = nn.Conv2d(128, 1, 1) if rated else None
+        self.quarter = nn.Sequential(_conv(3, QUARTER, 4, 4), _conv(QUARTER, QUARTER, 3))
+        self.eighth = nn.Sequential(_conv(QUARTER, EIGHTH, 2, 2), _conv(EIGHTH, EIGHTH, 3))
+        self.sixteenth = nn.Sequential(_conv(EIGHTH, SIXTEENTH, 2, 2), _Residual(SIXTEENTH))
+        self.thirtysecond = nn.Sequential(_conv(SIXTEENTH, THIRTYSECOND, 2, 2), _Residual(THIRTYSECOND),
+                                          _Residual(THIRTYSECOND))
+        self.to_sixteenth = nn.Conv2d(THIRTYSECOND, SIXTEENTH, 1)
+        self.fuse_sixteenth = _Residual(SIXTEENTH)
+        self.to_eighth = nn.Conv2d(SIXTEENTH, EIGHTH, 1)
+        self.fuse_eighth = _conv(EIGHTH, DIM, 1)
+        self.describe = nn.Conv2d(DIM, DIM, 1)
+        self.rate = nn.Conv2d(DIM, 1, 1)
 
     def forward(self, images: Tensor) -> Grid:
         features, logit = self.raw(images)
-        return Grid(functional.normalize(features, dim=1) * DIM**0.5,
-                    None if logit is None else torch.sigmoid(logit.float()))
+        return Grid(functional.normalize(features, dim=1) * DIM**0.5, torch.sigmoid(logit.float()))
 
-    def raw(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Features (B, 128, h, w) of any length, and the logit (B, h, w) of their reliability, if rated."""
+    def raw(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, 128, h, w) of any length, and the logit (B, h, w) of their reliability."""
         x = standardise(images)
         height, width = x.shape[2:]
         if height % 32 or width % 32:
@@ -93,7 +70,7 @@ class CompactNet(nn.Module):
         sixteenth = self.fuse_sixteenth(sixteenth + _upsample(context))
         fused = self.fuse_eighth(eighth + _upsample(self.to_eighth(sixteenth)))
         fused = fused[:, :, :height // STRIDE, :width // STRIDE]
-        return self.describe(fused), None if self.rate is None else self.rate(fused)[:, 0]
+        return self.describe(fused), self.rate(fused)[:, 0]
 
 
 def standardise(images: Tensor) -> Tensor:

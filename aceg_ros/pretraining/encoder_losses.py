@@ -43,7 +43,6 @@ def encoder_losses(net: CompactNet, batch: list[Sample], device: str, pupil: nn.
     flat = images.flatten(0, 1).permute(0, 3, 1, 2).float().div(255)
     with training_precision(device):
         features, logits = net.raw(flat.contiguous(memory_format=torch.channels_last))
-    assert logits is not None                      # what is trained is rated
     features = features.float()
     grids = torch.cat([features, logits[:, None].float()], 1).unbind()
     points = [[torch.from_numpy(sample.points[side]).float().to(device) for sample in batch] for side in (0, 1)]
