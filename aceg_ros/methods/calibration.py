@@ -30,7 +30,7 @@ LEAST = 1.25
 MIN_PICTURES = 8            # to hold out, or none
 _STEP, _MOST = 10, 32       # every so many pictures is held out, and no more than these
 _QUANTILES = (0.5, 0.8)     # of the squared distances that the factor has to explain
-_CONFIDENCE = 0.8           # that a quantile is no larger than it is taken to be: few pictures make larger factors
+_CONFIDENCE = 0.6           # that a quantile is no larger than it is taken to be: few pictures make larger factors
 _LARGEST = 6.0              # beyond, the poses are wrong, not uncertain
 
 
