@@ -53,12 +53,9 @@ def encoder_losses(net: CompactNet, batch: list[Sample], device: str, pupil: nn.
     starts = np.cumsum([0] + [len(part) for part in points[0]])
     spans = [slice(start, end) for start, end in pairwise(starts)]
     target = torch.arange(len(a), device=device)
-    similarity = (a / TEMPERATURE @ b.T).masked_fill(_no_contrast(batch, points, spans), -1e4)
-    cells = functional.normalize(features, dim=1).flatten(2)
-    choices = [torch.cat([rows, _other_cells(side, cells[other::2], points[other], features.shape[3])], 1)
-               for rows, side, other in ((similarity, a, 1), (similarity.T, b, 0))]
-    terms = {"contrast": torch.stack([functional.cross_entropy(rows, target) for rows in choices]).mean()}
-    hits = [(rows.detach().argmax(1) == target).float() for rows in choices]
+    answers = _answers(a, b, features, points, _no_contrast(batch, points, spans))
+    terms = {"contrast": torch.stack([functional.cross_entropy(rows, target) for rows in answers]).mean()}
+    hits = [(rows.detach().argmax(1) == target).float() for rows in answers]
     terms["reliability"] = torch.stack([functional.binary_cross_entropy_with_logits(side[:, -1], hit)
                                         for side, hit in zip(sides, hits, strict=True)]).mean()
     located = [(sample.map_points, span) for sample, span in zip(batch, spans, strict=True)
@@ -98,6 +95,18 @@ def coordinate_loss(a: Tensor, b: Tensor, points: Tensor) -> Tensor:
     predicted = torch.exp((b[judge] @ a[fit].T - 1.0) / HEAD_KERNEL) @ solved
     return functional.huber_loss((predicted - points[judge]).norm(dim=1), torch.zeros_like(points[judge, 0]),
                                  delta=0.3)
+
+
+def _answers(a: Tensor, b: Tensor, grids: Tensor, points: list[list[Tensor]], ignored: Tensor) -> list[Tensor]:
+    """What each point of one side, and of the other, may take for its match: logits (N, N + h w), the first N of which
+    are the points of the other side, in the same order.
+
+    a, b: unit features (N, C) of both sides; grids (2 pairs, C, h, w): of their pictures, by turns.
+    """
+    similarity = (a / TEMPERATURE @ b.T).masked_fill(ignored, -1e4)
+    cells = functional.normalize(grids, dim=1).flatten(2)
+    return [torch.cat([rows, _other_cells(side, cells[other::2], points[other], grids.shape[3])], 1)
+            for rows, side, other in ((similarity, a, 1), (similarity.T, b, 0))]
 
 
 def _other_cells(looked_for: Tensor, cells: Tensor, points: list[Tensor], columns: int) -> Tensor:
