@@ -33,6 +33,7 @@ from aceg_ros.progress import Progress
 from aceg_ros.scene_map import MappingFigures, SceneMap
 
 MIN_LANDMARKS = 200
+MIN_SHARE = 0.05                     # of a picture's patches: chance makes 0.02 of pure noise, places 0.2 to 0.5
 MERGE_SHARE = 0.12                   # of the time for mapping, kept for choosing the codes
 CLOUD_POINTS = 15_000                # of 50,000 a map may have: the landmarks are the larger part of a small file
 PATCHES = {"cpu": 600, "cuda": 4800}   # of a picture, the most reliable: each asks thousands of codes
@@ -125,12 +126,13 @@ class AceGMapper:
             self._collection.pictures, self._encoder, self._device, settings.triangulation, seed, until,
             run.should_stop, lambda done: run.report(Progress("finding landmarks", done, run.left_s())),
             self._options.use_depth)
-        if len(landmarks) < MIN_LANDMARKS:
-            raise UserError(f"Only {len(landmarks)} landmarks were found, at least {MIN_LANDMARKS} are needed: take"
+        sources = len(landmarks.source.unique())
+        needed = max(MIN_LANDMARKS, round(MIN_SHARE * sources * settings.triangulation.patches))
+        if len(landmarks) < needed:
+            raise UserError(f"Only {len(landmarks)} landmarks were found, at least {needed} are needed: take"
                             " more pictures that overlap and see the same from different places, or give more time.")
         in_time = time.monotonic() < until                 # then all that may take part were looked at
-        encoded = min(len(self._collection.pictures), settings.triangulation.pictures) if in_time else \
-            len(landmarks.source.unique())
+        encoded = min(len(self._collection.pictures), settings.triangulation.pictures) if in_time else sources
         features, points = merge(landmarks, self._options.codes or settings.codes, seed)
         keys = (features * 127).round().to(torch.int8)
         cloud = thin(landmarks, CLOUD_POINTS, seed + 1)
