@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from aceg_ros.camera import Camera
 from aceg_ros.estimate import PoseEstimate, Status
+from aceg_ros.pose_gates import check_number
 from aceg_ros.pose_solver import SolverConfig, solve_pose
 
 CAMERA = Camera(640, 480, 520.0, 470.0, 317.0, 242.0)
@@ -266,6 +267,13 @@ def test_residuals_without_a_peak() -> None:
     pixels, points, _ = view(2, 4800, noise_px=16.0)
     estimate = refusal(Status.CHANCE_CONSENSUS, pixels, points)
     assert "no peak" in estimate.message
+
+
+def test_a_tenth_of_few_correspondences_is_not_enough() -> None:
+    """Two poses that were wrong by 6.6 m had 43 and 40 inliers of 360 (docs/benchmarks/2026-11-26-encoder.md)."""
+    for number, offered, enough in ((43, 360, False), (50, 360, True), (500, 4800, False), (525, 4800, True)):
+        refused = check_number(number, offered, 12, 0.1, 10.0)
+        assert refused is None if enough else refused is not None and refused.status is Status.LOW_INLIER_RATIO
 
 
 def test_low_inlier_ratio_and_number() -> None:
