@@ -27,6 +27,7 @@ class Refusal(NamedTuple):
 
 def check_number(number: int, offered: int, min_inliers: int, min_ratio: float, threshold_px: float
                  ) -> Refusal | None:
+    """At least min_inliers, and a share of those offered that passes min_ratio by `SHARE_MARGIN` deviations."""
     if number < min_inliers:
         return Refusal(Status.TOO_FEW_INLIERS, f"{number} of {offered} correspondences agree with the best pose within "
                        f"{threshold_px:g} px and lie in front of the camera, need {min_inliers}")

@@ -113,7 +113,7 @@ def _other_cells(looked_for: Tensor, cells: Tensor, points: list[Tensor], column
     """Similarities (N, h w) of points' features (N, C) to the cells (pairs, C, h w) of the picture that each is looked
     for in, but for those around the right spot: what localization has to choose from. points: where they are there."""
     index = torch.arange(cells.shape[2], device=cells.device)
-    centres = patch_centres(index % columns, index // columns, STRIDE).to(cells.device)
+    centres = patch_centres(index % columns, index // columns, STRIDE)
     parts = (looked_for / TEMPERATURE).split([len(part) for part in points])
     return torch.cat([(part @ picture).masked_fill(torch.cdist(spots, centres) < SAME_SPOT_PX, -1e4)
                       for part, picture, spots in zip(parts, cells, points, strict=True)])
