@@ -33,11 +33,10 @@ class SolverConfig:
     the coarse ones on the subset, the fine ones on all correspondences, and the steps at each.
 
     Gates. min_correspondences: usable ones. min_inliers, min_inlier_ratio: of the final pose, over all unmasked
-    correspondences (the ratio with a margin, see `check_number`). min_spread_blocks: of 48 picture blocks. min_width: see
-    `check_shape`. Below sure_inlier_ratio
-    a pose must have min_mirror_gain times the inliers of the mirrored picture and min_peak of its residuals near
-    zero, see `check_chance` and `check_peak`; below rivalled_inlier_ratio no rival with more than max_rival_share of
-    its inliers, see `check_rival`.
+    correspondences (the ratio with a margin, see `check_number`). min_spread_blocks: of 48 picture blocks. min_width:
+    see `check_shape`. Below sure_inlier_ratio a pose must have min_mirror_gain times the inliers of the mirrored
+    picture and min_peak of its residuals near zero, see `check_chance` and `check_peak`; below rivalled_inlier_ratio
+    no rival with more than max_rival_share of its inliers, see `check_rival`.
     max_position_std: in units of the median inlier depth; max_position_std_m: whatever the depth (a skyline alone
     fixes no place); max_rotation_std_rad.
 
