@@ -13,9 +13,10 @@ import os
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
@@ -54,6 +55,7 @@ class Observer(Node):
         self.ages_ms: list[float] = []
         self.arrivals_ms: list[float] = []
         self.calls_ms: list[float] = []
+        self.stages_ms: defaultdict[str, list[float]] = defaultdict(list)
 
     def wait(self, condition: Callable[[], bool], timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
@@ -78,6 +80,8 @@ class Observer(Node):
                 self.outcomes[values["status"]] += 1
                 if values["status"] != REPLACED:
                     self.ages_ms.append(float(values["age_ms"]))
+                    for key in (key for key in values if key.startswith("stage_ms.")):
+                        self.stages_ms[key.removeprefix("stage_ms.")].append(float(values[key]))
 
     def _arrived(self, message: PoseWithCovarianceStamped) -> None:
         self.arrivals_ms.append((self.get_clock().now().nanoseconds - stamp_ns(message.header.stamp)) * 1e-6)
@@ -132,6 +136,8 @@ def main() -> int:
                          ("service call to reply", observer.calls_ms)):
         print(f"{name}: {', '.join(f'{key} {value:.0f}' for key, value in percentiles(values).items())} ms,"
               f" most {max(values, default=float('nan')):.0f} ms")
+    print("of it, in the middle: " + ", ".join(f"{stage} {median(values):.1f}"
+                                               for stage, values in observer.stages_ms.items()) + " ms")
     return 0
 
 

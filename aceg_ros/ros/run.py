@@ -22,9 +22,19 @@ def run(make_node: Callable[[], Node]) -> int:
     A node with something to finish does that in `destroy_node`.
     """
     node = None
+    being_made = True
+
+    def interrupted(*_: object) -> None:
+        # Once the node spins, rclpy's handler ends it by ending its context. The interrupt may come later than that,
+        # out of another thread: raised within the clean-up below, it would leave a node with its threads alive.
+        if being_made:
+            raise KeyboardInterrupt
+
     try:
+        signal.signal(signal.SIGINT, interrupted)       # rclpy's handler calls it
         rclpy.init()
         node = make_node()
+        being_made = False
         done: Future = getattr(node, "done", None) or Future()
         rclpy.spin_until_future_complete(node, done, Executor())
         if done.done():

@@ -43,14 +43,15 @@ class SceneRecorder(Node):
         self._complete: queue.Queue[tuple | None] = queue.Queue()
         self._written = 0
         self._writer = threading.Thread(target=self._write, name="writer")
-        self._writer.start()
         self.create_subscription(CameraInfo, "camera_info", lambda m: self._received("info", m), _RELIABLE)
         self.create_subscription(PoseStamped, "ground_truth", lambda m: self._received("pose", m), _RELIABLE)
         self.create_subscription(Image, "image", lambda m: self._received("image", m), _RELIABLE)
+        self._writer.start()
 
     def destroy_node(self) -> None:
         self._complete.put(None)
-        self._writer.join()
+        if self._writer.is_alive():
+            self._writer.join()
         print(f"Recorded {self._written} frames.", flush=True)
         super().destroy_node()
 
