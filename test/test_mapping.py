@@ -9,8 +9,9 @@ from aceg_ros.encoders.grid import Grid
 from aceg_ros.geometry import is_pose, look_at
 from aceg_ros.mapping.augmentation import Picture, augment, prepared_picture
 from aceg_ros.mapping.buffer import PatchBuffer, patch_centres
+from aceg_ros.mapping.contraction import Contraction
 from aceg_ros.mapping.head import SceneHead, head_from_state
-from aceg_ros.mapping.losses import View, ace_loss, points_at_depth, reproject, softness
+from aceg_ros.mapping.losses import View, ace_loss, guide_loss, points_at_depth, reproject, softness
 from aceg_ros.mapping.training import TrainingOptions, _Batches, one_cycle, train_head
 from aceg_ros.methods.regression import chosen_cells
 from aceg_ros.synthetic.demo import demo_world, query_path
@@ -49,6 +50,51 @@ def test_head_sizes_are_read_from_the_state(dim, width, blocks, homogeneous):
     found = head_from_state(head.state_dict())
     features = torch.randn(5, dim)
     assert torch.equal(found(features), head(features))
+
+
+def test_a_contracted_head_keeps_its_radius_and_reaches_the_skyline():
+    head = SceneHead(8, 16, 1, mean=torch.tensor([1.0, 2.0, 3.0]), radius=torch.tensor(5.0))
+    features = torch.randn(5, 8)
+    assert torch.equal(head_from_state(head.state_dict())(features), head(features))
+    torch.nn.init.zeros_(head.fc3.weight)
+    with torch.no_grad():
+        for raw, distance in ((0.5, 2.5), (1.9, 50.0), (1.99, 500.0)):
+            head.fc3.bias.copy_(torch.tensor([0.0, 0.0, raw]))
+            assert torch.allclose(head(features[:1]), torch.tensor([[1.0, 2.0, 3.0 + distance]]), rtol=1e-4)
+
+
+# --- contraction ----------------------------------------------------------------------------------------------------
+
+
+def test_contraction_keeps_what_is_near_and_its_inverse_gives_back_what_is_far():
+    contraction = Contraction(torch.tensor([1.0, 0.0, -2.0]), torch.tensor(4.0))
+    directions = torch.nn.functional.normalize(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), dim=1)
+    near = contraction.centre + directions * torch.linspace(0.0, 4.0, 50)[:, None]
+    assert torch.allclose(contraction.contract(near) * 4.0 + contraction.centre, near, atol=1e-5)
+    for distance in (5.0, 40.0, 400.0, 4000.0):             # the last: beyond a hundred radii
+        far = contraction.centre + directions * distance
+        contracted = contraction.contract(far)
+        assert (contracted.norm(dim=1) > 1.0).all()
+        assert torch.allclose(contraction.expand(contracted), far, rtol=1e-3, atol=1e-3 * distance)
+
+
+def test_contracted_distance_of_a_skyline_is_that_of_its_direction():
+    contraction = Contraction(torch.zeros(3), torch.tensor(4.0))
+    truth = torch.tensor([[0.0, 0.0, 200.0], [0.0, 0.0, 2.0]])
+    aside = contraction.apart(truth + torch.tensor([[2.0, 0.0, 0.0], [0.02, 0.0, 0.0]]), truth)
+    assert aside.tolist() == pytest.approx([2.0, 0.02], rel=1e-3)
+    nearer = contraction.apart(0.8 * truth, truth)
+    assert nearer[0] < 1.0 and nearer[1].item() == pytest.approx(0.4, rel=1e-3)
+
+
+def test_contracted_pull_has_a_gradient_everywhere():
+    contraction = Contraction(torch.zeros(3), torch.tensor(4.0))
+    for start in ([0.0, 0.0, 0.0], [1.0, 0.0, -3.0], [0.0, 300.0, 0.0], [9000.0, 0.0, 0.0]):
+        for depth in (2.0, 200.0):
+            prediction = contraction.contract(torch.tensor([start])).requires_grad_()
+            loss, _ = guide_loss(contraction.expand(prediction), one_view(1), torch.tensor([depth]), contraction)
+            loss.backward()
+            assert 1e-3 < prediction.grad.norm().item() < 1e5, (start, depth)
 
 
 # --- losses ---------------------------------------------------------------------------------------------------------

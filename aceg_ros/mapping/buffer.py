@@ -52,14 +52,18 @@ class PatchBuffer:
     def capacity(self) -> int:
         return len(self._features)
 
-    def add(self, grid: Grid, picture: Picture, count: int, rng: np.random.Generator) -> int:
+    def add(self, grid: Grid, picture: Picture, count: int, rng: np.random.Generator, only_known: bool = False) -> int:
         """Add up to `count` random valid cells of one encoded picture; returns how many. More reliable ones are
-        likelier to be taken."""
+        likelier to be taken. only_known: those whose depth is known, and no others."""
         features = grid.features[0]
         height, width = features.shape[1:]
         columns = np.arange(width) * self.stride + self.stride // 2
         rows = np.arange(height) * self.stride + self.stride // 2
-        chosen = np.flatnonzero(whole_cells(picture.mask, height, width, self.stride))
+        whole = whole_cells(picture.mask, height, width, self.stride)
+        depths = None if picture.depth_m is None else picture.depth_m[np.ix_(rows, columns)].astype(np.float32)
+        if only_known:
+            whole = whole & (depths > 0) if depths is not None else np.zeros_like(whole)
+        chosen = np.flatnonzero(whole)
         # Efraimidis & Spirakis (2006): the largest u^(1/w) are a random sample with weights w.
         weight = 1.0 if grid.reliability is None else grid.reliability[0].flatten().cpu().numpy()[chosen].clip(0.02)
         order = np.argsort(-rng.random(len(chosen)) ** (1.0 / weight))
@@ -73,8 +77,8 @@ class PatchBuffer:
         self._picture[span] = len(self._poses)
         if self._depth is not None:
             depth = np.full(len(chosen), np.nan, np.float32)
-            if picture.depth_m is not None:
-                depth = picture.depth_m[rows[row], columns[column]].astype(np.float32)
+            if depths is not None:
+                depth = depths[row, column]
                 depth[~(depth > 0)] = np.nan
             self._depth[span] = torch.from_numpy(depth).to(self.device)
         camera = picture.camera
@@ -105,11 +109,11 @@ class PatchBuffer:
 
 def fill_buffer(buffer: PatchBuffer, encoder: Encoder, pictures: Sequence[Picture], patches_per_picture: int,
                 soft_deadline: float, hard_deadline: float, rng: np.random.Generator,
-                report: Callable[[float], None], should_stop: Callable[[], bool]) -> int:
+                report: Callable[[float], None], should_stop: Callable[[], bool], only_known: bool = False) -> int:
     """Encode augmented pictures in random order, pass after pass, until the buffer is full or the clock says stop.
 
     The first pass may run on to the hard deadline (both in time.monotonic() seconds), since a place that nobody encoded
-    cannot be mapped. Returns the number of encoded pictures.
+    cannot be mapped. only_known: see `PatchBuffer.add`. Returns the number of encoded pictures.
     """
     started, encoded = time.monotonic(), 0
     while buffer.size < buffer.capacity:
@@ -120,7 +124,7 @@ def fill_buffer(buffer: PatchBuffer, encoder: Encoder, pictures: Sequence[Pictur
                 return encoded
             picture = augment(pictures[int(index)], rng, encoder.short_side_px, encoder.stride)
             image = torch.from_numpy(picture.image).to(buffer.device).permute(2, 0, 1)[None].float().div(255)
-            buffer.add(encoder.grid(image), picture, patches_per_picture, rng)
+            buffer.add(encoder.grid(image), picture, patches_per_picture, rng, only_known)
             encoded += 1
             time_share = (now - started) / max(soft_deadline - started, 1e-3)
             report(max(buffer.size / buffer.capacity, min(time_share, encoded / len(pictures), 1.0)))

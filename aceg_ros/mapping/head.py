@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from aceg_ros.mapping.contraction import Contraction
+
 MIN_SCALE, MAX_SCALE = 0.01, 4.0
 
 
@@ -16,14 +18,18 @@ class SceneHead(nn.Module):
 
     Layers and state-dict keys are those of the release (1x1 convolutions there, linear layers here: `head_state`
     converts). width: hidden size; extra_blocks: residual blocks beside the first; homogeneous: four outputs instead
-    of three, the fourth a scale. mean: mean camera centre of the mapping poses, added to every coordinate.
+    of three, the fourth a scale. mean: mean camera centre of the mapping poses, added to every coordinate. radius: of
+    heads that we train; their three outputs are contracted coordinates, see `Contraction`.
     """
 
     mean: Tensor
+    radius: Tensor | None
 
     def __init__(self, dim: int, width: int = 512, extra_blocks: int = 1, homogeneous: bool = True,
-                 mean: Tensor | None = None):
+                 mean: Tensor | None = None, radius: Tensor | None = None):
         super().__init__()
+        if radius is not None:
+            homogeneous = False
         self.homogeneous = homogeneous
         self.extra_blocks = extra_blocks
         self.head_skip = nn.Linear(dim, width) if dim != width else nn.Identity()
@@ -37,6 +43,14 @@ class SceneHead(nn.Module):
         self.fc2 = nn.Linear(width, width)
         self.fc3 = nn.Linear(width, 4 if homogeneous else 3)
         self.register_buffer("mean", torch.zeros(3) if mean is None else mean.float())
+        self.register_buffer("radius", None if radius is None else radius.float())
+        if radius is not None:                                          # begins near the cameras' centre
+            with torch.no_grad():
+                self.fc3.weight.mul_(0.1)
+
+    @property
+    def contraction(self) -> Contraction | None:
+        return None if self.radius is None else Contraction(self.mean, self.radius)
 
     def forward(self, features: Tensor) -> Tensor:
         x = functional.relu(self.res3_conv1(features))
@@ -50,6 +64,8 @@ class SceneHead(nn.Module):
         x = functional.relu(self.fc2(functional.relu(self.fc1(x))))
         with torch.autocast(x.device.type, enabled=False):             # 8 bits of a coordinate are not enough
             x = self.fc3(x.float())
+        if self.contraction is not None:
+            return self.contraction.expand(x)
         if not self.homogeneous:
             return x + self.mean
         return dehomogenize(x) + self.mean
@@ -84,6 +100,6 @@ def head_from_state(state: dict[str, Tensor]) -> SceneHead:
     ours["mean"] = ours["mean"].reshape(3)
     blocks = sum(key.endswith("c0.weight") for key in ours)
     width, dim = ours["res3_conv1.weight"].shape
-    head = SceneHead(dim, width, blocks, ours["fc3.weight"].shape[0] == 4)
+    head = SceneHead(dim, width, blocks, ours["fc3.weight"].shape[0] == 4, radius=ours.get("radius"))
     head.load_state_dict(ours)
     return head

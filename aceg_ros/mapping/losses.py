@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aceg_ros.mapping.contraction import Contraction
+
 MIN_DEPTH_M, MAX_DEPTH_M, MAX_ERROR_PX = 0.1, 1000.0, 1000.0
 FALLBACK_DEPTH_M = 10.0
 SIGMA_FALLBACK_DEPTH_M, MIN_SIGMA_PX = 0.1, 1e-4
@@ -55,14 +57,21 @@ def points_at_depth(view: View, depth_m: Tensor | float) -> Tensor:
     return torch.cat([rays, torch.ones_like(rays[:, :1])], 1) * depth_m
 
 
+def points_in_map(view: View, depth_m: Tensor) -> Tensor:
+    """Map points (B, 3) on the patches' rays, at z-depths (B,)."""
+    turn, shift = view.camera_from_map[:, :, :3], view.camera_from_map[:, :, 3]
+    return (turn.transpose(1, 2) @ (points_at_depth(view, depth_m[:, None]) - shift)[:, :, None])[:, :, 0]
+
+
 def ace_loss(coordinates: Tensor, view: View, progress: float, depth_m: Tensor | None = None,
-             fading: bool = False) -> tuple[Tensor, Tensor]:
+             fading: bool = False, contraction: Contraction | None = None) -> tuple[Tensor, Tensor]:
     """Mean loss of a batch, and the batch's pixel errors (B,) (detached).
 
     depth_m (B,): z-depth, NaN where unknown. Adds the distance to the point it gives, in pixels at its depth, and takes
     the place of the 10 m point for invalid predictions (where unknown: its median). ACE's tanh is flat for predictions
     that are far off; this term is a logarithm, which still pulls there and yields to reprojection near by.
-    fading: the depths are triangulated, good to begin with; their weight falls as training goes on.
+    fading: the depths are triangulated, good to begin with; their weight falls as training goes on. contraction: of
+    the head, in which that distance is then measured.
     """
     seen = reproject(coordinates, view)
     tau = softness(progress)
@@ -71,18 +80,24 @@ def ace_loss(coordinates: Tensor, view: View, progress: float, depth_m: Tensor |
         astray = (seen.in_camera - points_at_depth(view, FALLBACK_DEPTH_M)).norm(dim=1)
         return torch.where(seen.valid, loss, astray).mean(), seen.error_px.detach()
     depth = torch.where(known, depth_m, depth_m.nanmedian()).clamp(min=MIN_DEPTH_M)
-    distance = (seen.in_camera - points_at_depth(view, depth[:, None])).norm(dim=1)
+    distance = _distance(coordinates, view, depth, contraction)
     weight = 1.0 - (1.0 - GUIDE_REST) * progress if fading else 1.0
     guided = loss + weight * _pull(distance, depth, view)
     return torch.where(known, guided, torch.where(seen.valid, loss, distance)).mean(), seen.error_px.detach()
 
 
-def guide_loss(coordinates: Tensor, view: View, depth_m: Tensor) -> tuple[Tensor, Tensor]:
+def guide_loss(coordinates: Tensor, view: View, depth_m: Tensor,
+               contraction: Contraction | None = None) -> tuple[Tensor, Tensor]:
     """As `ace_loss`, by depths (B,) alone, all of them known: how training starts where there are any."""
     seen = reproject(coordinates, view)
     depth = depth_m.clamp(min=MIN_DEPTH_M)
-    distance = (seen.in_camera - points_at_depth(view, depth[:, None])).norm(dim=1)
-    return _pull(distance, depth, view).mean(), seen.error_px.detach()
+    return _pull(_distance(coordinates, view, depth, contraction), depth, view).mean(), seen.error_px.detach()
+
+
+def _distance(coordinates: Tensor, view: View, depth_m: Tensor, contraction: Contraction | None) -> Tensor:
+    """Distances (B,) to the points at z-depths (B,)."""
+    truth = points_in_map(view, depth_m)
+    return (coordinates - truth).norm(dim=1) if contraction is None else contraction.apart(coordinates, truth)
 
 
 def _pull(distance_m: Tensor, depth_m: Tensor, view: View) -> Tensor:

@@ -7,13 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from aceg_ros.encoders.base import half_precision
 from aceg_ros.mapping.buffer import PatchBuffer
+from aceg_ros.mapping.head import SceneHead
 from aceg_ros.mapping.losses import ace_loss, guide_loss
 
 MIN_KNOWN = 0.005
+MUON_STEPS = 3          # of Newton and Schulz; five, its default, are no better here and cost a seventh of the time
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class TrainingOptions:
     iterations: int = 25_000
     batch: int = 5120
     peak_rate: float = 5e-3
+    muon_rate: float = 2e-2
     weight_decay: float = 0.01
     seed: int = 0
     fading_depth: bool = False
@@ -53,7 +56,7 @@ def one_cycle(progress: float) -> float:
     return low + (high - low) * (1 - float(torch.cos(torch.tensor(torch.pi * t)))) / 2
 
 
-def train_head(head: nn.Module, buffer: PatchBuffer, options: TrainingOptions, deadline: float,
+def train_head(head: SceneHead, buffer: PatchBuffer, options: TrainingOptions, deadline: float,
                report: Callable[[float, float, float], None], should_stop: Callable[[], bool]) -> TrainingResult:
     """Fit `head` to the buffer until `options.iterations` or time.monotonic() = deadline, whichever is first.
 
@@ -63,8 +66,8 @@ def train_head(head: nn.Module, buffer: PatchBuffer, options: TrainingOptions, d
     report(progress, remaining seconds, median pixel error).
     """
     generator = torch.Generator().manual_seed(options.seed)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=options.peak_rate, weight_decay=options.weight_decay,
-                                  fused=True)
+    optimizers = _optimizers(head, options)
+    peak_rates = [optimizer.defaults["lr"] for optimizer in optimizers]
     cuda = buffer.device == "cuda"
     scaler = torch.amp.GradScaler("cuda", enabled=cuda)
     started = time.monotonic()
@@ -90,18 +93,19 @@ def train_head(head: nn.Module, buffer: PatchBuffer, options: TrainingOptions, d
             break
         warming_up = progress < warm_up
         patches = buffer.patches(batches.draw(1.0 if warming_up else guided_share).to(buffer.device))
-        for group in optimizer.param_groups:
-            group["lr"] = options.peak_rate * rate
+        for optimizer, peak_rate in zip(optimizers, peak_rates, strict=True):
+            optimizer.param_groups[0]["lr"] = peak_rate * rate
         with half_precision(buffer.device):
             coordinates = head(patches.features)
         if warming_up and patches.depth_m is not None:
-            loss, errors = guide_loss(coordinates.float(), patches.view, patches.depth_m)
+            loss, errors = guide_loss(coordinates.float(), patches.view, patches.depth_m, head.contraction)
         else:
             loss, errors = ace_loss(coordinates.float(), patches.view, progress, patches.depth_m,
-                                    options.fading_depth)
-        optimizer.zero_grad(set_to_none=True)
+                                    options.fading_depth, head.contraction)
+        head.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()
-        scaler.step(optimizer)
+        for optimizer in optimizers:
+            scaler.step(optimizer)
         scaler.update()
         done += 1
         recent = [*recent[-19:], errors.median()]
@@ -111,6 +115,24 @@ def train_head(head: nn.Module, buffer: PatchBuffer, options: TrainingOptions, d
     seconds = time.monotonic() - started
     median = float(torch.stack(recent).median()) if recent else float("nan")
     return TrainingResult(done, seconds, median, stopped is None)
+
+
+def _optimizers(head: SceneHead, options: TrainingOptions) -> list[torch.optim.Optimizer]:
+    """Muon (Jordan et al., 2024) for the hidden matrices, AdamW for biases and outputs.
+
+    A few thousand steps are all that two cores have time for, and Muon makes more of each: on the terrace of
+    docs/benchmarks/2026-11-26-ace-head.md AdamW is twice as far off after the same time. Without it (torch before 2.9)
+    all is AdamW's.
+    """
+    matrices = [p for p in head.parameters() if p.ndim == 2 and p is not head.fc3.weight]
+    others = [p for p in head.parameters() if p.ndim != 2 or p is head.fc3.weight]
+    if not hasattr(torch.optim, "Muon"):
+        matrices, others = [], [*head.parameters()]
+    adam = torch.optim.AdamW(others, lr=options.peak_rate, weight_decay=options.weight_decay, fused=True)
+    if not matrices:
+        return [adam]
+    return [adam, torch.optim.Muon(matrices, lr=options.muon_rate, weight_decay=options.weight_decay,
+                                   ns_steps=MUON_STEPS)]
 
 
 class _Batches:

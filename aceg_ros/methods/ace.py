@@ -1,6 +1,8 @@
 """ACE (Brachmann et al., CVPR 2023): a frozen encoder, and a small head per place trained by reprojection.
 
-Unlike there, training starts from depths triangulated between the mapping pictures (`MappingOptions.triangulate`).
+Unlike there, depths are triangulated between the mapping pictures first (`MappingOptions.triangulate`). Training starts
+from them and, where there are enough, learns those patches alone: the others are the sky, and what no two pictures
+agree on.
 """
 
 from __future__ import annotations
@@ -11,22 +13,27 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from aceg_ros.camera import Frame
 from aceg_ros.encoders.base import load_encoder, pick_device
 from aceg_ros.errors import UserError
 from aceg_ros.mapping.buffer import PatchBuffer, fill_buffer
 from aceg_ros.mapping.cloud import explained_points
+from aceg_ros.mapping.contraction import contraction_around
 from aceg_ros.mapping.head import SceneHead, head_from_state
-from aceg_ros.mapping.training import TrainingOptions, TrainingResult, train_head
+from aceg_ros.mapping.losses import points_in_map
+from aceg_ros.mapping.training import MIN_KNOWN, TrainingOptions, TrainingResult, train_head
 from aceg_ros.mapping.triangulation import TriangulationOptions, triangulate
 from aceg_ros.methods.base import MappingOptions
 from aceg_ros.methods.collection import Collection
-from aceg_ros.methods.regression import Regress, RegressionLocalizer, localizer_of
+from aceg_ros.methods.regression import MOST_RELIABLE, Regress, RegressionLocalizer, localizer_of
 from aceg_ros.progress import Progress
 from aceg_ros.scene_map import MAX_CLOUD_POINTS, MappingFigures, SceneMap
 
 TRIANGULATION_SHARE = 0.2            # of the time for mapping, at most
+MIN_TRIANGULATED = 50.0              # patches of a picture, on average, from which on a map is learned from them alone
+RADIUS_PATCHES = 4000
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,7 @@ def make_mapper(options: MappingOptions) -> AceMapper:
 
 def make_localizer(scene_map: SceneMap, device: str = "auto", seed: int = 0) -> RegressionLocalizer:
     device = pick_device(device)
-    return localizer_of(scene_map, make_regression(scene_map, device), device, seed)
+    return localizer_of(scene_map, make_regression(scene_map, device), device, seed, MOST_RELIABLE[device])
 
 
 class AceMapper:
@@ -86,24 +93,29 @@ class AceMapper:
         deadline = started + options.budget_s * 0.98 - 2.0            # the rest is for the cloud and the file
         rng = np.random.default_rng(options.seed)
         torch.manual_seed(options.seed)
+        pictures, only_known = self._collection.pictures, False
         if options.triangulate and not options.use_depth:
-            self._guess_depths(deadline, report, stop)
+            only_known = self._guess_depths(deadline, report, stop) >= MIN_TRIANGULATED
+            pictures = self._collection.pictures
+            if only_known:
+                pictures = [picture for picture in pictures if picture.depth_m is not None]
         capacity = min(settings.buffer, int(BUFFER_BYTES[self._device] / (2 * self._encoder.dim + 15)))
         buffer = PatchBuffer(capacity, self._encoder.dim, self._encoder.stride, self._device,
-                             any(picture.depth_m is not None for picture in self._collection.pictures))
+                             any(picture.depth_m is not None for picture in pictures))
         filled_by = min(time.monotonic() + settings.fill_share * options.budget_s, deadline)
         latest = time.monotonic() + 0.6 * (deadline - time.monotonic())
         encoded = fill_buffer(
-            buffer, self._encoder, self._collection.pictures, settings.patches_per_picture, filled_by, latest, rng,
-            lambda done: report(Progress("encoding pictures", done, deadline - time.monotonic())), stop)
+            buffer, self._encoder, pictures, settings.patches_per_picture, filled_by, latest, rng,
+            lambda done: report(Progress("encoding pictures", done, deadline - time.monotonic())), stop, only_known)
         if stop():
             raise UserError("Mapping was stopped before training began: there is nothing to keep yet, nothing was"
                             " written.")
         if buffer.size == 0:
             raise UserError(f"The budget of {options.budget_s:.0f} s was over before the first picture was encoded:"
                             " give more time with --budget.")
-        head = SceneHead(self._encoder.dim, settings.width, settings.extra_blocks,
-                         mean=torch.tensor(self._collection.poses[:, :3, 3].mean(0))).to(self._device)
+        centre = torch.tensor(self._collection.poses[:, :3, 3].mean(0)).float().to(self._device)
+        head = SceneHead(self._encoder.dim, settings.width, settings.extra_blocks, mean=centre,
+                         radius=_radius(buffer, centre, options.seed)).to(self._device)
         # Measured depths are not where recognisable patches are: nothing speaks for preferring those.
         guided_share = 0.0 if options.use_depth else settings.training.guided_share
         training = replace(settings.training, seed=options.seed, fading_depth=not options.use_depth,
@@ -116,25 +128,38 @@ class AceMapper:
         report(Progress("done", 1.0, 0.0, result.reprojection_px))
         return scene_map
 
-    def _guess_depths(self, deadline: float, report: Callable[[Progress], None], stop: Callable[[], bool]) -> None:
-        """Give the pictures triangulated depths, within TRIANGULATION_SHARE of the time left."""
+    def _guess_depths(self, deadline: float, report: Callable[[Progress], None], stop: Callable[[], bool]) -> float:
+        """Give the pictures triangulated depths, within TRIANGULATION_SHARE of the time left. Returns how many a
+        picture has on average."""
         started = time.monotonic()
         until = started + TRIANGULATION_SHARE * (deadline - started)
         depths = triangulate(
             self._collection.pictures, self._encoder, self._device, self._settings.triangulation, self._options.seed,
             until, stop, lambda done: report(Progress("triangulating", done, deadline - time.monotonic())))
         self._collection.take_depths(depths)
+        return sum(int(np.isfinite(depth).sum()) for depth in depths.values()) / len(self._collection.pictures)
 
     @torch.inference_mode()
     def _finish(self, head: SceneHead, buffer: PatchBuffer, result: TrainingResult, encoded: int,
                 started: float) -> SceneMap:
-        state = {f"head.{key}": value.half() if key != "mean" else value for key, value in head.state_dict().items()}
+        state = {f"head.{key}": value.half() if value.ndim == 2 else value for key, value in head.state_dict().items()}
         xyz, rgb = explained_points(head, buffer, MAX_CLOUD_POINTS, self._options.seed)
         figures = MappingFigures(len(self._collection.pictures), 0, encoded, time.monotonic() - started,
                                  self._options.budget_s, result.iterations, buffer.size, result.reprojection_px,
                                  self._options.seed, self._device, result.finished)
         return SceneMap("ace", self._encoder.identity, self._encoder.source, state, {}, figures,
                         self._collection.cameras, xyz, rgb, self._collection.poses.astype(np.float32))
+
+
+def _radius(buffer: PatchBuffer, centre: Tensor, seed: int) -> Tensor | None:
+    """Of the head's contraction, by the patches of known depth; None where there are too few."""
+    known = buffer.known_depths()
+    if len(known) <= MIN_KNOWN * buffer.size:
+        return None
+    some = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))[:RADIUS_PATCHES]]
+    patches = buffer.patches(some.to(buffer.device))
+    assert patches.depth_m is not None
+    return contraction_around(points_in_map(patches.view, patches.depth_m), centre).radius
 
 
 def make_regression(scene_map: SceneMap, device: str) -> Regress:

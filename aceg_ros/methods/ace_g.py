@@ -28,7 +28,7 @@ from aceg_ros.mapping.transformer_head import MapCode, Regressed, TransformerHea
 from aceg_ros.mapping.triangulation import TriangulationOptions
 from aceg_ros.methods.base import MappingOptions
 from aceg_ros.methods.collection import Collection
-from aceg_ros.methods.regression import Regress, RegressionLocalizer, localizer_of
+from aceg_ros.methods.regression import MOST_RELIABLE, Regress, RegressionLocalizer, localizer_of
 from aceg_ros.progress import Progress
 from aceg_ros.scene_map import MappingFigures, SceneMap
 
@@ -36,7 +36,6 @@ MIN_LANDMARKS = 200
 MIN_SHARE = 0.05                     # of a picture's patches: chance makes 0.02 of pure noise, places 0.2 to 0.5
 MERGE_SHARE = 0.12                   # of the time for mapping, kept for choosing the codes
 CLOUD_POINTS = 15_000                # of 50,000 a map may have: the landmarks are the larger part of a small file
-PATCHES = {"cpu": 600, "cuda": 4800}   # of a picture, the most reliable: each asks thousands of codes
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ def make_mapper(options: MappingOptions) -> AceGMapper:
 
 def make_localizer(scene_map: SceneMap, device: str = "auto", seed: int = 0) -> RegressionLocalizer:
     device = pick_device(device)
-    return localizer_of(scene_map, make_regression(scene_map, device), device, seed, PATCHES[device])
+    return localizer_of(scene_map, make_regression(scene_map, device), device, seed, MOST_RELIABLE[device])
 
 
 def make_regression(scene_map: SceneMap, device: str) -> Regress:

@@ -22,6 +22,7 @@ from aceg_ros.scene_map import SceneMap
 
 MIN_SIDE_PX = 64
 MAX_PATCHES = {"cpu": 2400, "cuda": 1_000_000}       # that a picture is localized by: beyond, one of each 2x2
+MOST_RELIABLE = {"cpu": 600, "cuda": 4800}           # of these, where the encoder tells: the others are rarely right
 
 
 class Regress(Protocol):
