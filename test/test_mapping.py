@@ -1,5 +1,7 @@
 """Head, losses, augmentation, buffer and training loop."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -274,6 +276,18 @@ def test_buffer_keeps_feature_pixel_camera_and_depth_together():
         assert torch.isnan(depth) if row < 3 else depth == 1.0 + number
 
 
+def test_buffer_takes_only_patches_of_known_depth_where_so_asked():
+    rng = np.random.default_rng(0)
+    buffer = PatchBuffer(600, 4, 8, "cpu", with_depth=True)
+    depth = np.full((48, 80), 2.0, np.float32)
+    depth[:24], depth[24:32] = np.nan, 0.0
+    picture = Picture(np.zeros((48, 80, 3), np.uint8), Camera(80, 48, 50.0, 50.0, 40.0, 24.0), np.eye(4), None, depth)
+    grid = Grid(torch.randn(1, 4, 6, 10), None)
+    assert buffer.add(grid, picture, 50, rng, only_known=True) == 20
+    assert buffer.add(grid, replace(picture, depth_m=None), 50, rng, only_known=True) == 0
+    assert len(buffer.known_depths()) == buffer.size == 20
+
+
 def test_buffer_prefers_reliable_patches():
     rng = np.random.default_rng(0)
     reliability = torch.full((1, 6, 10), 0.1)
@@ -293,31 +307,32 @@ def test_patch_centres():
 # --- training -------------------------------------------------------------------------------------------------------
 
 
-def toy_buffer() -> tuple[PatchBuffer, Camera]:
-    """Features that are a fixed random map of true points, seen from a ring of cameras."""
+def toy_buffer(*radii: float) -> tuple[PatchBuffer, Camera]:
+    """Features that are a fixed random map of true points on spheres around a ring of cameras, with their depths."""
     rng = np.random.default_rng(0)
-    basis = torch.from_numpy(rng.normal(size=(3, 32))).float()
     camera = Camera(640, 480, 500.0, 500.0, 320.0, 240.0)
-    buffer = PatchBuffer(20 * 400, 32, 8, "cpu", with_depth=False)
-    for angle in np.arange(20) * 2 * np.pi / 20:
-        pose = look_at(np.array([3 * np.cos(angle), 3 * np.sin(angle), 1.0]), np.zeros(3))
-        rows, columns = np.mgrid[0:60, 0:80]
-        pixels = (np.stack([columns, rows], -1) + 0.5) * 8 - 0.5
-        rays = np.concatenate([(pixels - (320, 240)) / 500, np.ones((60, 80, 1))], -1)
-        directions = rays @ pose[:3, :3].T
-        # The surface: a sphere of radius 5 around the cameras' centre.
-        b = directions @ pose[:3, 3]
-        a = (directions**2).sum(-1)
-        t = (-b + np.sqrt(b**2 - a * (pose[:3, 3] @ pose[:3, 3] - 25))) / a
-        points = torch.from_numpy(pose[:3, 3] + t[..., None] * directions).float()
-        features = torch.sin(points @ basis).permute(2, 0, 1)
-        picture = Picture(np.zeros((480, 640, 3), np.uint8), camera, pose, None)
-        buffer.add(Grid(features[None], None), picture, 400, rng)
+    buffer = PatchBuffer(20 * 400 * len(radii), 32, 8, "cpu", with_depth=True)
+    for radius in radii:
+        basis = torch.from_numpy(rng.normal(size=(3, 32))).float()
+        for angle in np.arange(20) * 2 * np.pi / 20:
+            pose = look_at(np.array([3 * np.cos(angle), 3 * np.sin(angle), 1.0]), np.zeros(3))
+            rows, columns = np.mgrid[0:60, 0:80]
+            pixels = (np.stack([columns, rows], -1) + 0.5) * 8 - 0.5
+            rays = np.concatenate([(pixels - (320, 240)) / 500, np.ones((60, 80, 1))], -1)
+            directions = rays @ pose[:3, :3].T
+            b = directions @ pose[:3, 3]
+            a = (directions**2).sum(-1)
+            depth = (-b + np.sqrt(b**2 - a * (pose[:3, 3] @ pose[:3, 3] - radius**2))) / a
+            points = torch.from_numpy(pose[:3, 3] + depth[..., None] * directions).float()
+            features = torch.sin(5.0 / radius * points @ basis).permute(2, 0, 1)
+            picture = Picture(np.zeros((480, 640, 3), np.uint8), camera, pose, None, np.kron(depth, np.ones((8, 8))))
+            buffer.add(Grid(features[None], None), picture, 400, rng)
     return buffer, camera
 
 
 def test_training_learns_geometry_from_reprojection_alone_and_is_deterministic():
-    buffer, _ = toy_buffer()
+    buffer, _ = toy_buffer(5.0)
+    buffer._depth = None
     errors = []
     for _ in range(2):
         torch.manual_seed(3)
@@ -331,7 +346,7 @@ def test_training_learns_geometry_from_reprojection_alone_and_is_deterministic()
 
 
 def test_training_winds_up_when_asked_and_says_so():
-    buffer, _ = toy_buffer()
+    buffer, _ = toy_buffer(5.0)
     calls = []
 
     def stop() -> bool:
@@ -359,12 +374,8 @@ def test_training_starts_with_known_depths_and_keeps_its_share_for_them():
 
 def test_known_depths_get_training_over_a_bad_start():
     """Predictions begin far from all cameras: reprojection alone is lost within these steps, depths are not."""
-    buffer, _ = toy_buffer()
-    view = buffer.patches(torch.arange(buffer.size)).view
-    centres = -(view.camera_from_map[:, :, :3].transpose(1, 2) @ view.camera_from_map[:, :, 3:])[:, :, 0]
-    rays = (points_at_depth(view, 1.0)[:, None] @ view.camera_from_map[:, :, :3])[:, 0]
-    b, a = (rays * centres).sum(1), (rays * rays).sum(1)
-    depth = (-b + (b**2 - a * ((centres**2).sum(1) - 25)).sqrt()) / a                       # the sphere of radius 5
+    buffer, _ = toy_buffer(5.0)
+    depth = buffer._depth.clone()
     depth[torch.rand(len(depth), generator=torch.Generator().manual_seed(0)) > 0.2] = float("nan")
     errors = []
     for known in (None, depth):
@@ -376,6 +387,19 @@ def test_known_depths_get_training_over_a_bad_start():
         found = head(buffer.patches(torch.arange(2000)).features)
         errors.append((found.norm(dim=1) - 5).abs().median().item())
     assert errors[1] < 0.5 < errors[0], errors
+
+
+def test_a_contracted_head_learns_a_room_before_a_skyline():
+    """Points a hundred times as far as others: outputs in metres do not reach both in these steps."""
+    buffer, _ = toy_buffer(5.0, 500.0)
+    errors = []
+    for radius in (None, torch.tensor(5.0)):
+        torch.manual_seed(3)
+        head = SceneHead(32, 64, 1, radius=radius)
+        result = train_head(head, buffer, TrainingOptions(200, 512, seed=3, fading_depth=True), 1e12, lambda *_: None,
+                            lambda: False)
+        errors.append(result.reprojection_px)
+    assert errors[1] < min(10.0, 0.7 * errors[0]), errors
 
 
 def test_the_most_reliable_cell_of_each_block_is_localized_by():
