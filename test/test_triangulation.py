@@ -11,6 +11,7 @@ from aceg_ros.encoders.base import Encoder, load_encoder
 from aceg_ros.encoders.grid import Grid
 from aceg_ros.geometry import look_at
 from aceg_ros.mapping.augmentation import Picture, prepared_picture
+from aceg_ros.mapping.buffer import PatchBuffer, fill_buffer
 from aceg_ros.mapping.matching import Sketches, choose_partners, look, match
 from aceg_ros.mapping.triangulation import TriangulationOptions, triangulate
 from aceg_ros.synthetic.demo import demo_world, mapping_path
@@ -73,10 +74,10 @@ def test_depths_are_right_and_wrong_matches_are_left_out(wrong):
 
 def test_one_spot_and_two_pictures_give_no_depth():
     encoder = Encoder("wall", "wall:0", "wall", 8, 64, 240, WallEncoder(0.0))
-    assert run(wall_pictures([(0.0, 0.0, 0.0)] * 5)[0], encoder) == {}
-    jitter = wall_pictures([(0.0, 0.002 * i, 0.0) for i in range(5)])[0]
-    assert run(jitter, encoder) == {}, "millimetres of parallax tell nothing"
-    assert run(wall_pictures([(0.0, 0.0, 0.0), (0.0, 0.5, 0.0)])[0], encoder) == {}
+    for places, why in (([(0.0, 0.0, 0.0)] * 5, "one spot"), ([(0.0, 0.0, 0.0), (0.0, 0.5, 0.0)], "two pictures"),
+                        ([(0.0, 0.002 * i, 0.0) for i in range(5)], "millimetres of parallax")):
+        depths = run(wall_pictures(places)[0], encoder)
+        assert len(depths) == len(places) and all(np.isnan(depth).all() for depth in depths.values()), why
 
 
 def test_masked_patches_take_no_part():
@@ -97,6 +98,20 @@ def test_it_stops_when_time_is_up():
                          lambda _: None)
     assert 0 < len(depths) < 7
     assert triangulate(pictures, encoder, "cpu", TriangulationOptions(), 0, 0.0, lambda: False, lambda _: None) == {}
+
+
+def test_a_buffer_of_known_depths_takes_all_of_a_picture_that_nobody_tried():
+    pictures = wall_pictures([(0.0, y, 0.0) for y in (-1.0, 0.0, 1.0)])[0]
+    encoder = Encoder("wall", "wall:0", "wall", 8, 64, 240, WallEncoder(0.0))
+    tried = np.full((240, 320), np.nan, np.float32)
+    nothing = replace(pictures[1], depth_m=tried.copy())
+    tried[120:] = 5.0
+    buffer = PatchBuffer(3000, 64, 8, "cpu", with_depth=True)
+    fill_buffer(buffer, encoder, [replace(pictures[0], depth_m=tried), nothing, pictures[2]], 200, float("inf"),
+                float("inf"), np.random.default_rng(0), lambda _: None, lambda: False, only_known=True)
+    known, picture = buffer.known_depths(), buffer._picture[:buffer.size]
+    assert 0.3 < len(known) / buffer.size < 0.7
+    assert not set(picture[known].tolist()) & set(picture[torch.isnan(buffer._depth)].tolist())
 
 
 def seen(pictures):

@@ -62,7 +62,7 @@ class PatchBuffer:
         whole = whole_cells(picture.mask, height, width, self.stride)
         depths = None if picture.depth_m is None else picture.depth_m[np.ix_(rows, columns)].astype(np.float32)
         if only_known:
-            whole = whole & (depths > 0) if depths is not None else np.zeros_like(whole)
+            whole = whole & (depths > 0) & np.isfinite(depths) if depths is not None else np.zeros_like(whole)
         chosen = np.flatnonzero(whole)
         # Efraimidis & Spirakis (2006): the largest u^(1/w) are a random sample with weights w.
         weight = 1.0 if grid.reliability is None else grid.reliability[0].flatten().cpu().numpy()[chosen].clip(0.02)
@@ -113,7 +113,8 @@ def fill_buffer(buffer: PatchBuffer, encoder: Encoder, pictures: Sequence[Pictur
     """Encode augmented pictures in random order, pass after pass, until the buffer is full or the clock says stop.
 
     The first pass may run on to the hard deadline (both in time.monotonic() seconds), since a place that nobody encoded
-    cannot be mapped. only_known: see `PatchBuffer.add`. Returns the number of encoded pictures.
+    cannot be mapped. only_known: see `PatchBuffer.add`, of pictures that have depths; of others all. Returns the number
+    of encoded pictures.
     """
     started, encoded = time.monotonic(), 0
     while buffer.size < buffer.capacity:
@@ -124,7 +125,8 @@ def fill_buffer(buffer: PatchBuffer, encoder: Encoder, pictures: Sequence[Pictur
                 return encoded
             picture = augment(pictures[int(index)], rng, encoder.short_side_px, encoder.stride)
             image = torch.from_numpy(picture.image).to(buffer.device).permute(2, 0, 1)[None].float().div(255)
-            buffer.add(encoder.grid(image), picture, patches_per_picture, rng, only_known)
+            buffer.add(encoder.grid(image), picture, patches_per_picture, rng,
+                       only_known and picture.depth_m is not None)
             encoded += 1
             time_share = (now - started) / max(soft_deadline - started, 1e-3)
             report(max(buffer.size / buffer.capacity, min(time_share, encoded / len(pictures), 1.0)))

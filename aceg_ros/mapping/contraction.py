@@ -23,7 +23,8 @@ class Contraction:
     radius: Tensor
 
     def contract(self, points: Tensor) -> Tensor:
-        """Map points (..., 3) to contracted ones, in radii from the centre: as they are up to 1, within 2 beyond."""
+        """Map points (..., 3) to contracted ones, in radii from the centre: as they are up to 1, within 2 up to
+        FARTHEST."""
         offset = (points - self.centre) / self.radius
         distance = offset.norm(dim=-1, keepdim=True).clamp(min=1.0)
         far = distance.clamp(max=FARTHEST)

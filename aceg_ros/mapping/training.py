@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aceg_ros.encoders.base import half_precision
+from aceg_ros.encoders.base import computes_in_bf16, half_precision
 from aceg_ros.mapping.buffer import PatchBuffer
 from aceg_ros.mapping.head import SceneHead
 from aceg_ros.mapping.losses import ace_loss, guide_loss
@@ -20,7 +20,8 @@ MUON_STEPS = 3          # of Newton and Schulz; five, its default, are no better
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """ACE's schedule. iterations: upper bound; the clock may end a run earlier.
+    """ACE's schedule. iterations: upper bound; the clock may end a run earlier. peak_rate, muon_rate: of AdamW and of
+    Muon, see `_optimizers`.
 
     fading_depth: see `ace_loss`. warm_up: share of the training that sees only patches of known depth, where there are
     enough of them (`MIN_KNOWN` of the buffer), and learns from those depths alone; guided_share: their part of each
@@ -120,13 +121,14 @@ def train_head(head: SceneHead, buffer: PatchBuffer, options: TrainingOptions, d
 def _optimizers(head: SceneHead, options: TrainingOptions) -> list[torch.optim.Optimizer]:
     """Muon (Jordan et al., 2024) for the hidden matrices, AdamW for biases and outputs.
 
-    A few thousand steps are all that two cores have time for, and Muon makes more of each: on the terrace of
-    docs/benchmarks/2026-11-26-ace-head.md AdamW is twice as far off after the same time. Without it (torch before 2.9)
-    all is AdamW's.
+    A few thousand steps are all that two cores have time for, and Muon makes more of each (docs/benchmarks/
+    2026-11-26-ace-head.md). torch has it from 2.9 on, and computes it in bf16: where the processor does not, a step
+    takes several times as long as the rest of the training, so that there all is AdamW's.
     """
     matrices = [p for p in head.parameters() if p.ndim == 2 and p is not head.fc3.weight]
     others = [p for p in head.parameters() if p.ndim != 2 or p is head.fc3.weight]
-    if not hasattr(torch.optim, "Muon"):
+    fast = matrices[0].is_cuda or computes_in_bf16()
+    if not (fast and hasattr(torch.optim, "Muon")):
         matrices, others = [], [*head.parameters()]
     adam = torch.optim.AdamW(others, lr=options.peak_rate, weight_decay=options.weight_decay, fused=True)
     if not matrices:

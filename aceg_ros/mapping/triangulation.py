@@ -36,17 +36,16 @@ class TriangulationOptions:
 def triangulate(pictures: Sequence[Picture], encoder: Encoder, device: str, options: TriangulationOptions,
                 seed: int, deadline: float, should_stop: Callable[[], bool],
                 report: Callable[[float], None]) -> dict[int, np.ndarray]:
-    """Depths (h, w), one for each cell, NaN where unknown, of those pictures that got any, by their index.
+    """Depths (h, w), one for each cell, NaN where unknown, of the pictures that there was time for, by their index.
 
     See `triangulated_patches`.
     """
     depths: dict[int, np.ndarray] = {}
     for index, seen, depth in triangulated_patches(pictures, encoder, device, options, seed, deadline, should_stop,
                                                    report):
-        if torch.isfinite(depth).any():
-            grid = torch.full(seen.grid, float("nan"), device=depth.device)
-            grid.view(-1)[seen.cells] = depth
-            depths[index] = grid.cpu().numpy()
+        grid = torch.full(seen.grid, float("nan"), device=depth.device)
+        grid.view(-1)[seen.cells] = depth
+        depths[index] = grid.cpu().numpy()
     return depths
 
 

@@ -49,8 +49,8 @@ class AceSettings:
     triangulation: TriangulationOptions = field(default_factory=TriangulationOptions)
 
 
-# ACE's published settings on a GPU. On a CPU the head is half as wide and the batch a little smaller: 2 cores make
-# about 1600 steps of it in the default budget, where the published head would make 500.
+# ACE's published sizes on a GPU. On a CPU the head is half as wide and the batch a little smaller: 2 cores that compute
+# in bf16 make 2900 to 3800 steps of it in the default budget.
 SETTINGS = {
     "cuda": AceSettings(512, 1, 8_000_000, 1024, TrainingOptions(), 0.3),
     "cpu": AceSettings(256, 1, 1_500_000, 1024, TrainingOptions(batch=4096), 0.25),
@@ -93,12 +93,10 @@ class AceMapper:
         deadline = started + options.budget_s * 0.98 - 2.0            # the rest is for the cloud and the file
         rng = np.random.default_rng(options.seed)
         torch.manual_seed(options.seed)
-        pictures, only_known = self._collection.pictures, False
+        only_known = False
         if options.triangulate and not options.use_depth:
             only_known = self._guess_depths(deadline, report, stop) >= MIN_TRIANGULATED
-            pictures = self._collection.pictures
-            if only_known:
-                pictures = [picture for picture in pictures if picture.depth_m is not None]
+        pictures = self._collection.pictures
         capacity = min(settings.buffer, int(BUFFER_BYTES[self._device] / (2 * self._encoder.dim + 15)))
         buffer = PatchBuffer(capacity, self._encoder.dim, self._encoder.stride, self._device,
                              any(picture.depth_m is not None for picture in pictures))
@@ -130,14 +128,14 @@ class AceMapper:
 
     def _guess_depths(self, deadline: float, report: Callable[[Progress], None], stop: Callable[[], bool]) -> float:
         """Give the pictures triangulated depths, within TRIANGULATION_SHARE of the time left. Returns how many a
-        picture has on average."""
+        picture that was tried has on average."""
         started = time.monotonic()
         until = started + TRIANGULATION_SHARE * (deadline - started)
         depths = triangulate(
             self._collection.pictures, self._encoder, self._device, self._settings.triangulation, self._options.seed,
             until, stop, lambda done: report(Progress("triangulating", done, deadline - time.monotonic())))
         self._collection.take_depths(depths)
-        return sum(int(np.isfinite(depth).sum()) for depth in depths.values()) / len(self._collection.pictures)
+        return sum(int(np.isfinite(depth).sum()) for depth in depths.values()) / max(len(depths), 1)
 
     @torch.inference_mode()
     def _finish(self, head: SceneHead, buffer: PatchBuffer, result: TrainingResult, encoded: int,

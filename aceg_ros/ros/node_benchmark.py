@@ -136,8 +136,8 @@ def main() -> int:
                          ("service call to reply", observer.calls_ms)):
         print(f"{name}: {', '.join(f'{key} {value:.0f}' for key, value in percentiles(values).items())} ms,"
               f" most {max(values, default=float('nan')):.0f} ms")
-    print("of it, in the middle: " + ", ".join(f"{stage} {median(values):.1f}"
-                                               for stage, values in observer.stages_ms.items()) + " ms")
+    stages = ", ".join(f"{stage} {median(values):.1f}" for stage, values in observer.stages_ms.items())
+    print(f"stages of an image, p50: {stages or 'none'} ms")
     return 0
 
 

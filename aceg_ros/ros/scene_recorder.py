@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from geometry_msgs.msg import PoseStamped
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.task import Future
@@ -46,6 +47,11 @@ class SceneRecorder(Node):
         self.create_subscription(CameraInfo, "camera_info", lambda m: self._received("info", m), _RELIABLE)
         self.create_subscription(PoseStamped, "ground_truth", lambda m: self._received("pose", m), _RELIABLE)
         self.create_subscription(Image, "image", lambda m: self._received("image", m), _RELIABLE)
+        # Once the node spins: nobody would end the thread of a node that was interrupted while it was being made.
+        self._starter = self.create_timer(0.0, self._start, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def _start(self) -> None:
+        self._starter.cancel()
         self._writer.start()
 
     def destroy_node(self) -> None:
