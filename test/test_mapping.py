@@ -61,7 +61,7 @@ def test_a_contracted_head_keeps_its_radius_and_reaches_the_skyline():
     torch.nn.init.zeros_(head.fc3.weight)
     with torch.no_grad():
         for raw, distance in ((0.5, 2.5), (1.9, 50.0), (1.99, 500.0)):
-            head.fc3.bias.copy_(torch.tensor([0.0, 0.0, raw]))
+            head.fc3.bias.copy_(torch.tensor([0.0, 0.0, raw, 0.0]))           # scale 1
             assert torch.allclose(head(features[:1]), torch.tensor([[1.0, 2.0, 3.0 + distance]]), rtol=1e-4)
 
 

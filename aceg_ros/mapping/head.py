@@ -19,7 +19,7 @@ class SceneHead(nn.Module):
     Layers and state-dict keys are those of the release (1x1 convolutions there, linear layers here: `head_state`
     converts). width: hidden size; extra_blocks: residual blocks beside the first; homogeneous: four outputs instead
     of three, the fourth a scale. mean: mean camera centre of the mapping poses, added to every coordinate. radius: of
-    heads that we train; their three outputs are contracted coordinates, see `Contraction`.
+    heads that we train; what they say are contracted coordinates, see `Contraction`.
     """
 
     mean: Tensor
@@ -28,8 +28,6 @@ class SceneHead(nn.Module):
     def __init__(self, dim: int, width: int = 512, extra_blocks: int = 1, homogeneous: bool = True,
                  mean: Tensor | None = None, radius: Tensor | None = None):
         super().__init__()
-        if radius is not None:
-            homogeneous = False
         self.homogeneous = homogeneous
         self.extra_blocks = extra_blocks
         self.head_skip = nn.Linear(dim, width) if dim != width else nn.Identity()
@@ -44,9 +42,6 @@ class SceneHead(nn.Module):
         self.fc3 = nn.Linear(width, 4 if homogeneous else 3)
         self.register_buffer("mean", torch.zeros(3) if mean is None else mean.float())
         self.register_buffer("radius", None if radius is None else radius.float())
-        if radius is not None:                                          # begins near the cameras' centre
-            with torch.no_grad():
-                self.fc3.weight.mul_(0.1)
 
     @property
     def contraction(self) -> Contraction | None:
@@ -64,11 +59,9 @@ class SceneHead(nn.Module):
         x = functional.relu(self.fc2(functional.relu(self.fc1(x))))
         with torch.autocast(x.device.type, enabled=False):             # 8 bits of a coordinate are not enough
             x = self.fc3(x.float())
-        if self.contraction is not None:
-            return self.contraction.expand(x)
-        if not self.homogeneous:
-            return x + self.mean
-        return dehomogenize(x) + self.mean
+        if self.homogeneous:
+            x = dehomogenize(x)
+        return x + self.mean if self.contraction is None else self.contraction.expand(x)
 
 
 def dehomogenize(x: Tensor) -> Tensor:
