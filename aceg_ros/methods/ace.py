@@ -94,7 +94,7 @@ class AceMapper:
         rng = np.random.default_rng(options.seed)
         torch.manual_seed(options.seed)
         only_known = False
-        if options.triangulate and not options.use_depth:
+        if options.triangulate:
             only_known = self._guess_depths(deadline, report, stop) >= MIN_TRIANGULATED
         pictures = self._collection.pictures
         capacity = min(settings.buffer, int(BUFFER_BYTES[self._device] / (2 * self._encoder.dim + 15)))
@@ -114,7 +114,7 @@ class AceMapper:
         centre = torch.tensor(self._collection.poses[:, :3, 3].mean(0)).float().to(self._device)
         head = SceneHead(self._encoder.dim, settings.width, settings.extra_blocks, mean=centre,
                          radius=_radius(buffer, centre, options.seed)).to(self._device)
-        # Measured depths are not where recognisable patches are: nothing speaks for preferring those.
+        # Measured depths alone are not where recognisable patches are: nothing speaks for preferring those.
         guided_share = 0.0 if options.use_depth else settings.training.guided_share
         training = replace(settings.training, seed=options.seed, fading_depth=not options.use_depth,
                            guided_share=guided_share)
@@ -127,15 +127,22 @@ class AceMapper:
         return scene_map
 
     def _guess_depths(self, deadline: float, report: Callable[[Progress], None], stop: Callable[[], bool]) -> float:
-        """Give the pictures triangulated depths, within TRIANGULATION_SHARE of the time left. Returns how many a
-        picture that was tried has on average."""
+        """Give the pictures triangulated depths, within TRIANGULATION_SHARE of the time left, or measured ones where
+        there are some. Returns how many a picture that was tried has on average; measured depths stay as they are where
+        those are too few (a camera that stands still)."""
         started = time.monotonic()
         until = started + TRIANGULATION_SHARE * (deadline - started)
         depths = triangulate(
             self._collection.pictures, self._encoder, self._device, self._settings.triangulation, self._options.seed,
             until, stop, lambda done: report(Progress("triangulating", done, deadline - time.monotonic())))
+        known = sum(int(np.isfinite(depth).sum()) for depth in depths.values()) / max(len(depths), 1)
+        if self._options.use_depth:
+            if known < MIN_TRIANGULATED:
+                return 0.0
+            depths = {index: measured_where_found(depth, self._collection.pictures[index].depth_m)
+                      for index, depth in depths.items()}
         self._collection.take_depths(depths)
-        return sum(int(np.isfinite(depth).sum()) for depth in depths.values()) / max(len(depths), 1)
+        return known
 
     @torch.inference_mode()
     def _finish(self, head: SceneHead, buffer: PatchBuffer, result: TrainingResult, encoded: int,
@@ -147,6 +154,17 @@ class AceMapper:
                                  self._options.seed, self._device, result.finished)
         return SceneMap("ace", self._encoder.identity, self._encoder.source, state, {}, figures,
                         self._collection.cameras, xyz, rgb, self._collection.poses.astype(np.float32))
+
+
+def measured_where_found(found: np.ndarray, measured: np.ndarray | None) -> np.ndarray:
+    """Depths (h, w) of the cells that were triangulated: as measured (H, W), a multiple of that, in their middle, as
+    triangulated where nothing was measured. The rest NaN: what no two pictures agree on is not worth learning.
+    """
+    if measured is None:
+        return found
+    step = measured.shape[0] // found.shape[0]
+    middle = measured[step // 2::step, step // 2::step][:found.shape[0], :found.shape[1]].astype(np.float32)
+    return np.where(np.isfinite(found) & (middle > 0), middle, found)
 
 
 def _radius(buffer: PatchBuffer, centre: Tensor, seed: int) -> Tensor | None:
