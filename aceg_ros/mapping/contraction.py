@@ -45,6 +45,6 @@ class Contraction:
         return (self.contract(points) - there).norm(dim=-1) * torch.where(stretch > 0, stretch, self.radius)
 
 
-def contraction_around(points: Tensor, centre: Tensor) -> Contraction:
-    """One that keeps the shape of the nearer part of a place: radius 1.5 times the median distance of points (N, 3)."""
-    return Contraction(centre, 1.5 * (points - centre).norm(dim=1).median().clamp(min=1e-6))
+def fitting_radius(points: Tensor, centre: Tensor) -> Tensor:
+    """Keeps the shape of the nearer part of a place: 1.5 times the median distance of points (N, 3) from the centre."""
+    return 1.5 * (points - centre).norm(dim=1).median().clamp(min=1e-6)

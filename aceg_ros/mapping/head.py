@@ -61,7 +61,8 @@ class SceneHead(nn.Module):
             x = self.fc3(x.float())
         if self.homogeneous:
             x = dehomogenize(x)
-        return x + self.mean if self.contraction is None else self.contraction.expand(x)
+        contraction = self.contraction
+        return x + self.mean if contraction is None else contraction.expand(x)
 
 
 def dehomogenize(x: Tensor) -> Tensor:

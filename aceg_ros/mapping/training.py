@@ -75,8 +75,7 @@ def train_head(head: SceneHead, buffer: PatchBuffer, options: TrainingOptions, d
     budget = max(deadline - started, 1e-3)
     recent: list[Tensor] = []
     known = buffer.known_depths()
-    enough = len(known) > MIN_KNOWN * buffer.size
-    warm_up, guided_share = (options.warm_up, options.guided_share) if enough else (0.0, 0.0)
+    warm_up, guided_share = (options.warm_up, options.guided_share) if enough(known, buffer) else (0.0, 0.0)
     batches = _Batches(known, buffer.size, options.batch, generator)
     done = 0
     stopped: _Stop | None = None
@@ -135,6 +134,11 @@ def _optimizers(head: SceneHead, options: TrainingOptions) -> list[torch.optim.O
         return [adam]
     return [adam, torch.optim.Muon(matrices, lr=options.muon_rate, weight_decay=options.weight_decay,
                                    ns_steps=MUON_STEPS)]
+
+
+def enough(known: Tensor, buffer: PatchBuffer) -> bool:
+    """Whether the patches of known depth can lead the training."""
+    return len(known) > MIN_KNOWN * buffer.size
 
 
 class _Batches:

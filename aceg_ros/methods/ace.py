@@ -20,10 +20,10 @@ from aceg_ros.encoders.base import load_encoder, pick_device
 from aceg_ros.errors import UserError
 from aceg_ros.mapping.buffer import PatchBuffer, fill_buffer
 from aceg_ros.mapping.cloud import explained_points
-from aceg_ros.mapping.contraction import contraction_around
+from aceg_ros.mapping.contraction import fitting_radius
 from aceg_ros.mapping.head import SceneHead, head_from_state
 from aceg_ros.mapping.losses import points_in_map
-from aceg_ros.mapping.training import MIN_KNOWN, TrainingOptions, TrainingResult, train_head
+from aceg_ros.mapping.training import TrainingOptions, TrainingResult, enough, train_head
 from aceg_ros.mapping.triangulation import TriangulationOptions, triangulate
 from aceg_ros.methods.base import MappingOptions
 from aceg_ros.methods.collection import Collection
@@ -170,12 +170,12 @@ def measured_where_found(found: np.ndarray, measured: np.ndarray | None) -> np.n
 def _radius(buffer: PatchBuffer, centre: Tensor, seed: int) -> Tensor | None:
     """Of the head's contraction, by the patches of known depth; None where there are too few."""
     known = buffer.known_depths()
-    if len(known) <= MIN_KNOWN * buffer.size:
+    if not enough(known, buffer):
         return None
     some = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))[:RADIUS_PATCHES]]
     patches = buffer.patches(some.to(buffer.device))
     assert patches.depth_m is not None
-    return contraction_around(points_in_map(patches.view, patches.depth_m), centre).radius
+    return fitting_radius(points_in_map(patches.view, patches.depth_m), centre)
 
 
 def make_regression(scene_map: SceneMap, device: str) -> Regress:
