@@ -59,7 +59,8 @@ class RosGraph:
         paths = [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
         return os.environ | {"ROS_DOMAIN_ID": str(self.domain_id), "ROS_LOG_DIR": str(self._log_folder),
                              "ROS_HOME": str(self._log_folder / "ros_home"),
-                             "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUNBUFFERED": "1"}
+                             "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUNBUFFERED": "1",
+                             "PYTHONFAULTHANDLER": "1"}
 
     def start(self, program: str | Path, *remappings: str, **parameters) -> subprocess.Popen:
         """Start a module (a.b.c) or a script as a node; its output is in output(process)."""
@@ -131,9 +132,14 @@ def output(process: subprocess.Popen) -> str:
 
 
 def stop(process: subprocess.Popen, number: int = signal.SIGINT) -> int:
-    """Send a signal; returns the exit code."""
+    """Send a signal; returns the exit code. A process that does not end is made to tell where it stands."""
     process.send_signal(number)
-    return process.wait(60)
+    try:
+        return process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)
+        process.wait()
+        raise AssertionError(f"{process.args} did not end:\n{output(process)}") from None
 
 
 def _yaml(value) -> str:

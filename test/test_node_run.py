@@ -1,6 +1,9 @@
 """How the process of a node ends."""
 
-from ros_graph import RosGraph, output
+import signal
+
+import pytest
+from ros_graph import RosGraph, output, stop
 
 LATE = """
 import os, signal, sys
@@ -36,4 +39,62 @@ def test_an_interrupt_that_comes_late_does_not_cut_the_clean_up(tmp_path):
     with RosGraph(tmp_path) as graph:
         process = graph.start(tmp_path / "late.py")
         assert process.wait(60) == 0, output(process)
+        assert "cleaned up" in output(process) and "Traceback" not in output(process)
+
+
+# rclpy's handling of a signal, with the moment between its two steps made long: wake the executors, end the context.
+SLOWLY_ENDED = """
+import os, signal, sys, threading, time
+import rclpy
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerGuardCondition, SignalHandlerOptions
+from aceg_ros.ros import run
+
+guards = []
+
+def make_guard(self, context=None):
+    init_guard(self, context)
+    guards.append(self)
+
+def handle_signals():
+    os.read(heard, 1)
+    for guard in guards:
+        guard.trigger()
+    time.sleep(0.1)
+    context = rclpy.get_default_context()
+    with context.handle:
+        context.handle.shutdown()
+
+init_guard, SignalHandlerGuardCondition.__init__ = SignalHandlerGuardCondition.__init__, make_guard
+init, rclpy.init = rclpy.init, lambda: init(signal_handler_options=SignalHandlerOptions.NO)
+heard, told = os.pipe()
+os.set_blocking(told, False)
+signal.set_wakeup_fd(told)
+threading.Thread(target=handle_signals, daemon=True).start()
+
+class Careful(Node):
+    def __init__(self):
+        super().__init__("careful")
+        self.create_timer(0.1, self._start)
+
+    def _start(self):
+        self.destroy_timer(next(self.timers))
+        print("spinning", flush=True)
+
+    def destroy_node(self):
+        print("cleaned up")
+        super().destroy_node()
+
+sys.exit(run.run(Careful))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_executor_that_is_quicker_than_the_end_of_its_context_does_not_wait_for_ever(tmp_path, number):
+    (tmp_path / "slowly.py").write_text(SLOWLY_ENDED)
+    with RosGraph(tmp_path) as graph:
+        process = graph.start(tmp_path / "slowly.py")
+        assert graph.spin_until(lambda: "spinning" in output(process)), output(process)
+        graph.spin(0.5)
+        assert stop(process, number) == 0, output(process)
         assert "cleaned up" in output(process) and "Traceback" not in output(process)
