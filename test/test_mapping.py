@@ -15,7 +15,6 @@ from aceg_ros.mapping.contraction import Contraction
 from aceg_ros.mapping.head import SceneHead, head_from_state
 from aceg_ros.mapping.losses import View, ace_loss, guide_loss, points_at_depth, reproject, softness
 from aceg_ros.mapping.training import TrainingOptions, _Batches, one_cycle, train_head
-from aceg_ros.methods.ace import measured_where_found
 from aceg_ros.methods.regression import chosen_cells
 from aceg_ros.synthetic.demo import demo_world, query_path
 
@@ -287,14 +286,6 @@ def test_buffer_takes_only_patches_of_known_depth_where_so_asked():
     assert buffer.add(grid, picture, 50, rng, only_known=True) == 20
     assert buffer.add(grid, replace(picture, depth_m=None), 50, rng, only_known=True) == 0
     assert len(buffer.known_depths()) == buffer.size == 20
-
-
-def test_measured_depths_are_taken_where_patches_were_found():
-    found = np.array([[1.0, np.nan, 3.0], [np.nan, 5.0, 6.0]], np.float32)
-    measured = np.kron(np.array([[1.1, 2.0, 0.0], [np.nan, 5.5, 6.5]]), np.ones((8, 8))).astype(np.float16)
-    taken = measured_where_found(found, measured)
-    np.testing.assert_allclose(taken, [[1.1, np.nan, 3.0], [np.nan, 5.5, 6.5]], rtol=1e-3)
-    assert measured_where_found(found, None) is found
 
 
 def test_buffer_prefers_reliable_patches():

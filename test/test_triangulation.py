@@ -72,6 +72,22 @@ def test_depths_are_right_and_wrong_matches_are_left_out(wrong):
     assert np.median(error) < 0.03 and (error > 0.15).mean() < 0.04
 
 
+def test_measured_depths_are_taken_where_patches_were_found_and_nowhere_else():
+    pictures, _ = wall_pictures([(0.0, y, 0.1 * y) for y in np.linspace(-1.0, 1.0, 7)])
+    encoder = Encoder("wall", "wall:0", "wall", 8, 64, 240, WallEncoder(0.0))
+    found = run(pictures, encoder)
+    measured = np.full((240, 320), 7.0, np.float16)
+    measured[:, 160:] = 0.0
+    pictures[2] = replace(pictures[2], depth_m=measured)
+    taken = triangulate(pictures, encoder, "cpu", TriangulationOptions(), 0, float("inf"), lambda: False,
+                        lambda _: None, use_measured=True)
+    expected = found[2].copy()
+    expected[:, :20][np.isfinite(found[2][:, :20])] = 7.0
+    assert np.isfinite(found[2][:, :20]).any() and np.isfinite(found[2][:, 20:]).any()
+    np.testing.assert_array_equal(taken[2], expected)
+    np.testing.assert_array_equal(taken[3], found[3])
+
+
 def test_one_spot_and_two_pictures_give_no_depth():
     encoder = Encoder("wall", "wall:0", "wall", 8, 64, 240, WallEncoder(0.0))
     for places, why in (([(0.0, 0.0, 0.0)] * 5, "one spot"), ([(0.0, 0.0, 0.0), (0.0, 0.5, 0.0)], "two pictures"),

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from aceg_ros.encoders.base import Encoder
 from aceg_ros.mapping.augmentation import Picture
-from aceg_ros.mapping.matching import Seen, look
+from aceg_ros.mapping.matching import Seen, look, measured_depths
 from aceg_ros.mapping.triangulation import TriangulationOptions, triangulated_patches
 
 MERGE_SAMPLE, MERGE_ROUNDS = 60_000, 2
@@ -86,15 +86,6 @@ def _measured_patches(pictures: Sequence[Picture], encoder: Encoder, device: str
             seen = look(picture, encoder, device, options.patches)
             yield int(index), seen, measured_depths(picture, seen)
         report(number / len(order))
-
-
-def measured_depths(picture: Picture, seen: Seen) -> Tensor:
-    """The picture's depths (N,) at its chosen patches, NaN where unknown."""
-    if picture.depth_m is None:
-        return seen.pixels.new_full((len(seen.pixels),), float("nan"))
-    column, row = seen.pixels.round().long().cpu().unbind(1)
-    depth = torch.from_numpy(picture.depth_m.astype(np.float32))[row, column].to(seen.pixels.device)
-    return torch.where(depth > 0, depth, float("nan"))
 
 
 def thin(landmarks: Landmarks, count: int, seed: int) -> Landmarks:

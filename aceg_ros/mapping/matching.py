@@ -68,6 +68,15 @@ def look(picture: Picture, encoder: Encoder, device: str, most: int) -> Seen:
                  (height, width))
 
 
+def measured_depths(picture: Picture, seen: Seen) -> Tensor:
+    """The picture's depths (N,) at its chosen patches, NaN where unknown."""
+    if picture.depth_m is None:
+        return seen.pixels.new_full((len(seen.pixels),), float("nan"))
+    column, row = seen.pixels.round().long().cpu().unbind(1)
+    depth = torch.from_numpy(picture.depth_m.astype(np.float32))[row, column].to(seen.pixels.device)
+    return torch.where(depth > 0, depth, float("nan"))
+
+
 def _texture(image: np.ndarray, stride: int) -> np.ndarray:
     """How well a patch's place is fixed by what is in it (h, w): the smaller eigenvalue of its structure tensor."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from aceg_ros.encoders.base import Encoder
 from aceg_ros.mapping.augmentation import Picture
-from aceg_ros.mapping.matching import MAX_ERROR_CELLS, Seen, Sketches, choose_partners, look, match
+from aceg_ros.mapping.matching import MAX_ERROR_CELLS, Seen, Sketches, choose_partners, look, match, measured_depths
 
 MIN_PARALLAX_RAD = np.radians(1.0)
 MIN_VIEWS = 3                          # that agree on a point, the patch's own among them
@@ -35,14 +35,17 @@ class TriangulationOptions:
 
 def triangulate(pictures: Sequence[Picture], encoder: Encoder, device: str, options: TriangulationOptions,
                 seed: int, deadline: float, should_stop: Callable[[], bool],
-                report: Callable[[float], None]) -> dict[int, np.ndarray]:
+                report: Callable[[float], None], use_measured: bool = False) -> dict[int, np.ndarray]:
     """Depths (h, w), one for each cell, NaN where unknown, of the pictures that there was time for, by their index.
 
-    See `triangulated_patches`.
+    See `triangulated_patches`. use_measured: of a patch that is found, the measured depth where there is one.
     """
     depths: dict[int, np.ndarray] = {}
     for index, seen, depth in triangulated_patches(pictures, encoder, device, options, seed, deadline, should_stop,
                                                    report):
+        if use_measured:
+            measured = measured_depths(pictures[index], seen)
+            depth = torch.where(torch.isfinite(depth) & torch.isfinite(measured), measured, depth)
         grid = torch.full(seen.grid, float("nan"), device=depth.device)
         grid.view(-1)[seen.cells] = depth
         depths[index] = grid.cpu().numpy()

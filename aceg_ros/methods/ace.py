@@ -134,13 +134,11 @@ class AceMapper:
         until = started + TRIANGULATION_SHARE * (deadline - started)
         depths = triangulate(
             self._collection.pictures, self._encoder, self._device, self._settings.triangulation, self._options.seed,
-            until, stop, lambda done: report(Progress("triangulating", done, deadline - time.monotonic())))
+            until, stop, lambda done: report(Progress("triangulating", done, deadline - time.monotonic())),
+            self._options.use_depth)
         known = sum(int(np.isfinite(depth).sum()) for depth in depths.values()) / max(len(depths), 1)
-        if self._options.use_depth:
-            if known < MIN_TRIANGULATED:
-                return 0.0
-            depths = {index: measured_where_found(depth, self._collection.pictures[index].depth_m)
-                      for index, depth in depths.items()}
+        if self._options.use_depth and known < MIN_TRIANGULATED:
+            return 0.0
         self._collection.take_depths(depths)
         return known
 
@@ -154,17 +152,6 @@ class AceMapper:
                                  self._options.seed, self._device, result.finished)
         return SceneMap("ace", self._encoder.identity, self._encoder.source, state, {}, figures,
                         self._collection.cameras, xyz, rgb, self._collection.poses.astype(np.float32))
-
-
-def measured_where_found(found: np.ndarray, measured: np.ndarray | None) -> np.ndarray:
-    """Depths (h, w) of the cells that were triangulated: as measured (H, W), a multiple of that, in their middle, as
-    triangulated where nothing was measured. The rest NaN: what no two pictures agree on is not worth learning.
-    """
-    if measured is None:
-        return found
-    step = measured.shape[0] // found.shape[0]
-    middle = measured[step // 2::step, step // 2::step][:found.shape[0], :found.shape[1]].astype(np.float32)
-    return np.where(np.isfinite(found) & (middle > 0), middle, found)
 
 
 def _radius(buffer: PatchBuffer, centre: Tensor, seed: int) -> Tensor | None:

@@ -20,9 +20,9 @@ from aceg_ros.encoders.base import Encoder, load_encoder
 from aceg_ros.errors import UserError
 from aceg_ros.heap import keep_heap
 from aceg_ros.mapping.augmentation import prepared_picture
-from aceg_ros.mapping.landmarks import find_landmarks, measured_depths
+from aceg_ros.mapping.landmarks import find_landmarks
 from aceg_ros.mapping.losses import View, points_at_depth
-from aceg_ros.mapping.matching import look
+from aceg_ros.mapping.matching import look, measured_depths
 from aceg_ros.mapping.triangulation import TriangulationOptions
 from aceg_ros.synthetic.textures import load_atlas
 from aceg_ros.synthetic.visits import mapping_and_later_visit
