@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from aceg_ros.camera import Camera, Frame
+from aceg_ros.encoders.base import load_encoder
 from aceg_ros.encoders.grid import Grid
 from aceg_ros.geometry import is_pose, look_at
 from aceg_ros.mapping.augmentation import Picture, augment, prepared_picture
@@ -15,6 +16,7 @@ from aceg_ros.mapping.contraction import Contraction
 from aceg_ros.mapping.head import SceneHead, head_from_state
 from aceg_ros.mapping.losses import View, ace_loss, guide_loss, points_at_depth, reproject, softness
 from aceg_ros.mapping.training import TrainingOptions, _Batches, one_cycle, train_head
+from aceg_ros.methods.collection import Collection
 from aceg_ros.methods.regression import chosen_cells
 from aceg_ros.synthetic.demo import demo_world, query_path
 
@@ -286,6 +288,19 @@ def test_buffer_takes_only_patches_of_known_depth_where_so_asked():
     assert buffer.add(grid, picture, 50, rng, only_known=True) == 20
     assert buffer.add(grid, replace(picture, depth_m=None), 50, rng, only_known=True) == 0
     assert len(buffer.known_depths()) == buffer.size == 20
+
+
+def test_depths_that_were_found_take_the_place_of_measured_ones():
+    """Pictures that there was no time for lose theirs: measured depths of patches that no two pictures agree on."""
+    collection = Collection(load_encoder("compact"), use_depth=True)
+    camera = Camera(640, 480, 500.0, 500.0, 320.0, 240.0)
+    for index in range(3):
+        noise = np.random.default_rng(index).integers(0, 255, (480, 640, 3), np.uint8)
+        collection.add(Frame(noise, camera, 0.0, np.eye(4), f"{index}", np.full((480, 640), 2.0, np.float32)))
+    assert all(picture.depth_m is not None for picture in collection.pictures)
+    collection.take_depths({1: np.full((60, 80), 3.0, np.float32)})
+    assert [picture.depth_m is None for picture in collection.pictures] == [True, False, True]
+    assert (collection.pictures[1].depth_m == 3.0).all()
 
 
 def test_buffer_prefers_reliable_patches():

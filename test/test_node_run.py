@@ -70,6 +70,7 @@ init, rclpy.init = rclpy.init, lambda: init(signal_handler_options=SignalHandler
 heard, told = os.pipe()
 os.set_blocking(told, False)
 signal.set_wakeup_fd(told)
+signal.signal(signal.SIGTERM, lambda *_: None)
 threading.Thread(target=handle_signals, daemon=True).start()
 
 class Careful(Node):

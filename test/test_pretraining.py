@@ -106,6 +106,8 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(scene, tmp_path, monkey
             train(options(tmp_path / "halves"))
     halves = load_file(train(options(tmp_path / "halves")))
     assert all(torch.equal(whole[key], halves[key]) for key in whole)
+    with pytest.raises(UserError, match="begun with other options"):
+        train(replace(options(tmp_path / "halves"), without=("self",)))
     curve = [json.loads(line) for line in (tmp_path / "halves" / "curve.jsonl").read_text().splitlines()]
     assert [entry["iteration"] for entry in curve if "held_out_hit" in entry] == [2, 4]
 

@@ -12,6 +12,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +66,8 @@ def prepared(net: nn.Module, way: Way, device: str) -> Callable[[], object]:
     """A function that computes the network for one picture in this way. Raises UserError where that cannot be done."""
     layout = torch.channels_last if way.channels_last else torch.contiguous_format
     images = torch.rand(1, 3, HEIGHT, WIDTH, device=device).to(memory_format=layout)
-    module: nn.Module = _Features(net).eval().to(memory_format=layout)  # type: ignore[call-overload]
+    # A copy: the layout of the weights is one of the ways.
+    module: nn.Module = _Features(deepcopy(net)).eval().to(memory_format=layout)  # type: ignore[call-overload]
     precision = half_precision(device) if way.half else torch.autocast(device, enabled=False)
     try:
         with torch.inference_mode(way.form == "eager"), torch.no_grad(), precision, warnings.catch_warnings():

@@ -1,4 +1,5 @@
-"""Maps rendered rooms that no training saw, and finds the pictures of a later visit there: other light, things moved.
+"""Maps rendered rooms that no training saw, in textures that it did, and finds the pictures of a later visit there:
+other light, things moved.
 
     python -m aceg_ros.evaluation.room_benchmark -o OUTPUT [--methods ace ace_g] [--budget S] [--rooms N]
         [--textures DIR] [--walks] [--label L] [--map-options ...]
@@ -17,11 +18,11 @@ import numpy as np
 
 from aceg_ros.datasets import write_ace_scene
 from aceg_ros.evaluation.scene_benchmark import map_and_evaluate
-from aceg_ros.pretraining.places import FIRST_ROOM
 from aceg_ros.synthetic.textures import load_atlas
 from aceg_ros.synthetic.visits import mapping_and_later_visit
 from aceg_ros.synthetic.walk import mapping_and_later_walk
 
+ROOM_SEED = 3_000_000                  # training rooms have seeds from 1,000,000 and 2,000,000
 KEYS = ("0.05m_5deg", "0.1m_5deg", "0.25m_5deg", "0.5m_5deg")
 
 
@@ -54,7 +55,7 @@ def _room(output: Path, number: int, textures: Path | None, walk: bool) -> Path:
     folder = output / f"{'walk' if walk else 'room'}_{number}"
     visits = mapping_and_later_walk if walk else mapping_and_later_visit
     if not (folder / "complete").exists():
-        mapping, later = visits(FIRST_ROOM + number, load_atlas(textures))
+        mapping, later = visits(ROOM_SEED + number, load_atlas(textures))
         write_ace_scene(folder / "mapping", mapping)
         write_ace_scene(folder / "query", later)
         (folder / "complete").touch()

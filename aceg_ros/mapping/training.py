@@ -14,7 +14,7 @@ from aceg_ros.mapping.buffer import PatchBuffer
 from aceg_ros.mapping.head import SceneHead
 from aceg_ros.mapping.losses import ace_loss, guide_loss
 
-MIN_KNOWN = 0.005
+MIN_KNOWN, MIN_KNOWN_PATCHES = 0.005, 300       # share of the buffer, and patches
 MUON_STEPS = 3          # of Newton and Schulz; five, its default, are no better here and cost a seventh of the time
 
 
@@ -24,7 +24,7 @@ class TrainingOptions:
     Muon, see `_optimizers`.
 
     fading_depth: see `ace_loss`. warm_up: share of the training that sees only patches of known depth, where there are
-    enough of them (`MIN_KNOWN` of the buffer), and learns from those depths alone; guided_share: their part of each
+    enough of them (`enough`), and learns from those depths alone; guided_share: their part of each
     batch after it. A patch that several pictures agree on is one that a query will be recognised by.
     """
 
@@ -138,7 +138,7 @@ def _optimizers(head: SceneHead, options: TrainingOptions) -> list[torch.optim.O
 
 def enough(known: Tensor, buffer: PatchBuffer) -> bool:
     """Whether the patches of known depth can lead the training."""
-    return len(known) > MIN_KNOWN * buffer.size
+    return len(known) > max(MIN_KNOWN * buffer.size, MIN_KNOWN_PATCHES)
 
 
 class _Batches:

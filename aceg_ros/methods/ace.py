@@ -114,8 +114,8 @@ class AceMapper:
         centre = torch.tensor(self._collection.poses[:, :3, 3].mean(0)).float().to(self._device)
         head = SceneHead(self._encoder.dim, settings.width, settings.extra_blocks, mean=centre,
                          radius=_radius(buffer, centre, options.seed)).to(self._device)
-        # Measured depths alone are not where recognisable patches are: nothing speaks for preferring those.
-        guided_share = 0.0 if options.use_depth else settings.training.guided_share
+        # Measured depths that triangulation has not picked are not where recognisable patches are.
+        guided_share = 0.0 if options.use_depth and not only_known else settings.training.guided_share
         training = replace(settings.training, seed=options.seed, fading_depth=not options.use_depth,
                            guided_share=guided_share)
         result = train_head(head, buffer, training, deadline,
@@ -128,8 +128,9 @@ class AceMapper:
 
     def _guess_depths(self, deadline: float, report: Callable[[Progress], None], stop: Callable[[], bool]) -> float:
         """Give the pictures triangulated depths, within TRIANGULATION_SHARE of the time left, or measured ones where
-        there are some. Returns how many a picture that was tried has on average; measured depths stay as they are where
-        those are too few (a camera that stands still)."""
+        there are some: measured depths of other patches, which no two pictures agree on, made heads half as good.
+        Returns how many a picture that was tried has on average; measured depths stay as they are where those are too
+        few (a camera that stands still)."""
         started = time.monotonic()
         until = started + TRIANGULATION_SHARE * (deadline - started)
         depths = triangulate(

@@ -63,6 +63,7 @@ class Collection:
                             " Move the camera while recording, or give depth images and --use-depth.")
 
     def take_depths(self, depths: dict[int, np.ndarray]) -> None:
-        """Give pictures, by their index, depths (h, w) that were found for their patches."""
-        for index, depth in depths.items():
-            self.pictures[index] = replace(self.pictures[index], depth_m=depth.astype(np.float16))
+        """Give pictures, by their index, depths (h, w) that were found for their patches. All others have none then."""
+        for index, picture in enumerate(self.pictures):
+            depth = depths.get(index)
+            self.pictures[index] = replace(picture, depth_m=None if depth is None else depth.astype(np.float16))

@@ -23,7 +23,7 @@ from aceg_ros.mapping.losses import MAX_ERROR_PX, MIN_DEPTH_M, View, reproject
 from aceg_ros.mapping.regressor_file import save_regressor
 from aceg_ros.pretraining.places import Place, PlaceData, open_places
 from aceg_ros.pretraining.ranks import join
-from aceg_ros.pretraining.run import log_figures, resume, save_checkpoint, warm_cosine
+from aceg_ros.pretraining.run import claim, log_figures, resume, save_checkpoint, warm_cosine
 from aceg_ros.pretraining.scores import located
 
 CODES = (600, 10_000)                  # least and most landmarks of a place that a step may see
@@ -50,9 +50,10 @@ class RegressorTraining:
 
 def train(options: RegressorTraining) -> Path:
     """Run or resume the training; returns the file of the exported weights. Raises UserError on scenes that cannot be
-    read."""
+    read, and where the run was begun with other options."""
     if join(options.device).count > 1:
         raise UserError("Landmarks are trained on by one process: start without torchrun, or with --codes-from noise.")
+    claim(options.run, options)
     places, held_out = open_places(options.data, options.run / "places")
     torch.manual_seed(options.seed)
     net = LandmarkRegressor(options.size).to(options.device)

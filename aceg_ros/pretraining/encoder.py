@@ -26,7 +26,7 @@ from aceg_ros.pretraining.augment import Sample, make_sample
 from aceg_ros.pretraining.encoder_data import EncoderData, open_sources
 from aceg_ros.pretraining.encoder_losses import encoder_losses
 from aceg_ros.pretraining.pairs import PairSource
-from aceg_ros.pretraining.run import log_figures, resume, save_checkpoint, warm_cosine
+from aceg_ros.pretraining.run import claim, log_figures, resume, save_checkpoint, warm_cosine
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,7 @@ def train(options: EncoderTraining) -> Path:
     net = on_device(CompactNet(), options.device)
     if options.start is not None:
         _begin_with(net, options.start)
-    options.run.mkdir(parents=True, exist_ok=True)
-    options.data.claim(options.run)
+    claim(options.run, options)
     sources, held_out, teacher_dim = open_sources(options.data, options.run)
     pupil = nn.Linear(DIM, teacher_dim, device=options.device) if teacher_dim else None
     trained = nn.ModuleDict({"net": net, **({"pupil": pupil} if pupil is not None else {})})

@@ -3,7 +3,6 @@ folder; an interrupted preparation goes on where it stopped."""
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -61,17 +60,6 @@ class EncoderData:
             open_scene(path)
         if self.teacher is not None:
             load_encoder(self.teacher, self.device)
-
-    def claim(self, run: Path) -> None:
-        """Write into a run folder what its prepared data are of. Raises UserError where it has other data already."""
-        teacher = None if self.teacher is None else load_encoder(self.teacher, self.device).identity
-        content = json.dumps({"scenes": [str(path) for path in self.scenes], "textures": str(self.textures),
-                              "rooms": self.rooms, "held_out_rooms": self.held_out_rooms, "teacher": teacher,
-                              "teacher_every": self.teacher_every, "seed": self.seed}, indent=1)
-        path = run / "data.json"
-        if path.exists() and path.read_text() != content:
-            raise UserError(f"{run} was prepared from other data (see {path}): give the same, or another run folder.")
-        path.write_text(content)
 
 
 def open_sources(data: EncoderData, run: Path) -> tuple[list[PairSource], PairSource, int]:

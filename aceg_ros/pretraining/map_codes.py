@@ -29,7 +29,7 @@ from aceg_ros.mapping.training import one_cycle
 from aceg_ros.mapping.transformer_head import HeadSize, MapCode, TransformerHead, surer
 from aceg_ros.pretraining.places import Place, PlaceData, open_places
 from aceg_ros.pretraining.ranks import Ranks, join
-from aceg_ros.pretraining.run import log_figures, resume, save_checkpoint, warm_cosine
+from aceg_ros.pretraining.run import claim, log_figures, resume, save_checkpoint, warm_cosine
 from aceg_ros.pretraining.scores import located
 
 RADIUS_M = (1.0, 10.0)                 # of a transformed place: median distance of its landmarks from their mean
@@ -66,6 +66,8 @@ def train(options: CodePretraining) -> Path:
         raise UserError(f"A width of {options.size.dim_emb} cannot be split among {options.size.num_attention_heads}"
                         " heads: give a multiple.")
     ranks = join(options.device)
+    if ranks.first:
+        claim(options.run, options)
     options = replace(options, device=ranks.device(options.device),
                       data=replace(options.data, device=ranks.device(options.data.device)))
     if not ranks.first:                                 # the first makes what is missing

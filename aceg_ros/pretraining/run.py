@@ -4,10 +4,33 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+
+from aceg_ros.atomic_file import write_text
+from aceg_ros.errors import UserError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_MAY_CHANGE = {"run", "device", "workers", "keep_every"}
+
+
+def claim(run: Path, options: DataclassInstance) -> None:
+    """Write into a run folder what it is a run of. Raises UserError where it was begun with other options."""
+    def told(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {name: value for name, value in fields if name not in _MAY_CHANGE}
+
+    content = json.dumps(asdict(options, dict_factory=told), indent=1, default=lambda path: str(path.resolve()))
+    path = run / "options.json"
+    if path.exists() and path.read_text() != content:
+        raise UserError(f"{run} was begun with other options (see {path}): give the same, or another run folder.")
+    run.mkdir(parents=True, exist_ok=True)
+    write_text(path, content)
 
 
 def warm_cosine(t: float) -> float:

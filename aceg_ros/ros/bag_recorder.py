@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosbags.rosbag2 import StoragePlugin, Writer
@@ -37,13 +38,21 @@ class BagRecorder(Node):
             raise UserError(f"{output} exists already: choose another folder for the bag.")
         self._typestore = get_typestore(_TYPES)
         self._writer = Writer(output, version=Writer.VERSION_LATEST, storage_plugin=StoragePlugin.MCAP)
-        self._writer.open()
         self._seen: set[str] = set()
+        # Once the node spins: nobody would close the bag of a node that was interrupted while it was being made.
+        self._starter = self.create_timer(0.0, self._start, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._is_open = False
+
+    def _start(self) -> None:
+        self._starter.cancel()
+        self._writer.open()
+        self._is_open = True
         self.create_timer(0.2, self._subscribe_to_new_topics)
 
     def destroy_node(self) -> None:
         super().destroy_node()
-        self._writer.close()
+        if self._is_open:
+            self._writer.close()
 
     def _subscribe_to_new_topics(self) -> None:
         for topic, types in self.get_topic_names_and_types():

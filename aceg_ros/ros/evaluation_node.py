@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -148,6 +149,8 @@ def main() -> int:
     code = run(make_node)
     if code or not nodes or not nodes[0].done.done():
         return code
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)       # what follows takes as long as the scene did
     try:
         content = judge(nodes[0])
     except UserError as error:

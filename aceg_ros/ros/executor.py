@@ -16,6 +16,10 @@ from rclpy.executors import ConditionReachedException, ShutdownException, Single
 from rclpy.logging import get_logger
 from rclpy.task import Task
 
+# A signal makes rclpy wake the executors first and end their context then: one that is quicker than the second finds
+# nothing to do and waits again, with nobody left to wake it. (Seen with rclpy 9.1: one node in sixty.)
+_LOOK_AGAIN_S = 1.0
+
 
 class WaitingCallbackGroup(MutuallyExclusiveCallbackGroup):
     """Callbacks that may wait: one of them at a time, beside those of all other groups."""
@@ -24,7 +28,8 @@ class WaitingCallbackGroup(MutuallyExclusiveCallbackGroup):
 class Executor(SingleThreadedExecutor):
     def _spin_once_impl(self, timeout_sec: Any = None, wait_condition: Callable[[], bool] = lambda: False) -> None:
         try:
-            task, entity, _ = self.wait_for_ready_callbacks(timeout_sec, None, wait_condition)
+            longest = _LOOK_AGAIN_S if timeout_sec is None else timeout_sec
+            task, entity, _ = self.wait_for_ready_callbacks(longest, None, wait_condition)
         except (ShutdownException, TimeoutException, ConditionReachedException):
             return
         if entity is None or not isinstance(entity.callback_group, WaitingCallbackGroup):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import time
 from collections.abc import Callable
 
 import rclpy
@@ -16,29 +15,24 @@ from rclpy.task import Future
 from aceg_ros.errors import UserError
 from aceg_ros.ros.executor import Executor
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
 
 def run(make_node: Callable[[], Node]) -> int:
     """Spin until a signal, or until the node's `done` future (where it has one). Returns the exit code.
 
-    A node with something to finish does that in `destroy_node`.
+    A node with something to finish does that in `destroy_node`. Signals are ignored from then on: the process is about
+    to end.
     """
     node = None
     being_made = True
 
     def interrupted(*_: object) -> None:
-        # Once the node spins, nothing is raised: within the clean-up below that would leave a node with its threads
-        # alive. A thread of rclpy first wakes the executor and then ends its context: between the two, an executor
-        # would find nothing to do and wait again, for ever. Python calls this before it goes on after the waking.
+        # Once the node spins, rclpy's handler ends it by ending its context. The interrupt may come later than that,
+        # out of another thread: raised within the clean-up below, it would leave a node with its threads alive.
         if being_made:
             raise KeyboardInterrupt
-        while rclpy.ok():
-            time.sleep(0.001)
 
     try:
-        for number in _SIGNALS:
-            signal.signal(number, interrupted)      # rclpy's handler calls it
+        signal.signal(signal.SIGINT, interrupted)       # rclpy's handler calls it
         rclpy.init()
         node = make_node()
         being_made = False
@@ -58,7 +52,7 @@ def run(make_node: Callable[[], Node]) -> int:
             raise
         return 0
     finally:
-        for number in _SIGNALS:
+        for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)   # the clean-up below is short and must not be cut in two
         if node is not None:
             node.destroy_node()
