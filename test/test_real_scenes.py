@@ -31,9 +31,10 @@ def figures(scene_map, scene, capsys, *options) -> dict:
 def test_kitchen_is_localized(kitchen_map, shared_scenes, capsys):
     found = figures(kitchen_map, shared_scenes / "redkitchen7s" / "query", capsys)
     assert found["frames"] == 100
-    assert found["median_translation_m"] < 0.15 and found["median_rotation_deg"] < 4
-    assert found["recall"]["0.25m_5deg"] >= 0.6
-    # Measured: 0.92 of the poses inside, 2.0 cm claimed at a median error of 1.2 cm.
+    # Measured on several machines and versions: 1.0 to 1.3 cm, 0.3 deg, 1.00.
+    assert found["median_translation_m"] < 0.025 and found["median_rotation_deg"] < 0.8
+    assert found["recall"]["0.05m_5deg"] >= 0.9 and found["recall"]["0.1m_5deg"] >= 0.97
+    # Measured: 0.92 to 0.96 of the poses inside, 2.0 cm claimed at a median error of 1.0 to 1.2 cm.
     assert 0.7 <= found["consistency"]["inside_95"] <= 0.99
     assert found["consistency"]["median_std_m"] < 2.5 * found["median_translation_m"]
 
