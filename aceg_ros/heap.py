@@ -15,3 +15,11 @@ def keep_heap() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def give_back_heap() -> None:
+    """Return to the kernel what is free, after rare work that needed much: what its holes are filled with differs from
+    time to time, so that a process that does such work again and again would grow."""
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if malloc_trim is not None:
+        malloc_trim(0)

@@ -33,7 +33,7 @@ from aceg_ros.atomic_file import write_bytes
 from aceg_ros.camera import Camera, Frame
 from aceg_ros.errors import UserError
 from aceg_ros.estimate import PoseEstimate
-from aceg_ros.heap import keep_heap
+from aceg_ros.heap import give_back_heap, keep_heap
 from aceg_ros.overlay import draw_estimate
 from aceg_ros.ros.executor import WaitingCallbackGroup
 from aceg_ros.ros.frames import Frames
@@ -468,6 +468,7 @@ def load_localizer(path: str, device: str, seed: int, threads: int = 0) -> Loade
     from aceg_ros.scene_map import SceneMap
     scene_map = SceneMap.load(path)
     localizer = _OnThreads(make_localizer(scene_map, device, seed), threads or max(1, (os.cpu_count() or 1) // 2))
+    give_back_heap()        # of this map's making, and of maps before it
     noise = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
     localizer.localize(Frame(noise, Camera(640, 480, 500.0, 500.0, 320.0, 240.0)))     # the first call is the slow one
     return LoadedMap(localizer, scene_map)
