@@ -50,9 +50,9 @@ class BagRecorder(Node):
         self.create_timer(0.2, self._subscribe_to_new_topics)
 
     def destroy_node(self) -> None:
-        super().destroy_node()
         if self._is_open:
-            self._writer.close()
+            self._writer.close()        # first: Fast DDS has been seen to hang in what follows
+        super().destroy_node()
 
     def _subscribe_to_new_topics(self) -> None:
         for topic, types in self.get_topic_names_and_types():
