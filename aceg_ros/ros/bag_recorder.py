@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosbags.rosbag2 import StoragePlugin, Writer
@@ -15,7 +14,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from aceg_ros.errors import UserError
 from aceg_ros.ros.parameters import ParameterGroup, not_empty, parameter
-from aceg_ros.ros.run import run
+from aceg_ros.ros.run import once_it_spins, run
 
 _TYPES = Stores.ROS2_KILTED
 
@@ -39,12 +38,10 @@ class BagRecorder(Node):
         self._typestore = get_typestore(_TYPES)
         self._writer = Writer(output, version=Writer.VERSION_LATEST, storage_plugin=StoragePlugin.MCAP)
         self._seen: set[str] = set()
-        # Once the node spins: nobody would close the bag of a node that was interrupted while it was being made.
-        self._starter = self.create_timer(0.0, self._start, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._is_open = False
+        once_it_spins(self, self._start)
 
     def _start(self) -> None:
-        self._starter.cancel()
         self._writer.open()
         self._is_open = True
         self.create_timer(0.2, self._subscribe_to_new_topics)

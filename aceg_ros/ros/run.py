@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 import rclpy
+from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
@@ -14,6 +15,16 @@ from rclpy.task import Future
 
 from aceg_ros.errors import UserError
 from aceg_ros.ros.executor import Executor
+
+
+def once_it_spins(node: Node, begin: Callable[[], None]) -> None:
+    """Begin what must be ended, a file or a thread, as soon as the node spins: nobody would end it for a node that was
+    interrupted while it was being made."""
+    def first() -> None:
+        node.destroy_timer(timer)
+        begin()
+
+    timer = node.create_timer(0.0, first, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
 
 def run(make_node: Callable[[], Node]) -> int:

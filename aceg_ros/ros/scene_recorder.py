@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from geometry_msgs.msg import PoseStamped
-from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.task import Future
@@ -20,7 +19,7 @@ from aceg_ros.datasets import write_ace_scene
 from aceg_ros.errors import UserError
 from aceg_ros.ros.messages import camera_from_info, check_same_size, image_to_rgb, pose_from_message, stamp_ns
 from aceg_ros.ros.parameters import ParameterGroup, not_empty, parameter
-from aceg_ros.ros.run import run
+from aceg_ros.ros.run import once_it_spins, run
 
 _PENDING = 32       # messages kept of each topic while their partners are on the way
 _RELIABLE = QoSProfile(depth=_PENDING)
@@ -47,12 +46,7 @@ class SceneRecorder(Node):
         self.create_subscription(CameraInfo, "camera_info", lambda m: self._received("info", m), _RELIABLE)
         self.create_subscription(PoseStamped, "ground_truth", lambda m: self._received("pose", m), _RELIABLE)
         self.create_subscription(Image, "image", lambda m: self._received("image", m), _RELIABLE)
-        # Once the node spins: nobody would end the thread of a node that was interrupted while it was being made.
-        self._starter = self.create_timer(0.0, self._start, clock=Clock(clock_type=ClockType.STEADY_TIME))
-
-    def _start(self) -> None:
-        self._starter.cancel()
-        self._writer.start()
+        once_it_spins(self, self._writer.start)
 
     def destroy_node(self) -> None:
         self._complete.put(None)
