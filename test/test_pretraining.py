@@ -107,7 +107,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(scene, tmp_path, monkey
     halves = load_file(train(options(tmp_path / "halves")))
     assert all(torch.equal(whole[key], halves[key]) for key in whole)
     with pytest.raises(UserError, match="begun with other options"):
-        train(replace(options(tmp_path / "halves"), without=("self",)))
+        train(replace(options(tmp_path / "halves"), without=("teacher",)))
     curve = [json.loads(line) for line in (tmp_path / "halves" / "curve.jsonl").read_text().splitlines()]
     assert [entry["iteration"] for entry in curve if "held_out_hit" in entry] == [2, 4]
 

@@ -29,7 +29,6 @@ class LandmarkCode(nn.Module):
     of a picture vote; crowd (n, R): what share of all codes is around each.
     """
 
-    keys: Tensor
     search: Search
     points: Tensor
     spacing: Tensor
@@ -38,13 +37,16 @@ class LandmarkCode(nn.Module):
 
     def __init__(self, keys: Tensor, points: Tensor):
         super().__init__()
-        self.register_buffer("keys", functional.normalize(keys.float(), dim=1))
-        self.search = Search(self.keys)
+        self.search = Search(functional.normalize(keys.float(), dim=1))
         self.register_buffer("points", points.float())
         self.register_buffer("spacing", _spacing(self.points))
         extent = (self.points - self.points.mean(0)).norm(dim=1).median().clamp(min=1e-6)
         self.register_buffer("radii", extent * torch.tensor(VOTE_RADII, device=extent.device))
         self.register_buffer("crowd", _near(self.points, self.points, self.radii))
+
+    @property
+    def keys(self) -> Tensor:
+        return self.search.keys
 
 
 def _near(points: Tensor, others: Tensor, radii: Tensor) -> Tensor:

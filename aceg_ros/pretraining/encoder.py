@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from aceg_ros.encoders.base import on_device
+from aceg_ros.encoders.base import load_encoder, on_device
 from aceg_ros.encoders.compact import DIM, CompactNet
 from aceg_ros.errors import UserError
 from aceg_ros.pretraining.augment import Sample, make_sample
@@ -59,7 +59,8 @@ def train(options: EncoderTraining) -> Path:
     net = on_device(CompactNet(), options.device)
     if options.start is not None:
         _begin_with(net, options.start)
-    claim(options.run, options)
+    teacher = options.data.teacher and load_encoder(options.data.teacher, options.device).identity    # what is in it
+    claim(options.run, replace(options, data=replace(options.data, teacher=teacher)))
     sources, held_out, teacher_dim = open_sources(options.data, options.run)
     pupil = nn.Linear(DIM, teacher_dim, device=options.device) if teacher_dim else None
     trained = nn.ModuleDict({"net": net, **({"pupil": pupil} if pupil is not None else {})})
