@@ -95,7 +95,7 @@ def node():
 def rendered_scene(tmp_path_factory) -> Path:
     """The demo room as folders mapping/ (48 pictures) and query/ (12, another drive in the evening light)."""
     from aceg_ros.datasets import write_ace_scene
-    from aceg_ros.synthetic.demo import demo_world, mapping_path, query_path
+    from aceg_ros.synthetic.demo_room import demo_world, mapping_path, query_path
     from aceg_ros.synthetic.render import DAYLIGHT, EVENING
 
     folder = tmp_path_factory.mktemp("rendered")

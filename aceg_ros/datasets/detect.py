@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from aceg_ros.datasets import ace, bag, colmap, seven_scenes, transforms_json, tum_rgbd
-from aceg_ros.datasets.bag import BagOptions
+from aceg_ros.datasets.bag.reader import BagOptions
 from aceg_ros.datasets.scene import Entry, Scene
 from aceg_ros.errors import UserError
 

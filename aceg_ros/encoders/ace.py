@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from aceg_ros.encoders.grid import Grid
+from aceg_ros.encoders.feature_map import Grid
 
 GREY = (0.2989, 0.587, 0.114)
 MEAN, DEVIATION = 0.4, 0.25

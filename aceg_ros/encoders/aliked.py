@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from aceg_ros.encoders.grid import Grid
+from aceg_ros.encoders.feature_map import Grid
 
 STRIDE = 8
 

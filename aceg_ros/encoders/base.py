@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from aceg_ros.encoders.ace import AceNet
 from aceg_ros.encoders.aliked import AlikedNet
 from aceg_ros.encoders.compact import CompactNet, fuse_batch_norm
-from aceg_ros.encoders.grid import Grid
+from aceg_ros.encoders.feature_map import Grid
 from aceg_ros.encoders.sift import SiftNet
 from aceg_ros.errors import UserError
 

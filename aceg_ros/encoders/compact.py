@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from aceg_ros.encoders.grid import Grid
+from aceg_ros.encoders.feature_map import Grid
 
 STRIDE, DIM = 8, 128
 QUARTER, EIGHTH, SIXTEENTH, THIRTYSECOND = 32, 64, 96, 160          # channels at these sizes of the picture

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aceg_ros.encoders.grid import Grid
+from aceg_ros.encoders.feature_map import Grid
 from aceg_ros.errors import UserError
 
 MEAN, STD = 0.4, 0.25                  # of every channel, as ACE-G normalises

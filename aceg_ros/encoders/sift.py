@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from aceg_ros.encoders.grid import Grid
+from aceg_ros.encoders.feature_map import Grid
 
 STRIDE, DIM, KEYPOINT_SIZE_PX = 8, 128, 16.0
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from aceg_ros.datasets import Scene
 from aceg_ros.evaluation.evaluate import Run, evaluate_map
-from aceg_ros.scene_map import SceneMap
+from aceg_ros.maps.scene_map import SceneMap
 
 ROWS = (("localized", "localized", 1.0, "{:.0f}"), ("false accepts", "false_accepts", 1.0, "{:.0f}"),
         ("median cm", "median_translation_m", 100.0, "{:.1f}"), ("median deg", "median_rotation_deg", 1.0, "{:.2f}"),

@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from aceg_ros.atomic_file import without_nan
 from aceg_ros.camera import Frame
 from aceg_ros.datasets import Scene
 from aceg_ros.evaluation.metrics import FrameResult, Summary, summarize
 from aceg_ros.geometry import rotation_to_quaternion
+from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.base import Localizer, make_localizer
-from aceg_ros.scene_map import SceneMap
+from aceg_ros.utils.atomic_file import without_nan
 
 
 @dataclass(frozen=True)

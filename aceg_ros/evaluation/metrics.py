@@ -11,7 +11,7 @@ import numpy as np
 
 from aceg_ros.estimate import PoseEstimate
 from aceg_ros.geometry import invert, pose_error
-from aceg_ros.methods.calibration import INSIDE, squared_distance
+from aceg_ros.mapping.calibration import INSIDE, squared_distance
 
 RECALL_BOUNDS = ((0.05, 5.0), (0.1, 5.0), (0.25, 5.0), (0.5, 5.0))      # metres, degrees
 FALSE_BOUNDS = (0.5, 10.0)          # an accepted pose beyond either is a false one: metres, degrees

@@ -12,7 +12,7 @@ import numpy as np
 from aceg_ros.errors import UserError
 from aceg_ros.evaluation.evaluate import tum_line
 from aceg_ros.evaluation.metrics import FrameResult
-from aceg_ros.scene_map import SceneMap
+from aceg_ros.maps.scene_map import SceneMap
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aceg_ros.mapping.buffer import PatchBuffer
 from aceg_ros.mapping.losses import reproject
+from aceg_ros.mapping.patch_buffer import PatchBuffer
 
 MAX_ERROR_PX = 4.0
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from aceg_ros.encoders.base import Encoder
 from aceg_ros.mapping.augmentation import Picture, whole_cells
-from aceg_ros.mapping.buffer import patch_centres
+from aceg_ros.mapping.patch_buffer import patch_centres
 
 MAX_TURN_RAD = np.radians(50)          # between the optical axes of two matched pictures
 MAX_ERROR_CELLS = 0.75                 # a match is good to half a cell in each direction

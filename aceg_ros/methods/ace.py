@@ -18,18 +18,18 @@ from torch import Tensor
 from aceg_ros.camera import Frame
 from aceg_ros.encoders.base import load_encoder, pick_device
 from aceg_ros.errors import UserError
-from aceg_ros.mapping.buffer import PatchBuffer, fill_buffer
 from aceg_ros.mapping.cloud import explained_points
-from aceg_ros.mapping.contraction import fitting_radius
-from aceg_ros.mapping.head import SceneHead, head_from_state
+from aceg_ros.mapping.frames import Collection
 from aceg_ros.mapping.losses import points_in_map
-from aceg_ros.mapping.training import TrainingOptions, TrainingResult, enough, train_head
+from aceg_ros.mapping.patch_buffer import PatchBuffer, fill_buffer
+from aceg_ros.mapping.train_head import TrainingOptions, TrainingResult, enough, train_head
 from aceg_ros.mapping.triangulation import TriangulationOptions, triangulate
+from aceg_ros.maps.scene_map import MAX_CLOUD_POINTS, MappingFigures, SceneMap
 from aceg_ros.methods.base import MappingOptions
-from aceg_ros.methods.collection import Collection
-from aceg_ros.methods.regression import MOST_RELIABLE, Regress, RegressionLocalizer, localizer_of
-from aceg_ros.progress import Progress
-from aceg_ros.scene_map import MAX_CLOUD_POINTS, MappingFigures, SceneMap
+from aceg_ros.methods.scene_coordinates import MOST_RELIABLE, Regress, RegressionLocalizer, localizer_of
+from aceg_ros.networks.ace_head import SceneHead, head_from_state
+from aceg_ros.networks.contraction import fitting_radius
+from aceg_ros.utils.progress import Progress
 
 TRIANGULATION_SHARE = 0.2            # of the time for mapping, at most
 MIN_TRIANGULATED = 50.0              # patches of a picture, on average, from which on a map is learned from them alone

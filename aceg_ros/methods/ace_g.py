@@ -17,20 +17,20 @@ from torch import Tensor
 from aceg_ros.camera import Frame
 from aceg_ros.encoders.base import Encoder, load_encoder, pick_device
 from aceg_ros.errors import UserError
-from aceg_ros.mapping.buffer import PatchBuffer, fill_buffer
 from aceg_ros.mapping.cloud import explained_points
-from aceg_ros.mapping.code_training import CodeTraining, train_code
-from aceg_ros.mapping.landmark_regressor import LandmarkCode, LandmarkRegressor, surest
+from aceg_ros.mapping.frames import Collection
 from aceg_ros.mapping.landmarks import find_landmarks, merge, thin
-from aceg_ros.mapping.regressor_file import Regressor, load_regressor
-from aceg_ros.mapping.training import TrainingResult
-from aceg_ros.mapping.transformer_head import MapCode, Regressed, TransformerHead, surer
+from aceg_ros.mapping.optimize_map_code import CodeTraining, train_code
+from aceg_ros.mapping.patch_buffer import PatchBuffer, fill_buffer
+from aceg_ros.mapping.train_head import TrainingResult
 from aceg_ros.mapping.triangulation import TriangulationOptions
+from aceg_ros.maps.scene_map import MappingFigures, SceneMap
 from aceg_ros.methods.base import MappingOptions
-from aceg_ros.methods.collection import Collection
-from aceg_ros.methods.regression import MOST_RELIABLE, Regress, RegressionLocalizer, localizer_of
-from aceg_ros.progress import Progress
-from aceg_ros.scene_map import MappingFigures, SceneMap
+from aceg_ros.methods.scene_coordinates import MOST_RELIABLE, Regress, RegressionLocalizer, localizer_of
+from aceg_ros.networks.landmark_regressor import LandmarkCode, LandmarkRegressor, surest
+from aceg_ros.networks.map_code_transformer import MapCode, Regressed, TransformerHead, surer
+from aceg_ros.networks.weights_file import Regressor, load_regressor
+from aceg_ros.utils.progress import Progress
 
 MIN_LANDMARKS = 200
 MIN_SHARE = 0.05                     # of a picture's patches: chance makes 0.02 of pure noise, places 0.2 to 0.5

@@ -11,9 +11,9 @@ from typing import Protocol
 from aceg_ros.camera import Frame
 from aceg_ros.errors import UserError
 from aceg_ros.estimate import PoseEstimate
-from aceg_ros.methods.calibration import COVARIANCE_SCALE, LEAST, covariance_scale, held_out
-from aceg_ros.progress import Progress
-from aceg_ros.scene_map import SceneMap
+from aceg_ros.mapping.calibration import COVARIANCE_SCALE, LEAST, covariance_scale, held_out
+from aceg_ros.maps.scene_map import SceneMap
+from aceg_ros.utils.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""`make demo`: map and localize end to end over real ROS 2 topics."""

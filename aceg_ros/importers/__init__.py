@@ -1,0 +1,1 @@
+"""Published weights to files of this package, one module a release."""

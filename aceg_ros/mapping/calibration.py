@@ -1,0 +1,73 @@
+"""Covariances made honest: what the solver claims is held against true errors on pictures kept out of the mapping.
+
+The solver's covariance comes from how the scene coordinates of one picture agree with each other; what they have in
+common (errors of the map, of its poses, of the camera) is not in it. One factor per map makes up for that.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.stats import binom, chi2
+
+from aceg_ros.camera import Frame
+from aceg_ros.pose.odometry_gate import difference
+
+if TYPE_CHECKING:
+    from aceg_ros.methods.base import Localizer
+
+COVARIANCE_SCALE = "covariance_scale"       # in a map's settings
+DEGREES_OF_FREEDOM = 6
+INSIDE = float(chi2.ppf(0.95, DEGREES_OF_FREEDOM))      # of the 95 % ellipsoid
+# Of a map that could not be calibrated, and the least of all: pictures of a later visit, under other light and with
+# things moved, err more than those of the mapping drive. Chosen on such visits to twelve rendered rooms
+# (docs/benchmarks/2026-11-25-covariance.md).
+LEAST = 1.25
+MIN_PICTURES = 8            # to hold out, or none
+_STEP, _MOST = 10, 32       # every so many pictures is held out, and no more than these
+_QUANTILES = (0.5, 0.8)     # of the squared distances that the factor has to explain
+_CONFIDENCE = 0.6           # that a quantile is no larger than it is taken to be: few pictures make larger factors
+_LARGEST = 6.0              # beyond, the poses are wrong, not uncertain
+
+
+def held_out(count: int) -> set[int]:
+    """Which of `count` pictures to keep out of the mapping; none where there are too few to do without."""
+    if count < _STEP * MIN_PICTURES:
+        return set()
+    step = max(_STEP, -(-count // _MOST))
+    return set(range(step // 2, count, step))
+
+
+def covariance_scale(localizer: Localizer, frames: Iterable[Frame], until_s: float) -> float:
+    """The factor for the covariances of a localizer that has none yet, by posed frames that its map has not seen.
+
+    until_s: of time.monotonic(), when to make do with those that were localized.
+    """
+    distances = []
+    for frame in frames:
+        if time.monotonic() > until_s:
+            break
+        estimate = localizer.localize(replace(frame, map_from_camera=None, depth_m=None))
+        if estimate.map_from_camera is not None and estimate.covariance is not None:
+            distances.append(squared_distance(estimate.map_from_camera, estimate.covariance, frame.map_from_camera))
+    factors = [quantile_bound(distances, q) / chi2.ppf(q, DEGREES_OF_FREEDOM) for q in _QUANTILES]
+    return float(np.clip(max(factors), LEAST, _LARGEST))
+
+
+def quantile_bound(sample: Sequence[float], quantile: float) -> float:
+    """What the quantile of a distribution does not exceed, with `_CONFIDENCE`, by a sample of it (an order statistic:
+    David and Nagaraja, Order Statistics, 7.1). 0 where the sample is too small to say."""
+    count = len(sample)
+    rank = int(binom.ppf(_CONFIDENCE, count, quantile)) + 1          # P(rank - 1 or fewer below the quantile) is enough
+    return sorted(sample)[rank - 1] if rank <= count else 0.0
+
+
+def squared_distance(pose: np.ndarray, covariance: np.ndarray, truth: np.ndarray | None) -> float:
+    """Normalized estimation error squared (NEES): of pose (4, 4) with covariance (6, 6) from the true one (4, 4)."""
+    assert truth is not None
+    error = difference(pose, truth)
+    return float(error @ np.linalg.solve(covariance, error))

@@ -1,0 +1,1 @@
+"""What a mapping run leaves behind, as a file."""

@@ -1,0 +1,150 @@
+"""One picture to a pose, for every method that regresses scene coordinates: encode, regress, solve."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aceg_ros.camera import Camera, Frame
+from aceg_ros.encoders.base import Encoder, load_encoder
+from aceg_ros.errors import UserError
+from aceg_ros.estimate import Matches, PoseEstimate, Status
+from aceg_ros.mapping.augmentation import prepare, whole_cells
+from aceg_ros.mapping.calibration import COVARIANCE_SCALE, LEAST
+from aceg_ros.mapping.patch_buffer import patch_centres
+from aceg_ros.maps.scene_map import SceneMap
+from aceg_ros.pose.solver import solve_pose
+
+MIN_SIDE_PX = 64
+MAX_PATCHES = {"cpu": 2400, "cuda": 1_000_000}       # that a picture is localized by: beyond, one of each 2x2
+MOST_RELIABLE = {"cpu": 600, "cuda": 4800}           # of these, where the encoder tells: the others are rarely right
+
+
+class Regress(Protocol):
+    def __call__(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Map points (N, 3) of features (N, C), and which of them (N,) are fit for the solver, None for all."""
+
+
+@dataclass(frozen=True)
+class SceneCoordinates:
+    """What the network says of one picture: pixels (N, 2) and map points (N, 3) of the rectified, resampled camera.
+
+    mask (N,): patches inside the undistorted picture, None for all. stage_ms: how long each step took.
+    """
+
+    pixels: np.ndarray
+    points: np.ndarray
+    camera: Camera
+    mask: np.ndarray | None
+    stage_ms: dict[str, float]
+
+
+class RegressionLocalizer:
+    """Scene coordinates by an encoder and `regress`, pose by the solver. patch_offset_px: of imported maps, whose
+    authors count pixels from another corner. most_patches: of those that `chosen_cells` gives, the most reliable.
+    covariance_scale: see `methods.calibration`."""
+
+    def __init__(self, encoder: Encoder, regress: Regress, device: str, seed: int = 0, patch_offset_px: float = 0.0,
+                 most_patches: int | None = None, covariance_scale: float = LEAST):
+        self._most_patches, self._covariance_scale = most_patches, covariance_scale
+        self._encoder, self._regress, self._device, self._seed = encoder, regress, device, seed
+        self._patch_offset_px = patch_offset_px
+
+    def localize(self, frame: Frame) -> PoseEstimate:
+        """Pose of the camera in the map, or a refusal. Never raises on bad pictures or cameras."""
+        refusal = refuse_picture(frame)
+        if refusal is not None:
+            return refusal
+        seen = self.scene_coordinates(frame)
+        started = time.perf_counter()
+        estimate = solve_pose(seen.pixels, seen.points, seen.camera, mask=seen.mask, seed=self._seed)
+        seen.stage_ms["solve"] = 1e3 * (time.perf_counter() - started)
+        covariance = None if estimate.covariance is None else self._covariance_scale * estimate.covariance
+        return replace(estimate, covariance=covariance, stage_ms=estimate.stage_ms | seen.stage_ms,
+                       matches=Matches(seen.pixels, seen.points, seen.camera))
+
+    @torch.inference_mode()
+    def scene_coordinates(self, frame: Frame) -> SceneCoordinates:
+        clock = time.perf_counter
+        started = clock()
+        stride = self._encoder.stride
+        image, camera, mask = prepare(frame, self._encoder.short_side_px, stride)
+        prepared = clock()
+        tensor = torch.from_numpy(np.ascontiguousarray(image)).to(self._device).permute(2, 0, 1)[None].float().div(255)
+        grid = self._encoder.grid(tensor)
+        features, reliability = grid.features[0], None if grid.reliability is None else grid.reliability[0]
+        if features.is_cuda:
+            torch.cuda.synchronize()
+        encoded = clock()
+        height, width = features.shape[1:]
+        whole = whole_cells(mask, height, width, stride)
+        if reliability is not None and mask is not None:
+            reliability = torch.where(torch.from_numpy(whole).to(reliability.device), reliability, -1.0)
+        rows, columns = chosen_cells(height, width, MAX_PATCHES[self._device], reliability)
+        if self._most_patches is not None and reliability is not None and len(rows) > self._most_patches:
+            best = reliability.cpu()[rows, columns].topk(self._most_patches, sorted=False).indices.sort().values
+            rows, columns = rows[best], columns[best]
+        points, usable = self._regress(features[:, rows, columns].T.contiguous())
+        pixels = patch_centres(columns, rows, stride).numpy() + self._patch_offset_px
+        cells = None if mask is None else whole[rows, columns]
+        if usable is not None:
+            sure = usable.cpu().numpy()
+            cells = sure if cells is None else cells & sure
+        regressed = clock()
+        stage_ms = {"prepare": 1e3 * (prepared - started), "encode": 1e3 * (encoded - prepared),
+                    "head": 1e3 * (regressed - encoded)}
+        return SceneCoordinates(pixels, points.cpu().numpy(), camera, cells, stage_ms)
+
+
+def localizer_of(scene_map: SceneMap, regress: Regress, device: str, seed: int,
+                 most_patches: int | None = None) -> RegressionLocalizer:
+    """The localizer of a map, with the encoder that made it."""
+    offset_px = float(scene_map.settings.get("patch_offset_px", 0.0))             # imported maps have one
+    return RegressionLocalizer(encoder_of(scene_map, device), regress, device, seed, offset_px, most_patches,
+                               float(scene_map.settings.get(COVARIANCE_SCALE, LEAST)))
+
+
+def chosen_cells(height: int, width: int, most: int, reliability: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the cells to localize by: all, or where that is too many the most reliable of each 2x2.
+
+    Without reliabilities, every n-th along each row, shifted from row to row.
+    """
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    if height * width <= most:
+        return rows.flatten(), columns.flatten()
+    if reliability is None:
+        step = -(-height * width // most)
+        chosen = (columns + rows) % step == 0
+        return rows[chosen], columns[chosen]
+    _, index = torch.nn.functional.max_pool2d(reliability[None].cpu(), 2, ceil_mode=True, return_indices=True)
+    return index.flatten() // width, index.flatten() % width
+
+
+def encoder_of(scene_map: SceneMap, device: str) -> Encoder:
+    """The encoder that a map was made with. Raises UserError where it is another one now."""
+    encoder = load_encoder(scene_map.encoder_source, device)
+    if encoder.identity != scene_map.encoder:
+        raise UserError(f"The map was made with encoder {scene_map.encoder}, but '{scene_map.encoder_source}' is now"
+                        f" {encoder.identity}: map the place again, or restore that encoder.")
+    return encoder
+
+
+def refuse_picture(frame: Frame) -> PoseEstimate | None:
+    """A refusal for a picture that cannot be localized in, or None."""
+    image, camera = frame.image, frame.camera
+    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        return PoseEstimate(Status.BAD_IMAGE, "The picture is not (height, width, 3) uint8 RGB.")
+    if image.shape[:2] != (camera.height, camera.width):
+        return PoseEstimate(Status.BAD_CAMERA, f"The picture is {image.shape[1]}x{image.shape[0]}, but its camera says"
+                            f" {camera.width}x{camera.height}: give the intrinsics of this picture size.")
+    if min(image.shape[:2]) < MIN_SIDE_PX:
+        return PoseEstimate(Status.BAD_IMAGE, f"The picture is {image.shape[1]}x{image.shape[0]}: at least"
+                            f" {MIN_SIDE_PX} pixels a side are needed.")
+    if image[::4, ::4].std() < 2.0:
+        return PoseEstimate(Status.BAD_IMAGE, "The picture is of one colour: is the lens covered or the light off?")
+    return None

@@ -1,0 +1,1 @@
+"""Torch modules alone: no frames, no clock."""

@@ -1,0 +1,140 @@
+"""The published regressor of ACE-G (Bruns et al., ICCV 2025): one transformer for all places, trained once and frozen.
+A place is the code that it reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from aceg_ros.networks.ace_head import RELEASE_BUFFERS, check_scales, dehomogenize
+
+SURE = 2.0                           # times the 10 % quantile of sigma
+
+
+class Regressed(NamedTuple):
+    """coordinates (B, 3) in the map; sigma (B,): standard deviation of their distance from the truth, map units."""
+
+    coordinates: Tensor
+    sigma: Tensor
+
+
+@dataclass(frozen=True)
+class HeadSize:
+    """The released class's names for its sizes, and its defaults. unit_features: ours are trained on features of unit
+    length, the released on those of its encoder as they come."""
+
+    dim_in: int = 1024
+    num_blocks: int = 6
+    num_attention_heads: int = 8
+    dim_emb: int = 512
+    mlp_ratio: float = 4.0
+    final_mlp_ratio: float = 1.0
+    unit_features: bool = False
+
+
+class MapCode(nn.Module):
+    """What a place is to `TransformerHead`: embeddings (n, d), and the mean camera centre (3,)."""
+
+    mean: Tensor
+
+    def __init__(self, embeddings: Tensor, mean: Tensor):
+        super().__init__()
+        self.embeddings = nn.Parameter(embeddings)
+        self.register_buffer("mean", mean.float().reshape(3))
+
+    @classmethod
+    def noise(cls, count: int, width: int, mean: Tensor, generator: torch.Generator) -> MapCode:
+        """As mapping begins: N(0, 0.01^2)."""
+        return cls(0.01 * torch.randn(count, width, generator=generator), mean)
+
+
+class _Mlp(nn.Module):
+    """Linear, GELU, LayerNorm or none, Linear."""
+
+    def __init__(self, dim_in: int, hidden: int, dim_out: int, norm: bool):
+        super().__init__()
+        self.fcs = nn.ModuleList([nn.Linear(dim_in, hidden), nn.Linear(hidden, dim_out)])
+        self.norms = nn.ModuleList([nn.LayerNorm(hidden)] if norm else [])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.gelu(self.fcs[0](x))
+        return self.fcs[1](self.norms[0](x) if len(self.norms) else x)
+
+
+class _CrossAttention(nn.Module):
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.q_proj, self.k_proj = nn.Linear(width, width), nn.Linear(width, width)
+        self.v_proj, self.proj = nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """query (B, d), keys and values (n, d): the codes are projected once, not once per patch."""
+        q, k, v = (layer(x).unflatten(-1, (self.heads, -1)).transpose(0, 1)[None]
+                   for layer, x in ((self.q_proj, query), (self.k_proj, keys), (self.v_proj, values)))
+        return self.proj(functional.scaled_dot_product_attention(q, k, v)[0].transpose(0, 1).flatten(1))
+
+
+class _Block(nn.Module):
+    def __init__(self, size: HeadSize):
+        super().__init__()
+        width = size.dim_emb
+        self.q_norm, self.k_norm, self.v_norm = (nn.LayerNorm(width) for _ in range(3))
+        self.attn = _CrossAttention(width, size.num_attention_heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = _Mlp(width, int(width * size.mlp_ratio), width, norm=False)
+
+    def forward(self, x: Tensor, codes: Tensor) -> Tensor:
+        x = x + self.attn(self.q_norm(x), self.k_norm(codes), self.v_norm(codes))
+        return x + self.mlp(self.norm2(x))
+
+
+class TransformerHead(nn.Module):
+    """Features (B, dim_in) and a map code -> coordinates and sigma. State-dict keys are the release's."""
+
+    def __init__(self, size: HeadSize):
+        super().__init__()
+        width = size.dim_emb
+        self.size = size
+        self.in_mlp = _Mlp(size.dim_in, int(size.dim_in * size.mlp_ratio), width, norm=True)
+        self.transformer_blocks = nn.ModuleList(_Block(size) for _ in range(size.num_blocks))
+        self.out_mlp = _Mlp(width, int(width * size.final_mlp_ratio), 5, norm=True)
+
+    def forward(self, features: Tensor, code: MapCode) -> Regressed:
+        x = self.in_mlp(functional.normalize(features, dim=1) if self.size.unit_features else features)
+        for block in self.transformer_blocks:
+            x = block(x, code.embeddings)
+        with torch.autocast(x.device.type, enabled=False):             # 8 bits of a coordinate are not enough
+            x = self.out_mlp(x.float())
+        return Regressed(dehomogenize(x[:, :4]) + code.mean, x[:, 4].exp())
+
+
+def surer(sigma: Tensor) -> Tensor:
+    """The patches (B,) of a picture whose points the solver should see (the paper's rule)."""
+    return sigma < SURE * sigma.quantile(0.1)
+
+
+def head_from_release(state: dict[str, Tensor], heads: int) -> TransformerHead:
+    """The regressor of a state dict with the release's keys; all sizes but the number of heads are in its shapes.
+
+    Raises KeyError or RuntimeError where the dict is not of such a network, ValueError where its scales are others.
+    """
+    check_scales(state)
+    others = (*RELEASE_BUFFERS, "mean", "_extra_state")
+    weights = {key: value.float() for key, value in state.items() if key not in others}
+    hidden, dim_in = weights["in_mlp.fcs.0.weight"].shape
+    width = weights["in_mlp.fcs.1.weight"].shape[0]
+    blocks = sum(key.endswith("attn.q_proj.weight") for key in weights)
+    if heads < 1 or width % heads:
+        raise ValueError(f"{heads} heads do not divide its width of {width}")
+    if hidden * width != dim_in * weights["transformer_blocks.0.mlp.fcs.0.weight"].shape[0]:
+        raise ValueError("its two MLPs have different ratios")
+    head = TransformerHead(HeadSize(dim_in, blocks, heads, width, hidden / dim_in,
+                                    weights["out_mlp.fcs.0.weight"].shape[0] / width))
+    head.load_state_dict(weights)
+    return head

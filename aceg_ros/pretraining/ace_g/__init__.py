@@ -1,0 +1,1 @@
+"""Trains the regressors of method ace_g."""

@@ -1,0 +1,27 @@
+"""Whether a held-out picture is localized by what a network says of its patches."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from aceg_ros.camera import Camera
+from aceg_ros.geometry import invert, pose_error
+from aceg_ros.mapping.losses import View
+from aceg_ros.pose.solver import solve_pose
+
+
+def located(points: Tensor, view: View, mask: Tensor | None) -> float:
+    """1.0 where the pose from one picture's patches is within 10 cm and 5 degrees, else 0.0.
+
+    points (B, 3) as a network sees them; mask (B,): those that the solver gets, None for all.
+    """
+    fx, fy, cx, cy = view.intrinsics[0].tolist()
+    camera = Camera(round(2 * cx) + 1, round(2 * cy) + 1, fx, fy, cx, cy)
+    estimate = solve_pose(view.pixels.cpu().numpy(), points.cpu().numpy(), camera,
+                          mask=None if mask is None else mask.cpu().numpy())
+    if estimate.map_from_camera is None:
+        return 0.0
+    truth = invert(np.vstack([view.camera_from_map[0].cpu().numpy(), (0, 0, 0, 1)]).astype(float))
+    metres, degrees = pose_error(estimate.map_from_camera, truth)
+    return float(metres < 0.1 and degrees < 5)

@@ -1,0 +1,1 @@
+"""Trains the encoder that ships with the package."""

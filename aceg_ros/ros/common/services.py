@@ -1,0 +1,38 @@
+"""The services of the localizer node. Each answers when its thing is done, or says truthfully that it was started."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rclpy.node import Node
+from std_srvs.srv import SetBool, Trigger
+
+from aceg_ros.ros.common.executor import WaitingCallbackGroup
+
+Outcome = tuple[bool, str]
+
+
+def offer_triggers(node: Node, actions: dict[str, Callable[[], Outcome]]) -> None:
+    """A std_srvs/Trigger service ~/name for each action. Actions may wait, and be called while others do."""
+    for name, action in actions.items():
+        node.create_service(Trigger, f"~/{name}", _answering(node, name, action), callback_group=WaitingCallbackGroup())
+
+
+def offer_switch(node: Node, name: str, action: Callable[[bool], Outcome]) -> None:
+    """A std_srvs/SetBool service ~/name."""
+    def call(request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        return _answering(node, name, lambda: action(request.data))(request, response)
+
+    node.create_service(SetBool, f"~/{name}", call, callback_group=WaitingCallbackGroup())
+
+
+def _answering(node: Node, name: str, action: Callable[[], Outcome]) -> Callable:
+    def call(_request, response):
+        try:
+            response.success, response.message = action()
+        except Exception as error:      # a fault of ours: the caller hears of it, the node stays up
+            node.get_logger().error(f"~/{name} failed: {error!r}")
+            response.success, response.message = False, f"An internal error: {error!r}."
+        return response
+
+    return call

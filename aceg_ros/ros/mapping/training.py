@@ -1,0 +1,105 @@
+"""The mapping run in a process of its own, so that the localizer stays responsive while it trains."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from aceg_ros.utils.child_process import die_with_parent
+from aceg_ros.utils.progress import Progress
+
+_NICENESS = 10                  # the robot's other programs come first
+_KILL_S = 5.0
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """What `aceg map` is told. method: empty for the default."""
+
+    recording: Path
+    output: Path
+    method: str = ""
+    budget_s: float = 300.0
+    device: str = "auto"
+    seed: int = 0
+    use_depth: bool = False
+
+
+class Training:
+    """Runs `aceg map`. on_progress, then on_end(error or None) are called from a thread of its own."""
+
+    def __init__(self, config: TrainingConfig, on_progress: Callable[[Progress], None],
+                 on_end: Callable[[str | None], None]) -> None:
+        self.config = config
+        self._on_progress, self._on_end = on_progress, on_end
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[str] | None = None
+        self._cancelled = False
+        self._thread = threading.Thread(target=self._run, name="training", daemon=True)
+        self._thread.start()
+
+    def cancel(self) -> None:
+        """End it, unfinished; on_end is told."""
+        with self._lock:
+            self._cancelled = True
+            if self._process is not None:
+                self._process.terminate()
+        self._thread.join(_KILL_S)
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._thread.join(_KILL_S)
+
+    def _run(self) -> None:
+        error: str | None
+        try:
+            error = self._train()
+        except Exception as failure:    # of any kind: whoever waits for the end has to hear of it
+            error = f"The training failed: {failure!r}."
+        self._on_end("Cancelled." if self._cancelled else error)
+
+    def _train(self) -> str | None:
+        """From start to end. Returns why it failed, or None."""
+        with self._lock:
+            if self._cancelled:
+                return "Cancelled."
+            # From this thread, which lives as long as the process: it dies with it.
+            self._process = subprocess.Popen(_command(self.config), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                             stderr=subprocess.PIPE, text=True, preexec_fn=_lower)
+        process = self._process
+        assert process.stdout is not None and process.stderr is not None
+        said: list[str] = []
+        reader = threading.Thread(target=said.extend, args=(process.stderr,), daemon=True)
+        reader.start()
+        for line in process.stdout:
+            if line.startswith("{"):
+                known = {key: value for key, value in json.loads(line).items() if value is not None}   # null is NaN
+                self._on_progress(Progress(**known))
+        code = process.wait()
+        reader.join()
+        if code == 0:
+            return None
+        sentences = [line.removeprefix("aceg: ").strip() for line in said if line.startswith("aceg: ")]
+        last = said[-1].strip() if said else "it said nothing"
+        return sentences[-1] if sentences else f"The training ended with code {code} ({last})."
+
+
+def _command(config: TrainingConfig) -> list[str]:
+    command = [sys.executable, "-m", "aceg_ros.cli", "map", str(config.recording), "-o", str(config.output),
+               "--json-progress", "--budget", str(config.budget_s), "--device", config.device,
+               "--seed", str(config.seed)]
+    if config.method:
+        command += ["--method", config.method]
+    if config.use_depth:
+        command.append("--use-depth")
+    return command
+
+
+def _lower() -> None:
+    os.nice(_NICENESS)
+    die_with_parent()

@@ -1,0 +1,1 @@
+"""Nodes that publish recordings and rendered rooms as a camera."""

@@ -1,0 +1,67 @@
+"""Plays any SCENE that a reader knows as a camera."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rclpy.node import Node
+from rclpy.task import Future
+
+from aceg_ros.datasets import BagOptions, Scene, bag, open_scene
+from aceg_ros.ros.common.parameters import ParameterGroup, not_empty, parameter
+from aceg_ros.ros.common.run import run
+from aceg_ros.ros.players.camera_publisher import CameraPublisher
+from aceg_ros.ros.players.playback import Playback
+
+
+@dataclass(frozen=True)
+class SceneParameters:
+    scene: str = parameter("", "Path of the scene to play.", read_only=True, check=not_empty)
+    every: int = parameter(1, "Play every n-th frame only.", minimum=1, maximum=10000, read_only=True)
+    bag_image: str = parameter("", "Topic of the pictures in a bag; empty: the only one.", read_only=True)
+    bag_camera_info: str = parameter("", "Topic of their camera_info.", read_only=True)
+    bag_pose_topic: str = parameter("", "Topic of the true poses.", read_only=True)
+    bag_pose_of: str = parameter("", "Frame whose pose that topic gives; empty: the camera.", read_only=True)
+    bag_tf_map: str = parameter("", "True poses from TF: frame of the map; empty: from the topic.", read_only=True)
+    bag_tf_camera: str = parameter("", "True poses from TF: frame of the camera; empty: frame_id of the pictures.",
+                                   read_only=True)
+    bag_start: float = parameter(0.0, "Seconds to leave out at the beginning.", minimum=0.0, maximum=1e9,
+                                 read_only=True)
+    bag_end: float = parameter(1e9, "Seconds after which to end.", minimum=0.0, maximum=1e9, read_only=True)
+    bag_rectified: bool = parameter(False, "The pictures are free of distortion already.", read_only=True)
+
+    def open(self, posed: bool = True) -> Scene:
+        """posed: as in `BagOptions`. Raises UserError."""
+        end_s = self.bag_end if self.bag_end < 1e9 else float("inf")
+        chosen = BagOptions(self.bag_image, self.bag_camera_info, self.bag_pose_topic, self.bag_pose_of,
+                            (self.bag_tf_map, self.bag_tf_camera) if self.bag_tf_map else None, self.bag_start, end_s,
+                            self.bag_rectified)
+        is_bag = bag.recognises(Path(self.scene))
+        options = replace(chosen, posed=posed) if is_bag or chosen != BagOptions() else None
+        return open_scene(self.scene, self.every, options)
+
+
+class ScenePlayer(Node):
+    def __init__(self) -> None:
+        super().__init__("scene_player")
+        self.done: Future[None] = Future()
+        parameters = ParameterGroup(self, SceneParameters).value
+        self._scene = parameters.open(posed=False)
+        self.get_logger().info(f"Playing {len(self._scene)} frames of {self._scene.name}.")
+        self._playback = Playback(self, self._scene, CameraPublisher(self), self.done)
+
+    def destroy_node(self) -> None:
+        self._playback.stop()
+        for skipped in self._scene.skipped:
+            print(f"Skipped {skipped.name}: {skipped.reason}", file=sys.stderr)
+        super().destroy_node()
+
+
+def main() -> int:
+    return run(ScenePlayer)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""A camera that drives through a rendered room; its true poses are exact."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rclpy.node import Node
+from rclpy.task import Future
+
+from aceg_ros.camera import Frame
+from aceg_ros.ros.common.parameters import ParameterGroup, parameter
+from aceg_ros.ros.common.run import run
+from aceg_ros.ros.players.camera_publisher import CameraPublisher
+from aceg_ros.ros.players.playback import Playback
+from aceg_ros.synthetic.demo_room import LIGHTS, demo_world, mapping_path, query_path
+
+_PATHS = {"mapping": mapping_path, "query": query_path}
+
+
+@dataclass(frozen=True)
+class SimParameters:
+    path: str = parameter("mapping", "Which drive.", choices=tuple(_PATHS), read_only=True)
+    light: str = parameter("day", "Light in the room.", choices=tuple(LIGHTS), read_only=True)
+    frames: int = parameter(200, "Pictures on the way.", minimum=1, maximum=10000, read_only=True)
+    prerender: bool = parameter(
+        False, "Take all pictures before the first is played: a steady rate that leaves the processor to others.",
+        read_only=True)
+
+
+class Drive:
+    """The pictures of one drive, taken at its first playing and kept for the loops after it."""
+
+    stopped = False
+
+    def __init__(self, parameters: SimParameters) -> None:
+        self._world = demo_world()
+        self._light = LIGHTS[parameters.light]
+        self._prerender = parameters.prerender
+        self._poses = _PATHS[parameters.path](parameters.frames, self._world.room)
+        self._frames: list[Frame] = []
+
+    def __len__(self) -> int:
+        return len(self._poses)
+
+    def __iter__(self) -> Iterator[Frame]:
+        if self._prerender:
+            for _ in self._rest():
+                pass
+        yield from self._frames
+        yield from self._rest()
+
+    def _rest(self) -> Iterator[Frame]:
+        """Take the pictures that are still to be taken."""
+        for pose in self._poses[len(self._frames):]:
+            if self.stopped:
+                return
+            self._frames.append(self._world.photograph(pose, self._light))
+            yield self._frames[-1]
+
+
+class SimCamera(Node):
+    def __init__(self) -> None:
+        super().__init__("sim_camera")
+        self.done: Future[None] = Future()
+        self._drive = Drive(ParameterGroup(self, SimParameters).value)
+        self._playback = Playback(self, self._drive, CameraPublisher(self), self.done)
+
+    def destroy_node(self) -> None:
+        self._drive.stopped = True
+        self._playback.stop()
+        super().destroy_node()
+
+
+def main() -> int:
+    return run(SimCamera)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

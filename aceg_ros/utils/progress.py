@@ -1,0 +1,59 @@
+"""How a mapping run gets on, and showing it."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from dataclasses import asdict, dataclass
+
+from tqdm import tqdm
+
+from aceg_ros.utils.atomic_file import without_nan
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One report of a mapping run. fraction in [0, 1]; reprojection_px: running median, NaN before training."""
+
+    stage: str
+    fraction: float
+    remaining_s: float
+    reprojection_px: float = float("nan")
+
+
+class JsonProgress:
+    """The same for programs: each report as a line of JSON on stdout."""
+
+    def __enter__(self) -> JsonProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def show(self, progress: Progress) -> None:
+        print(json.dumps(without_nan(asdict(progress))), flush=True)
+
+
+class MappingBar:
+    """Progress of a mapping run: stage, reprojection error, time left. A bar on a terminal, else a line per tenth."""
+
+    def __enter__(self) -> MappingBar:
+        self._terminal = sys.stderr.isatty()
+        self._told = ("", -1)
+        self._bar = tqdm(total=100, bar_format="{desc} |{bar}| {n:.0f}%{postfix}", disable=not self._terminal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def show(self, progress: Progress) -> None:
+        error = "" if math.isnan(progress.reprojection_px) else f"{progress.reprojection_px:.1f} px, "
+        state = f"{error}{max(progress.remaining_s, 0):.0f} s left"
+        if self._terminal:
+            self._bar.set_description_str(f"{progress.stage:17}", refresh=False)
+            self._bar.set_postfix_str(f" {state}", refresh=False)
+            self._bar.n = 100 * progress.fraction
+            self._bar.refresh()
+        elif self._told != (progress.stage, int(10 * progress.fraction)):
+            self._told = (progress.stage, int(10 * progress.fraction))
+            print(f"{progress.stage}: {100 * progress.fraction:.0f} %, {state}", file=sys.stderr, flush=True)

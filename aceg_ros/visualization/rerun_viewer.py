@@ -1,0 +1,78 @@
+"""Shows a map, and how a recording is localized in it, in the Rerun viewer (pip install rerun-sdk)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from aceg_ros.camera import Frame
+from aceg_ros.errors import UserError
+from aceg_ros.estimate import PoseEstimate
+from aceg_ros.visualization.overlay import INLIER, OUTLIER
+
+if TYPE_CHECKING:      # a node starts seconds sooner without torch
+    from aceg_ros.maps.scene_map import SceneMap
+    from aceg_ros.methods.base import Localizer
+
+
+class Viewer:
+    """file: record into it (.rrd) instead of opening a window. Raises UserError where Rerun is not installed."""
+
+    def __init__(self, file: Path | None = None) -> None:
+        self._rerun = _rerun()
+        self._rerun.init("aceg_ros", spawn=file is None)
+        if file is not None:
+            self._rerun.save(str(file))
+
+    def show_map(self, scene_map: SceneMap) -> None:
+        rr = self._rerun
+        rr.log("map", rr.ViewCoordinates.RIGHT_HAND_Z_UP, static=True)
+        rr.log("map/cloud", rr.Points3D(scene_map.cloud_xyz, colors=scene_map.cloud_rgb), static=True)
+        rr.log("map/mapping_drive", rr.LineStrips3D([scene_map.trajectory[:, :3, 3]]), static=True)
+
+    def show_answer(self, frame: Frame, estimate: PoseEstimate) -> None:
+        """The picture with its inliers, the pose, and the truth where it is known."""
+        rr = self._rerun
+        rr.set_time("recording", timestamp=frame.stamp_s)
+        rr.log("status", rr.TextLog(f"{frame.name}: {estimate.status.value}, {estimate.message}"))
+        if frame.map_from_camera is not None:
+            rr.log("map/truth", rr.Points3D([frame.map_from_camera[:3, 3]], colors=[(44, 160, 44)]))
+        matches = estimate.matches
+        if estimate.map_from_camera is None:
+            rr.log("map/camera", rr.Clear(recursive=True))
+        else:
+            pose = estimate.map_from_camera
+            rr.log("map/camera", rr.Transform3D(translation=pose[:3, 3], mat3x3=pose[:3, :3]))
+            camera = frame.camera.rectified()
+            rr.log("map/camera/picture", rr.Pinhole(image_from_camera=camera.K, width=camera.width,
+                                                    height=camera.height))
+        rr.log("map/camera/picture", rr.Image(frame.camera.rectify(frame.image)[0]).compress())
+        if matches is not None and estimate.inlier_indices is not None:
+            colours = np.tile(np.array(OUTLIER, np.uint8), (len(matches.pixels), 1))
+            colours[estimate.inlier_indices] = INLIER
+            scale = np.array([frame.camera.width / matches.camera.width, frame.camera.height / matches.camera.height])
+            rr.log("map/camera/picture/patches", rr.Points2D((matches.pixels + 0.5) * scale, colors=colours))
+
+
+def show(scene_map: SceneMap, localizer: Localizer | None, frames: Iterable[Frame], file: Path | None) -> int:
+    """The map, and each frame as it is localized; returns how many frames there were."""
+    viewer = Viewer(file)
+    viewer.show_map(scene_map)
+    count = 0
+    for frame in frames:
+        assert localizer is not None
+        viewer.show_answer(frame, localizer.localize(frame))
+        count += 1
+    return count
+
+
+def _rerun() -> ModuleType:
+    try:
+        import rerun
+    except ImportError:
+        raise UserError("The viewer needs Rerun: pip install rerun-sdk.") from None
+    return rerun

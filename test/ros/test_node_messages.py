@@ -1,0 +1,156 @@
+"""Messages to core types and back."""
+
+import cv2
+import numpy as np
+import pytest
+from cv_bridge import CvBridge
+from geometry_msgs.msg import Pose
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs_py import point_cloud2
+from std_msgs.msg import Header
+
+from aceg_ros.camera import Camera
+from aceg_ros.errors import UserError
+from aceg_ros.geometry import pose_from_quaternion
+from aceg_ros.ros.common.messages import (
+    camera_from_info,
+    cloud_message,
+    compressed_to_rgb,
+    depth_message,
+    image_message,
+    image_to_depth,
+    image_to_rgb,
+    info_message,
+    pose_from_message,
+    pose_to_message,
+    pose_with_covariance,
+)
+
+RGB = np.random.default_rng(0).integers(0, 255, (6, 10, 3), np.uint8)
+
+
+def message(pixels: np.ndarray, encoding: str, padding: int = 0) -> Image:
+    rows = pixels.reshape(pixels.shape[0], -1).view(np.uint8)
+    rows = np.pad(rows, ((0, 0), (0, padding)), constant_values=77)
+    return Image(height=pixels.shape[0], width=pixels.shape[1], encoding=encoding, step=rows.shape[1],
+                 data=rows.tobytes())
+
+
+@pytest.mark.parametrize("padding", [0, 5])
+@pytest.mark.parametrize(("encoding", "pixels"), [
+    ("rgb8", RGB), ("bgr8", RGB[..., ::-1]), ("rgba8", cv2.cvtColor(RGB, cv2.COLOR_RGB2RGBA)),
+    ("bgra8", cv2.cvtColor(RGB, cv2.COLOR_RGB2BGRA))])
+def test_colours_and_padded_rows(encoding, pixels, padding):
+    np.testing.assert_array_equal(image_to_rgb(message(np.ascontiguousarray(pixels), encoding, padding)), RGB)
+
+
+@pytest.mark.parametrize(("encoding", "pixels"),
+                         [("mono8", RGB[..., 0]), ("mono16", RGB[..., 0].astype(np.uint16) * 257)])
+def test_grey_becomes_three_equal_channels(encoding, pixels):
+    rgb = image_to_rgb(message(np.ascontiguousarray(pixels), encoding))
+    np.testing.assert_array_equal(rgb, np.repeat(RGB[..., :1], 3, axis=2))
+
+
+def test_an_image_survives_the_round_trip():
+    sent = image_message(RGB, Header(frame_id="cam"))
+    assert (sent.encoding, sent.step, sent.header.frame_id) == ("rgb8", 30, "cam")
+    np.testing.assert_array_equal(image_to_rgb(sent), RGB)
+
+
+def test_unknown_depth_is_nan():
+    depth = np.array([[1.5, 0.0], [np.nan, 2.5]], np.float32)
+    sent = depth_message(depth, Header())
+    np.testing.assert_array_equal(np.frombuffer(sent.data, np.float32).reshape(2, 2),
+                                  np.array([[1.5, np.nan], [np.nan, 2.5]], np.float32))
+    assert (sent.encoding, sent.step) == ("32FC1", 8)
+
+
+@pytest.mark.parametrize("camera", [
+    Camera(640, 480, 500.0, 510.0, 320.0, 240.0),
+    Camera(640, 480, 500.0, 510.0, 320.0, 240.0, "plumb_bob", (0.1, -0.2, 0.01, 0.02, 0.03)),
+    Camera(640, 480, 500.0, 510.0, 320.0, 240.0, "rational_polynomial", (0.1, -0.2, 0.01, 0.02, 0.03, 0.1, 0.2, 0.3)),
+    Camera(640, 480, 500.0, 510.0, 320.0, 240.0, "equidistant", (0.1, -0.2, 0.01, 0.02))])
+def test_a_camera_survives_the_round_trip(camera):
+    assert camera_from_info(info_message(camera, Header())) == camera
+
+
+def test_an_uncalibrated_camera_is_named():
+    with pytest.raises(UserError, match="zero K"):
+        camera_from_info(CameraInfo(width=640, height=480))
+
+
+def test_a_pose_survives_the_round_trip():
+    matrix = pose_from_quaternion(np.array([1.0, -2.0, 3.0]), np.array([0.5, -0.5, 0.1, 0.7]))
+    np.testing.assert_allclose(pose_from_message(pose_to_message(matrix)), matrix, atol=1e-12)
+
+
+def test_what_is_no_pose_is_refused():
+    pose = Pose()
+    pose.orientation.w = 0.0
+    with pytest.raises(UserError):
+        pose_from_message(pose)
+    pose.orientation.w = float("nan")
+    with pytest.raises(UserError):
+        pose_from_message(pose)
+    pose.orientation.w, pose.position.y = 1.0, float("inf")
+    with pytest.raises(UserError):
+        pose_from_message(pose)
+
+
+def test_covariance_keeps_its_order():
+    message = pose_with_covariance(np.eye(4), np.arange(36.0).reshape(6, 6), Header())
+    np.testing.assert_array_equal(message.pose.covariance, np.arange(36.0))
+
+
+def test_region_of_interest_and_binning_belong_to_the_picture():
+    """The sensor's K, the picture's pixels: a point is where the full picture has it, cropped and then binned."""
+    full = Camera(640, 480, 500.0, 510.0, 320.0, 240.0)
+    info = info_message(full, Header())
+    info.roi.x_offset, info.roi.y_offset, info.roi.width, info.roi.height = 100, 60, 400, 300
+    info.binning_x = info.binning_y = 2
+    camera = camera_from_info(info)
+    assert (camera.width, camera.height) == (200, 150)
+    points = np.array([[0.1, -0.05, 1.0], [-0.2, 0.1, 2.0]])
+    expected = (full.project(points) - (100, 60) + 0.5) / 2 - 0.5
+    np.testing.assert_allclose(camera.project(points), expected, atol=1e-9)
+    info.roi.x_offset = 300
+    with pytest.raises(UserError, match="beyond the sensor"):
+        camera_from_info(info)
+
+
+def test_a_rectified_image_has_the_camera_of_p():
+    info = info_message(Camera(640, 480, 500.0, 510.0, 320.0, 240.0, "plumb_bob", (0.1, 0.0, 0.0, 0.0, 0.0)), Header())
+    info.p = np.array([[400.0, 0, 310, 0], [0, 410, 230, 0], [0, 0, 1, 0]]).ravel()
+    assert camera_from_info(info, rectified=True) == Camera(640, 480, 400.0, 410.0, 310.0, 230.0)
+    assert camera_from_info(info).distortion[0] == 0.1
+    info.p = np.zeros(12)
+    with pytest.raises(UserError, match="zero P"):
+        camera_from_info(info, rectified=True)
+
+
+@pytest.mark.parametrize("form", ["png", "jpg"])
+def test_compressed_images_are_read(form):
+    bgr = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8), (9, 9), 3)
+    message = CompressedImage(format=form, data=cv2.imencode(f".{form}", bgr)[1].tobytes())
+    assert np.abs(compressed_to_rgb(message).astype(int) - bgr[..., ::-1]).max() < (1 if form == "png" else 25)
+    for data in (b"", b"no picture", bytes(message.data)[:20]):
+        with pytest.raises(UserError, match="compressed image"):
+            compressed_to_rgb(CompressedImage(format=form, data=data))
+
+
+def test_depth_is_metres_whatever_its_encoding():
+    depth_m = np.array([[0.0, 1.234], [2.5, np.nan]], np.float32)
+    np.testing.assert_allclose(image_to_depth(depth_message(depth_m, Header())), [[0, 1.234], [2.5, 0]], rtol=1e-6)
+    millimetres = CvBridge().cv2_to_imgmsg(np.array([[0, 1234], [2500, 0]], np.uint16), "16UC1")
+    np.testing.assert_allclose(image_to_depth(millimetres), [[0, 1.234], [2.5, 0]], rtol=1e-6)
+    with pytest.raises(UserError, match="rgb8"):
+        image_to_depth(image_message(np.zeros((2, 2, 3), np.uint8), Header()))
+
+
+def test_a_cloud_keeps_places_and_colours():
+    xyz = np.array([[1.0, 2.0, 3.0], [-1.0, 0.0, 0.5]], np.float32)
+    rgb = np.array([[255, 128, 1], [0, 20, 30]], np.uint8)
+    points = point_cloud2.read_points(cloud_message(xyz, rgb, Header(frame_id="map")))
+    np.testing.assert_array_equal(np.stack([points["x"], points["y"], points["z"]], 1), xyz)
+    packed = np.ascontiguousarray(points["rgb"]).view(np.uint32)
+    np.testing.assert_array_equal(np.stack([packed >> 16 & 255, packed >> 8 & 255, packed & 255], 1), rgb)

@@ -1,0 +1,370 @@
+"""Poses and TF of the node against exact truth: each policy, drifting odometry, wrong fixes, late images, clocks."""
+
+import json
+
+import numpy as np
+import pytest
+from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PoseWithCovarianceStamped, TransformStamped
+from nav_msgs.msg import Path as PathMessage
+from node_bench import CAMERA, DEEP, FAKE_NODE
+from rclpy.qos import qos_profile_sensor_data
+from rclpy.time import Time as RosTime
+from ros_graph import RosGraph, output, stop
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header
+from std_srvs.srv import Trigger
+from tf2_msgs.msg import TFMessage
+from tf2_ros import StaticTransformBroadcaster, TransformBroadcaster
+
+from aceg_ros.geometry import invert, pose_error
+from aceg_ros.ros.common.frames import matrix_of
+from aceg_ros.ros.common.messages import (
+    image_message,
+    info_message,
+    pose_from_message,
+    pose_to_message,
+    pose_to_transform,
+    stamp_ns,
+)
+from aceg_ros.ros.players.camera_publisher import BASE_FROM_CAMERA
+from aceg_ros.synthetic.odometry import DriftingOdometry
+
+
+def truth_at(step: int) -> np.ndarray:
+    """map_from_camera of a robot on a curve."""
+    angle = 0.05 * step
+    base = np.eye(4)
+    base[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    base[:3, 3] = 3 * np.sin(angle), 3 - 3 * np.cos(angle), 0.0
+    return base @ BASE_FROM_CAMERA
+
+
+class Robot:
+    """A robot with drifting odometry. Its pictures carry their pose, which the fake localizer reads off them."""
+
+    def __init__(self, graph: RosGraph) -> None:
+        self.graph, self.step = graph, 0
+        self.poses: dict[int, PoseWithCovarianceStamped] = {}
+        self.statuses: dict[int, tuple] = {}
+        self.transforms: list[TransformStamped] = []
+        self.paths: list[PathMessage] = []
+        self.odometry = DriftingOdometry(0.05)
+        self.odom_from_camera: dict[int, np.ndarray] = {}
+        self.truth: dict[int, np.ndarray] = {}
+        self.now = None                          # a clock of our own, seconds
+        node = graph.node
+        self._image = node.create_publisher(Image, "image", qos_profile_sensor_data)
+        self._info = node.create_publisher(CameraInfo, "camera_info", qos_profile_sensor_data)
+        self._clock = node.create_publisher(Clock, "/clock", 10)
+        self._tf, static = TransformBroadcaster(node), StaticTransformBroadcaster(node)
+        static.sendTransform(pose_to_transform(pose_to_message(BASE_FROM_CAMERA), Header(frame_id="base_link"), "cam"))
+        self._static = static
+        node.create_subscription(PoseWithCovarianceStamped, "/localizer/pose",
+                                 lambda m: self.poses.update({stamp_ns(m.header.stamp): m}), DEEP)
+        node.create_subscription(DiagnosticArray, "/localizer/status", self._status, DEEP)
+        node.create_subscription(TFMessage, "/tf", self._heard, DEEP)
+        node.create_subscription(PathMessage, "/localizer/path", self.paths.append, 10)
+
+    def _status(self, message):
+        status = message.status[0]
+        if status.name.endswith(": image"):
+            self.statuses[stamp_ns(message.header.stamp)] = status, {v.key: v.value for v in status.values}
+
+    def _heard(self, message):
+        self.transforms += [t for t in message.transforms if t.header.frame_id == "map"]
+
+    def connected(self) -> bool:
+        return bool(self._image.get_subscription_count() and self._info.get_subscription_count()
+                    and self.graph.node.count_publishers("/localizer/status"))
+
+    def set_clock(self, seconds: float) -> None:
+        self.now = seconds
+        self._clock.publish(Clock(clock=RosTime(seconds=seconds).to_msg()))
+
+    def drive(self, wrong: np.ndarray | None = None, with_odometry: bool = True, advance: bool = True,
+              stamp: Time | None = None):
+        """One step, one picture; returns its stamp, status and values once the node has answered. wrong: what the
+        picture says instead of the truth."""
+        key = self.show(wrong, with_odometry, advance, stamp)
+        assert self.graph.spin_until(lambda: key in self.statuses), "the node said nothing about this image"
+        self.graph.spin(0.02)
+        return key, *self.statuses[key]
+
+    def show(self, wrong: np.ndarray | None = None, with_odometry: bool = True, advance: bool = True,
+             stamp: Time | None = None) -> int:
+        """The same without waiting for the answer; returns the stamp."""
+        self.step += advance
+        truth = truth_at(self.step)
+        stamp = stamp or (self.graph.node.get_clock().now().to_msg() if self.now is None
+                          else RosTime(seconds=self.now).to_msg())
+        key = stamp_ns(stamp)
+        odom_from_base = self.odometry.update(truth @ invert(BASE_FROM_CAMERA))
+        if with_odometry:
+            self._tf.sendTransform(pose_to_transform(pose_to_message(odom_from_base),
+                                                     Header(stamp=stamp, frame_id="odom"), "base_link"))
+        self.truth[key], self.odom_from_camera[key] = truth, odom_from_base @ BASE_FROM_CAMERA
+        self._info.publish(info_message(CAMERA, Header(stamp=stamp, frame_id="cam")))
+        self._image.publish(image_message(_picture(truth if wrong is None else wrong),
+                                          Header(stamp=stamp, frame_id="cam")))
+        return key
+
+
+def _picture(pose: np.ndarray) -> np.ndarray:
+    """A picture whose first pixels are the pose, bytes of float64."""
+    picture = np.random.default_rng(0).integers(40, 255, (48, 64, 3), np.uint8)
+    picture.reshape(-1)[:128] = np.frombuffer(np.ascontiguousarray(pose).tobytes(), np.uint8)
+    return picture
+
+
+@pytest.fixture
+def start(graph, tmp_path):
+    def start_node(**parameters):
+        map_file = tmp_path / "truth.map"
+        map_file.write_text(json.dumps({"offset_m": 0.0, "reads_pose": True}))
+        process = graph.start(FAKE_NODE, map_path=str(map_file), **parameters)
+        robot = Robot(graph)
+        assert graph.spin_until(lambda: robot.connected() or process.poll() is not None) and process.poll() is None, \
+            output(process)
+        graph.spin(1.0)             # the static transform has to be heard
+        return robot, process
+    return start_node
+
+
+def child_pose(robot: Robot, key: int, child: str) -> np.ndarray:
+    """The true pose in the map of a frame, at a stamp."""
+    return {"cam": robot.truth[key], "base_link": robot.truth[key] @ invert(BASE_FROM_CAMERA),
+            "odom": robot.truth[key] @ invert(robot.odom_from_camera[key])}[child]
+
+
+@pytest.mark.parametrize(("policy", "child"), [("map_to_odom", "odom"), ("map_to_base", "base_link"),
+                                               ("map_to_camera", "cam")])
+def test_each_policy_against_the_truth(start, policy, child):
+    parameters = {"map_to_odom": {"odom_frame": "odom", "base_frame": "base_link"},
+                  "map_to_base": {"base_frame": "base_link"}, "map_to_camera": {}}[policy]
+    robot, _ = start(tf_rate=5.0, transform_tolerance=0.2, **parameters)      # tf_policy auto: these frames decide it
+    posed = "base_link" if parameters else "cam"
+    assert not robot.transforms, "nothing before the first pose"
+    keys = [robot.drive()[0] for _ in range(12)]
+    first = 2 if policy == "map_to_odom" else 0             # with odometry, the first fixes wait for each other
+    assert [key in robot.poses for key in keys] == [index >= first for index in range(12)]
+    for key in keys[first:]:
+        pose = pose_from_message(robot.poses[key].pose.pose)
+        np.testing.assert_allclose(pose, child_pose(robot, key, posed), atol=1e-6)
+    assert {t.child_frame_id for t in robot.transforms} == {child}
+    stamps = [stamp_ns(t.header.stamp) for t in robot.transforms]
+    assert stamps == sorted(set(stamps)), "what was said of a moment stays said"
+    translation_m, rotation_deg = pose_error(matrix_of(robot.transforms[-1]), child_pose(robot, keys[-1], child))
+    assert translation_m < 0.03 and rotation_deg < 0.5
+    assert stamps[0] - keys[first] == 200_000_000
+
+    heard = len(robot.transforms)
+    robot.graph.spin(1.0)
+    again = robot.transforms[heard:]
+    assert len(again) >= 3, "published again between fixes"
+    ages = [stamp_ns(t.header.stamp) - robot.graph.node.get_clock().now().nanoseconds for t in again]
+    assert max(ages) < 0.25e9
+    np.testing.assert_array_equal(matrix_of(again[-1]), matrix_of(again[0]))
+    robot.graph.spin(1.5)
+    heard = len(robot.transforms)
+    robot.graph.spin(1.0)
+    # Only odometry carries an old pose on; without it, a camera that may have moved is not said to stand still.
+    assert (len(robot.transforms) > heard) == (policy == "map_to_odom")
+
+
+def test_no_policy_no_transform(start):
+    robot, _ = start(tf_policy="none")
+    keys = [robot.drive()[0] for _ in range(5)]
+    assert all(key in robot.poses for key in keys) and not robot.transforms
+    np.testing.assert_allclose(pose_from_message(robot.poses[keys[-1]].pose.pose), robot.truth[keys[-1]], atol=1e-9)
+    assert len(robot.paths[-1].poses) == 5 and robot.paths[-1].header.frame_id == "map"
+
+
+def test_one_wrong_pose_never_moves_the_robot_and_several_that_agree_do(start):
+    robot, _ = start(tf_policy="map_to_odom", odom_frame="odom")
+    for _ in range(6):
+        robot.drive()
+    elsewhere = np.eye(4)
+    elsewhere[:3, 3] = 7.0, -2.0, 0.0
+    for turn in range(4):
+        wrong = elsewhere.copy()
+        wrong[:3, 3] += 3.0 * turn
+        key, status, values = robot.drive(wrong @ truth_at(robot.step + 1))
+        assert values["status"] == "unconfirmed" and key not in robot.poses and status.level == status.WARN
+        assert pose_error(matrix_of(robot.transforms[-1]), child_pose(robot, key, "odom"))[0] < 0.05
+    outcomes = [robot.drive(elsewhere @ truth_at(robot.step + 1)) for _ in range(3)]      # carried away: they agree
+    assert [values["status"] for *_, values in outcomes] == ["unconfirmed", "unconfirmed", "accepted"]
+    expected = elsewhere @ child_pose(robot, outcomes[-1][0], "odom")
+    assert pose_error(matrix_of(robot.transforms[-1]), expected)[0] < 0.1
+
+
+def test_late_images_do_not_turn_time_back(start):
+    robot, _ = start(tf_policy="map_to_odom", odom_frame="odom")
+    for _ in range(5):
+        robot.drive()
+    now = robot.graph.node.get_clock().now().nanoseconds
+    robot.graph.spin(0.5)
+    robot.drive()
+    before = matrix_of(robot.transforms[-1])
+    late = RosTime(nanoseconds=now).to_msg()
+    _, _, values = robot.drive(stamp=late, advance=False)
+    assert values["status"] in ("accepted", "unconfirmed", "no_transform")
+    stamps = [stamp_ns(t.header.stamp) for t in robot.transforms]
+    assert stamps == sorted(stamps)
+    np.testing.assert_allclose(matrix_of(robot.transforms[-1]), before, atol=1e-12)
+
+
+def test_without_odometry_or_extrinsics_there_is_no_pose_but_a_reason(start):
+    robot, _ = start(tf_policy="map_to_odom", odom_frame="odom", tf_timeout=0.1)
+    key, status, values = robot.drive(with_odometry=False)
+    assert values["status"] == "no_transform" and "odom" in status.message and key not in robot.poses
+    assert not robot.transforms
+
+
+def test_covariance_belongs_to_the_base_and_can_be_diagonal(start):
+    robot, _ = start(tf_policy="none", base_frame="base_link")
+    key, *_ = robot.drive()
+    covariance = np.reshape(robot.poses[key].pose.covariance, (6, 6))
+    assert np.linalg.eigvalsh(covariance).min() > 0 and np.abs(covariance - np.diag(np.diag(covariance))).max() > 0
+    # The base is 0.3 m below the camera: what is uncertain of the rotation makes its place uncertain.
+    assert covariance[0, 0] == pytest.approx(1e-4 + 0.3**2 * 1e-5, rel=1e-4)
+    assert robot.graph.set_parameter("localizer", "covariance", "diagonal")[0]
+    key, *_ = robot.drive()
+    diagonal = np.reshape(robot.poses[key].pose.covariance, (6, 6))
+    assert np.count_nonzero(diagonal - np.diag(np.diag(diagonal))) == 0 and (np.diag(diagonal) > 0).all()
+
+
+@pytest.mark.parametrize(("name", "value", "word"), [("tf_policy", "map_to_odom", "odom_frame"),
+                                                     ("tf_policy", "map_to_base", "base_frame"),
+                                                     ("base_frame", "base_link", "only one")])
+def test_policies_that_lack_a_frame_are_refused(start, name, value, word):
+    robot, _ = start(tf_policy="map_to_camera")
+    successful, reason = robot.graph.set_parameter("localizer", name, value)
+    assert not successful and word in reason
+
+
+def test_a_prior_from_rviz_lets_the_first_fix_count(start):
+    robot, _ = start(tf_policy="map_to_odom", odom_frame="odom", base_frame="base_link")
+    initial = robot.graph.node.create_publisher(PoseWithCovarianceStamped, "initialpose", 1)
+    message = PoseWithCovarianceStamped(header=Header(frame_id="map"))
+    message.pose.pose = pose_to_message(truth_at(1) @ invert(BASE_FROM_CAMERA))
+    message.pose.pose.position.x += 0.2
+    message.pose.covariance[0] = message.pose.covariance[7] = 0.25
+    message.pose.covariance[35] = 0.07
+    assert robot.graph.spin_until(lambda: initial.get_subscription_count() > 0)
+    initial.publish(message)
+    robot.graph.spin(0.3)
+    assert not robot.transforms, "a prior is no pose"
+    key, _, values = robot.drive()
+    assert values["status"] == "accepted" and key in robot.poses
+
+
+def test_the_last_pose_is_expected_after_a_restart(start, tmp_path):
+    robot, process = start(tf_policy="map_to_odom", odom_frame="odom", data_folder=str(tmp_path / "data"))
+    for _ in range(4):
+        robot.drive()
+    assert stop(process) == 0
+    assert (tmp_path / "data" / "last_pose.json").is_file()
+    robot, _ = start(tf_policy="map_to_odom", odom_frame="odom", data_folder=str(tmp_path / "data"))
+    robot.step = 3
+    assert robot.drive()[2]["status"] == "accepted", "where it was left, the first fix counts"
+
+
+def test_stamps_of_zero_and_from_the_future_are_refused(start):
+    robot, _ = start()
+    _, status, values = robot.drive(stamp=Time())
+    assert values["status"] == "bad_stamp" and "no stamp" in status.message
+    ahead = RosTime(nanoseconds=robot.graph.node.get_clock().now().nanoseconds + 5_000_000_000).to_msg()
+    _, status, values = robot.drive(stamp=ahead)
+    assert values["status"] == "bad_stamp" and "future" in status.message
+    assert not robot.poses and not robot.transforms
+    assert robot.drive()[2]["status"] == "accepted"
+
+
+def test_a_simulated_clock_that_starts_again_and_one_that_stands_still(start):
+    """A bag replayed twice: the second round is localized like the first, without a word of the first."""
+    robot, _ = start(tf_policy="map_to_odom", odom_frame="odom", use_sim_time=True)
+    rounds = []
+    for _ in range(2):
+        robot.step, robot.odometry = 0, DriftingOdometry(0.05)
+        robot.transforms.clear()
+        robot.statuses.clear()
+        outcomes = []
+        for second in range(8):
+            robot.set_clock(100.0 + 0.2 * second)
+            robot.graph.spin(0.1)
+            outcomes.append(robot.drive()[2]["status"])
+        rounds.append((outcomes, matrix_of(robot.transforms[-1])))
+        assert all(99 < t.header.stamp.sec < 103 for t in robot.transforms)
+    assert rounds[0][0] == rounds[1][0] == ["unconfirmed"] * 2 + ["accepted"] * 6
+    np.testing.assert_allclose(rounds[0][1], rounds[1][1], atol=1e-9)
+    robot.graph.spin(1.0)           # the clock stands still: nothing breaks
+    robot.set_clock(102.0)
+    robot.graph.spin(0.1)
+    assert robot.drive()[2]["status"] == "accepted"
+
+
+def test_stamps_that_start_again_without_a_clock(start):
+    """The same without use_sim_time: old stamps, twice."""
+    robot, _ = start(tf_policy="map_to_camera")
+    for _ in range(2):
+        robot.step = 0
+        robot.transforms.clear()
+        robot.statuses.clear()
+        for second in range(3):
+            assert robot.drive(stamp=Time(sec=1000 + 10 * second))[2]["status"] == "accepted"
+        assert [t.header.stamp.sec for t in robot.transforms] == [1000, 1010, 1020]
+
+
+def test_while_mapping_from_tf_the_transform_is_left_to_others(start, tmp_path):
+    """Even if the old map recognises nothing any more, its last transform is not sent on."""
+    robot, _ = start(tf_policy="map_to_odom", odom_frame="odom", data_folder=str(tmp_path / "data"))
+    for _ in range(4):
+        robot.drive()
+    assert robot.graph.call(Trigger, "/localizer/start_mapping").success
+    robot.graph.spin(0.3)
+    robot.transforms.clear()
+    robot.graph.spin(0.5)
+    assert not robot.transforms
+    assert robot.graph.call(Trigger, "/localizer/cancel_mapping").success
+    robot.graph.spin(0.5)
+    assert robot.transforms, "and afterwards it is"
+
+
+def test_an_answer_of_the_old_map_is_not_published_after_the_change(start, tmp_path):
+    robot, _ = start()
+    other = tmp_path / "other.map"
+    other.write_text(json.dumps({"offset_m": 0.0, "reads_pose": True, "delay_s": 1.5}))
+    assert robot.graph.set_parameter("localizer", "map_path", str(other))[0]
+    assert robot.graph.call(Trigger, "/localizer/load_map").success
+    key = robot.show()
+    robot.graph.spin(0.5)           # at work for a second more
+    assert robot.graph.call(Trigger, "/localizer/load_map").success
+    assert robot.graph.spin_until(lambda: key in robot.statuses)
+    robot.graph.spin(0.3)
+    assert robot.statuses[key][1]["status"] == "replaced" and key not in robot.poses and not robot.transforms
+
+
+def test_reset_forgets_everything(start):
+    robot, _ = start(tf_policy="map_to_odom", odom_frame="odom")
+    for _ in range(4):
+        robot.drive()
+    client = robot.graph.node.create_client(Trigger, "/localizer/reset")
+    assert robot.graph.spin_until(client.service_is_ready)
+    future = client.call_async(Trigger.Request())
+    assert robot.graph.spin_until(future.done) and future.result().success
+    robot.graph.spin(0.2)
+    robot.transforms.clear()
+    robot.graph.spin(0.5)
+    assert not robot.transforms
+    assert [robot.drive()[2]["status"] for _ in range(3)] == ["unconfirmed", "unconfirmed", "accepted"]
+
+
+def test_frames_can_be_named_at_run_time(start):
+    robot, _ = start()
+    assert robot.graph.set_parameter("localizer", "odom_frame", "odom")[0]
+    for _ in range(4):
+        robot.drive()
+    assert {t.child_frame_id for t in robot.transforms} == {"odom"}

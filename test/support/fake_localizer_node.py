@@ -1,0 +1,62 @@
+"""The real localizer node around a localizer whose answers a test can predict.
+
+Its map is a JSON file: {"offset_m": x, "delay_s": seconds per image, "load_s": seconds to load,
+"reads_pose": whether the first bytes of the
+picture are the pose, 16 float64}. Else the pose is a function of the picture's mean
+colour and of the camera's focal length; dark pictures are refused; a red one makes it fail.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from aceg_ros.camera import Frame
+from aceg_ros.errors import UserError
+from aceg_ros.estimate import PoseEstimate, Status
+from aceg_ros.geometry import pose_from_quaternion
+from aceg_ros.ros.common.run import run
+from aceg_ros.ros.localizer.node import LocalizerNode
+from aceg_ros.ros.localizer.worker import LoadedMap
+
+
+@dataclass
+class FakeLocalizer:
+    offset_m: float
+    delay_s: float = 0.0
+    reads_pose: bool = False
+
+    def localize(self, frame: Frame) -> PoseEstimate:
+        time.sleep(self.delay_s)
+        red, green, blue = frame.image.reshape(-1, 3).mean(0)
+        if red > 250 and green + blue < 5:
+            raise RuntimeError("a fault that no localizer should have")
+        if red + green + blue < 30:
+            return PoseEstimate(Status.NO_CONSENSUS, "It is too dark.")
+        if self.reads_pose:
+            pose = np.frombuffer(frame.image.tobytes()[:128], np.float64).reshape(4, 4)
+            covariance = np.diag(np.repeat([1e-4, 1e-5], 3))
+            return PoseEstimate(Status.ACCEPTED, "Localized.", pose.copy(), covariance, 321, 0.5, 1.5)
+        position = np.array([self.offset_m + red, green, frame.camera.fx])
+        pose = pose_from_quaternion(position, np.array([0.1, -0.2, blue / 255, 0.9]))
+        covariance = np.diag([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+        covariance[0, 5] = covariance[5, 0] = -0.5
+        return PoseEstimate(Status.ACCEPTED, "Localized.", pose, covariance, 321, 0.5, 1.5, stage_ms={"solve": 1.0})
+
+
+def load(path: str, device: str, seed: int, threads: int) -> LoadedMap:
+    try:
+        with open(path) as file:
+            content = json.load(file)
+        time.sleep(content.pop("load_s", 0.0))
+        return LoadedMap(FakeLocalizer(**content))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged.") from error
+
+
+if __name__ == "__main__":
+    sys.exit(run(lambda: LocalizerNode(load)))

@@ -1,0 +1,108 @@
+"""Real pictures (../shared/scenes): a map of the kitchen localizes its query part, and nothing else.
+
+The bounds are well below what was measured (docs/benchmarks).
+"""
+
+import json
+
+import numpy as np
+import pytest
+from bag_writer import BagStyle, write_bag
+
+from aceg_ros.cli import main
+from aceg_ros.datasets import open_scene
+from aceg_ros.maps.scene_map import SceneMap
+from aceg_ros.methods.base import make_localizer
+
+
+@pytest.fixture(scope="module")
+def kitchen_map(shared_scenes, tmp_path_factory):
+    path = tmp_path_factory.mktemp("kitchen") / "kitchen.map"
+    assert main(["map", str(shared_scenes / "redkitchen7s" / "mapping"), "-o", str(path)]) == 0
+    return path
+
+
+def figures(scene_map, scene, capsys, *options) -> dict:
+    capsys.readouterr()
+    assert main(["evaluate", str(scene_map), str(scene), *options]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_kitchen_is_localized(kitchen_map, shared_scenes, capsys):
+    found = figures(kitchen_map, shared_scenes / "redkitchen7s" / "query", capsys)
+    assert found["frames"] == 100
+    # Measured on several machines and versions: 1.0 to 1.3 cm, 0.3 deg, 1.00.
+    assert found["median_translation_m"] < 0.025 and found["median_rotation_deg"] < 0.8
+    assert found["recall"]["0.05m_5deg"] >= 0.9 and found["recall"]["0.1m_5deg"] >= 0.97
+    # Measured: 0.92 to 0.96 of the poses inside, 2.0 cm claimed at a median error of 1.0 to 1.2 cm.
+    assert 0.7 <= found["consistency"]["inside_95"] <= 0.99
+    assert found["consistency"]["median_std_m"] < 2.5 * found["median_translation_m"]
+
+
+@pytest.mark.parametrize("style", [BagStyle(), BagStyle(storage="sqlite3", compressed=True, poses="tf")])
+def test_a_bag_gives_the_figures_of_the_folder(kitchen_map, shared_scenes, tmp_path, capsys, style):
+    query = shared_scenes / "redkitchen7s" / "query"
+    bag = write_bag(tmp_path / "bag", open_scene(query, 2), style)
+    from_folder = figures(kitchen_map, query, capsys, "--every", "2")
+    from_bag = figures(kitchen_map, bag, capsys, *(["--tf", "map", "cam"] if style.poses == "tf" else []))
+    for key in ("frames", "localized", "refused", "recall", "false_accepts"):
+        assert from_bag[key] == from_folder[key]
+    for key in ("median_translation_m", "median_rotation_deg", "ate_m", "rpe_m"):
+        assert from_bag[key] == pytest.approx(from_folder[key], rel=1e-4)
+
+
+def test_other_places_are_refused(kitchen_map, shared_scenes, capsys):
+    found = [figures(kitchen_map, shared_scenes / other / "query", capsys, "--every", "3")
+             for other in ("tum_fr1_rpy", "drone_lab_a", "terrace", "student_lab")]
+    assert sum(f["localized"] for f in found) <= 0.01 * sum(f["frames"] for f in found)
+
+
+def test_the_node_answers_every_picture_as_evaluation_does(kitchen_map, shared_scenes, tmp_path):
+    """100 pictures at 5 Hz over real topics between processes: none is lost, and the poses are the same numbers."""
+    pytest.importorskip("rclpy", reason="needs ROS 2")
+    from diagnostic_msgs.msg import DiagnosticArray
+    from geometry_msgs.msg import PoseWithCovarianceStamped
+    from rclpy.qos import QoSProfile
+    from ros_graph import RosGraph, output
+
+    from aceg_ros.ros.common.messages import pose_from_message, stamp_ns
+
+    query = shared_scenes / "redkitchen7s" / "query"
+    localizer = make_localizer(SceneMap.load(kitchen_map))
+    expected = [localizer.localize(frame) for frame in open_scene(query)]
+    statuses, poses = {}, {}
+
+    def note(message):
+        status = message.status[0]
+        if not status.name.endswith(": node"):
+            values = {pair.key: pair.value for pair in status.values}
+            statuses[stamp_ns(message.header.stamp)] = values["status"]
+
+    with RosGraph(tmp_path) as graph:
+        graph.node.create_subscription(DiagnosticArray, "/localizer/status", note, QoSProfile(depth=1000))
+        graph.node.create_subscription(PoseWithCovarianceStamped, "/localizer/pose",
+                                       lambda m: poses.update({stamp_ns(m.header.stamp): m}), QoSProfile(depth=1000))
+        node = graph.start("aceg_ros.ros.localizer_node", map_path=str(kitchen_map))
+        assert graph.spin_until(lambda: "Localizing in" in output(node), 120), output(node)
+        player = graph.start("aceg_ros.ros.scene_player", scene=str(query), rate=5.0, start_delay=2.0)
+        assert graph.spin_until(lambda: player.poll() is not None and len(statuses) >= 100, 120), output(player)
+    stamps = sorted(statuses)
+    assert len(stamps) == 100
+    assert [statuses[stamp] for stamp in stamps] == [estimate.status.value for estimate in expected]
+    for stamp, estimate in zip(stamps, expected, strict=True):
+        assert (stamp in poses) == estimate.accepted
+        if estimate.accepted:
+            message = poses[stamp].pose
+            np.testing.assert_allclose(pose_from_message(message.pose), estimate.map_from_camera, atol=1e-6)
+            np.testing.assert_allclose(np.reshape(message.covariance, (6, 6)), estimate.covariance, rtol=1e-6)
+
+
+def test_covariances_are_honest_where_the_solver_alone_is_not(shared_scenes, tmp_path, capsys):
+    """Motion capture of a camera that turns fast: 0.30 of the poses are in the solver's own 95 % ellipsoid. Measured
+    with the factor that the held-out pictures ask for: 0.93, 4.5 cm claimed at a median error of 1.9 cm."""
+    scene, path = shared_scenes / "tum_fr1_rpy", tmp_path / "tum.map"
+    assert main(["map", str(scene / "mapping"), "-o", str(path)]) == 0
+    assert SceneMap.load(path).settings["covariance_scale"] > 2
+    found = figures(path, scene / "query", capsys, "--every", "2")
+    assert 0.7 <= found["consistency"]["inside_95"] <= 0.99
+    assert found["consistency"]["median_std_m"] < 2.7 * found["median_translation_m"]
