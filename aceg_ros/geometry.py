@@ -108,3 +108,9 @@ def look_at(position: np.ndarray, target: np.ndarray, up: Sequence[float] | np.n
     pose[:3, :3] = np.column_stack([right, np.cross(forward, right), forward])
     pose[:3, 3] = position
     return pose
+
+
+def pose_difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """What takes pose b to pose a, in the order of the covariances: (6,) metres and radians about the fixed axes."""
+    turn = Rotation.from_matrix(a[:3, :3] @ b[:3, :3].T).as_rotvec()
+    return np.concatenate([a[:3, 3] - b[:3, 3], turn])

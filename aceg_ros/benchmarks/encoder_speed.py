@@ -20,9 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from aceg_ros.encoders.base import half_precision, load_encoder, pick_device
+from aceg_ros.encoders.base import load_encoder
 from aceg_ros.errors import UserError
 from aceg_ros.utils.atomic_file import write_text
+from aceg_ros.utils.device import half_precision, pick_device
 from aceg_ros.utils.malloc import keep_heap
 
 WIDTH, HEIGHT = 640, 480

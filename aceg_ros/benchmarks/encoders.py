@@ -23,15 +23,18 @@ import torch
 from aceg_ros.benchmarks.corruptions import CORRUPTIONS
 from aceg_ros.camera import Camera, Frame
 from aceg_ros.datasets import open_scene
-from aceg_ros.encoders.base import Encoder, load_encoder, pick_device
+from aceg_ros.encoders.base import Encoder, load_encoder
+from aceg_ros.encoders.preprocess import image_to_tensor
 from aceg_ros.evaluation.evaluate import evaluate
 from aceg_ros.evaluation.metrics import summarize
 from aceg_ros.mapping.augmentation import prepared_picture
 from aceg_ros.maps.scene_map import SceneMap
-from aceg_ros.methods.base import MappingOptions, build_map, make_localizer
+from aceg_ros.methods.base import MappingOptions, make_localizer
+from aceg_ros.methods.build_map import build_map
 from aceg_ros.pretraining.encoder.pairs import render_views, seen_in_both
 from aceg_ros.synthetic.textures import make_atlas, paint_tiles
 from aceg_ros.utils.atomic_file import without_nan, write_json, write_text
+from aceg_ros.utils.device import pick_device
 from aceg_ros.utils.malloc import keep_heap
 
 ROOM_SEED, TILE_SEED, TILES = 5_000_000, 77, 256          # training rooms have seeds from 1,000,000 and other tiles
@@ -99,7 +102,7 @@ def matching(encoder: Encoder, pairs: list[MatchingPair]) -> dict[str, float]:
 def _grid(encoder: Encoder, frame: Frame) -> tuple[torch.Tensor, np.ndarray]:
     """Features (C, h, w), and the pixel (h w, 2) of the frame that each cell stands for."""
     picture = prepared_picture(frame, encoder.short_side_px, encoder.stride)
-    image = torch.from_numpy(picture.image).permute(2, 0, 1)[None].to(encoder.device).float().div(255)
+    image = image_to_tensor(picture.image, encoder.device)
     features = torch.nn.functional.normalize(encoder(image)[0], dim=0)
     rows, columns = np.mgrid[0:features.shape[1], 0:features.shape[2]]
     scale = (frame.camera.width / picture.camera.width, frame.camera.height / picture.camera.height)

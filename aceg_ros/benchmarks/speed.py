@@ -14,16 +14,18 @@ import torch
 
 from aceg_ros.camera import Camera
 from aceg_ros.encoders.ace import AceNet
-from aceg_ros.encoders.base import Encoder, load_encoder, on_device, pick_device
+from aceg_ros.encoders.base import Encoder, load_encoder
+from aceg_ros.encoders.preprocess import image_to_tensor
 from aceg_ros.evaluation.metrics import percentiles
 from aceg_ros.maps.scene_map import SceneMap
-from aceg_ros.methods.ace import SETTINGS
+from aceg_ros.methods.ace_mapper import SETTINGS
 from aceg_ros.methods.base import make_localizer
 from aceg_ros.methods.scene_coordinates import RegressionLocalizer
 from aceg_ros.networks.ace_head import SceneHead
 from aceg_ros.pose.solver import solve_pose
 from aceg_ros.synthetic.demo_room import demo_world, query_path
 from aceg_ros.synthetic.render import EVENING
+from aceg_ros.utils.device import on_device, pick_device
 
 
 def run_bench(map_path: str | None, device: str, repeats: int) -> dict[str, Any]:
@@ -99,7 +101,7 @@ def _references(frame, device: str) -> dict[str, float]:
     """What a user would otherwise run, on the same picture in the same process."""
     torch.manual_seed(0)
     ace = Encoder("ace", "", "", 8, 512, 480, on_device(AceNet().eval(), device))
-    image = torch.from_numpy(frame.image).to(device).permute(2, 0, 1)[None].float().div(255)
+    image = image_to_tensor(frame.image, device)
     rows, columns = np.mgrid[4:480:8, 4:640:8]
     pixels, points = _predictions(frame, np.column_stack([columns.ravel(), rows.ravel()]).astype(float), 0)
     camera = {"model": "PINHOLE", "width": 640, "height": 480,

@@ -60,9 +60,10 @@ def _settle_process() -> None:
 def run_map(options: argparse.Namespace) -> int:
     started = time.monotonic()
     from aceg_ros.datasets import open_scene
-    from aceg_ros.encoders.base import pick_device
     from aceg_ros.maps.scene_map import check_writable
-    from aceg_ros.methods.base import MappingOptions, build_map, check_method, default_method
+    from aceg_ros.methods.base import MappingOptions, check_method, default_method
+    from aceg_ros.methods.build_map import build_map
+    from aceg_ros.utils.device import pick_device
 
     if options.method is not None:
         check_method(options.method)
@@ -141,10 +142,10 @@ def run_localize(options: argparse.Namespace) -> int:
 
 def run_evaluate(options: argparse.Namespace) -> int:
     from aceg_ros.datasets import open_scene
-    from aceg_ros.encoders.base import pick_device
     from aceg_ros.evaluation.evaluate import evaluate_map
     from aceg_ros.maps.scene_map import SceneMap
     from aceg_ros.utils.atomic_file import write_json
+    from aceg_ros.utils.device import pick_device
 
     device, path = pick_device(options.device), Path(options.map)
     scene_map = SceneMap.load(path)
@@ -167,9 +168,9 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
 def run_compare(options: argparse.Namespace) -> int:
     from aceg_ros.datasets import open_scene
-    from aceg_ros.encoders.base import pick_device
     from aceg_ros.evaluation.compare import compare, table
     from aceg_ros.utils.atomic_file import write_json
+    from aceg_ros.utils.device import pick_device
 
     paths = [Path(path) for path in options.maps]
     if len({path.stem for path in paths}) < len(paths):
@@ -271,9 +272,9 @@ def run_bench(options: argparse.Namespace) -> int:
 
 
 def run_pretrain_encoder(options: argparse.Namespace) -> int:
-    from aceg_ros.encoders.base import pick_device
     from aceg_ros.pretraining.encoder.data import EncoderData
     from aceg_ros.pretraining.encoder.train import EncoderTraining, train
+    from aceg_ros.utils.device import pick_device
 
     device = pick_device(options.device)
     data = EncoderData(tuple(Path(scene) for scene in options.scenes),
@@ -288,13 +289,14 @@ def run_pretrain_encoder(options: argparse.Namespace) -> int:
 
 
 def run_pretrain_ace_g(options: argparse.Namespace) -> int:
-    from aceg_ros.encoders.base import load_encoder, pick_device
+    from aceg_ros.encoders.base import load_encoder
     from aceg_ros.networks.landmark_regressor import LandmarkSize
     from aceg_ros.networks.map_code_transformer import HeadSize
     from aceg_ros.pretraining.ace_g.map_codes import CodePretraining
     from aceg_ros.pretraining.ace_g.map_codes import train as pretrain_on_codes
     from aceg_ros.pretraining.ace_g.scenes import PlaceData
     from aceg_ros.pretraining.ace_g.train import RegressorTraining, train
+    from aceg_ros.utils.device import pick_device
 
     device = pick_device(options.device)
     data = PlaceData(options.encoder, tuple(Path(scene) for scene in options.scenes),

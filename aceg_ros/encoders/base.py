@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
 
 import cv2
 import torch
@@ -19,8 +17,8 @@ from aceg_ros.encoders.compact import CompactNet, fuse_batch_norm
 from aceg_ros.encoders.feature_map import Grid
 from aceg_ros.encoders.sift import SiftNet
 from aceg_ros.errors import UserError
-
-SHIPPED = Path(__file__).parent.parent / "weights"
+from aceg_ros.networks.weights_file import SHIPPED, digest
+from aceg_ros.utils.device import half_precision, on_device
 
 
 @dataclass(frozen=True)
@@ -53,44 +51,6 @@ class Encoder:
         with half_precision(images.device.type):
             features, reliability = self.net(images)
         return Grid(features.float(), None if reliability is None else reliability.float())
-
-
-def half_precision(device: str) -> torch.autocast:
-    """Autocast to the fast 16-bit type of a device: fp16 on a GPU, bf16 on a CPU that computes in it, else none."""
-    if device == "cuda":
-        return torch.autocast("cuda", torch.float16)
-    return torch.autocast("cpu", torch.bfloat16, enabled=computes_in_bf16())
-
-
-def training_precision(device: str) -> torch.autocast:
-    """Autocast for training without scaled losses: bf16 on a GPU, as `half_precision` elsewhere."""
-    return torch.autocast("cuda", torch.bfloat16) if device == "cuda" else half_precision(device)
-
-
-@lru_cache
-def computes_in_bf16() -> bool:
-    """Whether this processor does."""
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16"))
-
-
-def pick_device(device: str) -> str:
-    """"auto" is the GPU where there is one. Raises UserError for a device that is not there."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device not in ("cpu", "cuda"):
-        raise UserError(f"Unknown device '{device}': use auto, cpu or cuda.")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("Device 'cuda' was asked for, but PyTorch sees no GPU here: use --device cpu.")
-    return device
-
-
-Net = TypeVar("Net", bound=nn.Module)
-
-
-def on_device(net: Net, device: str) -> Net:
-    """The network on its device, in the memory layout in which convolutions are fastest there."""
-    return net.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def load_encoder(source: str, device: str = "cpu") -> Encoder:
@@ -134,11 +94,6 @@ def _load_dinov2(source: str, device: str) -> Encoder:
     identity = f"dinov2:{digest(content(net))}"
     return Encoder("dinov2", identity, source, net.stride, net.dim, 480,
                    on_device(net.eval().requires_grad_(False), device))
-
-
-def digest(state: dict[str, Tensor]) -> str:
-    """Content hash of weights: what tells one file from another in an identity."""
-    return hashlib.sha256(b"".join(state[key].numpy().tobytes() for key in sorted(state))).hexdigest()[:16]
 
 
 def _build(kind: str, state: dict[str, Tensor], path: Path) -> AceNet | AlikedNet | CompactNet:

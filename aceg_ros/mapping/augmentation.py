@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from aceg_ros.camera import Camera, Frame
+from aceg_ros.encoders.preprocess import resample, working_size
 
 MAX_TURN_RAD = np.radians(15)
 SCALES = (2 / 3, 3 / 2)
@@ -27,38 +28,6 @@ class Picture:
     map_from_camera: np.ndarray
     mask: np.ndarray | None
     depth_m: np.ndarray | None = None
-
-
-def whole_cells(mask: np.ndarray | None, height: int, width: int, stride: int) -> np.ndarray:
-    """Which cells (height, width) of a picture's grid show the picture in all their pixels."""
-    if mask is None:
-        return np.ones((height, width), bool)
-    blocks = mask[:height * stride, :width * stride].reshape(height, stride, width, stride)
-    return np.all(blocks, axis=(1, 3))
-
-
-def working_size(width: int, height: int, short_side: int, multiple: int) -> tuple[int, int]:
-    """Size with the given short side, both sides multiples of the stride."""
-    scale = short_side / min(width, height)
-    new_width, new_height = (max(multiple, round(side * scale / multiple) * multiple) for side in (width, height))
-    return new_width, new_height
-
-
-def prepare(frame: Frame, short_side: int, multiple: int) -> tuple[np.ndarray, Camera, np.ndarray | None]:
-    """Undistort and resample a picture to the encoder's size: (image, pinhole camera, mask or None)."""
-    image, mask = frame.camera.rectify(frame.image)
-    return _resample(image, frame.camera.rectified(), mask, short_side, multiple)
-
-
-def _resample(image: np.ndarray, camera: Camera, mask: np.ndarray | None, short_side: int, multiple: int):
-    size = working_size(camera.width, camera.height, short_side, multiple)
-    if size == (camera.width, camera.height):
-        return image, camera, mask
-    shrinks = size[0] < camera.width
-    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    if mask is not None:
-        mask = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
-    return image, camera.resized(*size), mask
 
 
 def augment(picture: Picture, rng: np.random.Generator, short_side: int, multiple: int) -> Picture:
@@ -96,7 +65,7 @@ def prepared_picture(frame: Frame, short_side: int, multiple: int) -> Picture:
     """The un-augmented picture of a posed frame."""
     assert frame.map_from_camera is not None
     rectified, mask = frame.rectified()
-    image, camera, mask = _resample(rectified.image, rectified.camera, mask, short_side, multiple)
+    image, camera, mask = resample(rectified.image, rectified.camera, mask, short_side, multiple)
     depth = rectified.depth_m
     if depth is not None:
         depth = cv2.resize(np.nan_to_num(depth.astype(np.float32)), (camera.width, camera.height),

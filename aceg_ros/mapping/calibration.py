@@ -15,7 +15,7 @@ import numpy as np
 from scipy.stats import binom, chi2
 
 from aceg_ros.camera import Frame
-from aceg_ros.pose.odometry_gate import difference
+from aceg_ros.geometry import pose_difference
 
 if TYPE_CHECKING:
     from aceg_ros.methods.base import Localizer
@@ -69,5 +69,5 @@ def quantile_bound(sample: Sequence[float], quantile: float) -> float:
 def squared_distance(pose: np.ndarray, covariance: np.ndarray, truth: np.ndarray | None) -> float:
     """Normalized estimation error squared (NEES): of pose (4, 4) with covariance (6, 6) from the true one (4, 4)."""
     assert truth is not None
-    error = difference(pose, truth)
+    error = pose_difference(pose, truth)
     return float(error @ np.linalg.solve(covariance, error))

@@ -8,10 +8,10 @@ import numpy as np
 
 from aceg_ros.camera import Camera, Frame
 from aceg_ros.encoders.base import Encoder
+from aceg_ros.encoders.preprocess import refuse_picture
 from aceg_ros.errors import UserError
 from aceg_ros.geometry import is_pose
 from aceg_ros.mapping.augmentation import Picture, prepared_picture
-from aceg_ros.methods.scene_coordinates import refuse_picture
 
 MIN_FRAMES = 5
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from aceg_ros.encoders.base import Encoder
-from aceg_ros.mapping.augmentation import Picture, whole_cells
-from aceg_ros.mapping.patch_buffer import patch_centres
+from aceg_ros.encoders.preprocess import image_to_tensor, patch_centres, whole_cells
+from aceg_ros.mapping.augmentation import Picture
 
 MAX_TURN_RAD = np.radians(50)          # between the optical axes of two matched pictures
 MAX_ERROR_CELLS = 0.75                 # a match is good to half a cell in each direction
@@ -49,7 +49,7 @@ class Seen:
 @torch.inference_mode()
 def look(picture: Picture, encoder: Encoder, device: str, most: int) -> Seen:
     """The `most` most reliable patches of a picture (without reliabilities, those with most texture)."""
-    image = torch.from_numpy(picture.image).to(device).permute(2, 0, 1)[None].float().div(255)
+    image = image_to_tensor(picture.image, device)
     features, reliability = encoder.grid(image)
     height, width = features.shape[2:]
     if reliability is None:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aceg_ros.encoders.base import half_precision
 from aceg_ros.mapping.losses import laplace_reprojection_loss
 from aceg_ros.mapping.patch_buffer import PatchBuffer
 from aceg_ros.mapping.train_head import TrainingResult, one_cycle
 from aceg_ros.networks.map_code_transformer import MapCode, TransformerHead
+from aceg_ros.utils.device import half_precision
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,9 @@ from torch import Tensor
 
 from aceg_ros.encoders.base import Encoder
 from aceg_ros.encoders.feature_map import Grid
-from aceg_ros.mapping.augmentation import Picture, augment, whole_cells
+from aceg_ros.encoders.preprocess import image_to_tensor, patch_centres, whole_cells
+from aceg_ros.mapping.augmentation import Picture, augment
 from aceg_ros.mapping.losses import View
-
-
-def patch_centres(columns: Tensor, rows: Tensor, stride: int) -> Tensor:
-    """Pixels (N, 2) of cells; the centre of cell (row 0, column 0) is ((stride - 1) / 2, (stride - 1) / 2)."""
-    return (torch.stack([columns, rows], -1).float() + 0.5) * stride - 0.5
 
 
 @dataclass(frozen=True)
@@ -124,7 +120,7 @@ def fill_buffer(buffer: PatchBuffer, encoder: Encoder, pictures: Sequence[Pictur
             if now > deadline or should_stop() or buffer.size >= buffer.capacity:
                 return encoded
             picture = augment(pictures[int(index)], rng, encoder.short_side_px, encoder.stride)
-            image = torch.from_numpy(picture.image).to(buffer.device).permute(2, 0, 1)[None].float().div(255)
+            image = image_to_tensor(picture.image, buffer.device)
             buffer.add(encoder.grid(image), picture, patches_per_picture, rng,
                        only_known and picture.depth_m is not None)
             encoded += 1

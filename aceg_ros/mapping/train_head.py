@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aceg_ros.encoders.base import computes_in_bf16, half_precision
 from aceg_ros.mapping.losses import ace_loss, guide_loss
 from aceg_ros.mapping.patch_buffer import PatchBuffer
 from aceg_ros.networks.ace_head import SceneHead
+from aceg_ros.utils.device import computes_in_bf16, half_precision
 
 MIN_KNOWN, MIN_KNOWN_PATCHES = 0.005, 300       # share of the buffer, and patches
 MUON_STEPS = 3          # of Newton and Schulz; five, its default, are no better here and cost a seventh of the time

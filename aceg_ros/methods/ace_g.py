@@ -6,56 +6,20 @@ With the shipped regressor the code is made of landmarks, found by triangulation
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-
-import numpy as np
-import torch
 from torch import Tensor
 
-from aceg_ros.camera import Frame
-from aceg_ros.encoders.base import Encoder, load_encoder, pick_device
 from aceg_ros.errors import UserError
-from aceg_ros.mapping.cloud import explained_points
-from aceg_ros.mapping.frames import Collection
-from aceg_ros.mapping.landmarks import find_landmarks, merge, thin
-from aceg_ros.mapping.optimize_map_code import CodeTraining, train_code
-from aceg_ros.mapping.patch_buffer import PatchBuffer, fill_buffer
-from aceg_ros.mapping.train_head import TrainingResult
-from aceg_ros.mapping.triangulation import TriangulationOptions
-from aceg_ros.maps.scene_map import MappingFigures, SceneMap
-from aceg_ros.methods.base import MappingOptions
+from aceg_ros.maps.scene_map import SceneMap
+from aceg_ros.methods.base import Mapper, MappingOptions
 from aceg_ros.methods.scene_coordinates import MOST_RELIABLE, Regress, RegressionLocalizer, localizer_of
 from aceg_ros.networks.landmark_regressor import LandmarkCode, LandmarkRegressor, surest
-from aceg_ros.networks.map_code_transformer import MapCode, Regressed, TransformerHead, surer
-from aceg_ros.networks.weights_file import Regressor, load_regressor
-from aceg_ros.utils.progress import Progress
-
-MIN_LANDMARKS = 200
-MIN_SHARE = 0.05                     # of a picture's patches: chance makes 0.02 of pure noise, places 0.2 to 0.5
-MERGE_SHARE = 0.12                   # of the time for mapping, kept for choosing the codes
-CLOUD_POINTS = 15_000                # of 50,000 a map may have: the landmarks are the larger part of a small file
+from aceg_ros.networks.map_code_transformer import MapCode, Regressed, surer
+from aceg_ros.networks.weights_file import load_regressor
+from aceg_ros.utils.device import pick_device
 
 
-@dataclass(frozen=True)
-class AceGSettings:
-    """codes: at most so many landmarks; the rest is for the published regressor: patches in the buffer, of a picture,
-    share of the budget for encoding, training."""
-
-    codes: int = 8192
-    triangulation: TriangulationOptions = field(default_factory=TriangulationOptions)
-    buffer: int = 4_000_000
-    patches_per_picture: int = 1024
-    fill_share: float = 0.3
-    training: CodeTraining = field(default_factory=CodeTraining)
-
-
-# On a CPU a fraction of the published buffer, batch and code.
-SETTINGS = {"cuda": AceGSettings(), "cpu": AceGSettings(buffer=500_000, training=CodeTraining(codes=1024, batch=2048))}
-
-
-def make_mapper(options: MappingOptions) -> AceGMapper:
+def make_mapper(options: MappingOptions) -> Mapper:
+    from aceg_ros.methods.ace_g_mapper import AceGMapper  # localizing must not load what mapping needs
     return AceGMapper(options)
 
 
@@ -90,118 +54,3 @@ def _surest(found: Regressed) -> tuple[Tensor, Tensor]:
     return found.coordinates, surest(found.sigma)
 
 
-class AceGMapper:
-    """Collects posed frames, then makes a code of them within the budget."""
-
-    def __init__(self, options: MappingOptions, settings: AceGSettings | None = None):
-        self._options = options
-        self._device = pick_device(options.device)
-        self._settings = settings or SETTINGS[self._device]
-        self._encoder = load_encoder(options.encoder, self._device)
-        self._regressor = _fitting_regressor(options.regressor, self._encoder, self._device)
-        self._collection = Collection(self._encoder, options.use_depth)
-
-    def add(self, frame: Frame) -> None:
-        """Take one posed frame. Raises UserError without a usable pose or picture."""
-        self._collection.add(frame)
-
-    def build(self, progress: Callable[[Progress], None] | None = None,
-              should_stop: Callable[[], bool] | None = None, elapsed_s: float = 0.0) -> SceneMap:
-        """Map within budget_s less elapsed_s. When should_stop turns true, what there is becomes the map, marked
-        incomplete."""
-        run = _Run(time.monotonic() - elapsed_s, self._options.budget_s, progress or (lambda _: None),
-                   should_stop or (lambda: False))
-        self._collection.check()
-        torch.manual_seed(self._options.seed)
-        make = self._by_landmarks if isinstance(self._regressor.net, LandmarkRegressor) else self._by_training
-        scene_map = make(run)
-        run.report(Progress("done", 1.0, 0.0, scene_map.figures.reprojection_px))
-        return scene_map
-
-    def _by_landmarks(self, run: _Run) -> SceneMap:
-        settings, seed = self._settings, self._options.seed
-        until = run.deadline - MERGE_SHARE * self._options.budget_s
-        landmarks = find_landmarks(
-            self._collection.pictures, self._encoder, self._device, settings.triangulation, seed, until,
-            run.should_stop, lambda done: run.report(Progress("finding landmarks", done, run.left_s())),
-            self._options.use_depth)
-        sources = len(landmarks.source.unique())
-        needed = max(MIN_LANDMARKS, round(MIN_SHARE * sources * settings.triangulation.patches))
-        if len(landmarks) < needed:
-            raise UserError(f"Only {len(landmarks)} landmarks were found, at least {needed} are needed: take"
-                            " more pictures that overlap and see the same from different places, or give more time.")
-        in_time = time.monotonic() < until                 # then all that may take part were looked at
-        encoded = min(len(self._collection.pictures), settings.triangulation.pictures) if in_time else sources
-        features, points = merge(landmarks, self._options.codes or settings.codes, seed)
-        keys = (features * 127).round().to(torch.int8)
-        cloud = thin(landmarks, CLOUD_POINTS, seed + 1)
-        result = TrainingResult(0, run.elapsed_s(), float("nan"), not run.should_stop())
-        return self._scene_map({"keys": keys, "points": points}, result, encoded, len(landmarks),
-                               cloud.points.cpu().numpy(), cloud.colours.numpy(), run)
-
-    def _by_training(self, run: _Run) -> SceneMap:
-        settings, options, net = self._settings, self._options, self._regressor.net
-        assert isinstance(net, TransformerHead)
-        rng = np.random.default_rng(options.seed)
-        pictures = self._collection.pictures
-        buffer = PatchBuffer(settings.buffer, self._encoder.dim, self._encoder.stride, self._device, False)
-        filled_by = min(time.monotonic() + settings.fill_share * options.budget_s, run.deadline)
-        encoded = fill_buffer(
-            buffer, self._encoder, pictures, settings.patches_per_picture, filled_by, run.deadline, rng,
-            lambda done: run.report(Progress("encoding pictures", done, run.left_s())), run.should_stop)
-        if run.should_stop() or buffer.size == 0:
-            raise UserError("Mapping ended before training began: there is nothing to keep. Give more time with"
-                            " --budget.")
-        mean = torch.tensor(self._collection.poses[:, :3, 3].mean(0)).float()
-        generator = torch.Generator().manual_seed(options.seed)
-        codes = options.codes or self._regressor.codes or settings.training.codes
-        code = MapCode.noise(codes, net.size.dim_emb, mean, generator).to(self._device)
-        result = train_code(net, code, buffer, settings.training, run.deadline,
-                            lambda done, left, error: run.report(Progress("training", done, left, error)),
-                            run.should_stop)
-        if result.iterations == 0:
-            raise UserError(f"The budget of {options.budget_s:.0f} s left no time to train: give more with --budget.")
-        xyz, rgb = explained_points(lambda features: net(features, code).coordinates, buffer, CLOUD_POINTS,
-                                    options.seed)
-        return self._scene_map({"embeddings": code.embeddings.detach().half(), "mean": code.mean}, result, encoded,
-                               buffer.size, xyz, rgb, run)
-
-    def _scene_map(self, tensors: dict[str, Tensor], result: TrainingResult, encoded: int, patches: int,
-                   xyz: np.ndarray, rgb: np.ndarray, run: _Run) -> SceneMap:
-        options = self._options
-        figures = MappingFigures(len(self._collection.pictures), 0, encoded, run.elapsed_s(), options.budget_s,
-                                 result.iterations, patches, result.reprojection_px, options.seed, self._device,
-                                 result.finished)
-        settings = {"regressor": self._regressor.identity, "regressor_source": self._regressor.source}
-        return SceneMap("ace_g", self._encoder.identity, self._encoder.source, tensors, settings, figures,
-                        self._collection.cameras, xyz.astype(np.float32), rgb,
-                        self._collection.poses.astype(np.float32))
-
-
-@dataclass(frozen=True)
-class _Run:
-    """One `build`: when it began (time.monotonic() seconds), what it may take, whom it tells, who may stop it."""
-
-    started: float
-    budget_s: float
-    report: Callable[[Progress], None]
-    should_stop: Callable[[], bool]
-
-    @property
-    def deadline(self) -> float:
-        return self.started + self.budget_s * 0.98 - 1.0               # the rest is for the cloud and the file
-
-    def elapsed_s(self) -> float:
-        return time.monotonic() - self.started
-
-    def left_s(self) -> float:
-        return max(self.deadline - time.monotonic(), 0.0)
-
-
-def _fitting_regressor(source: str, encoder: Encoder, device: str) -> Regressor:
-    regressor = load_regressor(source, device)
-    if regressor.encoder not in ("", encoder.identity) or regressor.dim_in != encoder.dim:
-        raise UserError(f"Regressor '{source}' was trained for encoder {regressor.encoder or 'of other width'}"
-                        f" ({regressor.dim_in}-D), not for {encoder.identity} ({encoder.dim}-D): use that encoder, or a"
-                        " regressor made for this one (--regressor).")
-    return regressor

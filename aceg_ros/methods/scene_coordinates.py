@@ -12,15 +12,13 @@ from torch import Tensor
 
 from aceg_ros.camera import Camera, Frame
 from aceg_ros.encoders.base import Encoder, load_encoder
+from aceg_ros.encoders.preprocess import image_to_tensor, patch_centres, prepare, refuse_picture, whole_cells
 from aceg_ros.errors import UserError
-from aceg_ros.estimate import Matches, PoseEstimate, Status
-from aceg_ros.mapping.augmentation import prepare, whole_cells
+from aceg_ros.estimate import Matches, PoseEstimate
 from aceg_ros.mapping.calibration import COVARIANCE_SCALE, LEAST
-from aceg_ros.mapping.patch_buffer import patch_centres
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.pose.solver import solve_pose
 
-MIN_SIDE_PX = 64
 MAX_PATCHES = {"cpu": 2400, "cuda": 1_000_000}       # that a picture is localized by: beyond, one of each 2x2
 MOST_RELIABLE = {"cpu": 600, "cuda": 4800}           # of these, where the encoder tells: the others are rarely right
 
@@ -75,7 +73,7 @@ class RegressionLocalizer:
         stride = self._encoder.stride
         image, camera, mask = prepare(frame, self._encoder.short_side_px, stride)
         prepared = clock()
-        tensor = torch.from_numpy(np.ascontiguousarray(image)).to(self._device).permute(2, 0, 1)[None].float().div(255)
+        tensor = image_to_tensor(image, self._device)
         grid = self._encoder.grid(tensor)
         features, reliability = grid.features[0], None if grid.reliability is None else grid.reliability[0]
         if features.is_cuda:
@@ -132,19 +130,3 @@ def encoder_of(scene_map: SceneMap, device: str) -> Encoder:
         raise UserError(f"The map was made with encoder {scene_map.encoder}, but '{scene_map.encoder_source}' is now"
                         f" {encoder.identity}: map the place again, or restore that encoder.")
     return encoder
-
-
-def refuse_picture(frame: Frame) -> PoseEstimate | None:
-    """A refusal for a picture that cannot be localized in, or None."""
-    image, camera = frame.image, frame.camera
-    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        return PoseEstimate(Status.BAD_IMAGE, "The picture is not (height, width, 3) uint8 RGB.")
-    if image.shape[:2] != (camera.height, camera.width):
-        return PoseEstimate(Status.BAD_CAMERA, f"The picture is {image.shape[1]}x{image.shape[0]}, but its camera says"
-                            f" {camera.width}x{camera.height}: give the intrinsics of this picture size.")
-    if min(image.shape[:2]) < MIN_SIDE_PX:
-        return PoseEstimate(Status.BAD_IMAGE, f"The picture is {image.shape[1]}x{image.shape[0]}: at least"
-                            f" {MIN_SIDE_PX} pixels a side are needed.")
-    if image[::4, ::4].std() < 2.0:
-        return PoseEstimate(Status.BAD_IMAGE, "The picture is of one colour: is the lens covered or the light off?")
-    return None

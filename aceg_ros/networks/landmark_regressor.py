@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from aceg_ros.encoders.base import computes_in_bf16
 from aceg_ros.networks.map_code_transformer import Regressed
+from aceg_ros.utils.device import computes_in_bf16
 
 VOTE_RADII, VOTERS = (0.1, 0.3), 200   # in shares of the scene's extent; patches that vote
 SURE_SHARE = 0.6

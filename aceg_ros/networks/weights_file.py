@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
-from aceg_ros.encoders.base import SHIPPED, digest
 from aceg_ros.errors import UserError
 from aceg_ros.networks.landmark_regressor import LandmarkRegressor, LandmarkSize
 from aceg_ros.networks.map_code_transformer import HeadSize, TransformerHead
 
+SHIPPED = Path(__file__).parent.parent / "weights"
 LANDMARKS, PUBLISHED = "ace-g-landmarks", "ace-g"
 _KINDS = {LANDMARKS: (LandmarkRegressor, LandmarkSize), PUBLISHED: (TransformerHead, HeadSize)}
 
@@ -64,3 +66,8 @@ def load_regressor(source: str, device: str = "cpu") -> Regressor:
         raise UserError(f"{path} is not a readable regressor file ({error!r}).") from None
     return Regressor(net.eval().requires_grad_(False).to(device), f"{metadata['kind']}:{digest(state)}",
                      metadata.get("encoder", ""), source if path == shipped else str(path), codes)
+
+
+def digest(state: dict[str, Tensor]) -> str:
+    """Content hash of weights: what tells one file from another in an identity."""
+    return hashlib.sha256(b"".join(state[key].numpy().tobytes() for key in sorted(state))).hexdigest()[:16]

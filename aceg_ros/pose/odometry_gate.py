@@ -13,7 +13,7 @@ from enum import Enum
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from aceg_ros.geometry import invert, skew
+from aceg_ros.geometry import invert, pose_difference, skew
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Tracker:
     def _agrees(self, belief: Belief, fix: Belief) -> bool:
         pose, covariance = predict(belief, fix.odom_from_camera, self.config.drift)
         floor = np.repeat([self.config.floor_m**2, self.config.floor_rad**2], 3)
-        error = difference(fix.map_from_camera, pose)
+        error = pose_difference(fix.map_from_camera, pose)
         return bool(error @ np.linalg.solve(covariance + fix.covariance + np.diag(floor), error)
                     <= self.config.sigmas**2)
 
@@ -106,7 +106,7 @@ class Tracker:
         # Pictures from one place err alike: however many they are, they are never worth more than a few.
         covariance = covariance + 0.25 * fix.covariance
         gain = covariance @ np.linalg.inv(covariance + fix.covariance)
-        step = gain @ difference(fix.map_from_camera, pose)
+        step = gain @ pose_difference(fix.map_from_camera, pose)
         fused = pose.copy()
         fused[:3, 3] += step[:3]
         fused[:3, :3] = Rotation.from_rotvec(step[3:]).as_matrix() @ pose[:3, :3]
@@ -130,9 +130,3 @@ def carried(covariance: np.ndarray, lever_m: np.ndarray) -> np.ndarray:
     jacobian = np.eye(6)
     jacobian[:3, 3:] = -skew(lever_m)
     return jacobian @ covariance @ jacobian.T
-
-
-def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """What takes pose b to pose a, in the order of the covariances: (6,) metres and radians about the fixed axes."""
-    turn = Rotation.from_matrix(a[:3, :3] @ b[:3, :3].T).as_rotvec()
-    return np.concatenate([a[:3, 3] - b[:3, 3], turn])

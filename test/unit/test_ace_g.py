@@ -21,7 +21,8 @@ from aceg_ros.mapping.optimize_map_code import CodeTraining, train_code
 from aceg_ros.mapping.patch_buffer import PatchBuffer
 from aceg_ros.mapping.triangulation import TriangulationOptions
 from aceg_ros.maps.scene_map import SceneMap
-from aceg_ros.methods.base import MappingOptions, build_map, make_localizer, make_mapper
+from aceg_ros.methods.base import MappingOptions, make_localizer, make_mapper
+from aceg_ros.methods.build_map import build_map
 from aceg_ros.networks.landmark_regressor import LandmarkCode, LandmarkRegressor, LandmarkSize, Mixture, Search, nearest
 from aceg_ros.networks.map_code_transformer import HeadSize, MapCode, TransformerHead, head_from_release
 from aceg_ros.networks.weights_file import load_regressor, save_regressor

@@ -18,7 +18,7 @@ from aceg_ros.datasets import open_scene, write_ace_scene
 from aceg_ros.geometry import pose_error
 from aceg_ros.mapping.train_head import TrainingOptions
 from aceg_ros.maps.scene_map import SceneMap
-from aceg_ros.methods.ace import AceMapper, AceSettings
+from aceg_ros.methods.ace_mapper import AceMapper, AceSettings
 from aceg_ros.methods.base import MappingOptions, make_localizer
 from aceg_ros.utils.progress import MappingBar, Progress
 

@@ -7,19 +7,20 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from aceg_ros.benchmarks import encoder_speed
 from aceg_ros.benchmarks.encoder_speed import Way, prepared
 from aceg_ros.datasets import open_scene
-from aceg_ros.encoders import base
 from aceg_ros.encoders.aliked import AlikedNet, DeformableConv
-from aceg_ros.encoders.base import load_encoder, pick_device
+from aceg_ros.encoders.base import load_encoder
 from aceg_ros.encoders.compact import CompactNet, fuse_batch_norm
 from aceg_ros.errors import UserError
-from aceg_ros.evaluation import encoder_speed
 from aceg_ros.mapping.augmentation import prepared_picture
 from aceg_ros.mapping.matching import _epipolar_lines, _on_plane, look
 from aceg_ros.networks.ace_head import SceneHead
 from aceg_ros.synthetic.demo_room import demo_world, mapping_path
 from aceg_ros.synthetic.render import DAYLIGHT, EVENING
+from aceg_ros.utils import device
+from aceg_ros.utils.device import pick_device
 
 
 def test_shapes_and_unit_features():
@@ -160,11 +161,11 @@ def test_dense_sift_needs_no_weights():
 
 def test_half_precision_keeps_coordinates_whole(monkeypatch):
     """A CPU that computes in bf16 does so in the encoder and in the head's hidden layers, not in the coordinates."""
-    monkeypatch.setattr(base, "computes_in_bf16", lambda: True)
+    monkeypatch.setattr(device, "computes_in_bf16", lambda: True)
     encoder = load_encoder("compact")
     image = torch.rand(1, 3, 96, 128)
     half = encoder(image)
-    monkeypatch.setattr(base, "computes_in_bf16", lambda: False)
+    monkeypatch.setattr(device, "computes_in_bf16", lambda: False)
     whole = encoder(image)
     assert half.dtype == torch.float32 and not torch.equal(half, whole)
     assert torch.nn.functional.cosine_similarity(half, whole, dim=1).mean() > 0.99

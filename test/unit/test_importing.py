@@ -9,10 +9,11 @@ import torch
 from aceg_ros.camera import Camera, Frame
 from aceg_ros.cli import main
 from aceg_ros.encoders.ace import AceNet
-from aceg_ros.encoders.base import computes_in_bf16, load_encoder
+from aceg_ros.encoders.base import load_encoder
 from aceg_ros.errors import UserError
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.base import make_localizer
+from aceg_ros.utils.device import computes_in_bf16
 
 
 def release_head(dim: int, width: int) -> dict[str, torch.Tensor]:

@@ -9,11 +9,12 @@ import torch
 from aceg_ros.camera import Camera, Frame
 from aceg_ros.encoders.base import load_encoder
 from aceg_ros.encoders.feature_map import Grid
+from aceg_ros.encoders.preprocess import patch_centres
 from aceg_ros.geometry import is_pose, look_at
 from aceg_ros.mapping.augmentation import Picture, augment, prepared_picture
 from aceg_ros.mapping.frames import Collection
 from aceg_ros.mapping.losses import View, ace_loss, guide_loss, points_at_depth, reproject, softness
-from aceg_ros.mapping.patch_buffer import PatchBuffer, patch_centres
+from aceg_ros.mapping.patch_buffer import PatchBuffer
 from aceg_ros.mapping.train_head import TrainingOptions, _Batches, one_cycle, train_head
 from aceg_ros.methods.scene_coordinates import chosen_cells
 from aceg_ros.networks.ace_head import SceneHead, head_from_state

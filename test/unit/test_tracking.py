@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from aceg_ros.geometry import invert, pose_error
-from aceg_ros.pose.odometry_gate import Belief, Tracker, TrackingConfig, Verdict, carried, difference, predict
+from aceg_ros.geometry import invert, pose_difference, pose_error
+from aceg_ros.pose.odometry_gate import Belief, Tracker, TrackingConfig, Verdict, carried, predict
 from aceg_ros.synthetic.odometry import DriftingOdometry
 
 SIGMA_M, SIGMA_RAD = 0.02, 0.01
@@ -117,7 +117,7 @@ def test_prediction_is_the_odometry_and_its_covariance_that_of_samples():
         off = start.copy()
         off[:3, 3] += step[:3]
         off[:3, :3] = Rotation.from_rotvec(step[3:]).as_matrix() @ start[:3, :3]
-        errors.append(difference(off @ moved, predicted))
+        errors.append(pose_difference(off @ moved, predicted))
     np.testing.assert_allclose(found, np.cov(np.array(errors).T), atol=0.1 * found.max())
 
 

@@ -21,7 +21,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
 from torch.nn import functional
 
-from aceg_ros.encoders.base import load_encoder, training_precision
+from aceg_ros.encoders.base import load_encoder
 from aceg_ros.errors import UserError
 from aceg_ros.mapping.losses import laplace_loss, laplace_reprojection_loss
 from aceg_ros.mapping.train_head import one_cycle
@@ -31,6 +31,7 @@ from aceg_ros.pretraining.ace_g.scenes import Place, PlaceData, open_places
 from aceg_ros.pretraining.common.distributed import Ranks, join
 from aceg_ros.pretraining.common.run import claim, log_figures, resume, save_checkpoint, warm_cosine
 from aceg_ros.pretraining.common.scores import located
+from aceg_ros.utils.device import training_precision
 
 RADIUS_M = (1.0, 10.0)                 # of a transformed place: median distance of its landmarks from their mean
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from aceg_ros.encoders.base import load_encoder, training_precision
+from aceg_ros.encoders.base import load_encoder
 from aceg_ros.errors import UserError
 from aceg_ros.mapping.losses import MAX_ERROR_PX, MIN_DEPTH_M, View, reproject
 from aceg_ros.networks.landmark_regressor import LandmarkCode, LandmarkRegressor, LandmarkSize, Mixture, surest
@@ -25,6 +25,7 @@ from aceg_ros.pretraining.ace_g.scenes import Place, PlaceData, open_places
 from aceg_ros.pretraining.common.distributed import join
 from aceg_ros.pretraining.common.run import claim, log_figures, resume, save_checkpoint, warm_cosine
 from aceg_ros.pretraining.common.scores import located
+from aceg_ros.utils.device import training_precision
 
 CODES = (600, 10_000)                  # least and most landmarks of a place that a step may see
 NOWHERE, NOWHERE_PX = 30.0, 200.0      # code spacings, pixels: a patch that is further from all its codes is lost

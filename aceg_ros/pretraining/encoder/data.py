@@ -15,9 +15,8 @@ from tqdm import tqdm
 
 from aceg_ros.datasets import open_scene
 from aceg_ros.encoders.base import Encoder, load_encoder
+from aceg_ros.encoders.preprocess import image_to_tensor, patch_centres, working_size
 from aceg_ros.errors import UserError
-from aceg_ros.mapping.augmentation import working_size
-from aceg_ros.mapping.patch_buffer import patch_centres
 from aceg_ros.pretraining.encoder.pairs import (
     Lesson,
     MatchedPairs,
@@ -106,8 +105,8 @@ def _lesson(teacher: Encoder, image: np.ndarray, path: Path, count: int) -> Less
     path.parent.mkdir(exist_ok=True)
     height, width = image.shape[:2]
     size = working_size(width, height, teacher.short_side_px, teacher.stride)
-    tensor = torch.from_numpy(cv2.resize(image, size, interpolation=cv2.INTER_AREA)).permute(2, 0, 1)[None]
-    features = teacher(tensor.to(teacher.device).float().div(255))[0].cpu()
+    tensor = image_to_tensor(cv2.resize(image, size, interpolation=cv2.INTER_AREA), teacher.device)
+    features = teacher(tensor)[0].cpu()
     rows, columns = torch.meshgrid(*(torch.arange(side) for side in features.shape[1:]), indexing="ij")
     centres = patch_centres(columns.flatten(), rows.flatten(), teacher.stride).numpy()
     chosen = np.random.default_rng(len(centres)).permutation(len(centres))[:count]

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from aceg_ros.encoders.base import training_precision
 from aceg_ros.encoders.compact import STRIDE, CompactNet
-from aceg_ros.mapping.patch_buffer import patch_centres
+from aceg_ros.encoders.preprocess import patch_centres
 from aceg_ros.pretraining.encoder.augment import Sample
+from aceg_ros.utils.device import training_precision
 
 TEMPERATURE = 0.06
 SAME_SPOT_PX = 7.0                    # points nearer than this in either picture are neither match nor contrast

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from aceg_ros.encoders.base import load_encoder, on_device
+from aceg_ros.encoders.base import load_encoder
 from aceg_ros.encoders.compact import DIM, CompactNet
 from aceg_ros.errors import UserError
 from aceg_ros.pretraining.common.run import claim, log_figures, resume, save_checkpoint, warm_cosine
@@ -27,6 +27,7 @@ from aceg_ros.pretraining.encoder.augment import Sample, make_sample
 from aceg_ros.pretraining.encoder.data import EncoderData, open_sources
 from aceg_ros.pretraining.encoder.losses import encoder_losses
 from aceg_ros.pretraining.encoder.pairs import PairSource
+from aceg_ros.utils.device import on_device
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from rclpy.task import Future
 from sensor_msgs.msg import Image
 
-from aceg_ros.encoders.base import pick_device
 from aceg_ros.errors import UserError
 from aceg_ros.evaluation.drive import STATUSES, Drive, frame_results
 from aceg_ros.evaluation.evaluate import Run, evaluate_map, report_json
@@ -33,6 +32,7 @@ from aceg_ros.ros.common.run import run
 from aceg_ros.ros.players.playback import clock_offset_ns, recorded_ns
 from aceg_ros.ros.players.scene_player import SceneParameters
 from aceg_ros.utils.atomic_file import without_nan, write_json
+from aceg_ros.utils.device import pick_device
 from aceg_ros.utils.malloc import keep_heap
 
 START_S = 120.0         # for player and localizer to get ready

@@ -1,0 +1,71 @@
+"""A frame as the encoder takes it: undistorted, resampled, a tensor; and where its cells are in the image."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from aceg_ros.camera import Camera, Frame
+from aceg_ros.estimate import PoseEstimate, Status
+
+MIN_SIDE_PX = 64
+
+
+def image_to_tensor(image: np.ndarray, device: str | torch.device) -> Tensor:
+    """An image (H, W, 3) uint8 RGB as what encoders take: (1, 3, H, W) float32 in [0, 1], on the device."""
+    return torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1)[None].float().div(255)
+
+
+def whole_cells(mask: np.ndarray | None, height: int, width: int, stride: int) -> np.ndarray:
+    """Which cells (height, width) of a picture's grid show the picture in all their pixels."""
+    if mask is None:
+        return np.ones((height, width), bool)
+    blocks = mask[:height * stride, :width * stride].reshape(height, stride, width, stride)
+    return np.all(blocks, axis=(1, 3))
+
+
+def working_size(width: int, height: int, short_side: int, multiple: int) -> tuple[int, int]:
+    """Size with the given short side, both sides multiples of the stride."""
+    scale = short_side / min(width, height)
+    new_width, new_height = (max(multiple, round(side * scale / multiple) * multiple) for side in (width, height))
+    return new_width, new_height
+
+
+def prepare(frame: Frame, short_side: int, multiple: int) -> tuple[np.ndarray, Camera, np.ndarray | None]:
+    """Undistort and resample a picture to the encoder's size: (image, pinhole camera, mask or None)."""
+    image, mask = frame.camera.rectify(frame.image)
+    return resample(image, frame.camera.rectified(), mask, short_side, multiple)
+
+
+def resample(image: np.ndarray, camera: Camera, mask: np.ndarray | None, short_side: int, multiple: int):
+    size = working_size(camera.width, camera.height, short_side, multiple)
+    if size == (camera.width, camera.height):
+        return image, camera, mask
+    shrinks = size[0] < camera.width
+    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    if mask is not None:
+        mask = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
+    return image, camera.resized(*size), mask
+
+
+def patch_centres(columns: Tensor, rows: Tensor, stride: int) -> Tensor:
+    """Pixels (N, 2) of cells; the centre of cell (row 0, column 0) is ((stride - 1) / 2, (stride - 1) / 2)."""
+    return (torch.stack([columns, rows], -1).float() + 0.5) * stride - 0.5
+
+
+def refuse_picture(frame: Frame) -> PoseEstimate | None:
+    """A refusal for a picture that cannot be localized in, or None."""
+    image, camera = frame.image, frame.camera
+    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        return PoseEstimate(Status.BAD_IMAGE, "The picture is not (height, width, 3) uint8 RGB.")
+    if image.shape[:2] != (camera.height, camera.width):
+        return PoseEstimate(Status.BAD_CAMERA, f"The picture is {image.shape[1]}x{image.shape[0]}, but its camera says"
+                            f" {camera.width}x{camera.height}: give the intrinsics of this picture size.")
+    if min(image.shape[:2]) < MIN_SIDE_PX:
+        return PoseEstimate(Status.BAD_IMAGE, f"The picture is {image.shape[1]}x{image.shape[0]}: at least"
+                            f" {MIN_SIDE_PX} pixels a side are needed.")
+    if image[::4, ::4].std() < 2.0:
+        return PoseEstimate(Status.BAD_IMAGE, "The picture is of one colour: is the lens covered or the light off?")
+    return None

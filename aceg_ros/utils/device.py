@@ -1,0 +1,49 @@
+"""Where torch computes, and how precisely it does there."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from aceg_ros.errors import UserError
+
+
+def half_precision(device: str) -> torch.autocast:
+    """Autocast to the fast 16-bit type of a device: fp16 on a GPU, bf16 on a CPU that computes in it, else none."""
+    if device == "cuda":
+        return torch.autocast("cuda", torch.float16)
+    return torch.autocast("cpu", torch.bfloat16, enabled=computes_in_bf16())
+
+
+def training_precision(device: str) -> torch.autocast:
+    """Autocast for training without scaled losses: bf16 on a GPU, as `half_precision` elsewhere."""
+    return torch.autocast("cuda", torch.bfloat16) if device == "cuda" else half_precision(device)
+
+
+@lru_cache
+def computes_in_bf16() -> bool:
+    """Whether this processor does."""
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16"))
+
+
+def pick_device(device: str) -> str:
+    """"auto" is the GPU where there is one. Raises UserError for a device that is not there."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device not in ("cpu", "cuda"):
+        raise UserError(f"Unknown device '{device}': use auto, cpu or cuda.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("Device 'cuda' was asked for, but PyTorch sees no GPU here: use --device cpu.")
+    return device
+
+
+Net = TypeVar("Net", bound=nn.Module)
+
+
+def on_device(net: Net, device: str) -> Net:
+    """The network on its device, in the memory layout in which convolutions are fastest there."""
+    return net.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
