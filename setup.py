@@ -14,6 +14,7 @@ setup(
         (f"share/{package_name}", ["package.xml"]),
         (f"share/{package_name}/launch", sorted(glob("launch/*.launch.py"))),
         (f"share/{package_name}/config", sorted(glob("config/*"))),
+        (f"share/{package_name}/rviz", sorted(glob("rviz/*.rviz"))),
     ],
     install_requires=["setuptools"],
     zip_safe=True,

@@ -17,7 +17,8 @@ from launch_ros.actions import Node
 
 from launch import LaunchContext, LaunchDescription
 
-CONFIG = Path(__file__).resolve().parent.parent / "config"      # beside launch/, in the source and installed alike
+SHARE = Path(__file__).resolve().parent.parent      # config/ and rviz/ lie beside launch/, installed or not
+CONFIG = SHARE / "config"
 
 ARGUMENTS = (
     ("map", "", "Map file to localize in; empty: map_path of params_file."),
@@ -63,6 +64,6 @@ def generate_launch_description() -> LaunchDescription:
     if "FASTDDS_DEFAULT_PROFILES_FILE" not in os.environ:
         # Without it Fast DDS loses nearly every image. Publishers of images in other launch files need it too.
         actions.append(SetEnvironmentVariable("FASTDDS_DEFAULT_PROFILES_FILE", str(CONFIG / "fastdds_profile.xml")))
-    rviz = Node(package="rviz2", executable="rviz2", arguments=["-d", str(CONFIG / "aceg.rviz")],
+    rviz = Node(package="rviz2", executable="rviz2", arguments=["-d", str(SHARE / "rviz" / "aceg.rviz")],
                 condition=IfCondition(LaunchConfiguration("rviz")))
     return LaunchDescription([*actions, OpaqueFunction(function=localizer), rviz])
