@@ -70,6 +70,7 @@ def own_names() -> frozenset[str]:
                      if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef))
 
 
+@cache
 def foreign_names(path: Path) -> set[str]:
     """What a file imports from elsewhere: numpy as np, from scipy.spatial.transform import Rotation, ..."""
     names = set()
@@ -82,8 +83,11 @@ def foreign_names(path: Path) -> set[str]:
     return names
 
 
+OURS = {"aceg_ros", "conftest"} | {path.stem for path in (ROOT / "test" / "support").glob("*.py")}
+
+
 def is_ours(module: str) -> bool:
-    return module.split(".")[0] in {"aceg_ros", "conftest"} | {path.stem for path in (ROOT / "test/support").glob("*")}
+    return module.split(".")[0] in OURS
 
 
 def root_name(node: ast.expr) -> str | None:
@@ -179,14 +183,6 @@ def test_nobody_but_the_registry_knows_a_methods_name():
 
 def private(name: str) -> bool:
     return name.startswith("_") and not name.startswith("__")
-
-
-def names_of_ours(module: ast.Module) -> set[str]:
-    """What a file imports from the package or from test/support, under the names it uses."""
-    return {alias.asname or alias.name.split(".")[-1] for node in ast.walk(module)
-            if isinstance(node, ast.ImportFrom) and is_ours(node.module or "")
-            or isinstance(node, ast.Import) for alias in node.names
-            if isinstance(node, ast.ImportFrom) or is_ours(alias.name)}
 
 
 @not_yet
