@@ -2,10 +2,9 @@
 
 from aceg_ros.datasets.ace import write_ace_scene
 from aceg_ros.datasets.bag.reader import BagOptions
-from aceg_ros.datasets.camera_file import camera_from_ros_numbers, load_camera_file
+from aceg_ros.datasets.camera_file import load_camera_file
 from aceg_ros.datasets.detect import open_scene
 from aceg_ros.datasets.files import load_image
 from aceg_ros.datasets.scene import Scene, SkippedFrame
 
-__all__ = ["BagOptions", "Scene", "SkippedFrame", "camera_from_ros_numbers", "load_camera_file", "load_image",
-           "open_scene", "write_ace_scene"]
+__all__ = ["BagOptions", "Scene", "SkippedFrame", "load_camera_file", "load_image", "open_scene", "write_ace_scene"]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
 
 from aceg_ros.camera import Camera
+from aceg_ros.datasets.camera_info import CameraInfoFields
 from aceg_ros.datasets.files import read_numbers, read_text
 from aceg_ros.errors import UserError
 
@@ -62,19 +63,6 @@ def fitted_camera(camera: Camera, width: int, height: int, source: str) -> Camer
     return camera.resized(width, height)
 
 
-def camera_from_ros_numbers(width: int, height: int, k: Sequence[float], model: str, d: Sequence[float]) -> Camera:
-    """The camera of the numbers of a camera_info: row-major K (9), distortion model name and coefficients."""
-    if len(k) != 9:
-        raise UserError(f"The camera matrix has {len(k)} numbers instead of 9.")
-    distortion = tuple(float(value) for value in d)
-    model = {"": "plumb_bob", "fisheye": "equidistant"}.get(model, model)
-    if model != "equidistant" and not any(distortion):
-        model, distortion = "pinhole", ()
-    if model == "rational_polynomial" and not any(distortion[8:]):
-        distortion = distortion[:8]                 # OpenCV pads with thin-prism and tilt terms
-    return Camera(int(width), int(height), float(k[0]), float(k[4]), float(k[2]), float(k[5]), model, distortion)
-
-
 def _from_json(text: str) -> Camera:
     content = json.loads(text)
     if not isinstance(content, Mapping):
@@ -88,9 +76,4 @@ def _from_camera_info(text: str) -> Camera:
     content = next(yaml.safe_load_all(text), None)      # `ros2 topic echo` closes every message with ---
     if not isinstance(content, Mapping):
         raise UserError("it holds no camera_info.")
-    if "camera_matrix" in content:
-        return camera_from_ros_numbers(content["image_width"], content["image_height"],
-                                       content["camera_matrix"]["data"], content.get("distortion_model", ""),
-                                       content.get("distortion_coefficients", {"data": ()})["data"])
-    return camera_from_ros_numbers(content["width"], content["height"], content["k"],
-                                   content.get("distortion_model", ""), content.get("d", ()))
+    return CameraInfoFields.of_yaml(content).camera()

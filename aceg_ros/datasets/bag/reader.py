@@ -14,16 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 from rosbags.highlevel import AnyReader, AnyReaderError
-from rosbags.image import ImageError, message_to_cvimage
 from rosbags.rosbag2 import ReaderError
 from rosbags.typesys import Stores, get_typestore
 
 from aceg_ros.camera import Camera, Frame
 from aceg_ros.datasets.bag.transform_tree import TransformTree
 from aceg_ros.datasets.camera_info import camera_from_info
+from aceg_ros.datasets.image_decoder import decode_image
 from aceg_ros.errors import UserError
 from aceg_ros.geometry import pose_from_quaternion
 
@@ -152,13 +151,7 @@ class ImageStream:
                 self._next += 1
         except (*_DAMAGE, StopIteration) as error:
             raise UserError(f"the bag cannot be read there ({error!r}).") from None
-        try:
-            image = message_to_cvimage(message, "rgb8")
-        except (ImageError, ValueError, TypeError, KeyError, cv2.error) as error:
-            raise UserError(f"it cannot be decoded ({error}).") from None
-        if image is None or image.ndim != 3 or image.dtype != np.uint8:
-            raise UserError("it cannot be decoded as a colour or grey picture.")
-        return np.array(image)          # rosbags' own may be read-only
+        return decode_image(message)
 
     def _all(self) -> Iterator[Any]:
         with _open(self.path) as reader:
