@@ -28,6 +28,7 @@ from aceg_ros.encoders.preprocess import image_to_tensor
 from aceg_ros.evaluation.evaluate import evaluate
 from aceg_ros.evaluation.metrics import summarize
 from aceg_ros.mapping.augmentation import prepared_picture
+from aceg_ros.mapping.budget import MappingBudget
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.base import MappingOptions, make_localizer
 from aceg_ros.methods.build_map import build_map
@@ -121,7 +122,8 @@ def _cells_at(features: torch.Tensor, centres: np.ndarray, pixels: np.ndarray) -
 def localization(encoder: str, scene: Path, corruptions: Iterable[str], budget_s: float, every: int,
                  device: str) -> dict[str, dict]:
     """Map a scene with an encoder, then localize its query pictures, changed in each way."""
-    scene_map, _ = build_map("ace", MappingOptions(encoder, budget_s, device=device), open_scene(scene / "mapping"))
+    scene_map, _ = build_map("ace", MappingOptions(encoder=encoder, device=device), open_scene(scene / "mapping"),
+                             MappingBudget.start(budget_s))
     return _localize_changed(scene_map, scene, corruptions, every, device)
 
 

@@ -60,6 +60,7 @@ def _settle_process() -> None:
 def run_map(options: argparse.Namespace) -> int:
     started = time.monotonic()
     from aceg_ros.datasets import open_scene
+    from aceg_ros.mapping.budget import MappingBudget
     from aceg_ros.maps.scene_map import check_writable
     from aceg_ros.methods.base import MappingOptions, check_method, default_method
     from aceg_ros.methods.build_map import build_map
@@ -70,24 +71,25 @@ def run_map(options: argparse.Namespace) -> int:
         if options.method != "ace" and options.reprojection_only:
             raise UserError("--reprojection-only is a way to train method ace: leave it out, or map with --method ace.")
     device = pick_device(options.device)
-    budget = BUDGET_S[device] if options.budget is None else options.budget
+    total_s = BUDGET_S[device] if options.budget is None else options.budget
     scene = open_scene(options.scene, options.every, _bag_options(options))
     check_writable(options.output)
     frames = tqdm(scene, "reading frames", total=len(scene), unit="frame", leave=False, disable=None)
-    imports_s = time.monotonic() - started
-    mapping = MappingOptions(options.encoder, budget - imports_s, options.seed, device, options.use_depth,
-                             not options.reprojection_only, options.regressor, options.codes)
+    mapping = MappingOptions(encoder=options.encoder, seed=options.seed, device=device, use_depth=options.use_depth,
+                             triangulate=not options.reprojection_only, regressor=options.regressor,
+                             codes=options.codes)
     method = options.method or default_method(mapping)
     if options.codes is not None and method != "ace_g":
         raise UserError("--codes is of method ace_g: leave it out, or map with --method ace_g.")
     with _StopOnInterrupt() as stop, (JsonProgress() if options.json_progress else MappingBar()) as bar:
-        scene_map, refused = build_map(method, mapping, frames, bar.show, stop.asked)
+        scene_map, refused = build_map(method, mapping, frames, MappingBudget.start(
+            total_s, progress=bar.show, should_stop=stop.asked, started=started))
     _tell_skipped([skipped.reason for skipped in scene.skipped] + refused, len(scene))
-    scene_map = replace(scene_map, figures=replace(scene_map.figures, budget_s=budget,
-                                                   skipped=scene_map.figures.skipped + len(scene.skipped)))
+    scene_map = replace(scene_map, figures=replace(
+        scene_map.figures, skipped=scene_map.figures.skipped + len(scene.skipped)))
     size = scene_map.save(options.output)
     figures = scene_map.figures
-    if figures.encoded < figures.frames and figures.mapping_s > 0.9 * (budget - imports_s):
+    if figures.encoded < figures.frames and figures.mapping_s > 0.75 * total_s:
         print(f"aceg: there was time for {figures.encoded} of {figures.frames} pictures only: give more with --budget,"
               " or take fewer with --every.", file=sys.stderr)
     note = "" if figures.complete else " (stopped early: what was learned so far)"

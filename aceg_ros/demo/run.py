@@ -19,6 +19,7 @@ from aceg_ros.datasets import open_scene
 from aceg_ros.demo.processes import Processes
 from aceg_ros.demo.report import write_demo_report
 from aceg_ros.errors import UserError
+from aceg_ros.mapping.budget import MappingBudget
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.base import MappingOptions, default_method
 from aceg_ros.methods.build_map import build_map
@@ -54,7 +55,7 @@ def run_demo(output: Path | str = "demo_output", scene: Path | str | None = None
         _record(processes, mapping, folder / "recording")
         _say(f"2/4 A map is built from the recording, within {budget_s:.0f} s.")
         scene_map = _build_map(folder / "recording", method,
-                               MappingOptions(encoder=encoder, budget_s=budget_s, seed=seed, device=device))
+                               MappingOptions(encoder=encoder, seed=seed, device=device), budget_s)
         scene_map.save(folder / "scene.map")
         _say("3/4 The localizer node localizes another drive" + (" under evening light." if scene is None else "."))
         since_ns = _localize(processes, query, folder / "scene.map", device, seed)
@@ -98,9 +99,10 @@ def _play(processes: Processes, drive: Drive) -> None:
     processes.wait_for_end(camera)
 
 
-def _build_map(recording: Path, method: str | None, options: MappingOptions) -> SceneMap:
+def _build_map(recording: Path, method: str | None, options: MappingOptions, budget_s: float) -> SceneMap:
     with MappingBar() as bar:
-        scene_map, refused = build_map(method or default_method(options), options, open_scene(recording), bar.show)
+        scene_map, refused = build_map(method or default_method(options), options, open_scene(recording),
+                                       MappingBudget.start(budget_s, progress=bar.show))
     for reason in refused[:3]:
         print(f"    skipped: {reason}", flush=True)
     return scene_map

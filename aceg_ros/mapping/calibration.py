@@ -6,7 +6,6 @@ common (errors of the map, of its poses, of the camera) is not in it. One factor
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from scipy.stats import binom, chi2
 
 from aceg_ros.camera import Frame
 from aceg_ros.geometry import pose_difference
+from aceg_ros.mapping.budget import MappingBudget
 
 if TYPE_CHECKING:
     from aceg_ros.methods.base import Localizer
@@ -42,14 +42,14 @@ def held_out(count: int) -> set[int]:
     return set(range(step // 2, count, step))
 
 
-def covariance_scale(localizer: Localizer, frames: Iterable[Frame], until_s: float) -> float:
+def covariance_scale(localizer: Localizer, frames: Iterable[Frame], budget: MappingBudget) -> float:
     """The factor for the covariances of a localizer that has none yet, by posed frames that its map has not seen.
 
-    until_s: of time.monotonic(), when to make do with those that were localized.
+    At the deadline of the budget it makes do with those that were localized until then.
     """
     distances = []
     for frame in frames:
-        if time.monotonic() > until_s:
+        if budget.remaining_s() <= 0.0:
             break
         estimate = localizer.localize(replace(frame, map_from_camera=None, depth_m=None))
         if estimate.map_from_camera is not None and estimate.covariance is not None:

@@ -6,8 +6,6 @@ With the shipped regressor the code is made of landmarks, found by triangulation
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +15,7 @@ from torch import Tensor
 from aceg_ros.camera import Frame
 from aceg_ros.encoders.base import Encoder, load_encoder
 from aceg_ros.errors import UserError
+from aceg_ros.mapping.budget import MappingBudget
 from aceg_ros.mapping.cloud import explained_points
 from aceg_ros.mapping.frames import Collection
 from aceg_ros.mapping.landmarks import find_landmarks, merge, thin
@@ -30,7 +29,6 @@ from aceg_ros.networks.landmark_regressor import LandmarkRegressor
 from aceg_ros.networks.map_code_transformer import MapCode, TransformerHead
 from aceg_ros.networks.weights_file import Regressor, load_regressor
 from aceg_ros.utils.device import pick_device
-from aceg_ros.utils.progress import Progress
 
 MIN_LANDMARKS = 200
 MIN_SHARE = 0.05                     # of a picture's patches: chance makes 0.02 of pure noise, places 0.2 to 0.5
@@ -70,97 +68,73 @@ class AceGMapper:
         """Take one posed frame. Raises UserError without a usable pose or picture."""
         self._collection.add(frame)
 
-    def build(self, progress: Callable[[Progress], None] | None = None,
-              should_stop: Callable[[], bool] | None = None, elapsed_s: float = 0.0) -> SceneMap:
-        """Map within budget_s less elapsed_s. When should_stop turns true, what there is becomes the map, marked
-        incomplete."""
-        run = _Run(time.monotonic() - elapsed_s, self._options.budget_s, progress or (lambda _: None),
-                   should_stop or (lambda: False))
+    def build(self, budget: MappingBudget) -> SceneMap:
+        """Map within the budget. If it says stop, what there is becomes the map, marked incomplete."""
+        budget = budget.reserve(0.02 * budget.total_s + 1.0)          # for the cloud and the file
         self._collection.check()
         torch.manual_seed(self._options.seed)
         make = self._by_landmarks if isinstance(self._regressor.net, LandmarkRegressor) else self._by_training
-        scene_map = make(run)
-        run.report(Progress("done", 1.0, 0.0, scene_map.figures.reprojection_px))
+        scene_map = make(budget)
+        budget.phase("done").report(1.0, scene_map.figures.reprojection_px, 0.0)
         return scene_map
 
-    def _by_landmarks(self, run: _Run) -> SceneMap:
+    def _by_landmarks(self, budget: MappingBudget) -> SceneMap:
         settings, seed = self._settings, self._options.seed
-        until = run.deadline - MERGE_SHARE * self._options.budget_s
+        finding = budget.phase("finding landmarks").reserve(MERGE_SHARE * budget.total_s)
         landmarks = find_landmarks(
-            self._collection.pictures, self._encoder, self._device, settings.triangulation, seed, until,
-            run.should_stop, lambda done: run.report(Progress("finding landmarks", done, run.left_s())),
-            self._options.use_depth)
+            self._collection.pictures, self._encoder, self._device, settings.triangulation, seed, finding.deadline,
+            finding.should_stop, finding.report, self._options.use_depth)
         sources = len(landmarks.source.unique())
         needed = max(MIN_LANDMARKS, round(MIN_SHARE * sources * settings.triangulation.patches))
         if len(landmarks) < needed:
             raise UserError(f"Only {len(landmarks)} landmarks were found, at least {needed} are needed: take"
                             " more pictures that overlap and see the same from different places, or give more time.")
-        in_time = time.monotonic() < until                 # then all that may take part were looked at
+        in_time = finding.remaining_s() > 0.0               # then all that may take part were looked at
         encoded = min(len(self._collection.pictures), settings.triangulation.pictures) if in_time else sources
         features, points = merge(landmarks, self._options.codes or settings.codes, seed)
         keys = (features * 127).round().to(torch.int8)
         cloud = thin(landmarks, CLOUD_POINTS, seed + 1)
-        result = TrainingResult(0, run.elapsed_s(), float("nan"), not run.should_stop())
+        result = TrainingResult(0, budget.elapsed_s(), float("nan"), not budget.should_stop())
         return self._scene_map({"keys": keys, "points": points}, result, encoded, len(landmarks),
-                               cloud.points.cpu().numpy(), cloud.colours.numpy(), run)
+                               cloud.points.cpu().numpy(), cloud.colours.numpy(), budget)
 
-    def _by_training(self, run: _Run) -> SceneMap:
+    def _by_training(self, budget: MappingBudget) -> SceneMap:
         settings, options, net = self._settings, self._options, self._regressor.net
         assert isinstance(net, TransformerHead)
         rng = np.random.default_rng(options.seed)
         pictures = self._collection.pictures
         buffer = PatchBuffer(settings.buffer, self._encoder.dim, self._encoder.stride, self._device, False)
-        filled_by = min(time.monotonic() + settings.fill_share * options.budget_s, run.deadline)
+        filling = budget.phase("encoding images", at_most_s=settings.fill_share * budget.total_s)
         encoded = fill_buffer(
-            buffer, self._encoder, pictures, settings.patches_per_picture, filled_by, run.deadline, rng,
-            lambda done: run.report(Progress("encoding pictures", done, run.left_s())), run.should_stop)
-        if run.should_stop() or buffer.size == 0:
+            buffer, self._encoder, pictures, settings.patches_per_picture, filling.deadline, budget.deadline, rng,
+            filling.report, filling.should_stop)
+        if budget.should_stop() or buffer.size == 0:
             raise UserError("Mapping ended before training began: there is nothing to keep. Give more time with"
                             " --budget.")
         mean = torch.tensor(self._collection.poses[:, :3, 3].mean(0)).float()
         generator = torch.Generator().manual_seed(options.seed)
         codes = options.codes or self._regressor.codes or settings.training.codes
         code = MapCode.noise(codes, net.size.dim_emb, mean, generator).to(self._device)
-        result = train_code(net, code, buffer, settings.training, run.deadline,
-                            lambda done, left, error: run.report(Progress("training", done, left, error)),
-                            run.should_stop)
+        report = budget.phase("training").report
+        result = train_code(net, code, buffer, settings.training, budget.deadline,
+                            lambda done, left, error: report(done, error, left), budget.should_stop)
         if result.iterations == 0:
-            raise UserError(f"The budget of {options.budget_s:.0f} s left no time to train: give more with --budget.")
+            raise UserError(f"The budget of {budget.total_s:.0f} s left no time to train: give more with --budget.")
         xyz, rgb = explained_points(lambda features: net(features, code).coordinates, buffer, CLOUD_POINTS,
                                     options.seed)
         return self._scene_map({"embeddings": code.embeddings.detach().half(), "mean": code.mean}, result, encoded,
-                               buffer.size, xyz, rgb, run)
+                               buffer.size, xyz, rgb, budget)
 
     def _scene_map(self, tensors: dict[str, Tensor], result: TrainingResult, encoded: int, patches: int,
-                   xyz: np.ndarray, rgb: np.ndarray, run: _Run) -> SceneMap:
+                   xyz: np.ndarray, rgb: np.ndarray, budget: MappingBudget) -> SceneMap:
         options = self._options
-        figures = MappingFigures(len(self._collection.pictures), 0, encoded, run.elapsed_s(), options.budget_s,
+        figures = MappingFigures(len(self._collection.pictures), 0, encoded, budget.elapsed_s(), budget.total_s,
                                  result.iterations, patches, result.reprojection_px, options.seed, self._device,
                                  result.finished)
         settings = {"regressor": self._regressor.identity, "regressor_source": self._regressor.source}
         return SceneMap("ace_g", self._encoder.identity, self._encoder.source, tensors, settings, figures,
                         self._collection.cameras, xyz.astype(np.float32), rgb,
                         self._collection.poses.astype(np.float32))
-
-
-@dataclass(frozen=True)
-class _Run:
-    """One `build`: when it began (time.monotonic() seconds), what it may take, whom it tells, who may stop it."""
-
-    started: float
-    budget_s: float
-    report: Callable[[Progress], None]
-    should_stop: Callable[[], bool]
-
-    @property
-    def deadline(self) -> float:
-        return self.started + self.budget_s * 0.98 - 1.0               # the rest is for the cloud and the file
-
-    def elapsed_s(self) -> float:
-        return time.monotonic() - self.started
-
-    def left_s(self) -> float:
-        return max(self.deadline - time.monotonic(), 0.0)
 
 
 def _fitting_regressor(source: str, encoder: Encoder, device: str) -> Regressor:

@@ -8,7 +8,6 @@ agree on.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch import Tensor
 from aceg_ros.camera import Frame
 from aceg_ros.encoders.base import load_encoder
 from aceg_ros.errors import UserError
+from aceg_ros.mapping.budget import MappingBudget
 from aceg_ros.mapping.cloud import explained_points
 from aceg_ros.mapping.frames import Collection
 from aceg_ros.mapping.losses import points_in_map
@@ -29,7 +29,6 @@ from aceg_ros.methods.base import MappingOptions
 from aceg_ros.networks.ace_head import SceneHead
 from aceg_ros.networks.contraction import fitting_radius
 from aceg_ros.utils.device import pick_device
-from aceg_ros.utils.progress import Progress
 
 TRIANGULATION_SHARE = 0.2            # of the time for mapping, at most
 MIN_TRIANGULATED = 50.0              # patches of a picture, on average, from which on a map is learned from them alone
@@ -38,7 +37,7 @@ RADIUS_PATCHES = 4000
 
 @dataclass(frozen=True)
 class AceSettings:
-    """What a device can afford. buffer: patches; fill_share: part of the budget for encoding pictures."""
+    """What a device can afford. buffer: patches; fill_share: part of the budget for encoding images."""
 
     width: int
     extra_blocks: int
@@ -72,35 +71,31 @@ class AceMapper:
         """Take one posed frame. Raises UserError without a usable pose or picture."""
         self._collection.add(frame)
 
-    def build(self, progress: Callable[[Progress], None] | None = None,
-              should_stop: Callable[[], bool] | None = None, elapsed_s: float = 0.0) -> SceneMap:
-        """Train within budget_s less elapsed_s (what the caller already spent of it). When should_stop turns true, the
-        head as it is then becomes the map, marked incomplete."""
-        started = time.monotonic() - elapsed_s
-        report = progress or (lambda _: None)
-        stop = should_stop or (lambda: False)
+    def build(self, budget: MappingBudget) -> SceneMap:
+        """Train a head within the budget. When it says stop, the head so far becomes the map, marked incomplete."""
         self._collection.check()
         settings, options = self._settings, self._options
-        deadline = started + options.budget_s * 0.98 - 2.0            # the rest is for the cloud and the file
+        budget = budget.reserve(0.02 * budget.total_s + 2.0)          # for the cloud and the file
+        deadline, stop = budget.deadline, budget.should_stop
         rng = np.random.default_rng(options.seed)
         torch.manual_seed(options.seed)
         only_known = False
         if options.triangulate:
-            only_known = self._guess_depths(deadline, report, stop) >= MIN_TRIANGULATED
+            only_known = self._guess_depths(budget) >= MIN_TRIANGULATED
         pictures = self._collection.pictures
         capacity = min(settings.buffer, int(BUFFER_BYTES[self._device] / (2 * self._encoder.dim + 15)))
         buffer = PatchBuffer(capacity, self._encoder.dim, self._encoder.stride, self._device,
                              any(picture.depth_m is not None for picture in pictures))
-        filled_by = min(time.monotonic() + settings.fill_share * options.budget_s, deadline)
+        filling = budget.phase("encoding images", at_most_s=settings.fill_share * budget.total_s)
         latest = time.monotonic() + 0.6 * (deadline - time.monotonic())
         encoded = fill_buffer(
-            buffer, self._encoder, pictures, settings.patches_per_picture, filled_by, latest, rng,
-            lambda done: report(Progress("encoding pictures", done, deadline - time.monotonic())), stop, only_known)
+            buffer, self._encoder, pictures, settings.patches_per_picture, filling.deadline, latest, rng,
+            filling.report, stop, only_known)
         if stop():
             raise UserError("Mapping was stopped before training began: there is nothing to keep yet, nothing was"
                             " written.")
         if buffer.size == 0:
-            raise UserError(f"The budget of {options.budget_s:.0f} s was over before the first picture was encoded:"
+            raise UserError(f"The budget of {budget.total_s:.0f} s was over before the first picture was encoded:"
                             " give more time with --budget.")
         centre = torch.tensor(self._collection.poses[:, :3, 3].mean(0)).float().to(self._device)
         head = SceneHead(self._encoder.dim, settings.width, settings.extra_blocks, mean=centre,
@@ -109,25 +104,24 @@ class AceMapper:
         guided_share = 0.0 if options.use_depth and not only_known else settings.training.guided_share
         training = replace(settings.training, seed=options.seed, fading_depth=not options.use_depth,
                            guided_share=guided_share)
+        report = budget.phase("training").report
         result = train_head(head, buffer, training, deadline,
-                            lambda done, left, error: report(Progress("training", done, left, error)), stop)
+                            lambda done, left, error: report(done, error, left), stop)
         if result.iterations == 0:
-            raise UserError(f"The budget of {options.budget_s:.0f} s left no time to train: give more with --budget.")
-        scene_map = self._finish(head, buffer, result, encoded, started)
-        report(Progress("done", 1.0, 0.0, result.reprojection_px))
+            raise UserError(f"The budget of {budget.total_s:.0f} s left no time to train: give more with --budget.")
+        scene_map = self._finish(head, buffer, result, encoded, budget)
+        budget.phase("done").report(1.0, result.reprojection_px, 0.0)
         return scene_map
 
-    def _guess_depths(self, deadline: float, report: Callable[[Progress], None], stop: Callable[[], bool]) -> float:
+    def _guess_depths(self, budget: MappingBudget) -> float:
         """Give the pictures triangulated depths, within TRIANGULATION_SHARE of the time left, or measured ones where
         there are some: measured depths of other patches, which no two pictures agree on, made heads half as good.
         Returns how many a picture that was tried has on average; measured depths stay as they are where those are too
         few (a camera that stands still)."""
-        started = time.monotonic()
-        until = started + TRIANGULATION_SHARE * (deadline - started)
+        budget = budget.phase("triangulating", share=TRIANGULATION_SHARE)
         depths = triangulate(
             self._collection.pictures, self._encoder, self._device, self._settings.triangulation, self._options.seed,
-            until, stop, lambda done: report(Progress("triangulating", done, deadline - time.monotonic())),
-            self._options.use_depth)
+            budget.deadline, budget.should_stop, budget.report, self._options.use_depth)
         known = sum(int(np.isfinite(depth).sum()) for depth in depths.values()) / max(len(depths), 1)
         if self._options.use_depth and known < MIN_TRIANGULATED:
             return 0.0
@@ -136,11 +130,11 @@ class AceMapper:
 
     @torch.inference_mode()
     def _finish(self, head: SceneHead, buffer: PatchBuffer, result: TrainingResult, encoded: int,
-                started: float) -> SceneMap:
+                budget: MappingBudget) -> SceneMap:
         state = {f"head.{key}": value.half() if value.ndim == 2 else value for key, value in head.state_dict().items()}
         xyz, rgb = explained_points(head, buffer, MAX_CLOUD_POINTS, self._options.seed)
-        figures = MappingFigures(len(self._collection.pictures), 0, encoded, time.monotonic() - started,
-                                 self._options.budget_s, result.iterations, buffer.size, result.reprojection_px,
+        figures = MappingFigures(len(self._collection.pictures), 0, encoded, budget.elapsed_s(),
+                                 budget.total_s, result.iterations, buffer.size, result.reprojection_px,
                                  self._options.seed, self._device, result.finished)
         return SceneMap("ace", self._encoder.identity, self._encoder.source, state, {}, figures,
                         self._collection.cameras, xyz, rgb, self._collection.poses.astype(np.float32))

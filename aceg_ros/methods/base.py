@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from aceg_ros.camera import Frame
 from aceg_ros.errors import UserError
 from aceg_ros.estimate import PoseEstimate
 from aceg_ros.maps.scene_map import SceneMap
-from aceg_ros.utils.progress import Progress
+
+if TYPE_CHECKING:
+    from aceg_ros.mapping.budget import MappingBudget  # localizing must not load what mapping needs
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MappingOptions:
-    """What a user may choose about a mapping run. budget_s is wall-clock time from `build` to the finished map.
+    """What a user may choose about a mapping run, besides its budget (`mapping.budget`).
 
     triangulate: begin with depths from matched patches (`mapping.triangulation`); False trains by reprojection alone,
     as ACE was published. Of method ace_g: regressor, a shipped one or a file; codes, how many a place has (None: as
@@ -24,7 +25,6 @@ class MappingOptions:
     """
 
     encoder: str = "compact"
-    budget_s: float = 300.0
     seed: int = 0
     device: str = "auto"
     use_depth: bool = False
@@ -39,10 +39,11 @@ class Mapper(Protocol):
     def add(self, frame: Frame) -> None:
         """Take one posed frame. Raises UserError where it cannot be used."""
 
-    def build(self, progress: Callable[[Progress], None] | None = None,
-              should_stop: Callable[[], bool] | None = None, elapsed_s: float = 0.0) -> SceneMap:
-        """Train and return the map within the budget less elapsed_s, what the caller already spent of it (reading
-        frames); when should_stop turns true, the best so far. Raises UserError where the frames make no map."""
+    def build(self, budget: MappingBudget) -> SceneMap:
+        """Return the map within the budget; when the budget says stop, the best so far, marked incomplete.
+
+        Raises UserError if the frames make no map.
+        """
 
 
 class Localizer(Protocol):

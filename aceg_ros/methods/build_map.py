@@ -2,32 +2,48 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Iterable, Sized
 from dataclasses import replace
 
 from aceg_ros.camera import Frame
 from aceg_ros.errors import UserError
+from aceg_ros.mapping.budget import MappingBudget
 from aceg_ros.mapping.calibration import COVARIANCE_SCALE, LEAST, covariance_scale, held_out
 from aceg_ros.maps.scene_map import SceneMap
-from aceg_ros.methods.base import MappingOptions, make_localizer, make_mapper
-from aceg_ros.utils.progress import Progress
+from aceg_ros.methods.base import Mapper, MappingOptions, make_localizer, make_mapper
 
-_CALIBRATION_S, _CALIBRATION_S_PER_PICTURE = 2.0, 0.15          # of the budget, on two CPU cores
+_CALIBRATION_S, _CALIBRATION_S_PER_IMAGE = 2.0, 0.15          # of the budget, on two CPU cores
 
 
 def build_map(method: str, options: MappingOptions, frames: Iterable[Frame],
-              progress: Callable[[Progress], None] | None = None,
-              should_stop: Callable[[], bool] | None = None) -> tuple[SceneMap, list[str]]:
-    """Map frames within the budget, reading them included. Returns the map, and a sentence for each refused frame.
+              budget: MappingBudget) -> tuple[SceneMap, list[str]]:
+    """Map frames within the budget, which includes reading them.
 
-    Where there are many, some are held out to calibrate the covariances. Raises UserError where the usable frames make
-    no map.
+    If there are many, some are held out to calibrate the covariances.
+
+    Returns:
+        The map, and a sentence for each frame that was skipped.
+
+    Raises:
+        UserError: the usable frames make no map.
     """
-    started = time.monotonic()
     mapper = make_mapper(method, options)
+    unseen, skipped = _add_frames(mapper, frames)
+    reserve_s = min(_CALIBRATION_S + _CALIBRATION_S_PER_IMAGE * len(unseen), 0.1 * budget.total_s)
+    scene_map = mapper.build(budget.reserve(reserve_s) if unseen else budget)
+    scale = LEAST
+    if unseen and not budget.should_stop():
+        raw = replace(scene_map, settings=scene_map.settings | {COVARIANCE_SCALE: 1.0})
+        scale = covariance_scale(make_localizer(raw, options.device, options.seed), unseen, budget)
+    figures = replace(scene_map.figures, skipped=len(skipped), held_out=len(unseen), mapping_s=budget.elapsed_s())
+    return replace(scene_map, settings=scene_map.settings | {COVARIANCE_SCALE: scale}, figures=figures), skipped
+
+
+def _add_frames(mapper: Mapper, frames: Iterable[Frame]) -> tuple[list[Frame], list[str]]:
+    """Give the mapper all frames but those held out for calibration; returns these, and why others were skipped."""
     kept_out = held_out(len(frames) if isinstance(frames, Sized) else 0)
-    refused, unseen = [], []
+    unseen: list[Frame] = []
+    skipped: list[str] = []
     for index, frame in enumerate(frames):
         if index in kept_out:
             unseen.append(frame)
@@ -35,13 +51,5 @@ def build_map(method: str, options: MappingOptions, frames: Iterable[Frame],
         try:
             mapper.add(frame)
         except UserError as error:
-            refused.append(str(error))
-    reserve_s = min(_CALIBRATION_S + _CALIBRATION_S_PER_PICTURE * len(unseen), 0.1 * options.budget_s)
-    scene_map = mapper.build(progress, should_stop, time.monotonic() - started + (reserve_s if unseen else 0.0))
-    scale = LEAST
-    if unseen and not (should_stop is not None and should_stop()):
-        raw = replace(scene_map, settings=scene_map.settings | {COVARIANCE_SCALE: 1.0})
-        scale = covariance_scale(make_localizer(raw, options.device, options.seed), unseen,
-                                 started + options.budget_s)
-    return replace(scene_map, settings=scene_map.settings | {COVARIANCE_SCALE: scale},
-                   figures=replace(scene_map.figures, skipped=len(refused), held_out=len(unseen))), refused
+            skipped.append(str(error))
+    return unseen, skipped

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from aceg_ros.utils.atomic_file import without_nan
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Progress:
     """One report of a mapping run. fraction in [0, 1]; reprojection_px: running median, NaN before training."""
 

@@ -15,6 +15,7 @@ from aceg_ros.errors import UserError
 from aceg_ros.geometry import pose_error
 from aceg_ros.importers.importing import import_file
 from aceg_ros.mapping.augmentation import Picture, prepared_picture
+from aceg_ros.mapping.budget import MappingBudget
 from aceg_ros.mapping.landmarks import Landmarks, find_landmarks, merge, thin
 from aceg_ros.mapping.losses import View, laplace_loss, laplace_reprojection_loss, points_at_depth
 from aceg_ros.mapping.optimize_map_code import CodeTraining, train_code
@@ -300,8 +301,7 @@ def test_a_map_has_as_many_codes_as_are_asked_for(tmp_path, rendered_scene, caps
 def test_maps_are_repeatable_and_few_landmarks_are_refused():
     world = demo_world()
     frames = [world.photograph(pose) for pose in mapping_path(48, world.room)[10:18]]
-    options = MappingOptions(budget_s=1000.0)
-    maps = [build_map("ace_g", options, frames)[0] for _ in range(2)]
+    maps = [build_map("ace_g", MappingOptions(), frames, MappingBudget.start(1000.0))[0] for _ in range(2)]
     assert torch.equal(maps[0].tensors["keys"], maps[1].tensors["keys"])
     assert torch.equal(maps[0].tensors["points"], maps[1].tensors["points"])
     pose = query_path(8, world.room)[0]
@@ -310,7 +310,7 @@ def test_maps_are_repeatable_and_few_landmarks_are_refused():
     bare = [Frame(np.full_like(frame.image, 90) + np.random.default_rng(index).integers(0, 9, frame.image.shape,
                   np.uint8), frame.camera, map_from_camera=frame.map_from_camera) for index, frame in enumerate(frames)]
     with pytest.raises(UserError, match="landmarks were found"):
-        build_map("ace_g", options, bare)
+        build_map("ace_g", MappingOptions(), bare, MappingBudget.start(1000.0))
 
 
 def test_dinov2_reads_the_hub_format(tmp_path):

@@ -16,6 +16,7 @@ from aceg_ros.camera import Camera
 from aceg_ros.cli import main
 from aceg_ros.datasets import open_scene, write_ace_scene
 from aceg_ros.geometry import pose_error
+from aceg_ros.mapping.budget import MappingBudget
 from aceg_ros.mapping.train_head import TrainingOptions
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.ace_mapper import AceMapper, AceSettings
@@ -139,10 +140,10 @@ def test_measured_depths_train_as_well_as_triangulated_ones(rendered_scene):
     settings = AceSettings(128, 1, len(frames) * 500, 500, TrainingOptions(250, 1024), 0.5)
 
     def right(use_depth: bool) -> float:
-        mapper = AceMapper(MappingOptions(budget_s=1e4, device="cpu", use_depth=use_depth), settings)
+        mapper = AceMapper(MappingOptions(device="cpu", use_depth=use_depth), settings)
         for frame in frames:
             mapper.add(frame)
-        localizer = make_localizer(mapper.build(), "cpu")
+        localizer = make_localizer(mapper.build(MappingBudget.start(1e4)), "cpu")
         shares = []
         for frame in frames[::4]:
             seen = localizer.scene_coordinates(frame)
@@ -231,9 +232,10 @@ def test_the_bar_moves_on_a_terminal(monkeypatch):
     monkeypatch.setattr(sys, "stderr", stream)
     with MappingBar() as bar:
         for fraction in np.linspace(0, 1, 5):
-            bar.show(Progress("encoding pictures", fraction, 10.0))
+            bar.show(Progress(stage="encoding images", fraction=fraction, remaining_s=10.0))
         for fraction in np.linspace(0, 1, 5):
-            bar.show(Progress("training", fraction, 10.0, 50.0 - 10 * fraction))
+            bar.show(Progress(stage="training", fraction=fraction, remaining_s=10.0,
+                              reprojection_px=50.0 - 10 * fraction))
     assert "training" in stream.getvalue() and "47.5 px" in stream.getvalue() and "40.0 px" in stream.getvalue()
 
 

@@ -7,6 +7,7 @@ from scipy.spatial.transform import Rotation
 from aceg_ros.camera import Camera, Frame
 from aceg_ros.estimate import PoseEstimate, Status
 from aceg_ros.evaluation.metrics import FrameResult, availability, consistency, summarize
+from aceg_ros.mapping.budget import MappingBudget
 from aceg_ros.mapping.calibration import LEAST, MIN_PICTURES, covariance_scale, held_out, squared_distance
 
 COVARIANCE = np.diag([1e-4, 4e-4, 1e-4, 1e-5, 1e-5, 4e-5])
@@ -81,7 +82,7 @@ def frames(count: int) -> list[Frame]:
 def test_the_scale_explains_the_errors_within_bounds(factor, expected):
     rng = np.random.default_rng(0)
     errors = rng.multivariate_normal(np.zeros(6), factor * COVARIANCE, 400)
-    assert covariance_scale(Scripted(errors), frames(400), np.inf) == pytest.approx(expected, rel=0.12)
+    assert covariance_scale(Scripted(errors), frames(400), MappingBudget.start()) == pytest.approx(expected, rel=0.12)
 
 
 @pytest.mark.parametrize("count", [4, 8, 20])
@@ -89,16 +90,16 @@ def test_a_scale_by_few_pictures_is_seldom_too_small(count):
     """Errors three times what the solver claims: most such samples have to say so, if not by how much."""
     rng = np.random.default_rng(0)
     scales = [covariance_scale(Scripted(rng.multivariate_normal(np.zeros(6), 3 * COVARIANCE, count)), frames(count),
-                               np.inf) for _ in range(200)]
+                               MappingBudget.start()) for _ in range(200)]
     assert np.mean(np.greater_equal(scales, 3.0)) > 0.6
     assert np.median(scales) < 5.5, "nor the largest there is"
 
 
 def test_too_few_pictures_calibrate_nothing():
     errors = 10 * np.ones((MIN_PICTURES, 6))
-    assert covariance_scale(Scripted(errors), frames(1), np.inf) == LEAST
-    assert covariance_scale(Scripted([], accepted=False), frames(50), np.inf) == LEAST
-    assert covariance_scale(Scripted(errors), frames(50), 0.0) == LEAST, "no time left"
+    assert covariance_scale(Scripted(errors), frames(1), MappingBudget.start()) == LEAST
+    assert covariance_scale(Scripted([], accepted=False), frames(50), MappingBudget.start()) == LEAST
+    assert covariance_scale(Scripted(errors), frames(50), MappingBudget.start(0.0)) == LEAST, "no time left"
 
 
 def test_a_share_of_many_pictures_is_held_out():
