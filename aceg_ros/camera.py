@@ -20,7 +20,7 @@ from aceg_ros.errors import UserError
 DISTORTION_COUNTS = {"pinhole": (0,), "plumb_bob": (4, 5), "rational_polynomial": (8,), "equidistant": (4,)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Camera:
     """Intrinsics of one picture size.
 
@@ -147,7 +147,7 @@ def _fold_radius(camera: Camera, limit: float) -> float:
     return float(radius[backwards[0]]) if len(backwards) else np.inf
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Frame:
     """One picture and what is known about it.
 

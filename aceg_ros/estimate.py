@@ -21,13 +21,13 @@ class Status(Enum):
     TOO_FEW_INLIERS = "too_few_inliers"
     LOW_INLIER_RATIO = "low_inlier_ratio"
     CHANCE_CONSENSUS = "chance_consensus"        # hardly more inliers than nonsense of the same kind would give
-    AMBIGUOUS_PLACE = "ambiguous_place"          # another pose, elsewhere, explains much of the picture as well
+    AMBIGUOUS_POSE = "ambiguous_pose"          # another pose, elsewhere, explains much of the picture as well
     POOR_SPREAD = "poor_spread"                  # inliers huddle in one part of the picture
     DEGENERATE_POINTS = "degenerate_points"      # inlier points (nearly) on a line or in one spot
     UNCERTAIN_POSE = "uncertain_pose"            # covariance too large, singular or not finite
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Matches:
     """What the solver was given: pixels (N, 2) of the rectified, resampled `camera`, and map points (N, 3)."""
 
@@ -36,7 +36,7 @@ class Matches:
     camera: Camera
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PoseEstimate:
     """Answer of `Localizer.localize`. A refusal carries no pose and no covariance.
 

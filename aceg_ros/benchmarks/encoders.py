@@ -58,7 +58,7 @@ def room_pairs(count: int) -> Iterable[MatchingPair]:
     for number in range(count):
         views = render_views(ROOM_SEED + number, atlas, 640, 480, 2)
         camera = views.camera
-        first, second = (Frame(views.images[i], camera, 0.0, views.poses[i]) for i in (0, 1))
+        first, second = (Frame(image=views.images[i], camera=camera, map_from_camera=views.poses[i]) for i in (0, 1))
         pixels = _some_cells(camera, number)
         _, seen, visible = seen_in_both(views, 0, 1, pixels)
         visible &= _inside(seen, camera)

@@ -68,7 +68,7 @@ def load(path: Path) -> Predictions:
     row, column = np.mgrid[:60, :80]
     pixels = np.column_stack([column.ravel() + 0.5, row.ravel() + 0.5]) * 8.0  # as the set's README has it
     return Predictions(pixels, data["scene_coordinates"].astype(np.float64), data["camera_to_world"],
-                       Camera(640, 480, fx, fy, cx, cy))
+                       Camera(width=640, height=480, fx=fx, fy=fy, cx=cx, cy=cy))
 
 
 Solver = Callable[[np.ndarray, np.ndarray, Camera, int], tuple[np.ndarray | None, np.ndarray | None]]

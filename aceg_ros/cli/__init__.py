@@ -116,13 +116,13 @@ def run_localize(options: argparse.Namespace) -> int:
         try:
             image = load_image(path)
         except UserError as error:
-            estimate = PoseEstimate(Status.BAD_IMAGE, str(error))
+            estimate = PoseEstimate(status=Status.BAD_IMAGE, message=str(error))
             unreadable += 1
         else:
             height, width = image.shape[:2]
             camera = _mapping_camera(scene_map.cameras, width, height) if options.camera is None else \
                 load_camera_file(options.camera, width, height)
-            estimate = localizer.localize(Frame(image, camera, float(number), name=str(path)))
+            estimate = localizer.localize(Frame(image=image, camera=camera, stamp_s=float(number), name=str(path)))
         pose = None if estimate.map_from_camera is None else estimate.map_from_camera.tolist()
         answers.append({"image": str(path), "status": estimate.status.value, "message": estimate.message,
                         "map_from_camera": pose,

@@ -57,7 +57,8 @@ class AceEntry:
             depth_m = load_depth(self.depth)
             if depth_m.shape != (height, width):
                 raise UserError(f"Depth image {self.depth} is not as large as the picture {self.image.name}.")
-        return Frame(image, camera, self.stamp_s, pose, self.name, depth_m)
+        return Frame(image=image, camera=camera, stamp_s=self.stamp_s, map_from_camera=pose, name=self.name,
+                     depth_m=depth_m)
 
 
 def recognises(path: Path) -> bool:

@@ -42,12 +42,13 @@ def camera_from_matrix_file(path: Path, width: int, height: int) -> Camera:
     numbers = read_numbers(path)
     try:
         if numbers.size == 1:
-            return Camera(width, height, numbers[0], numbers[0], (width - 1) / 2, (height - 1) / 2)
+            return Camera(width=width, height=height, fx=numbers[0], fy=numbers[0], cx=(width - 1) / 2,
+                          cy=(height - 1) / 2)
         if numbers.size == 9:
             fx, skew, cx, zero, fy, cy, *bottom = numbers.tolist()
             if (skew, zero, *bottom) != (0.0, 0.0, 0.0, 0.0, 1.0):
                 raise UserError("its matrix is not [fx 0 cx; 0 fy cy; 0 0 1].")
-            return Camera(width, height, fx, fy, cx, cy)
+            return Camera(width=width, height=height, fx=fx, fy=fy, cx=cx, cy=cy)
     except UserError as error:
         raise UserError(f"Calibration file {path}: {error}") from None
     raise UserError(f"Calibration file {path} holds {numbers.size} numbers instead of a 3x3 matrix or a focal length.")
@@ -68,8 +69,9 @@ def _from_json(text: str) -> Camera:
     if not isinstance(content, Mapping):
         raise UserError("it holds no object with width, height, fx, fy, cx, cy.")
     fx, fy, cx, cy = (float(content[key]) for key in ("fx", "fy", "cx", "cy"))
-    return Camera(int(content["width"]), int(content["height"]), fx, fy, cx, cy,
-                  content.get("model", "pinhole"), tuple(float(value) for value in content.get("distortion", ())))
+    return Camera(width=int(content["width"]), height=int(content["height"]), fx=fx, fy=fy, cx=cx, cy=cy,
+                  model=content.get("model", "pinhole"),
+                  distortion=tuple(float(value) for value in content.get("distortion", ())))
 
 
 def _from_camera_info(text: str) -> Camera:

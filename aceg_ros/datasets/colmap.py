@@ -80,7 +80,7 @@ class ColmapEntry:
         image = load_image(self.image)
         height, width = image.shape[:2]
         camera = fitted_camera(self.camera, width, height, f"The camera of {self.name} in {self.source}")
-        return Frame(image, camera, self.stamp_s, pose, self.name)
+        return Frame(image=image, camera=camera, stamp_s=self.stamp_s, map_from_camera=pose, name=self.name)
 
 
 def recognises(path: Path) -> bool:
@@ -133,7 +133,8 @@ def _camera(model: str, width: int, height: int, parameters: Sequence[float]) ->
     if len(parameters) != count:
         raise ValueError(f"a {model} camera has {len(parameters)} parameters instead of {count}")
     (fx, fy, cx, cy), ros_model, distortion = convert(parameters)
-    return Camera(width, height, fx, fy, cx - 0.5, cy - 0.5, ros_model, distortion)
+    return Camera(width=width, height=height, fx=fx, fy=fy, cx=cx - 0.5, cy=cy - 0.5, model=ros_model,
+                  distortion=distortion)
 
 
 def _read_cameras_text(file: Path) -> dict[int, Camera]:

@@ -32,8 +32,8 @@ from aceg_ros.errors import UserError
 NAME = "7-Scenes"
 LOOKS_FOR = "frame-*.color.png, seq-*/ or TrainSplit.txt"
 
-COLOUR_CAMERA = Camera(640, 480, 525.0, 525.0, 320.0, 240.0)
-DEPTH_CAMERA = Camera(640, 480, 585.0, 585.0, 320.0, 240.0)
+COLOUR_CAMERA = Camera(width=640, height=480, fx=525.0, fy=525.0, cx=320.0, cy=240.0)
+DEPTH_CAMERA = Camera(width=640, height=480, fx=585.0, fy=585.0, cx=320.0, cy=240.0)
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ class SevenScenesEntry:
         camera = _colour_camera(self.image.parent, width, height)
         depth = self.image.with_name(f"{stem}.depth.png")
         depth_m = _registered(load_depth(depth), camera) if depth.exists() else None
-        return Frame(image, camera, self.stamp_s, pose, self.name, depth_m)
+        return Frame(image=image, camera=camera, stamp_s=self.stamp_s, map_from_camera=pose, name=self.name,
+                     depth_m=depth_m)
 
 
 def recognises(path: Path) -> bool:

@@ -57,7 +57,7 @@ class TransformsEntry:
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"Camera of {self.name} in {self.source} is incomplete or not numbers: {error}.") from None
         camera = fitted_camera(camera, width, height, f"Camera of {self.name} in {self.source}")
-        return Frame(image, camera, self.stamp_s, pose, self.name)
+        return Frame(image=image, camera=camera, stamp_s=self.stamp_s, map_from_camera=pose, name=self.name)
 
     def _picture(self) -> Path:
         picture = self.source.parent / self.name
@@ -110,11 +110,13 @@ def _camera(values: Mapping[str, Any], width: int, height: int) -> Camera:
 
     model = str(values.get("camera_model", "OPENCV"))
     if model == "OPENCV_FISHEYE" or values.get("is_fisheye"):
-        return Camera(width, height, fx, fy, cx, cy, "equidistant", (k1, k2, k3, k4))
+        return Camera(width=width, height=height, fx=fx, fy=fy, cx=cx, cy=cy, model="equidistant",
+                      distortion=(k1, k2, k3, k4))
     if model not in _PERSPECTIVE:
         raise UserError(f"camera_model {model} is not supported: use OPENCV, OPENCV_FISHEYE or PINHOLE.")
     if k4:
         raise UserError("k4 has no meaning for a lens that is not a fisheye.")
     if not any((k1, k2, p1, p2, k3)):
-        return Camera(width, height, fx, fy, cx, cy)
-    return Camera(width, height, fx, fy, cx, cy, "plumb_bob", (k1, k2, p1, p2, k3))
+        return Camera(width=width, height=height, fx=fx, fy=fy, cx=cx, cy=cy)
+    return Camera(width=width, height=height, fx=fx, fy=fy, cx=cx, cy=cy, model="plumb_bob",
+                  distortion=(k1, k2, p1, p2, k3))

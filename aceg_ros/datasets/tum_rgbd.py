@@ -28,11 +28,11 @@ MAX_POSE_GAP_S = 0.1        # between the two samples that a pose is interpolate
 MAX_DEPTH_OFFSET_S = 0.02   # between a colour and its depth picture (both at 30 Hz)
 
 FREIBURG = {
-    "1": Camera(640, 480, 517.306408, 516.469215, 318.643040, 255.313989, "plumb_bob",
-                (0.262383, -0.953104, -0.005358, 0.002628, 1.163314)),
-    "2": Camera(640, 480, 520.908620, 521.007327, 325.141442, 249.701764, "plumb_bob",
-                (0.231222, -0.784899, -0.003257, -0.000105, 0.917205)),
-    "3": Camera(640, 480, 535.4, 539.2, 320.1, 247.6),
+    "1": Camera(width=640, height=480, fx=517.306408, fy=516.469215, cx=318.643040, cy=255.313989, model="plumb_bob",
+                distortion=(0.262383, -0.953104, -0.005358, 0.002628, 1.163314)),
+    "2": Camera(width=640, height=480, fx=520.908620, fy=521.007327, cx=325.141442, cy=249.701764, model="plumb_bob",
+                distortion=(0.231222, -0.784899, -0.003257, -0.000105, 0.917205)),
+    "3": Camera(width=640, height=480, fx=535.4, fy=539.2, cx=320.1, cy=247.6),
 }
 
 
@@ -82,7 +82,8 @@ class TumEntry:
             depth_m = load_depth(self.depth, DEPTH_UNITS_PER_M)
             if depth_m.shape != (height, width):
                 raise UserError(f"Depth image {self.depth} is not as large as the picture {self.image.name}.")
-        return Frame(image, camera, self.stamp_s, pose, self.name, depth_m)
+        return Frame(image=image, camera=camera, stamp_s=self.stamp_s, map_from_camera=pose, name=self.name,
+                     depth_m=depth_m)
 
 
 def recognises(path: Path) -> bool:

@@ -59,13 +59,17 @@ def refuse_picture(frame: Frame) -> PoseEstimate | None:
     """A refusal for a picture that cannot be localized in, or None."""
     image, camera = frame.image, frame.camera
     if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        return PoseEstimate(Status.BAD_IMAGE, "The picture is not (height, width, 3) uint8 RGB.")
+        return PoseEstimate(status=Status.BAD_IMAGE, message="The image is not (height, width, 3) uint8 RGB.")
     if image.shape[:2] != (camera.height, camera.width):
-        return PoseEstimate(Status.BAD_CAMERA, f"The picture is {image.shape[1]}x{image.shape[0]}, but its camera says"
-                            f" {camera.width}x{camera.height}: give the intrinsics of this picture size.")
+        return PoseEstimate(
+            status=Status.BAD_CAMERA,
+            message=f"The image is {image.shape[1]}x{image.shape[0]}, but its camera says"
+                    f" {camera.width}x{camera.height}: give the intrinsics of this image size.")
     if min(image.shape[:2]) < MIN_SIDE_PX:
-        return PoseEstimate(Status.BAD_IMAGE, f"The picture is {image.shape[1]}x{image.shape[0]}: at least"
-                            f" {MIN_SIDE_PX} pixels a side are needed.")
+        return PoseEstimate(
+            status=Status.BAD_IMAGE,
+            message=f"The image is {image.shape[1]}x{image.shape[0]}: at least {MIN_SIDE_PX} pixels a side are needed.")
     if image[::4, ::4].std() < 2.0:
-        return PoseEstimate(Status.BAD_IMAGE, "The picture is of one colour: is the lens covered or the light off?")
+        return PoseEstimate(status=Status.BAD_IMAGE,
+                            message="The image is of one colour: is the lens covered or the light off?")
     return None

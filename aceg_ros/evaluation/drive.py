@@ -38,9 +38,10 @@ def frame_results(drive: Drive, recorded: dict[int, tuple[str, float]] | None = 
         pose, covariance = drive.poses.get(stamp, (None, None))
         stage_ms = {key.removeprefix("stage_ms."): float(value) for key, value in values.items()
                     if key.startswith("stage_ms.")}
-        estimate = PoseEstimate(STATUSES[status], message, pose, covariance, int(values.get("inliers", 0)),
-                                float(values.get("inlier_ratio", 0)), float(values.get("reprojection_rms_px", "nan")),
-                                stage_ms=stage_ms)
+        estimate = PoseEstimate(status=STATUSES[status], message=message, map_from_camera=pose, covariance=covariance,
+                                inliers=int(values.get("inliers", 0)),
+                                inlier_ratio=float(values.get("inlier_ratio", 0)),
+                                reprojection_rms_px=float(values.get("reprojection_rms_px", "nan")), stage_ms=stage_ms)
         name, stamp_s = (recorded or {}).get(stamp, (f"image {index}", stamp * 1e-9))
         results.append(FrameResult(name, stamp_s, drive.truths[stamp], estimate, float(values["age_ms"]) / speed))
     return results

@@ -64,7 +64,7 @@ class RegressionLocalizer:
         seen.stage_ms["solve"] = 1e3 * (time.perf_counter() - started)
         covariance = None if estimate.covariance is None else self._covariance_scale * estimate.covariance
         return replace(estimate, covariance=covariance, stage_ms=estimate.stage_ms | seen.stage_ms,
-                       matches=Matches(seen.pixels, seen.points, seen.camera))
+                       matches=Matches(pixels=seen.pixels, points=seen.points, camera=seen.camera))
 
     @torch.inference_mode()
     def scene_coordinates(self, frame: Frame) -> SceneCoordinates:

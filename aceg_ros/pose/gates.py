@@ -122,7 +122,7 @@ def check_rival(number: int, rival: int, max_share: float) -> Refusal | None:
     wins may be at the wrong one; the others then have their share of inliers too.
     """
     if rival > max_share * number:
-        return Refusal(Status.AMBIGUOUS_PLACE, f"{number} correspondences agree with the best pose, but of the others"
+        return Refusal(Status.AMBIGUOUS_POSE, f"{number} correspondences agree with the best pose, but of the others"
                        f" {rival} agree with another one: at most {max_share:.0%} as many may")
     return None
 

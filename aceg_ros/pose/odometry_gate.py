@@ -1,8 +1,9 @@
-"""Which fixes may be believed: each is compared with what odometry and the fixes before it predict.
+"""Accepts localized poses that agree with odometry, and holds back those that do not until others confirm them.
 
-A small filter over the pose of the camera: odometry moves the belief along and widens it, a fix that agrees narrows
-it. A fix that the covariances do not explain is kept aside; only when several of them agree with each other, the
-belief jumps there. One wrong pose therefore never teleports a robot, and a robot that was carried away is found again.
+A Kalman filter over the pose of the camera: odometry propagates the pose and widens its covariance, a localized pose
+("fix") that agrees narrows it. A fix that the covariances do not explain is kept as a candidate; only when several
+fixes in a row agree with each other does the pose jump there. So one wrong fix never moves the robot, and a robot that
+was kidnapped is found again.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from scipy.spatial.transform import Rotation
 from aceg_ros.geometry import invert, pose_difference, skew
 
 
-@dataclass(frozen=True)
-class TrackingConfig:
-    """sigmas: how far, in standard deviations of fix and prediction together, a fix may lie from the prediction.
+@dataclass(frozen=True, kw_only=True)
+class OdometryGateConfig:
+    """Thresholds of the gate.
 
-    floor_m, floor_rad: standard deviations below which the difference of the two is never taken to be known; for what
-    covariances leave out, such as errors of the map. agreeing_fixes: as many in a row, at one place, are believed
-    although they lie elsewhere. drift: error of the odometry, as a share of the way and of the turn.
+    sigmas: how far a fix may lie from the prediction, in standard deviations of their difference. floor_m, floor_rad:
+    standard deviations that are always granted to this difference, for what covariances leave out, such as errors of
+    the map. agreeing_fixes: how many consecutive fixes that agree with each other are accepted although they
+    contradict the prediction. drift: error of the odometry as a share of the distance travelled and of the rotation.
     """
 
     sigmas: float = 4.0
@@ -32,19 +34,19 @@ class TrackingConfig:
     drift: float = 0.1
 
 
-@dataclass(frozen=True)
-class Belief:
-    """Where the camera is, and where odometry had it at that moment.
+@dataclass(frozen=True, kw_only=True)
+class GatedPose:
+    """A camera pose in the map together with its pose in the odometry frame at the same stamp.
 
     map_from_camera, odom_from_camera: (4, 4). covariance: (6, 6) of map_from_camera, ROS order (x, y, z, rotation about
-    the fixed axes of the map). stamp_s: of the fix. fixes: that it rests on, 0 for a prior.
+    the fixed axes of the map). stamp_s: of the image. fix_count: number of fixes fused into it, 0 for a prior.
     """
 
     map_from_camera: np.ndarray
     odom_from_camera: np.ndarray
     covariance: np.ndarray
     stamp_s: float
-    fixes: int = 1
+    fix_count: int = 1
 
     @property
     def map_from_odom(self) -> np.ndarray:
@@ -52,58 +54,58 @@ class Belief:
 
 
 class Verdict(Enum):
-    BELIEVED = "believed"
-    LATE = "late"            # agrees, but is older than the belief, which stays as it is
-    WAITING = "waiting"      # lies elsewhere: others have to confirm it
+    ACCEPTED = "accepted"
+    LATE = "late"            # agrees, but is older than the current pose, which stays as it is
+    PENDING = "pending"      # contradicts the current pose, or there is none: more fixes have to confirm it
 
 
-class Tracker:
-    """Feed it every fix; `belief` is what the robot may act upon, None before the first confirmed fix."""
+class OdometryGate:
+    """Fuses fixes with odometry; `pose` is the accepted pose, None before the first confirmed fix."""
 
-    def __init__(self, config: TrackingConfig | None = None) -> None:
-        self.config = config or TrackingConfig()
-        self._belief: Belief | None = None
-        self._candidate: Belief | None = None
+    def __init__(self, config: OdometryGateConfig | None = None) -> None:
+        self.config = config or OdometryGateConfig()
+        self._pose: GatedPose | None = None
+        self._candidate: GatedPose | None = None
 
     @property
-    def belief(self) -> Belief | None:
-        return self._belief if self._belief is not None and self._belief.fixes else None
+    def pose(self) -> GatedPose | None:
+        return self._pose if self._pose is not None and self._pose.fix_count else None
 
     def reset(self) -> None:
-        self._belief = self._candidate = None
+        self._pose = self._candidate = None
 
-    def expect(self, prior: Belief) -> None:
-        """Take a place as likely: a fix that agrees with it is believed at once. It is no pose by itself."""
-        self._belief, self._candidate = replace(prior, fixes=0), None
+    def set_prior(self, prior: GatedPose) -> None:
+        """Accept the next fix at once if it agrees with this prior. The prior itself is never returned as a pose."""
+        self._pose, self._candidate = replace(prior, fix_count=0), None
 
-    def update(self, fix: Belief) -> Verdict:
-        """fix: what one image said, with the odometry at its stamp."""
-        if self._belief is not None and self._agrees(self._belief, fix):
-            if fix.stamp_s < self._belief.stamp_s:
+    def update(self, fix: GatedPose) -> Verdict:
+        """Fuse the pose localized from one image, with the odometry at its stamp."""
+        if self._pose is not None and self._agrees(self._pose, fix):
+            if fix.stamp_s < self._pose.stamp_s:
                 return Verdict.LATE
-            self._belief, self._candidate = self._fused(self._belief, fix), None
-            return Verdict.BELIEVED
+            self._pose, self._candidate = self._fuse(self._pose, fix), None
+            return Verdict.ACCEPTED
         if self._candidate is not None and self._agrees(self._candidate, fix):
-            self._candidate = self._fused(self._candidate, fix)
+            self._candidate = self._fuse(self._candidate, fix)
         else:
             self._candidate = fix
-        if self._candidate.fixes < self.config.agreeing_fixes:
-            return Verdict.WAITING
-        self._belief, self._candidate = self._candidate, None
-        return Verdict.BELIEVED
+        if self._candidate.fix_count < self.config.agreeing_fixes:
+            return Verdict.PENDING
+        self._pose, self._candidate = self._candidate, None
+        return Verdict.ACCEPTED
 
-    def _agrees(self, belief: Belief, fix: Belief) -> bool:
-        pose, covariance = predict(belief, fix.odom_from_camera, self.config.drift)
+    def _agrees(self, reference: GatedPose, fix: GatedPose) -> bool:
+        pose, covariance = predict(reference, fix.odom_from_camera, self.config.drift)
         floor = np.repeat([self.config.floor_m**2, self.config.floor_rad**2], 3)
         error = pose_difference(fix.map_from_camera, pose)
         return bool(error @ np.linalg.solve(covariance + fix.covariance + np.diag(floor), error)
                     <= self.config.sigmas**2)
 
-    def _fused(self, belief: Belief, fix: Belief) -> Belief:
-        if belief.fixes == 0:
-            return fix          # a prior helps to believe, it does not pull
-        pose, covariance = predict(belief, fix.odom_from_camera, self.config.drift)
-        # Pictures from one place err alike: however many they are, they are never worth more than a few.
+    def _fuse(self, reference: GatedPose, fix: GatedPose) -> GatedPose:
+        if reference.fix_count == 0:
+            return fix          # a prior helps to accept a fix, but must not bias it
+        pose, covariance = predict(reference, fix.odom_from_camera, self.config.drift)
+        # Errors of images taken at one position are correlated: however many there are, they count as a few only.
         covariance = covariance + 0.25 * fix.covariance
         gain = covariance @ np.linalg.inv(covariance + fix.covariance)
         step = gain @ pose_difference(fix.map_from_camera, pose)
@@ -111,22 +113,26 @@ class Tracker:
         fused[:3, 3] += step[:3]
         fused[:3, :3] = Rotation.from_rotvec(step[3:]).as_matrix() @ pose[:3, :3]
         covariance = (np.eye(6) - gain) @ covariance
-        return Belief(fused, fix.odom_from_camera, 0.5 * (covariance + covariance.T), fix.stamp_s, belief.fixes + 1)
+        return GatedPose(map_from_camera=fused, odom_from_camera=fix.odom_from_camera, stamp_s=fix.stamp_s,
+                         covariance=0.5 * (covariance + covariance.T), fix_count=reference.fix_count + 1)
 
 
-def predict(belief: Belief, odom_from_camera: np.ndarray, drift: float) -> tuple[np.ndarray, np.ndarray]:
-    """The believed pose (4, 4) moved along with the odometry, and its covariance (6, 6)."""
-    moved = invert(belief.odom_from_camera) @ odom_from_camera
-    pose = belief.map_from_camera @ moved
-    way_m = np.linalg.norm(moved[:3, 3])
-    turn_rad = Rotation.from_matrix(moved[:3, :3]).magnitude()
-    noise = np.repeat([(drift * way_m)**2, (drift * turn_rad)**2], 3)
-    return pose, carried(belief.covariance, pose[:3, 3] - belief.map_from_camera[:3, 3]) + np.diag(noise)
+def predict(reference: GatedPose, odom_from_camera: np.ndarray, drift: float) -> tuple[np.ndarray, np.ndarray]:
+    """Propagate a pose by odometry: the pose (4, 4) at odom_from_camera and its covariance (6, 6)."""
+    moved = invert(reference.odom_from_camera) @ odom_from_camera
+    pose = reference.map_from_camera @ moved
+    distance_m = np.linalg.norm(moved[:3, 3])
+    angle_rad = Rotation.from_matrix(moved[:3, :3]).magnitude()
+    noise = np.repeat([(drift * distance_m)**2, (drift * angle_rad)**2], 3)
+    lever_m = pose[:3, 3] - reference.map_from_camera[:3, 3]
+    return pose, transport_covariance(reference.covariance, lever_m) + np.diag(noise)
 
 
-def carried(covariance: np.ndarray, lever_m: np.ndarray) -> np.ndarray:
-    """The covariance (6, 6) of a pose that is rigidly joined to another one: lever_m (3,) is its position seen from
-    there, in the fixed axes in which both covariances are."""
+def transport_covariance(covariance: np.ndarray, lever_m: np.ndarray) -> np.ndarray:
+    """Covariance (6, 6) of a pose that is rigidly attached to the one whose covariance is given.
+
+    lever_m (3,): position of the attached pose relative to the other one, in the fixed axes of both covariances.
+    """
     jacobian = np.eye(6)
     jacobian[:3, 3:] = -skew(lever_m)
     return jacobian @ covariance @ jacobian.T

@@ -83,15 +83,17 @@ def solve_pose(pixels: np.ndarray, points: np.ndarray, camera: Camera, config: S
     clock = _Stages()
     data, indices, offered = _usable(pixels, points, camera, weights, mask)
     if indices.size < config.min_correspondences:
-        return PoseEstimate(Status.TOO_FEW_CORRESPONDENCES, f"{indices.size} of {offered} correspondences are usable "
-                            f"(finite, positive weight), need {config.min_correspondences}")
+        return PoseEstimate(
+            status=Status.TOO_FEW_CORRESPONDENCES,
+            message=f"{indices.size} of {offered} correspondences are usable "
+                    f"(finite, positive weight), need {config.min_correspondences}")
 
     subset = data.subset(_stratified_subset(data, config.max_correspondences, np.random.default_rng(seed)))
     pose = _hypothesis(subset, config, seed)
     clock.lap("ransac")
     if pose is None:
-        return PoseEstimate(Status.NO_CONSENSUS, f"RANSAC found no pose among {indices.size} correspondences",
-                            stage_ms=clock.stages)
+        return PoseEstimate(status=Status.NO_CONSENSUS,
+                            message=f"RANSAC found no pose among {indices.size} correspondences", stage_ms=clock.stages)
     rotation, translation = refine(data, *pose, config.fine_scales_px, config.refine_steps)
     residuals = data.residuals(rotation, translation)
     inliers = residuals.squared_px < config.inlier_threshold_px**2
@@ -121,13 +123,16 @@ def solve_pose(pixels: np.ndarray, points: np.ndarray, camera: Camera, config: S
 
     rms = float(np.sqrt(residuals.squared_px[inliers].mean())) if number else float("nan")
     if refusal is not None:
-        return PoseEstimate(refusal.status, refusal.message, None, None, number, ratio, rms, indices[inliers],
-                            clock.stages)
+        return PoseEstimate(status=refusal.status, message=refusal.message, map_from_camera=None, covariance=None,
+                            inliers=number, inlier_ratio=ratio, reprojection_rms_px=rms,
+                            inlier_indices=indices[inliers], stage_ms=clock.stages)
     map_from_camera = np.eye(4)
     map_from_camera[:3, :3] = rotation.T
     map_from_camera[:3, 3] = -rotation.T @ translation
-    return PoseEstimate(Status.ACCEPTED, f"{number} of {offered} correspondences agree, {rms:.1f} px RMS",
-                        map_from_camera, spread, number, ratio, rms, indices[inliers], clock.stages)
+    return PoseEstimate(status=Status.ACCEPTED,
+                        message=f"{number} of {offered} correspondences agree, {rms:.1f} px RMS",
+                        map_from_camera=map_from_camera, covariance=spread, inliers=number, inlier_ratio=ratio,
+                        reprojection_rms_px=rms, inlier_indices=indices[inliers], stage_ms=clock.stages)
 
 
 def _usable(pixels: np.ndarray, points: np.ndarray, camera: Camera, weights: np.ndarray | None,

@@ -14,7 +14,7 @@ from aceg_ros.synthetic.textures import TextureAtlas, make_atlas, paint_tiles
 
 ROOM_SEED, TILES, TILE_SEED = 26, 240, 3
 PICTURES = (120, 121)          # many, since bare walls of one repeated tile look the same everywhere
-CAMERA = Camera(640, 480, 525.0, 520.0, 318.0, 242.0)
+CAMERA = Camera(width=640, height=480, fx=525.0, fy=520.0, cx=318.0, cy=242.0)
 FACING = np.pi                # radians from x: the wall that the drives look at
 LIGHTS = {"day": DAYLIGHT, "evening": EVENING}
 
@@ -31,7 +31,8 @@ class World:
                    stamp_s: float = 0.0) -> Frame:
         """Picture with exact pose and depth; map_from_camera (4, 4) must be inside the room."""
         rendering = render(self.room, self.atlas, self.camera, map_from_camera, light)
-        return Frame(rendering.image, self.camera, stamp_s, map_from_camera, name, rendering.depth_m)
+        return Frame(image=rendering.image, camera=self.camera, stamp_s=stamp_s, map_from_camera=map_from_camera,
+                     name=name, depth_m=rendering.depth_m)
 
 
 def demo_world(camera: Camera = CAMERA) -> World:

@@ -24,7 +24,7 @@ def mapping_and_later_visit(seed: int, atlas: TextureAtlas, mapping: int = 24, l
     rng = np.random.default_rng(seed)
     room = random_room(seed, len(atlas))
     focal = rng.uniform(330, 560)
-    camera = Camera(WIDTH, HEIGHT, focal, focal, (WIDTH - 1) / 2, (HEIGHT - 1) / 2)
+    camera = Camera(width=WIDTH, height=HEIGHT, fx=focal, fy=focal, cx=(WIDTH - 1) / 2, cy=(HEIGHT - 1) / 2)
     places = [random_station(room, rng) for _ in range(stations)]
     first_light = random_light(rng)
     poses = [pose_near(room, places[index % stations], rng, 0.6, 0.45, 0.08) for index in range(mapping + later)]
@@ -39,4 +39,5 @@ def photographs(room: Room, atlas: TextureAtlas, camera: Camera, poses: list[np.
     """A frame with exact pose and depth for each pose (4, 4), each under its light."""
     for number, (pose, light) in enumerate(zip(poses, lights, strict=True)):
         seen = render(room, atlas, camera, pose, light, device)
-        yield Frame(seen.image, camera, float(number), pose, f"{number:06d}", seen.depth_m)
+        yield Frame(image=seen.image, camera=camera, stamp_s=float(number), map_from_camera=pose, name=f"{number:06d}",
+                    depth_m=seen.depth_m)

@@ -23,7 +23,7 @@ def mapping_and_later_walk(seed: int, atlas: TextureAtlas, mapping: int = 260,
     beside the first's path and in directions of its own, under another light, with things moved and gone."""
     rng = np.random.default_rng(seed)
     hall = long_hall(seed, len(atlas), LENGTH_M)
-    camera = Camera(WIDTH, HEIGHT, 400.0, 400.0, (WIDTH - 1) / 2, (HEIGHT - 1) / 2)
+    camera = Camera(width=WIDTH, height=HEIGHT, fx=400.0, fy=400.0, cx=(WIDTH - 1) / 2, cy=(HEIGHT - 1) / 2)
     first, second = _walk(rng, mapping), _walk(rng, later)
     lights = random_light(rng), random_light(rng)
     changed = rearranged(hall, rng)

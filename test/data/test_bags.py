@@ -14,7 +14,7 @@ from aceg_ros.datasets import BagOptions, open_scene
 from aceg_ros.errors import UserError
 from aceg_ros.geometry import look_at
 
-CAMERA = Camera(96, 64, 90.0, 91.0, 47.0, 31.0)
+CAMERA = Camera(width=96, height=64, fx=90.0, fy=91.0, cx=47.0, cy=31.0)
 TF, ODOMETRY = BagOptions(tf=("map", "")), BagOptions(pose_topic="/truth")
 
 
@@ -23,8 +23,8 @@ def drive(count=12) -> list[Frame]:
     frames = []
     for index in range(count):
         position = np.array([0.1 * index, 0.02 * index, 1.5])
-        frames.append(Frame(rng.integers(0, 255, (64, 96, 3), np.uint8), CAMERA, 0.1 * index,
-                            look_at(position, position + np.array([1.0, 0.1 * index, -0.1]))))
+        frames.append(Frame(image=rng.integers(0, 255, (64, 96, 3), np.uint8), camera=CAMERA, stamp_s=0.1 * index,
+                            map_from_camera=look_at(position, position + np.array([1.0, 0.1 * index, -0.1]))))
     return frames
 
 

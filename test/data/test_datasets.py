@@ -15,7 +15,7 @@ from aceg_ros.datasets.tum_rgbd import FREIBURG
 from aceg_ros.errors import UserError
 from aceg_ros.geometry import interpolate_poses, is_pose
 
-CAMERA = Camera(64, 48, 60.0, 62.0, 30.5, 22.25)
+CAMERA = Camera(width=64, height=48, fx=60.0, fy=62.0, cx=30.5, cy=22.25)
 
 
 @pytest.fixture
@@ -51,7 +51,8 @@ def test_ace_folder_with_one_focal_length(tmp_path, recording):
     write.write_ace(tmp_path, recording, CAMERA)
     for file in (tmp_path / "calibration").iterdir():
         file.write_text("525.0\n")
-    assert {frame.camera for frame in open_scene(tmp_path)} == {Camera(64, 48, 525.0, 525.0, 31.5, 23.5)}
+    expected = Camera(width=64, height=48, fx=525.0, fy=525.0, cx=31.5, cy=23.5)
+    assert {frame.camera for frame in open_scene(tmp_path)} == {expected}
 
 
 def test_ace_folder_with_names_of_seven_scenes(tmp_path, recording):
@@ -212,7 +213,7 @@ def test_written_recording_reads_back(tmp_path, recording, image_format):
     images = (gradient[None, :, :, None] + np.arange(12)[:, None, None, None] + (0, 40, 80)).astype(np.uint8)
     depth_m = np.full((48, 64), 2.5, np.float32)
     depth_m[0, :5] = (np.nan, 0.0, -1.0, np.inf, 70.0)
-    frames = [Frame(image, CAMERA, 0.0, pose, "", depth_m)
+    frames = [Frame(image=image, camera=CAMERA, stamp_s=0.0, map_from_camera=pose, name="", depth_m=depth_m)
               for image, pose in zip(images, recording.poses, strict=True)]
     assert write_ace_scene(tmp_path / "scene", iter(frames), image_format) == len(frames)
     read = list(open_scene(tmp_path / "scene"))
@@ -225,15 +226,18 @@ def test_written_recording_reads_back(tmp_path, recording, image_format):
 
 
 def test_written_recording_is_rectified(tmp_path, recording):
-    camera = Camera(64, 48, 60.0, 62.0, 30.5, 22.25, "plumb_bob", (-0.2, 0.05, 0.0, 0.0))
-    write_ace_scene(tmp_path, [Frame(recording.images[0], camera, 0.0, recording.poses[0])])
+    camera = Camera(width=64, height=48, fx=60.0, fy=62.0, cx=30.5, cy=22.25, model="plumb_bob",
+                    distortion=(-0.2, 0.05, 0.0, 0.0))
+    write_ace_scene(tmp_path, [Frame(image=recording.images[0], camera=camera, stamp_s=0.0,
+                                     map_from_camera=recording.poses[0])])
     frame = open_scene(tmp_path).frame(0)
     assert frame.camera == CAMERA
     np.testing.assert_array_equal(frame.image, camera.rectify(recording.images[0])[0])
 
 
 def test_interrupted_recording_keeps_the_frames_before(tmp_path, recording, monkeypatch):
-    frames = [Frame(image, CAMERA, 0.0, pose) for image, pose in zip(recording.images, recording.poses, strict=True)]
+    frames = [Frame(image=image, camera=CAMERA, map_from_camera=pose)
+              for image, pose in zip(recording.images, recording.poses, strict=True)]
 
     def interrupted(source, target):
         if "000002" in str(target):
@@ -248,11 +252,13 @@ def test_interrupted_recording_keeps_the_frames_before(tmp_path, recording, monk
 
 
 def test_recordings_are_not_mixed_nor_written_without_pose(tmp_path, recording):
-    write_ace_scene(tmp_path, [Frame(recording.images[0], CAMERA, 0.0, recording.poses[0])])
+    write_ace_scene(tmp_path, [Frame(image=recording.images[0], camera=CAMERA, stamp_s=0.0,
+                                     map_from_camera=recording.poses[0])])
     with pytest.raises(UserError, match="already holds"):
-        write_ace_scene(tmp_path, [Frame(recording.images[0], CAMERA, 0.0, recording.poses[0])])
+        write_ace_scene(tmp_path, [Frame(image=recording.images[0], camera=CAMERA, stamp_s=0.0,
+                                         map_from_camera=recording.poses[0])])
     with pytest.raises(UserError, match="no pose"):
-        write_ace_scene(tmp_path / "other", [Frame(recording.images[0], CAMERA)])
+        write_ace_scene(tmp_path / "other", [Frame(image=recording.images[0], camera=CAMERA)])
     with pytest.raises(UserError, match="png or jpg"):
         write_ace_scene(tmp_path / "other", [], image_format="bmp")
 
@@ -264,7 +270,8 @@ def test_seven_scenes_sequence(tmp_path, recording):
     scene = open_scene(tmp_path / "seq-03")
     frames = assert_is_recording(scene, recording)
     assert scene.format == "7-Scenes"
-    assert {frame.camera for frame in frames} == {Camera(640, 480, 525.0, 525.0, 320.0, 240.0).resized(64, 48)}
+    full = Camera(width=640, height=480, fx=525.0, fy=525.0, cx=320.0, cy=240.0)
+    assert {frame.camera for frame in frames} == {full.resized(64, 48)}
 
 
 def test_seven_scenes_depth_is_moved_to_the_colour_camera(tmp_path):
@@ -383,22 +390,30 @@ def test_tum_unknown_camera_and_bad_list(tmp_path):
 # ---- COLMAP
 
 COLMAP_CAMERAS = [
-    (ColmapCamera(0, "SIMPLE_PINHOLE", 64, 48, (60.0, 31.0, 22.75)), Camera(64, 48, 60.0, 60.0, 30.5, 22.25)),
+    (ColmapCamera(0, "SIMPLE_PINHOLE", 64, 48, (60.0, 31.0, 22.75)),
+     Camera(width=64, height=48, fx=60.0, fy=60.0, cx=30.5, cy=22.25)),
     (ColmapCamera(1, "PINHOLE", 64, 48, (60.0, 62.0, 31.0, 22.75)), CAMERA),
     (ColmapCamera(2, "SIMPLE_RADIAL", 64, 48, (60.0, 31.0, 22.75, -0.1)),
-     Camera(64, 48, 60.0, 60.0, 30.5, 22.25, "plumb_bob", (-0.1, 0.0, 0.0, 0.0))),
+     Camera(width=64, height=48, fx=60.0, fy=60.0, cx=30.5, cy=22.25, model="plumb_bob",
+            distortion=(-0.1, 0.0, 0.0, 0.0))),
     (ColmapCamera(3, "RADIAL", 64, 48, (60.0, 31.0, 22.75, -0.1, 0.02)),
-     Camera(64, 48, 60.0, 60.0, 30.5, 22.25, "plumb_bob", (-0.1, 0.02, 0.0, 0.0))),
+     Camera(width=64, height=48, fx=60.0, fy=60.0, cx=30.5, cy=22.25, model="plumb_bob",
+            distortion=(-0.1, 0.02, 0.0, 0.0))),
     (ColmapCamera(4, "OPENCV", 64, 48, (60.0, 62.0, 31.0, 22.75, -0.1, 0.02, 1e-3, -2e-3)),
-     Camera(64, 48, 60.0, 62.0, 30.5, 22.25, "plumb_bob", (-0.1, 0.02, 1e-3, -2e-3))),
+     Camera(width=64, height=48, fx=60.0, fy=62.0, cx=30.5, cy=22.25, model="plumb_bob",
+            distortion=(-0.1, 0.02, 1e-3, -2e-3))),
     (ColmapCamera(5, "OPENCV_FISHEYE", 64, 48, (60.0, 62.0, 31.0, 22.75, 0.1, 0.02, 1e-3, -2e-3)),
-     Camera(64, 48, 60.0, 62.0, 30.5, 22.25, "equidistant", (0.1, 0.02, 1e-3, -2e-3))),
+     Camera(width=64, height=48, fx=60.0, fy=62.0, cx=30.5, cy=22.25, model="equidistant",
+            distortion=(0.1, 0.02, 1e-3, -2e-3))),
     (ColmapCamera(6, "FULL_OPENCV", 64, 48, (60.0, 62.0, 31.0, 22.75, 0.1, 0.2, 1e-3, -2e-3, 0.3, 0.4, 0.5, 0.6)),
-     Camera(64, 48, 60.0, 62.0, 30.5, 22.25, "rational_polynomial", (0.1, 0.2, 1e-3, -2e-3, 0.3, 0.4, 0.5, 0.6))),
+     Camera(width=64, height=48, fx=60.0, fy=62.0, cx=30.5, cy=22.25, model="rational_polynomial",
+            distortion=(0.1, 0.2, 1e-3, -2e-3, 0.3, 0.4, 0.5, 0.6))),
     (ColmapCamera(8, "SIMPLE_RADIAL_FISHEYE", 64, 48, (60.0, 31.0, 22.75, 0.1)),
-     Camera(64, 48, 60.0, 60.0, 30.5, 22.25, "equidistant", (0.1, 0.0, 0.0, 0.0))),
+     Camera(width=64, height=48, fx=60.0, fy=60.0, cx=30.5, cy=22.25, model="equidistant",
+            distortion=(0.1, 0.0, 0.0, 0.0))),
     (ColmapCamera(9, "RADIAL_FISHEYE", 64, 48, (60.0, 31.0, 22.75, 0.1, 0.02)),
-     Camera(64, 48, 60.0, 60.0, 30.5, 22.25, "equidistant", (0.1, 0.02, 0.0, 0.0))),
+     Camera(width=64, height=48, fx=60.0, fy=60.0, cx=30.5, cy=22.25, model="equidistant",
+            distortion=(0.1, 0.02, 0.0, 0.0))),
 ]
 
 
@@ -491,10 +506,12 @@ INTRINSICS = {"fl_x": 60.0, "fl_y": 62.0, "cx": 31.0, "cy": 22.75, "w": 64, "h":
 @pytest.mark.parametrize(("intrinsics", "expected"), [
     (INTRINSICS, CAMERA),
     ({**INTRINSICS, "camera_model": "OPENCV", "k1": -0.1, "k2": 0.02, "p1": 1e-3, "p2": -2e-3},
-     Camera(64, 48, 60.0, 62.0, 30.5, 22.25, "plumb_bob", (-0.1, 0.02, 1e-3, -2e-3, 0.0))),
+     Camera(width=64, height=48, fx=60.0, fy=62.0, cx=30.5, cy=22.25, model="plumb_bob",
+            distortion=(-0.1, 0.02, 1e-3, -2e-3, 0.0))),
     ({**INTRINSICS, "camera_model": "OPENCV_FISHEYE", "k1": 0.1, "k2": 0.02, "k3": 1e-3, "k4": -2e-3},
-     Camera(64, 48, 60.0, 62.0, 30.5, 22.25, "equidistant", (0.1, 0.02, 1e-3, -2e-3))),
-    ({"camera_angle_x": 2 * np.arctan(32 / 50)}, Camera(64, 48, 50.0, 50.0, 31.5, 23.5)),
+     Camera(width=64, height=48, fx=60.0, fy=62.0, cx=30.5, cy=22.25, model="equidistant",
+            distortion=(0.1, 0.02, 1e-3, -2e-3))),
+    ({"camera_angle_x": 2 * np.arctan(32 / 50)}, Camera(width=64, height=48, fx=50.0, fy=50.0, cx=31.5, cy=23.5)),
 ])
 def test_transforms(tmp_path, recording, intrinsics, expected, suffix_in_json):
     write.write_transforms(tmp_path, recording, intrinsics, suffix_in_json)
@@ -518,7 +535,7 @@ def test_transforms_intrinsics_of_a_frame_override(tmp_path, recording):
     write.write_transforms(tmp_path, recording, INTRINSICS)
     edit_transforms(tmp_path, 4, fl_x=70.0, cx=33.0)
     cameras = [frame.camera for frame in open_scene(tmp_path)]
-    assert cameras.pop(4) == Camera(64, 48, 70.0, 62.0, 32.5, 22.25)
+    assert cameras.pop(4) == Camera(width=64, height=48, fx=70.0, fy=62.0, cx=32.5, cy=22.25)
     assert set(cameras) == {CAMERA}
 
 
@@ -624,7 +641,8 @@ k: [60, 0, 30.5, 0, 62, 22.25, 0, 0, 1]
 ], ids=range(10))
 def test_camera_files(tmp_path, name, text, model, distortion):
     (tmp_path / name).write_text(text)
-    assert load_camera_file(tmp_path / name, 64, 48) == Camera(64, 48, 60.0, 62.0, 30.5, 22.25, model, distortion)
+    assert load_camera_file(tmp_path / name, 64, 48) == Camera(width=64, height=48, fx=60.0, fy=62.0, cx=30.5, cy=22.25,
+                                                               model=model, distortion=distortion)
 
 
 def test_camera_file_of_another_size(tmp_path):

@@ -96,7 +96,8 @@ def test_parameters_come_from_the_file_unless_given_as_arguments(graph, tmp_path
 
 def test_demo_plays_a_scene_into_the_localizer_and_ends_with_it(graph, tmp_path):
     rng = np.random.default_rng(0)
-    frames = [Frame(rng.integers(0, 255, (480, 640, 3), np.uint8), Camera(640, 480, 500.0, 500.0, 319.5, 239.5),
+    camera = Camera(width=640, height=480, fx=500.0, fy=500.0, cx=319.5, cy=239.5)
+    frames = [Frame(image=rng.integers(0, 255, (480, 640, 3), np.uint8), camera=camera,
                     map_from_camera=np.eye(4)) for _ in range(6)]
     write_ace_scene(tmp_path / "scene", frames)
     received = statuses(graph, "/localizer/status")

@@ -22,9 +22,10 @@ def frames(count: int, size=(640, 480)) -> list[Frame]:
     """Noise that no two pictures share, so that a mix-up is found; every camera differs."""
     rng = np.random.default_rng(7)
     width, height = size
-    return [Frame(rng.integers(0, 255, (height, width, 3), np.uint8),
-                  Camera(width, height, 500.0 + index, 510.0, 319.0, 239.5), 0.1 * index,
-                  pose_from_quaternion(rng.normal(size=3), rng.normal(size=4)), f"frame {index}")
+    return [Frame(image=rng.integers(0, 255, (height, width, 3), np.uint8),
+                  camera=Camera(width=width, height=height, fx=500.0 + index, fy=510.0, cx=319.0, cy=239.5),
+                  stamp_s=0.1 * index, map_from_camera=pose_from_quaternion(rng.normal(size=3), rng.normal(size=4)),
+                  name=f"frame {index}")
             for index in range(count)]
 
 

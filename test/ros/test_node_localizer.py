@@ -132,7 +132,7 @@ def test_pose_and_transform_are_the_localizers(start, map_file):
     rgb = picture(3)
     image = image_message(rgb, bench.header())
     status, values = bench.answer(image, good_info())
-    expected = FakeLocalizer(1.0).localize(Frame(rgb, CAMERA))
+    expected = FakeLocalizer(1.0).localize(Frame(image=rgb, camera=CAMERA))
 
     (message,) = bench.poses[stamp_ns(image.header.stamp)]
     assert message.header.frame_id == "hall" and message.header.stamp == image.header.stamp
@@ -207,7 +207,7 @@ def test_the_camera_info_of_the_image_is_used_where_cameras_zoom(start, map_file
     bench, _ = start(map_path=str(map_file))
     images = [image_message(picture(0), bench.header()) for _ in range(3)]
     for index, image in enumerate(images):
-        info = info_message(Camera(64, 48, 60.0 + index, 60.0, 31.5, 23.5), image.header)
+        info = info_message(Camera(width=64, height=48, fx=60.0 + index, fy=60.0, cx=31.5, cy=23.5), image.header)
         bench.info.publish(info)
     bench.graph.spin(0.5)
     for image in images:

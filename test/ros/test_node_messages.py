@@ -66,10 +66,13 @@ def test_unknown_depth_is_nan():
 
 
 @pytest.mark.parametrize("camera", [
-    Camera(640, 480, 500.0, 510.0, 320.0, 240.0),
-    Camera(640, 480, 500.0, 510.0, 320.0, 240.0, "plumb_bob", (0.1, -0.2, 0.01, 0.02, 0.03)),
-    Camera(640, 480, 500.0, 510.0, 320.0, 240.0, "rational_polynomial", (0.1, -0.2, 0.01, 0.02, 0.03, 0.1, 0.2, 0.3)),
-    Camera(640, 480, 500.0, 510.0, 320.0, 240.0, "equidistant", (0.1, -0.2, 0.01, 0.02))])
+    Camera(width=640, height=480, fx=500.0, fy=510.0, cx=320.0, cy=240.0),
+    Camera(width=640, height=480, fx=500.0, fy=510.0, cx=320.0, cy=240.0, model="plumb_bob",
+           distortion=(0.1, -0.2, 0.01, 0.02, 0.03)),
+    Camera(width=640, height=480, fx=500.0, fy=510.0, cx=320.0, cy=240.0, model="rational_polynomial",
+           distortion=(0.1, -0.2, 0.01, 0.02, 0.03, 0.1, 0.2, 0.3)),
+    Camera(width=640, height=480, fx=500.0, fy=510.0, cx=320.0, cy=240.0, model="equidistant",
+           distortion=(0.1, -0.2, 0.01, 0.02))])
 def test_a_camera_survives_the_round_trip(camera):
     assert camera_from_info(info_message(camera, Header())) == camera
 
@@ -104,7 +107,7 @@ def test_covariance_keeps_its_order():
 
 def test_region_of_interest_and_binning_belong_to_the_picture():
     """The sensor's K, the picture's pixels: a point is where the full picture has it, cropped and then binned."""
-    full = Camera(640, 480, 500.0, 510.0, 320.0, 240.0)
+    full = Camera(width=640, height=480, fx=500.0, fy=510.0, cx=320.0, cy=240.0)
     info = info_message(full, Header())
     info.roi.x_offset, info.roi.y_offset, info.roi.width, info.roi.height = 100, 60, 400, 300
     info.binning_x = info.binning_y = 2
@@ -119,9 +122,11 @@ def test_region_of_interest_and_binning_belong_to_the_picture():
 
 
 def test_a_rectified_image_has_the_camera_of_p():
-    info = info_message(Camera(640, 480, 500.0, 510.0, 320.0, 240.0, "plumb_bob", (0.1, 0.0, 0.0, 0.0, 0.0)), Header())
+    info = info_message(Camera(width=640, height=480, fx=500.0, fy=510.0, cx=320.0, cy=240.0, model="plumb_bob",
+                               distortion=(0.1, 0.0, 0.0, 0.0, 0.0)), Header())
     info.p = np.array([[400.0, 0, 310, 0], [0, 410, 230, 0], [0, 0, 1, 0]]).ravel()
-    assert camera_from_info(info, rectified=True) == Camera(640, 480, 400.0, 410.0, 310.0, 230.0)
+    expected = Camera(width=640, height=480, fx=400.0, fy=410.0, cx=310.0, cy=230.0)
+    assert camera_from_info(info, rectified=True) == expected
     assert camera_from_info(info).distortion[0] == 0.1
     info.p = np.zeros(12)
     with pytest.raises(UserError, match="zero P"):

@@ -36,16 +36,18 @@ class FakeLocalizer:
         if red > 250 and green + blue < 5:
             raise RuntimeError("a fault that no localizer should have")
         if red + green + blue < 30:
-            return PoseEstimate(Status.NO_CONSENSUS, "It is too dark.")
+            return PoseEstimate(status=Status.NO_CONSENSUS, message="It is too dark.")
         if self.reads_pose:
             pose = np.frombuffer(frame.image.tobytes()[:128], np.float64).reshape(4, 4)
             covariance = np.diag(np.repeat([1e-4, 1e-5], 3))
-            return PoseEstimate(Status.ACCEPTED, "Localized.", pose.copy(), covariance, 321, 0.5, 1.5)
+            return PoseEstimate(status=Status.ACCEPTED, message="Localized.", map_from_camera=pose.copy(),
+                                covariance=covariance, inliers=321, inlier_ratio=0.5, reprojection_rms_px=1.5)
         position = np.array([self.offset_m + red, green, frame.camera.fx])
         pose = pose_from_quaternion(position, np.array([0.1, -0.2, blue / 255, 0.9]))
         covariance = np.diag([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
         covariance[0, 5] = covariance[5, 0] = -0.5
-        return PoseEstimate(Status.ACCEPTED, "Localized.", pose, covariance, 321, 0.5, 1.5, stage_ms={"solve": 1.0})
+        return PoseEstimate(status=Status.ACCEPTED, message="Localized.", map_from_camera=pose, covariance=covariance,
+                            inliers=321, inlier_ratio=0.5, reprojection_rms_px=1.5, stage_ms={"solve": 1.0})
 
 
 def load(path: str, device: str, seed: int, threads: int) -> LoadedMap:

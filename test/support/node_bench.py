@@ -18,7 +18,7 @@ from aceg_ros.camera import Camera
 from aceg_ros.ros.common.messages import info_message, stamp_ns
 
 FAKE_NODE = Path(__file__).with_name("fake_localizer_node.py")
-CAMERA = Camera(64, 48, 60.0, 61.0, 31.5, 23.5)
+CAMERA = Camera(width=64, height=48, fx=60.0, fy=61.0, cx=31.5, cy=23.5)
 DEEP = QoSProfile(depth=1000)
 
 

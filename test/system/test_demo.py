@@ -27,8 +27,9 @@ PLAYER = "aceg_ros.ros.scene_player"
 
 
 def flat_scene(path, count: int = 6) -> None:
-    camera = Camera(64, 48, 60.0, 60.0, 31.5, 23.5)
-    write_ace_scene(path, [Frame(np.full((48, 64, 3), 128, np.uint8), camera, map_from_camera=np.eye(4))] * count)
+    camera = Camera(width=64, height=48, fx=60.0, fy=60.0, cx=31.5, cy=23.5)
+    write_ace_scene(path, [Frame(image=np.full((48, 64, 3), 128, np.uint8), camera=camera,
+                                 map_from_camera=np.eye(4))] * count)
 
 
 def alive(pid: int) -> bool:
@@ -114,7 +115,7 @@ def test_killing_the_demo_ends_its_processes(tmp_path):
 
 def test_the_overlay_puts_map_points_on_their_pixels():
     """Points of a rendered picture, projected with its exact pose, have the colours of the pixels they land on."""
-    world = demo_world(Camera(160, 120, 130.0, 131.0, 79.0, 61.0))
+    world = demo_world(Camera(width=160, height=120, fx=130.0, fy=131.0, cx=79.0, cy=61.0))
     pose = mapping_path(8, world.room)[3]
     frame = world.photograph(pose)
     columns, rows = np.meshgrid(np.arange(160), np.arange(120))
@@ -157,7 +158,7 @@ def test_small_demo_from_drive_to_report(tmp_path):
     assert len(images) == 29 and len(answers) == figures["answered"]
     camera = demo_world().camera
     for stamp, answer in answers.items():
-        estimate = localizer.localize(Frame(images[stamp].data.reshape(480, 640, 3).copy(), camera))
+        estimate = localizer.localize(Frame(image=images[stamp].data.reshape(480, 640, 3).copy(), camera=camera))
         assert answer == estimate.status.value
         assert (stamp in poses) == estimate.accepted
         if estimate.accepted:

@@ -71,7 +71,7 @@ def test_release_files_are_imported_and_compute_the_same(tmp_path):
     assert main([*command, "--regressor", str(tmp_path / "g.st")]) == 0
     image = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
     estimate = make_localizer(SceneMap.load(tmp_path / "g.map"), "cpu").localize(
-        Frame(image, Camera(320, 240, 260.0, 260.0, 160.0, 120.0)))
+        Frame(image=image, camera=Camera(width=320, height=240, fx=260.0, fy=260.0, cx=160.0, cy=120.0)))
     assert estimate.map_from_camera is None, "noise is nowhere"
     assert "head" in estimate.stage_ms
 
@@ -249,7 +249,8 @@ def test_training_a_code_explains_the_buffer():
     before = {key: value.clone() for key, value in head.state_dict().items()}
     head.requires_grad_(False)
     buffer = PatchBuffer(600, 8, 8, "cpu", False)
-    picture = Picture(np.zeros((240, 320, 3), np.uint8), Camera(320, 240, 260.0, 260.0, 160.0, 120.0), np.eye(4), None)
+    camera = Camera(width=320, height=240, fx=260.0, fy=260.0, cx=160.0, cy=120.0)
+    picture = Picture(np.zeros((240, 320, 3), np.uint8), camera, np.eye(4), None)
     grid = Grid(torch.randn(1, 8, 30, 40, generator=torch.Generator().manual_seed(0)) * 0.1
                 + torch.linspace(-1, 1, 40), None)
     buffer.add(grid, picture, 600, np.random.default_rng(0))
@@ -307,8 +308,10 @@ def test_maps_are_repeatable_and_few_landmarks_are_refused():
     pose = query_path(8, world.room)[0]
     estimate = make_localizer(maps[0], "cpu").localize(world.photograph(pose, EVENING))
     assert estimate.map_from_camera is None or pose_error(estimate.map_from_camera, pose)[0] < 1.0
-    bare = [Frame(np.full_like(frame.image, 90) + np.random.default_rng(index).integers(0, 9, frame.image.shape,
-                  np.uint8), frame.camera, map_from_camera=frame.map_from_camera) for index, frame in enumerate(frames)]
+    noise = [np.random.default_rng(index).integers(0, 9, frame.image.shape, np.uint8)
+             for index, frame in enumerate(frames)]
+    bare = [Frame(image=np.full_like(frame.image, 90) + added, camera=frame.camera,
+                  map_from_camera=frame.map_from_camera) for frame, added in zip(frames, noise, strict=True)]
     with pytest.raises(UserError, match="landmarks were found"):
         build_map("ace_g", MappingOptions(), bare, MappingBudget.start(1000.0))
 

@@ -24,8 +24,9 @@ def random_camera(kind: str, seed: int) -> Camera:
                                 *rng.uniform(0, 0.4, 2), 0.02),
         "equidistant": tuple(rng.uniform(-0.03, 0.03, 4)),
     }[kind]
-    return Camera(width, height, fx, fx * rng.uniform(0.9, 1.1), width / 2 + rng.uniform(-20, 20),
-                  height / 2 + rng.uniform(-20, 20), kind.rstrip("45"), tuple(float(c) for c in coefficients))
+    return Camera(width=width, height=height, fx=fx, fy=fx * rng.uniform(0.9, 1.1), cx=width / 2 + rng.uniform(-20, 20),
+                  cy=height / 2 + rng.uniform(-20, 20), model=kind.rstrip("45"),
+                  distortion=tuple(float(c) for c in coefficients))
 
 
 def project_by_hand(camera: Camera, points: np.ndarray) -> np.ndarray:
@@ -84,7 +85,8 @@ def test_rectified_pixels_come_from_where_the_lens_put_them(kind, seed):
 
 def test_strong_barrel_has_no_ghosts():
     # r (1 - 0.3 r^2) turns back at r = 1.054: pixels beyond it would show what lies nearer to the axis once more.
-    camera = Camera(640, 480, 220.0, 220.0, 319.5, 239.5, "plumb_bob", (-0.3, 0.0, 0.0, 0.0))
+    camera = Camera(width=640, height=480, fx=220.0, fy=220.0, cx=319.5, cy=239.5, model="plumb_bob",
+                    distortion=(-0.3, 0.0, 0.0, 0.0))
     radius = np.linalg.norm(rays_of(camera)[:, :2], axis=1).reshape(480, 640)
     picture, seen = camera.rectify(np.full((480, 640), 255, np.uint8))
     turning = 1 / np.sqrt(3 * 0.3)
@@ -94,7 +96,8 @@ def test_strong_barrel_has_no_ghosts():
 
 
 def test_wide_fisheye_round_trip():
-    camera = Camera(800, 800, 230.0, 235.0, 399.0, 402.0, "equidistant", (0.05, -0.01, 0.004, -0.001))
+    camera = Camera(width=800, height=800, fx=230.0, fy=235.0, cx=399.0, cy=402.0, model="equidistant",
+                    distortion=(0.05, -0.01, 0.004, -0.001))
     theta, phi = np.meshgrid(np.radians(np.linspace(0.5, 80, 40)), np.linspace(0, 6, 25))
     rays = np.stack([np.tan(theta) * np.cos(phi), np.tan(theta) * np.sin(phi), np.ones(phi.shape)], axis=-1)
     rays = rays.reshape(-1, 3)
@@ -102,7 +105,8 @@ def test_wide_fisheye_round_trip():
 
 
 def test_fisheye_without_coefficients_is_no_pinhole():
-    camera = Camera(200, 200, 80.0, 80.0, 99.5, 99.5, "equidistant", (0.0, 0.0, 0.0, 0.0))
+    camera = Camera(width=200, height=200, fx=80.0, fy=80.0, cx=99.5, cy=99.5, model="equidistant",
+                    distortion=(0.0, 0.0, 0.0, 0.0))
     assert not camera.is_pinhole
     coordinates, _ = camera.rectify(pixel_grid(camera).astype(np.float32))
     u = 99.5 + 80 * np.arctan(80.5 / 80)        # the ray through rectified column 180 on the middle row
@@ -110,21 +114,23 @@ def test_fisheye_without_coefficients_is_no_pinhole():
 
 
 def test_pinhole_picture_is_returned_untouched():
-    camera = Camera(20, 10, 15.0, 15.0, 9.5, 4.5, "plumb_bob", (0.0, 0.0, 0.0, 0.0))
+    camera = Camera(width=20, height=10, fx=15.0, fy=15.0, cx=9.5, cy=4.5, model="plumb_bob",
+                    distortion=(0.0, 0.0, 0.0, 0.0))
     picture = np.zeros((10, 20, 3), np.uint8)
     rectified, seen = camera.rectify(picture)
     assert rectified is picture and seen is None
-    assert camera.rectified() == Camera(20, 10, 15.0, 15.0, 9.5, 4.5)
+    assert camera.rectified() == Camera(width=20, height=10, fx=15.0, fy=15.0, cx=9.5, cy=4.5)
 
 
 def test_picture_of_another_size_is_refused():
     with pytest.raises(UserError, match="20x10"):
-        Camera(10, 20, 15.0, 15.0, 4.5, 9.5).rectify(np.zeros((10, 20), np.uint8))
+        Camera(width=10, height=20, fx=15.0, fy=15.0, cx=4.5, cy=9.5).rectify(np.zeros((10, 20), np.uint8))
 
 
 def test_resized_camera_sees_the_same_point_in_the_resized_picture():
     # Half the size: pixel j averages pixels 2j and 2j + 1, so its centre lies at 2j + 0.5.
-    camera = Camera(640, 480, 500.0, 510.0, 300.0, 200.0, "plumb_bob", (-0.1, 0.02, 1e-3, -1e-3))
+    camera = Camera(width=640, height=480, fx=500.0, fy=510.0, cx=300.0, cy=200.0, model="plumb_bob",
+                    distortion=(-0.1, 0.02, 1e-3, -1e-3))
     half = camera.resized(320, 240)
     point = np.array([[0.3, -0.2, 1.0]])
     np.testing.assert_allclose(2 * half.project(point) + 0.5, camera.project(point), atol=1e-9)
@@ -133,7 +139,7 @@ def test_resized_camera_sees_the_same_point_in_the_resized_picture():
 
 
 def test_resized_camera_fits_what_opencv_resizes():
-    camera = Camera(600, 400, 500.0, 510.0, 300.0, 200.0)
+    camera = Camera(width=600, height=400, fx=500.0, fy=510.0, cx=300.0, cy=200.0)
     small = camera.resized(200, 80)             # different factors in x and y
     coordinates = cv2.resize(pixel_grid(camera), (200, 80), interpolation=cv2.INTER_AREA)
     point = np.array([[0.2, 0.1, 1.0]])
@@ -143,7 +149,8 @@ def test_resized_camera_fits_what_opencv_resizes():
 
 
 def test_cropped_camera_shifts_pixels():
-    camera = Camera(640, 480, 500.0, 510.0, 300.0, 200.0, "equidistant", (0.01, 0.0, 0.0, 0.0))
+    camera = Camera(width=640, height=480, fx=500.0, fy=510.0, cx=300.0, cy=200.0, model="equidistant",
+                    distortion=(0.01, 0.0, 0.0, 0.0))
     part = camera.cropped(100, 50, 320, 240)
     point = np.array([[0.1, 0.05, 1.0]])
     assert (part.width, part.height) == (320, 240)
@@ -151,9 +158,10 @@ def test_cropped_camera_shifts_pixels():
 
 
 def test_frame_rectifies_picture_and_depth():
-    camera = Camera(64, 48, 60.0, 60.0, 31.5, 23.5, "plumb_bob", (-0.2, 0.0, 0.0, 0.0))
+    camera = Camera(width=64, height=48, fx=60.0, fy=60.0, cx=31.5, cy=23.5, model="plumb_bob",
+                    distortion=(-0.2, 0.0, 0.0, 0.0))
     depth_m = np.where(np.arange(64) < 32, 1.0, 5.0).astype(np.float32) * np.ones((48, 1), np.float32)
-    frame, seen = Frame(np.full((48, 64, 3), 200, np.uint8), camera, depth_m=depth_m).rectified()
+    frame, seen = Frame(image=np.full((48, 64, 3), 200, np.uint8), camera=camera, depth_m=depth_m).rectified()
     assert frame.camera == camera.rectified() and frame.image.shape == (48, 64, 3)
     assert set(np.unique(frame.depth_m[seen])) == {1.0, 5.0}         # never a mixture of two surfaces
     assert (frame.image[seen] == 200).all()
@@ -166,8 +174,9 @@ def test_frame_rectifies_picture_and_depth():
 ])
 def test_impossible_cameras_are_refused(change):
     with pytest.raises(UserError):
-        replace(Camera(640, 480, 500.0, 500.0, 320.0, 240.0), **change)
+        replace(Camera(width=640, height=480, fx=500.0, fy=500.0, cx=320.0, cy=240.0), **change)
 
 
 def test_distortion_given_as_list_is_usable_as_key():
-    assert hash(Camera(4, 4, 1.0, 1.0, 1.5, 1.5, "equidistant", [0.0, 0.0, 0.0, 0.0])) is not None  # type: ignore[arg-type]
+    assert hash(Camera(width=4, height=4, fx=1.0, fy=1.0, cx=1.5, cy=1.5, model="equidistant",
+                       distortion=[0.0, 0.0, 0.0, 0.0])) is not None  # type: ignore[arg-type]

@@ -169,7 +169,8 @@ def test_a_camera_that_stands_still_makes_no_map(rendered_scene, tmp_path, capsy
 
 def test_dark_frames_are_skipped_and_distorted_cameras_are_kept(rendered_scene, tmp_path, capsys):
     """A lens cap in the middle of a drive costs that frame only; the map remembers the lens for `aceg localize`."""
-    camera = Camera(640, 480, 525.0, 520.0, 318.0, 242.0, "plumb_bob", (-0.1, 0.02, 0.0, 0.0))
+    camera = Camera(width=640, height=480, fx=525.0, fy=520.0, cx=318.0, cy=242.0, model="plumb_bob",
+                    distortion=(-0.1, 0.02, 0.0, 0.0))
     frames = list(open_scene(rendered_scene / "query"))
     folder = tmp_path / "nerfstudio"
     (folder / "images").mkdir(parents=True)

@@ -60,15 +60,15 @@ def test_an_imported_head_localizes_with_its_encoder(imported):
     scene_map = SceneMap.load(folder / "scene.map")
     assert scene_map.method == "ace"
     image = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
-    camera = Camera(640, 480, 525.0, 525.0, 320.0, 240.0)
-    estimate = make_localizer(scene_map, "cpu").localize(Frame(image, camera))
+    camera = Camera(width=640, height=480, fx=525.0, fy=525.0, cx=320.0, cy=240.0)
+    estimate = make_localizer(scene_map, "cpu").localize(Frame(image=image, camera=camera))
     assert not estimate.accepted, "random weights know no place"
 
 
 def test_the_release_has_its_patch_centres_half_a_pixel_further(imported):
     folder, _ = imported
     image = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
-    frame = Frame(image, Camera(640, 480, 525.0, 525.0, 320.0, 240.0))
+    frame = Frame(image=image, camera=Camera(width=640, height=480, fx=525.0, fy=525.0, cx=320.0, cy=240.0))
     seen = make_localizer(SceneMap.load(folder / "scene.map"), "cpu").scene_coordinates(frame)
     assert seen.pixels[0].tolist() == [4.0, 4.0]
 

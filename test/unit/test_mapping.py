@@ -236,9 +236,10 @@ def test_augmented_views_keep_pixels_on_their_points(photograph):
 
 def test_pictures_of_other_sizes_and_lenses_come_to_the_working_size():
     image = np.random.default_rng(0).integers(0, 255, (270, 480, 3), np.uint8)
-    camera = Camera(480, 270, 400.0, 410.0, 239.5, 134.5, "plumb_bob", (-0.3, 0.1, 0.0, 0.0))
+    camera = Camera(width=480, height=270, fx=400.0, fy=410.0, cx=239.5, cy=134.5, model="plumb_bob",
+                    distortion=(-0.3, 0.1, 0.0, 0.0))
     pose = look_at(np.zeros(3), np.array([1.0, 0.0, 0.0]))
-    view = prepared_picture(Frame(image, camera, map_from_camera=pose), 480, 8)
+    view = prepared_picture(Frame(image=image, camera=camera, map_from_camera=pose), 480, 8)
     assert view.image.shape == (480, 856, 3) and view.mask.shape == (480, 856)
     assert (view.camera.width, view.camera.height) == (856, 480) and view.camera.is_pinhole
     assert view.camera.fy == pytest.approx(410 * 480 / 270)
@@ -259,7 +260,7 @@ def test_buffer_keeps_feature_pixel_camera_and_depth_together():
         depth = np.full((48, 80), 1.0 + number, np.float32)
         depth[:24] = 0.0
         pose = look_at(np.array([number, 0.0, 0.0]), np.array([number, 5.0, 1.0]))
-        camera = Camera(80, 48, 50.0 + number, 55.0, 40.0, 24.0)
+        camera = Camera(width=80, height=48, fx=50.0 + number, fy=55.0, cx=40.0, cy=24.0)
         picture = Picture(rng.integers(0, 255, (48, 80, 3), np.uint8), camera, pose, mask, depth)
         assert buffer.add(Grid(features[None], None), picture, 25, rng) == (25 if number < 2 else 10)
         pictures.append(picture)
@@ -284,7 +285,8 @@ def test_buffer_takes_only_patches_of_known_depth_where_so_asked():
     buffer = PatchBuffer(600, 4, 8, "cpu", with_depth=True)
     depth = np.full((48, 80), 2.0, np.float32)
     depth[:24], depth[24:32] = np.nan, 0.0
-    picture = Picture(np.zeros((48, 80, 3), np.uint8), Camera(80, 48, 50.0, 50.0, 40.0, 24.0), np.eye(4), None, depth)
+    camera = Camera(width=80, height=48, fx=50.0, fy=50.0, cx=40.0, cy=24.0)
+    picture = Picture(np.zeros((48, 80, 3), np.uint8), camera, np.eye(4), None, depth)
     grid = Grid(torch.randn(1, 4, 6, 10), None)
     assert buffer.add(grid, picture, 50, rng, only_known=True) == 20
     assert buffer.add(grid, replace(picture, depth_m=None), 50, rng, only_known=True) == 0
@@ -294,10 +296,11 @@ def test_buffer_takes_only_patches_of_known_depth_where_so_asked():
 def test_depths_that_were_found_take_the_place_of_measured_ones():
     """Pictures that there was no time for lose theirs: measured depths of patches that no two pictures agree on."""
     collection = Collection(load_encoder("compact"), use_depth=True)
-    camera = Camera(640, 480, 500.0, 500.0, 320.0, 240.0)
+    camera = Camera(width=640, height=480, fx=500.0, fy=500.0, cx=320.0, cy=240.0)
     for index in range(3):
         noise = np.random.default_rng(index).integers(0, 255, (480, 640, 3), np.uint8)
-        collection.add(Frame(noise, camera, 0.0, np.eye(4), f"{index}", np.full((480, 640), 2.0, np.float32)))
+        collection.add(Frame(image=noise, camera=camera, stamp_s=0.0, map_from_camera=np.eye(4), name=f"{index}",
+                             depth_m=np.full((480, 640), 2.0, np.float32)))
     assert all(picture.depth_m is not None for picture in collection.pictures)
     collection.take_depths({1: np.full((60, 80), 3.0, np.float32)})
     assert [picture.depth_m is None for picture in collection.pictures] == [True, False, True]
@@ -309,7 +312,8 @@ def test_buffer_prefers_reliable_patches():
     reliability = torch.full((1, 6, 10), 0.1)
     reliability[:, :, :5] = 0.9
     buffer = PatchBuffer(600, 4, 8, "cpu", with_depth=False)
-    picture = Picture(np.zeros((48, 80, 3), np.uint8), Camera(80, 48, 50.0, 50.0, 40.0, 24.0), np.eye(4), None)
+    camera = Camera(width=80, height=48, fx=50.0, fy=50.0, cx=40.0, cy=24.0)
+    picture = Picture(np.zeros((48, 80, 3), np.uint8), camera, np.eye(4), None)
     for _ in range(40):
         assert buffer.add(Grid(torch.randn(1, 4, 6, 10), reliability), picture, 15, rng) == 15
     left = (buffer.patches(torch.arange(600)).view.pixels[:, 0] < 40).float().mean()
@@ -326,7 +330,7 @@ def test_patch_centres():
 def toy_buffer(*radii: float) -> tuple[PatchBuffer, Camera]:
     """Features that are a fixed random map of true points on spheres around a ring of cameras, with their depths."""
     rng = np.random.default_rng(0)
-    camera = Camera(640, 480, 500.0, 500.0, 320.0, 240.0)
+    camera = Camera(width=640, height=480, fx=500.0, fy=500.0, cx=320.0, cy=240.0)
     buffer = PatchBuffer(20 * 400 * len(radii), 32, 8, "cpu", with_depth=True)
     for radius in radii:
         basis = torch.from_numpy(rng.normal(size=(3, 32))).float()

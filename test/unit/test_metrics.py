@@ -25,9 +25,11 @@ def result(stamp_s: float, error=None, covariance=COVARIANCE) -> FrameResult:
     truth[0, 3] = stamp_s
     truth[:3, :3] = Rotation.from_rotvec([0.3, 0.2, 1.0]).as_matrix()
     if error is None:
-        estimate = PoseEstimate(Status.NO_CONSENSUS, "No.")
+        estimate = PoseEstimate(status=Status.NO_CONSENSUS, message="No.")
     else:
-        estimate = PoseEstimate(Status.ACCEPTED, "Yes.", shifted(truth, np.asarray(error)), covariance, 100, 0.5, 1.0)
+        estimate = PoseEstimate(status=Status.ACCEPTED, message="Yes.",
+                                map_from_camera=shifted(truth, np.asarray(error)), covariance=covariance, inliers=100,
+                                inlier_ratio=0.5, reprojection_rms_px=1.0)
     return FrameResult(f"{stamp_s:.1f}", stamp_s, truth, estimate, 10.0)
 
 
@@ -69,12 +71,15 @@ class Scripted:
     def localize(self, frame):
         assert frame.map_from_camera is None, "the truth is not told"
         if not self.accepted:
-            return PoseEstimate(Status.NO_CONSENSUS, "No.")
-        return PoseEstimate(Status.ACCEPTED, "Yes.", shifted(np.eye(4), next(self.errors)), COVARIANCE, 100, 0.5, 1.0)
+            return PoseEstimate(status=Status.NO_CONSENSUS, message="No.")
+        return PoseEstimate(status=Status.ACCEPTED, message="Yes.",
+                            map_from_camera=shifted(np.eye(4), next(self.errors)), covariance=COVARIANCE, inliers=100,
+                            inlier_ratio=0.5, reprojection_rms_px=1.0)
 
 
 def frames(count: int) -> list[Frame]:
-    return [Frame(np.zeros((64, 96, 3), np.uint8), Camera(96, 64, 90.0, 91.0, 47.0, 31.0), index, np.eye(4))
+    camera = Camera(width=96, height=64, fx=90.0, fy=91.0, cx=47.0, cy=31.0)
+    return [Frame(image=np.zeros((64, 96, 3), np.uint8), camera=camera, stamp_s=index, map_from_camera=np.eye(4))
             for index in range(count)]
 
 

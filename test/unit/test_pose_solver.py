@@ -14,7 +14,7 @@ from aceg_ros.estimate import PoseEstimate, Status
 from aceg_ros.pose.gates import check_number
 from aceg_ros.pose.solver import SolverConfig, solve_pose
 
-CAMERA = Camera(640, 480, 520.0, 470.0, 317.0, 242.0)
+CAMERA = Camera(width=640, height=480, fx=520.0, fy=470.0, cx=317.0, cy=242.0)
 BACKENDS = ("poselib", "opencv")
 
 
@@ -397,7 +397,7 @@ def repeated(seed: int, copies: float) -> tuple[np.ndarray, np.ndarray, np.ndarr
 def test_a_place_that_repeats_itself_is_ambiguous() -> None:
     for seed in range(10):
         pixels, points, _ = repeated(seed, 0.16)
-        estimate = refusal(Status.AMBIGUOUS_PLACE, pixels, points)
+        estimate = refusal(Status.AMBIGUOUS_POSE, pixels, points)
         assert "another one" in estimate.message
 
 

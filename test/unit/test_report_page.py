@@ -46,8 +46,11 @@ def results(count: int) -> list[FrameResult]:
         truth[:2, 3] = 3 * np.cos(0.01 * index), 2 * np.sin(0.01 * index)
         pose = truth.copy()
         pose[:3, 3] += rng.normal(0, 0.01, 3)
-        estimate = PoseEstimate(Status.ACCEPTED, "Found.", pose, np.eye(6) * 1e-4, 200, 0.5, 2.0) if index % 7 else \
-            PoseEstimate(Status.NO_CONSENSUS, "Nothing fits </script><b>.")
+        if index % 7:
+            estimate = PoseEstimate(status=Status.ACCEPTED, message="Found.", map_from_camera=pose, inliers=200,
+                                    covariance=np.eye(6) * 1e-4, inlier_ratio=0.5, reprojection_rms_px=2.0)
+        else:
+            estimate = PoseEstimate(status=Status.NO_CONSENSUS, message="Nothing fits </script><b>.")
         made.append(FrameResult(f"{index:06d}", 0.1 * index, truth, estimate, 40.0))
     return made
 
@@ -64,8 +67,9 @@ def run_of(made: list[FrameResult], tmp_path: Path, name: str) -> Run:
 
 
 def frames_of(made: list[FrameResult]) -> list[Frame]:
-    camera = Camera(96, 64, 90.0, 91.0, 47.0, 31.0)
-    return [Frame(np.full((64, 96, 3), 90, np.uint8), camera, r.stamp_s, r.truth, r.name) for r in made]
+    camera = Camera(width=96, height=64, fx=90.0, fy=91.0, cx=47.0, cy=31.0)
+    return [Frame(image=np.full((64, 96, 3), 90, np.uint8), camera=camera, stamp_s=r.stamp_s, map_from_camera=r.truth,
+                  name=r.name) for r in made]
 
 
 def test_the_report_of_a_drive_has_the_numbers_of_the_json(rendered_map, rendered_scene, tmp_path, capsys):

@@ -22,7 +22,8 @@ def small_map() -> SceneMap:
     trajectory[:, 0, 3] = (0, 1, 2)
     return SceneMap("ace", "compact:0123", "compact", {"head.weight": torch.arange(12.0).reshape(3, 4).half()},
                     {"patch_offset_px": 0.5}, MappingFigures(frames=3, reprojection_px=2.5),
-                    (Camera(640, 480, 500.0, 501.0, 320.0, 240.0, "plumb_bob", (0.1, 0.0, 0.0, 0.0)),),
+                    (Camera(width=640, height=480, fx=500.0, fy=501.0, cx=320.0, cy=240.0, model="plumb_bob",
+                            distortion=(0.1, 0.0, 0.0, 0.0)),),
                     np.ones((5, 3), np.float32), np.full((5, 3), 7, np.uint8), trajectory)
 
 

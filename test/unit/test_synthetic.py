@@ -11,7 +11,7 @@ from aceg_ros.synthetic.room import Faces, Room, long_hall, random_room
 from aceg_ros.synthetic.textures import make_atlas, paint_tiles
 from aceg_ros.synthetic.walk import LENGTH_M, mapping_and_later_walk
 
-CAMERA = Camera(160, 120, 130.0, 128.0, 79.0, 60.0)
+CAMERA = Camera(width=160, height=120, fx=130.0, fy=128.0, cx=79.0, cy=60.0)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from aceg_ros.mapping.patch_buffer import PatchBuffer, fill_buffer
 from aceg_ros.mapping.triangulation import TriangulationOptions, triangulate
 from aceg_ros.synthetic.demo_room import demo_world, mapping_path
 
-CAMERA = Camera(320, 240, 260.0, 255.0, 160.0, 119.0)
+CAMERA = Camera(width=320, height=240, fx=260.0, fy=255.0, cx=160.0, cy=119.0)
 
 
 class WallEncoder(torch.nn.Module):

@@ -120,7 +120,8 @@ class BagEntry:
         if image.shape[:2] != (self.camera.height, self.camera.width):
             raise UserError(f"Picture {self.name} of {self.images.path} has {image.shape[1]}x{image.shape[0]} pixels,"
                             f" camera_info says {self.camera.width}x{self.camera.height}.")
-        return Frame(image, self.camera, 1e-9 * self.stamp_ns, pose, self.name)
+        return Frame(image=image, camera=self.camera, stamp_s=1e-9 * self.stamp_ns, map_from_camera=pose,
+                     name=self.name)
 
     def _pose(self) -> np.ndarray | None:
         try:

@@ -17,7 +17,7 @@ def located(points: Tensor, view: View, mask: Tensor | None) -> float:
     points (B, 3) as a network sees them; mask (B,): those that the solver gets, None for all.
     """
     fx, fy, cx, cy = view.intrinsics[0].tolist()
-    camera = Camera(round(2 * cx) + 1, round(2 * cy) + 1, fx, fy, cx, cy)
+    camera = Camera(width=round(2 * cx) + 1, height=round(2 * cy) + 1, fx=fx, fy=fy, cx=cx, cy=cy)
     estimate = solve_pose(view.pixels.cpu().numpy(), points.cpu().numpy(), camera,
                           mask=None if mask is None else mask.cpu().numpy())
     if estimate.map_from_camera is None:

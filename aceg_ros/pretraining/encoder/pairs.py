@@ -73,7 +73,8 @@ class RoomViews:
     @property
     def camera(self) -> Camera:
         height, width = self.depth_m.shape[1:]
-        return Camera(width, height, self.focal_px, self.focal_px, (width - 1) / 2, (height - 1) / 2)
+        return Camera(width=width, height=height, fx=self.focal_px, fy=self.focal_px, cx=(width - 1) / 2,
+                      cy=(height - 1) / 2)
 
 
 def load_views(path: Path) -> RoomViews:
@@ -87,7 +88,7 @@ def render_views(seed: int, atlas: TextureAtlas, width: int = 480, height: int =
     rng = np.random.default_rng(seed)
     room = random_room(seed, len(atlas))
     focal = rng.uniform(380, 620)
-    camera = Camera(width, height, focal, focal, (width - 1) / 2, (height - 1) / 2)
+    camera = Camera(width=width, height=height, fx=focal, fy=focal, cx=(width - 1) / 2, cy=(height - 1) / 2)
     station = random_station(room, rng)
     views, poses = [], []
     for _ in range(count):

@@ -39,7 +39,7 @@ def frame_from_messages(image: Image | CompressedImage, info: CameraInfo | None,
         raise BadCameraError(str(error)) from None
     rgb = compressed_to_rgb(image) if isinstance(image, CompressedImage) else image_to_rgb(image)
     check_same_size(rgb, camera)
-    return Frame(rgb, camera, stamp_ns(image.header.stamp) * 1e-9)
+    return Frame(image=rgb, camera=camera, stamp_s=stamp_ns(image.header.stamp) * 1e-9)
 
 
 def image_to_rgb(message: Image) -> np.ndarray:

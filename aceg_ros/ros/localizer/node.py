@@ -470,7 +470,8 @@ def load_localizer(path: str, device: str, seed: int, threads: int = 0) -> Loade
     localizer = _OnThreads(make_localizer(scene_map, device, seed), threads or max(1, (os.cpu_count() or 1) // 2))
     give_back_heap()        # of this map's making, and of maps before it
     noise = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
-    localizer.localize(Frame(noise, Camera(640, 480, 500.0, 500.0, 320.0, 240.0)))     # the first call is the slow one
+    camera = Camera(width=640, height=480, fx=500.0, fy=500.0, cx=320.0, cy=240.0)
+    localizer.localize(Frame(image=noise, camera=camera))       # the first call is the slow one
     return LoadedMap(localizer, scene_map)
 
 

@@ -18,7 +18,7 @@ from tf2_ros import TransformBroadcaster
 
 from aceg_ros.errors import UserError
 from aceg_ros.geometry import invert
-from aceg_ros.pose.odometry_gate import Belief, Tracker, TrackingConfig, Verdict, carried
+from aceg_ros.pose.odometry_gate import GatedPose, OdometryGate, OdometryGateConfig, Verdict, transport_covariance
 from aceg_ros.ros.common.frames import Frames, clean
 from aceg_ros.ros.common.messages import pose_to_message, pose_to_transform, pose_with_covariance, stamp_ns
 from aceg_ros.ros.common.parameters import ParameterGroup, not_empty, parameter
@@ -79,9 +79,10 @@ class PoseParameters:
         return "map_to_odom" if self.odom_frame else "map_to_base" if self.base_frame else "map_to_camera"
 
     @property
-    def tracking(self) -> TrackingConfig:
-        return TrackingConfig(self.gate_sigmas, self.gate_floor_m, np.radians(self.gate_floor_deg),
-                              self.gate_agreeing_fixes, self.odometry_drift)
+    def odometry_gate(self) -> OdometryGateConfig:
+        return OdometryGateConfig(sigmas=self.gate_sigmas, floor_m=self.gate_floor_m,
+                                  floor_rad=np.radians(self.gate_floor_deg), agreeing_fixes=self.gate_agreeing_fixes,
+                                  drift=self.odometry_drift)
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class PoseOutput:
         self._poses = node.create_publisher(PoseWithCovarianceStamped, "~/pose", 10)
         self._paths = node.create_publisher(Path, "~/path", 1)
         self._broadcaster = TransformBroadcaster(node)
-        self._tracker = Tracker(self._settings.value.tracking)
+        self._gate = OdometryGate(self._settings.value.odometry_gate)
         self._prior: Prior | None = None
         self.is_suspended: Callable[[], bool] = lambda: False       # another one publishes the transform from the map
         self._forget()
@@ -161,12 +162,13 @@ class PoseOutput:
             stamp_s = stamp_ns(stamp) * 1e-9
             if stamp_s < self._last_stamp_s - BACKWARDS_S:
                 self._forget()
-            fix = Belief(answer.estimate.map_from_camera, np.eye(4) if odom_from_camera is None else odom_from_camera,
-                         answer.estimate.covariance, stamp_s)
+            fix = GatedPose(map_from_camera=answer.estimate.map_from_camera,
+                            odom_from_camera=np.eye(4) if odom_from_camera is None else odom_from_camera,
+                            covariance=answer.estimate.covariance, stamp_s=stamp_s)
             late = stamp_s < self._last_stamp_s
             if odom_from_camera is not None:
-                verdict = self._judged(fix, base_from_camera)
-                if verdict is Verdict.WAITING:
+                verdict = self._check_odometry(fix, base_from_camera)
+                if verdict is Verdict.PENDING:
                     return answer.refused(UNCONFIRMED, "The pose lies elsewhere than odometry and earlier poses say:"
                                           f" {settings.gate_agreeing_fixes} that agree are needed.")
                 late = verdict is Verdict.LATE
@@ -188,20 +190,21 @@ class PoseOutput:
             if self._transform is not None and self._is_live and held:
                 self._send(now_ns)
 
-    def _judged(self, fix: Belief, base_from_camera: np.ndarray | None) -> Verdict:
+    def _check_odometry(self, fix: GatedPose, base_from_camera: np.ndarray | None) -> Verdict:
         if self._prior is not None:
             pose = self._prior.pose
             if self._prior.is_base:
                 pose = pose @ (CAMERA_AHEAD if base_from_camera is None else base_from_camera)
-            self._tracker.expect(Belief(pose, fix.odom_from_camera, self._prior.covariance, fix.stamp_s))
+            self._gate.set_prior(GatedPose(map_from_camera=pose, odom_from_camera=fix.odom_from_camera,
+                                           covariance=self._prior.covariance, stamp_s=fix.stamp_s))
             self._prior = None
-        return self._tracker.update(fix)
+        return self._gate.update(fix)
 
-    def _publish_pose(self, fix: Belief, base_from_camera: np.ndarray | None, stamp: Time) -> None:
+    def _publish_pose(self, fix: GatedPose, base_from_camera: np.ndarray | None, stamp: Time) -> None:
         pose, covariance = fix.map_from_camera, fix.covariance
         if base_from_camera is not None:
             pose = pose @ invert(base_from_camera)
-            covariance = carried(covariance, pose[:3, 3] - fix.map_from_camera[:3, 3])
+            covariance = transport_covariance(covariance, pose[:3, 3] - fix.map_from_camera[:3, 3])
         if self.settings.covariance == "diagonal":
             covariance = np.diag(np.diag(covariance))
         header = Header(stamp=stamp, frame_id=self.settings.map_frame)
@@ -211,13 +214,13 @@ class PoseOutput:
         if self._paths.get_subscription_count():
             self._paths.publish(Path(header=header, poses=list(self._path)))
 
-    def _new_transform(self, fix: Belief, base_from_camera: np.ndarray | None,
+    def _new_transform(self, fix: GatedPose, base_from_camera: np.ndarray | None,
                        camera_frame: str) -> tuple[np.ndarray, str] | None:
         """The transform from the map, and its child frame."""
-        policy, belief = self.settings.published, self._tracker.belief
-        pose = fix.map_from_camera if belief is None else belief.map_from_camera
-        if policy == "map_to_odom" and belief is not None:
-            return belief.map_from_odom, clean(self.settings.odom_frame)
+        policy, gated = self.settings.published, self._gate.pose
+        pose = fix.map_from_camera if gated is None else gated.map_from_camera
+        if policy == "map_to_odom" and gated is not None:
+            return gated.map_from_odom, clean(self.settings.odom_frame)
         if policy == "map_to_base" and base_from_camera is not None:
             return pose @ invert(base_from_camera), clean(self.settings.base_frame)
         if policy == "map_to_camera" and camera_frame:
@@ -236,12 +239,12 @@ class PoseOutput:
 
     def _changed(self, old: PoseParameters, new: PoseParameters) -> None:
         with self._lock:
-            self._tracker.config = new.tracking
+            self._gate.config = new.odometry_gate
             if (old.published, old.odom_frame, old.base_frame) != (new.published, new.odom_frame, new.base_frame):
                 self._forget()
 
     def _forget(self) -> None:
-        self._tracker.reset()
+        self._gate.reset()
         self._path = deque(maxlen=PATH_POSES)
         self.last_camera = self._transform = None
         self._is_live = False

@@ -74,8 +74,8 @@ class SceneRecorder(Node):
         while (messages := self._complete.get()) is not None:
             info, pose, image = messages
             try:
-                frame = Frame(image_to_rgb(image), camera_from_info(info), stamp_ns(image.header.stamp) * 1e-9,
-                              pose_from_message(pose.pose))
+                frame = Frame(image=image_to_rgb(image), camera=camera_from_info(info),
+                              stamp_s=stamp_ns(image.header.stamp) * 1e-9, map_from_camera=pose_from_message(pose.pose))
                 check_same_size(frame.image, frame.camera)
             except UserError as error:
                 self.get_logger().warning(f"Left out a frame: {error}")
