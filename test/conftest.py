@@ -102,7 +102,7 @@ def rendered_scene(tmp_path_factory) -> Path:
     world = demo_world()
     for name, path, light in (("mapping", mapping_path(48, world.room), DAYLIGHT),
                               ("query", query_path(12, world.room), EVENING)):
-        write_ace_scene(folder / name, (world.photograph(pose, light, f"{i:06d}") for i, pose in enumerate(path)))
+        write_ace_scene(folder / name, (world.render_frame(pose, light, f"{i:06d}") for i, pose in enumerate(path)))
     return folder
 
 

@@ -18,9 +18,9 @@ import numpy as np
 
 from aceg_ros.benchmarks.scenes import map_and_evaluate
 from aceg_ros.datasets import write_ace_scene
+from aceg_ros.synthetic.hall_sessions import render_hall_sessions
+from aceg_ros.synthetic.room_sessions import render_room_sessions
 from aceg_ros.synthetic.textures import load_atlas
-from aceg_ros.synthetic.visits import mapping_and_later_visit
-from aceg_ros.synthetic.walk import mapping_and_later_walk
 
 ROOM_SEED = 3_000_000                  # training rooms have seeds from 1,000,000 and 2,000,000
 KEYS = ("0.05m_5deg", "0.1m_5deg", "0.25m_5deg", "0.5m_5deg")
@@ -53,7 +53,7 @@ def run(output: Path, methods: list[str], budget_s: float, rooms: int, textures:
 def _room(output: Path, number: int, textures: Path | None, walk: bool) -> Path:
     """Folder with mapping/ and query/ of a room or walk, rendered if it is not there."""
     folder = output / f"{'walk' if walk else 'room'}_{number}"
-    visits = mapping_and_later_walk if walk else mapping_and_later_visit
+    visits = render_hall_sessions if walk else render_room_sessions
     if not (folder / "complete").exists():
         mapping, later = visits(ROOM_SEED + number, load_atlas(textures))
         write_ace_scene(folder / "mapping", mapping)

@@ -33,7 +33,7 @@ def run_bench(map_path: str | None, device: str, repeats: int) -> dict[str, Any]
     the rendered room."""
     device = pick_device(device)
     world = demo_world()
-    frames = [world.photograph(pose, EVENING) for pose in query_path(8, world.room)]
+    frames = [world.render_frame(pose, EVENING) for pose in query_path(8, world.room)]
     localizer = make_localizer(SceneMap.load(map_path), device) if map_path else _untrained(device)
     assert isinstance(localizer, RegressionLocalizer)
     rows: dict[str, list[float]] = {"decode": [], "prepare": [], "encode": [], "head": [], "solve": [], "frame": []}

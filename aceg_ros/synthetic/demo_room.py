@@ -1,4 +1,4 @@
-"""The room of the demo and the system tests: always the same, with a mapping drive and a different query drive."""
+"""The room of the demo and of the tests: always the same, with a mapping drive and a different query drive."""
 
 from __future__ import annotations
 
@@ -13,53 +13,56 @@ from aceg_ros.synthetic.room import Room, random_room
 from aceg_ros.synthetic.textures import TextureAtlas, make_atlas, paint_tiles
 
 ROOM_SEED, TILES, TILE_SEED = 26, 240, 3
-PICTURES = (120, 121)          # many, since bare walls of one repeated tile look the same everywhere
+POSTERS = (120, 121)           # many, since bare walls of one repeated tile look the same everywhere
 CAMERA = Camera(width=640, height=480, fx=525.0, fy=520.0, cx=318.0, cy=242.0)
-FACING = np.pi                # radians from x: the wall that the drives look at
+FACING = np.pi                 # radians from x: the wall that the drives look at
 LIGHTS = {"day": DAYLIGHT, "evening": EVENING}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class World:
-    """A room that can be photographed."""
+    """A room, its textures and the camera that frames of it are rendered with."""
 
     room: Room
     atlas: TextureAtlas
     camera: Camera = CAMERA
 
-    def photograph(self, map_from_camera: np.ndarray, light: Light = DAYLIGHT, name: str = "",
-                   stamp_s: float = 0.0) -> Frame:
-        """Picture with exact pose and depth; map_from_camera (4, 4) must be inside the room."""
-        rendering = render(self.room, self.atlas, self.camera, map_from_camera, light)
+    def render_frame(self, map_from_camera: np.ndarray, light: Light = DAYLIGHT, name: str = "",
+                     stamp_s: float = 0.0) -> Frame:
+        """Render a frame with exact pose and depth; map_from_camera (4, 4) must be inside the room."""
+        rendering = render(self.room, self.atlas, self.camera, map_from_camera, light=light)
         return Frame(image=rendering.image, camera=self.camera, stamp_s=stamp_s, map_from_camera=map_from_camera,
                      name=name, depth_m=rendering.depth_m)
 
 
 def demo_world(camera: Camera = CAMERA) -> World:
-    return World(random_room(ROOM_SEED, TILES, PICTURES), make_atlas(paint_tiles(TILES, TILE_SEED)), camera)
+    """The demo's room as this camera sees it."""
+    return World(room=random_room(ROOM_SEED, TILES, POSTERS), atlas=make_atlas(paint_tiles(TILES, TILE_SEED)),
+                 camera=camera)
 
 
 def mapping_path(count: int, room: Room) -> list[np.ndarray]:
-    """Poses (4, 4) of a drive in two loops that sweeps its view over the furnished end of the room."""
+    """Poses (4, 4) of a drive in two loops whose camera sweeps over one end of the room."""
     poses = []
     for t in np.arange(count) / count:
         angle = 4 * np.pi * t
         heading = FACING + 0.55 * np.sin(2.5 * angle)
-        poses.append(_pose(room, 0.22 + 0.1 * t, angle, heading, 1.62 + 0.12 * np.sin(3 * angle)))
+        poses.append(_pose_on_ellipse(room, angle, heading, radius=0.22 + 0.1 * t,
+                                      height=1.62 + 0.12 * np.sin(3 * angle)))
     return poses
 
 
 def query_path(count: int, room: Room) -> list[np.ndarray]:
-    """Poses (4, 4) of another drive: the other way round, nearer to the middle, a little lower, looking elsewhere."""
+    """Poses (4, 4) of another drive: in the opposite direction, closer to the centre, a bit lower, other headings."""
     poses = []
     for t in np.arange(count) / count:
         angle = -2 * np.pi * t + 1.0
         heading = FACING + 0.35 * np.sin(3 * angle + 0.8)
-        poses.append(_pose(room, 0.17, angle, heading, 1.55 + 0.06 * np.sin(4 * angle)))
+        poses.append(_pose_on_ellipse(room, angle, heading, radius=0.17, height=1.55 + 0.06 * np.sin(4 * angle)))
     return poses
 
 
-def _pose(room: Room, radius: float, angle: float, heading: float, height: float) -> np.ndarray:
-    """Camera on an ellipse of `radius` times the room, looking level along heading (radians from x)."""
+def _pose_on_ellipse(room: Room, angle: float, heading: float, *, radius: float, height: float) -> np.ndarray:
+    """Camera on an ellipse of `radius` times the room, looking almost level along heading (radians from x)."""
     position = np.array([radius * room.size[0] * np.cos(angle), radius * room.size[1] * np.sin(angle), height])
     return look_at(position, position + np.array([np.cos(heading), np.sin(heading), -0.12]))

@@ -1,4 +1,4 @@
-"""Odometry as wheels and gyroscopes give it: smooth, and further from the truth with every metre."""
+"""Simulated wheel odometry: smooth, with an error that grows with the distance travelled."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from aceg_ros.geometry import invert
 
 
 class DriftingOdometry:
-    """Integrates true motion with errors. drift: share by which each step is wrong, a part of it always to one side.
+    """Integrates true motion with errors.
 
-    seed decides which side, and the rest.
+    Args:
+        drift: relative error of each step; half of it is a constant bias, half is random.
+        seed: of the signs of the bias and of the random part.
     """
 
     def __init__(self, drift: float, seed: int = 0) -> None:
@@ -21,16 +23,17 @@ class DriftingOdometry:
         self._odom_from_base = np.eye(4)
 
     def update(self, map_from_base: np.ndarray) -> np.ndarray:
-        """The true pose of the base (4, 4) to odom_from_base (4, 4); the identity at the first call."""
+        """Add the motion up to the true pose map_from_base (4, 4); returns odom_from_base, first the identity."""
         if self._last is not None:
             step = invert(self._last) @ map_from_base
-            turn = Rotation.from_matrix(step[:3, :3]).as_rotvec()
+            rotation = Rotation.from_matrix(step[:3, :3]).as_rotvec()
             scale, angle = 1 + self._drift * (0.5 * self._bias + 0.5 * self._rng.normal(size=2))
-            # Wheels slip sideways as well: each metre also turns the robot a little.
-            turn = angle * turn + np.array([0, 0, 0.3 * self._drift * self._bias[1] * np.linalg.norm(step[:3, 3])])
-            wrong = np.eye(4)
-            wrong[:3, :3] = Rotation.from_rotvec(turn).as_matrix()
-            wrong[:3, 3] = scale * step[:3, 3]
-            self._odom_from_base = self._odom_from_base @ wrong
+            # Wheels slip sideways: each metre also turns the robot a little.
+            slip = 0.3 * self._drift * self._bias[1] * np.linalg.norm(step[:3, 3])
+            rotation = angle * rotation + np.array([0, 0, slip])
+            measured = np.eye(4)
+            measured[:3, :3] = Rotation.from_rotvec(rotation).as_matrix()
+            measured[:3, 3] = scale * step[:3, 3]
+            self._odom_from_base = self._odom_from_base @ measured
         self._last = map_from_base
         return self._odom_from_base

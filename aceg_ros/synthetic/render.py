@@ -1,4 +1,4 @@
-"""Ray-casts a room: picture, exact depth and exact scene coordinates, under a chosen light."""
+"""Ray-casts a room: image, exact depth and exact scene coordinates, under a chosen light."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aceg_ros.synthetic.room import Room
 from aceg_ros.synthetic.textures import TILE_PX, TextureAtlas
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Light:
     """Ambient share, lamps (L, 3) as fractions of the room, and the camera's response to them.
 
@@ -31,13 +31,14 @@ EVENING = Light(ambient=0.35, lamps=((-0.6, 0.5, 0.8),), gains=(1.15, 0.98, 0.78
 
 
 def random_light(rng: np.random.Generator) -> Light:
+    """One to three lamps, colour temperature, exposure and gamma at random."""
     lamps = tuple(tuple(rng.uniform((-0.8, -0.8, 0.6), (0.8, 0.8, 0.98))) for _ in range(int(rng.integers(1, 4))))
     warmth = rng.normal(0, 0.12)
-    return Light(rng.uniform(0.2, 0.8), lamps, (1 + warmth, 1.0, 1 - warmth), rng.uniform(0.6, 1.35),
-                 rng.uniform(0.75, 1.35))
+    return Light(ambient=rng.uniform(0.2, 0.8), lamps=lamps, gains=(1 + warmth, 1.0, 1 - warmth),
+                 exposure=rng.uniform(0.6, 1.35), gamma=rng.uniform(0.75, 1.35))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Rendering:
     """image (H, W, 3) uint8 RGB, depth_m (H, W) float32 z-depth of each pixel's centre."""
 
@@ -51,15 +52,15 @@ class Rendering:
         return (rays * self.depth_m[..., None]) @ map_from_camera[:3, :3].T + map_from_camera[:3, 3]
 
 
-def render(room: Room, atlas: TextureAtlas, camera: Camera, map_from_camera: np.ndarray, light: Light = DAYLIGHT,
-           device: str = "cpu") -> Rendering:
-    """Ray-cast one picture with a pinhole camera whose pose (4, 4) is inside the room."""
+def render(room: Room, atlas: TextureAtlas, camera: Camera, map_from_camera: np.ndarray, *,
+           light: Light = DAYLIGHT, device: str = "cpu") -> Rendering:
+    """Ray-cast an image of the room with a pinhole camera whose pose (4, 4) is inside it."""
     rays = _rays(camera, device)
     depth, face = _nearest_faces(room, camera, map_from_camera, rays)
-    colours = _shade(room, atlas, camera, map_from_camera, light, rays.reshape(-1, 3), depth.reshape(-1),
-                     face.reshape(-1))
+    hits = _Hits(rays=rays.reshape(-1, 3), depth=depth.reshape(-1), face=face.reshape(-1))
+    colours = _shade(room, atlas, hits, camera=camera, pose=map_from_camera, light=light)
     image = (colours.clamp(0, 1) * 255).round().to(torch.uint8).reshape(camera.height, camera.width, 3)
-    return Rendering(image.cpu().numpy(), depth.cpu().numpy())
+    return Rendering(image=image.cpu().numpy(), depth_m=depth.cpu().numpy())
 
 
 def _rays(camera: Camera, device: str) -> torch.Tensor:
@@ -80,10 +81,10 @@ def _nearest_faces(room: Room, camera: Camera, pose: np.ndarray, rays: torch.Ten
         rotation = np.array([[cos[box], -sin[box], 0], [sin[box], cos[box], 0], [0, 0, 1]])   # map_from_box
         window = (slice(0, height), slice(0, width))
         if box > 0:
-            found = _screen_window(camera, pose, room.centre[box], room.half[box], rotation)
-            if found is None:
+            covered = _image_window(camera, pose, _CORNERS * room.half[box] @ rotation.T + room.centre[box])
+            if covered is None:
                 continue
-            window = found
+            window = covered
         half = torch.from_numpy(room.half[box]).float().to(rays.device)
         origin = torch.from_numpy(rotation.T @ (pose[:3, 3] - room.centre[box])).float().to(rays.device)
         to_box = torch.from_numpy(rotation.T @ pose[:3, :3]).float().to(rays.device)
@@ -109,9 +110,8 @@ def _nearest_faces(room: Room, camera: Camera, pose: np.ndarray, rays: torch.Ten
 _CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], float)
 
 
-def _screen_window(camera: Camera, pose: np.ndarray, centre, half, rotation):
-    """Rows and columns that a box can cover, or None where it is out of sight."""
-    corners = (_CORNERS * half) @ rotation.T + centre
+def _image_window(camera: Camera, pose: np.ndarray, corners: np.ndarray):
+    """Rows and columns that a box with these corners (8, 3) can cover, or None if it is out of view."""
     corners = (corners - pose[:3, 3]) @ pose[:3, :3]
     if (corners[:, 2] < 0.02).all():
         return None
@@ -124,15 +124,24 @@ def _screen_window(camera: Camera, pose: np.ndarray, centre, half, rotation):
     return (slice(top, bottom), slice(left, right)) if left < right and top < bottom else None
 
 
-def _shade(room: Room, atlas: TextureAtlas, camera: Camera, pose: np.ndarray, light: Light, rays, depth, face):
+@dataclass(frozen=True, kw_only=True)
+class _Hits:
+    """First surface on each of P rays: rays (P, 3) in the camera with z = 1, depth (P,), face (P,)."""
+
+    rays: torch.Tensor
+    depth: torch.Tensor
+    face: torch.Tensor
+
+
+def _shade(room: Room, atlas: TextureAtlas, hits: _Hits, *, camera: Camera, pose: np.ndarray, light: Light):
     """Colours (P, 3): texture, a slow stain that breaks repetition, Lambertian light, camera response."""
-    device = rays.device
+    depth, face, device = hits.depth, hits.face, hits.depth.device
 
     def tensor(values):
         return torch.as_tensor(np.asarray(values), dtype=torch.float32, device=device)
 
     box, axis, side = face // 6, face % 6 // 2, face % 2
-    points = (rays * depth[:, None]) @ tensor(pose[:3, :3]).T + tensor(pose[:3, 3])
+    points = (hits.rays * depth[:, None]) @ tensor(pose[:3, :3]).T + tensor(pose[:3, 3])
     cos, sin = tensor(np.cos(room.yaw))[box], tensor(np.sin(room.yaw))[box]
     delta = points - tensor(room.centre)[box]
     local = torch.stack([cos * delta[:, 0] + sin * delta[:, 1], cos * delta[:, 1] - sin * delta[:, 0], delta[:, 2]], 1)

@@ -1,4 +1,4 @@
-"""Procedural rooms: a shell full of textured boxes (tables, shelves with books, cabinets, pictures on the walls)."""
+"""Procedural rooms: a shell full of textured boxes (tables, shelves with books, cabinets, posters on the walls)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Faces:
     """Six faces (-x, +x, -y, +y, -z, +z) of each of N boxes.
 
@@ -22,7 +22,7 @@ class Faces:
     tint: np.ndarray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Room:
     """N boxes; box 0 is the shell, seen from inside. Map frame: metres, z up, floor at z = 0, centred in x and y.
 
@@ -40,7 +40,7 @@ class Room:
         return len(self.centre)
 
     def free(self, position: np.ndarray, margin_m: float = 0.25) -> bool:
-        """Whether a camera at position (3,) keeps margin_m from the walls and from every box."""
+        """Whether position (3,) is at least margin_m from the walls and from every box."""
         if (np.abs(position - self.centre[0]) > self.half[0] - margin_m).any():
             return False
         cos, sin = np.cos(self.yaw[1:]), np.sin(self.yaw[1:])
@@ -49,24 +49,24 @@ class Room:
         return bool((np.abs(local) > self.half[1:] + margin_m).any(axis=1).all())
 
 
-def free_spot(room: Room, rng: np.random.Generator, propose: Callable[[], np.ndarray]) -> np.ndarray:
-    """The first proposed position (3,) where a camera has room, or one under the ceiling."""
+def free_position(room: Room, rng: np.random.Generator, propose: Callable[[], np.ndarray]) -> np.ndarray:
+    """The first proposed position (3,) that is free, or one under the ceiling if 200 are not."""
     for _ in range(200):
-        spot = propose()
-        if room.free(spot):
-            return spot
+        position = propose()
+        if room.free(position):
+            return position
     return np.array([0.0, 0.0, room.size[2] - 0.3])
 
 
 class _Builder:
-    """Collects boxes, then freezes them into a Room."""
+    """Collects boxes, then makes a Room of them."""
 
     def __init__(self, rng: np.random.Generator, textures: int):
         self.rng, self.textures = rng, textures
         self.boxes: list[tuple] = []
 
-    def box(self, centre, half, yaw=0.0, tile_m: float | None = None, one_texture=True) -> None:
-        """Add a box; tile_m None stretches one tile over each face (pictures, book spines, labels)."""
+    def add_box(self, centre, half, yaw=0.0, *, tile_m: float | None = None, one_texture=True) -> None:
+        """Add a box; tile_m None stretches one tile over each face (posters, book spines, labels)."""
         rng = self.rng
         half = np.maximum(np.asarray(half, float), 0.004)
         texture = np.full(6, rng.integers(self.textures)) if one_texture else rng.integers(self.textures, size=6)
@@ -77,48 +77,53 @@ class _Builder:
 
     def room(self, size, seed: int) -> Room:
         centre, half, yaw, texture, tile, offset, tint = (np.stack(column) for column in zip(*self.boxes, strict=True))
-        return Room(size, centre, half, yaw, Faces(texture, tile, offset, tint), seed)
+        faces = Faces(texture=texture, tile_m=tile, offset=offset, tint=tint)
+        return Room(size=size, centre=centre, half=half, yaw=yaw, faces=faces, seed=seed)
 
 
-def random_room(seed: int, textures: int, pictures: tuple[int, int] = (10, 28)) -> Room:
-    """A furnished room of 3-9 m. textures: tiles in the atlas; pictures: least and most (excluded) on the walls."""
+def random_room(seed: int, textures: int, posters: tuple[int, int] = (10, 28)) -> Room:
+    """A furnished room of 3-9 m.
+
+    textures: tiles in the atlas; posters: minimum and maximum (exclusive) number of posters on the walls.
+    """
     rng = np.random.default_rng(seed)
-    build = _Builder(rng, textures)
+    builder = _Builder(rng, textures)
     width, length, height = rng.uniform(3.5, 9), rng.uniform(3, 7), rng.uniform(2.4, 3.4)
-    build.box((0, 0, height / 2), (width / 2, length / 2, height / 2), tile_m=rng.uniform(0.8, 2.5), one_texture=False)
-    for _ in range(int(rng.integers(*pictures))):
-        _hang_picture(build, width, length, height)
+    builder.add_box((0, 0, height / 2), (width / 2, length / 2, height / 2), tile_m=rng.uniform(0.8, 2.5),
+                    one_texture=False)
+    for _ in range(int(rng.integers(*posters))):
+        _hang_poster(builder, width, length, height)
     for _ in range(int(rng.integers(2, 6))):
-        _put_shelf(build, width, length)
+        _add_shelf(builder, width, length)
     for _ in range(int(rng.integers(2, 6))):
-        _put_table(build, width, length)
+        _add_table(builder, width, length)
     for _ in range(int(rng.integers(3, 10))):
-        _put_box(build, width, length)
-    return build.room((width, length, height), seed)
+        _add_box(builder, width, length)
+    return builder.room((width, length, height), seed)
 
 
 def long_hall(seed: int, textures: int, length_m: float, width_m: float = 5.0) -> Room:
-    """An office hall along x with things on and along its long walls; the middle is free to walk. About as densely
-    furnished as a random room."""
+    """An office hall along x, furnished along its long walls about as densely as a random room; the middle is free to
+    walk."""
     rng = np.random.default_rng(seed)
-    build = _Builder(rng, textures)
+    builder = _Builder(rng, textures)
     height = rng.uniform(2.5, 3.2)
-    build.box((0, 0, height / 2), (length_m / 2, width_m / 2, height / 2), tile_m=rng.uniform(0.8, 2.5),
+    builder.add_box((0, 0, height / 2), (length_m / 2, width_m / 2, height / 2), tile_m=rng.uniform(0.8, 2.5),
               one_texture=False)
     for _ in range(round(1.6 * length_m)):
-        _hang_picture(build, length_m, width_m, height, _along_side)
+        _hang_poster(builder, length_m, width_m, height, position=_along_side)
     for _ in range(round(0.3 * length_m)):
-        _put_shelf(build, length_m, width_m, _along_side)
+        _add_shelf(builder, length_m, width_m, _along_side)
     for _ in range(round(0.5 * length_m)):
         half = rng.uniform((0.12, 0.12, 0.15), (0.45, 0.3, 0.7))
         x, side = rng.uniform(-length_m / 2 + 0.5, length_m / 2 - 0.5), rng.choice((-1, 1))
-        build.box((x, side * rng.uniform(1.4, width_m / 2 - 0.5), half[2]), half, rng.uniform(0, np.pi),
+        builder.add_box((x, side * rng.uniform(1.4, width_m / 2 - 0.5), half[2]), half, rng.uniform(0, np.pi),
                   tile_m=(None, 0.5, 1.0)[rng.integers(3)], one_texture=False)
-    return build.room((length_m, width_m, height), seed)
+    return builder.room((length_m, width_m, height), seed)
 
 
 def _along_wall(rng, width, length, depth):
-    """A spot against a random wall: (x, y, yaw) of something whose back is `depth` metres behind its centre."""
+    """Random (x, y, yaw) against a wall, of something whose back is `depth` metres behind its centre."""
     wall = rng.integers(4)
     if wall < 2:
         return rng.uniform(-width / 2 + 0.6, width / 2 - 0.6), (length / 2 - depth) * (1 - 2 * wall), 0.0
@@ -126,52 +131,54 @@ def _along_wall(rng, width, length, depth):
 
 
 def _along_side(rng, width, length, depth):
-    """As `_along_wall`, one of the two walls along x in most cases."""
+    """As `_along_wall`, in nine of ten cases at one of the two walls along x."""
     if rng.uniform() < 0.1:
         return _along_wall(rng, width, length, depth)
     return rng.uniform(-width / 2 + 0.6, width / 2 - 0.6), (length / 2 - depth) * rng.choice((-1, 1)), 0.0
 
 
-def _hang_picture(build, width, length, height, spot=_along_wall):
-    x, y, yaw = spot(build.rng, width, length, 0.01)
-    half = build.rng.uniform((0.15, 0.015, 0.12), (0.7, 0.02, 0.55))
-    build.box((x, y, build.rng.uniform(0.8, height - 0.4)), half, yaw, one_texture=False)
+def _hang_poster(builder, width, length, height, *, position=_along_wall):
+    x, y, yaw = position(builder.rng, width, length, 0.01)
+    half = builder.rng.uniform((0.15, 0.015, 0.12), (0.7, 0.02, 0.55))
+    builder.add_box((x, y, builder.rng.uniform(0.8, height - 0.4)), half, yaw, one_texture=False)
 
 
-def _put_shelf(build, width, length, spot=_along_wall):
-    rng = build.rng
+def _add_shelf(builder, width, length, position=_along_wall):
+    rng = builder.rng
     depth, half_width = rng.uniform(0.12, 0.22), rng.uniform(0.35, 0.8)
-    x, y, yaw = spot(rng, width, length, depth)
+    x, y, yaw = position(rng, width, length, depth)
     along = np.array([np.cos(yaw), np.sin(yaw), 0.0])
     boards = int(rng.integers(2, 6))
     for board in range(boards):
         z = 0.1 + board * 0.38
-        build.box((x, y, z), (half_width, depth, 0.02), yaw, tile_m=0.7)
+        builder.add_box((x, y, z), (half_width, depth, 0.02), yaw, tile_m=0.7)
         cursor = -half_width + 0.02
         while cursor < half_width - 0.1 and rng.uniform() > 0.06:
             half = np.array([rng.uniform(0.02, 0.12), depth * rng.uniform(0.5, 0.9), rng.uniform(0.06, 0.15)])
-            build.box(np.array([x, y, z + 0.02 + half[2]]) + along * (cursor + half[0]), half, yaw)
+            builder.add_box(np.array([x, y, z + 0.02 + half[2]]) + along * (cursor + half[0]), half, yaw)
             cursor += 2 * half[0] + rng.choice([0.005, 0.03, 0.12])
 
 
-def _put_table(build, width, length):
-    rng = build.rng
+def _add_table(builder, width, length):
+    rng = builder.rng
     x, y, yaw = rng.uniform(-width / 3, width / 3), rng.uniform(-length / 3, length / 3), rng.uniform(0, np.pi)
     half_x, half_y, z = rng.uniform(0.35, 0.8), rng.uniform(0.25, 0.45), rng.uniform(0.45, 0.95)
-    build.box((x, y, z), (half_x, half_y, 0.02), yaw, tile_m=0.8)
+    builder.add_box((x, y, z), (half_x, half_y, 0.02), yaw, tile_m=0.8)
     rotation = np.array([[np.cos(yaw), -np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]])
     for sign_x in (-1, 1):
         for sign_y in (-1, 1):
             leg = rotation @ np.array([sign_x * (half_x - 0.05), sign_y * (half_y - 0.05)])
-            build.box((x + leg[0], y + leg[1], z / 2), (0.03, 0.03, z / 2), yaw, tile_m=0.5)
+            builder.add_box((x + leg[0], y + leg[1], z / 2), (0.03, 0.03, z / 2), yaw, tile_m=0.5)
     for _ in range(int(rng.integers(2, 7))):
-        spot = rotation @ np.array([rng.uniform(-half_x, half_x), rng.uniform(-half_y, half_y)]) * 0.8
+        centre = rotation @ np.array([rng.uniform(-half_x, half_x), rng.uniform(-half_y, half_y)]) * 0.8
         half = rng.uniform((0.03, 0.03, 0.02), (0.17, 0.12, 0.18))
-        build.box((x + spot[0], y + spot[1], z + 0.02 + half[2]), half, rng.uniform(0, np.pi), one_texture=False)
+        builder.add_box((x + centre[0], y + centre[1], z + 0.02 + half[2]), half, rng.uniform(0, np.pi),
+                        one_texture=False)
 
 
-def _put_box(build, width, length):
-    rng = build.rng
+def _add_box(builder, width, length):
+    rng = builder.rng
     half = rng.uniform((0.12, 0.12, 0.15), (0.45, 0.35, 0.7))
     x, y = rng.uniform(-width / 2 + 0.5, width / 2 - 0.5), rng.uniform(-length / 2 + 0.5, length / 2 - 0.5)
-    build.box((x, y, half[2]), half, rng.uniform(0, np.pi), tile_m=rng.choice([None, 0.5, 1.0]), one_texture=False)
+    builder.add_box((x, y, half[2]), half, rng.uniform(0, np.pi), tile_m=rng.choice([None, 0.5, 1.0]),
+                    one_texture=False)

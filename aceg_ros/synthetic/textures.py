@@ -16,7 +16,7 @@ from aceg_ros.errors import UserError
 TILE_PX = 128
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TextureAtlas:
     """levels[k]: (T, 128 / 2^k, 128 / 2^k, 3) float in [0, 1]."""
 
@@ -56,20 +56,20 @@ def make_atlas(tiles: np.ndarray, device: str = "cpu") -> TextureAtlas:
     while level.shape[-1] >= 4:
         levels.append(level.permute(0, 2, 3, 1).contiguous().to(device))
         level = torch.nn.functional.avg_pool2d(level, 2)
-    return TextureAtlas(tuple(levels))
+    return TextureAtlas(levels=tuple(levels))
 
 
 def load_tiles(folder: Path) -> np.ndarray:
-    """All pictures of a folder as tiles (T, 128, 128, 3) uint8 RGB, in name order."""
+    """All images of a folder as tiles (T, 128, 128, 3) uint8 RGB, in name order."""
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in {".jpg", ".png"})
     if not paths:
-        raise UserError(f"No texture pictures (.jpg, .png) in {folder}.")
+        raise UserError(f"No texture images (.jpg, .png) in {folder}.")
     return np.stack([cv2.resize(load_image(path), (TILE_PX, TILE_PX), interpolation=cv2.INTER_AREA) for path in paths])
 
 
 @lru_cache(maxsize=1)
 def load_atlas(folder: Path | None, device: str = "cpu") -> TextureAtlas:
-    """What rooms for training are papered with: painted tiles, and those of a folder."""
+    """Textures of the rooms for training: painted tiles, and those of a folder."""
     tiles = paint_tiles(256, 1)
     return make_atlas(tiles if folder is None else np.concatenate([tiles, load_tiles(folder)]), device)
 
@@ -99,24 +99,24 @@ def _tint(rng: np.random.Generator) -> np.ndarray:
     return np.clip(grey + rng.normal(0, 0.12, 3), 0.03, 0.97).astype(np.float32)
 
 
-def _to_bytes(picture: np.ndarray) -> np.ndarray:
-    return (np.clip(picture, 0, 1) * 255).astype(np.uint8)
+def _to_uint8(image: np.ndarray) -> np.ndarray:
+    return (np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
 def _paint_noise(rng: np.random.Generator) -> np.ndarray:
     blend = 1 / (1 + np.exp(-rng.uniform(1, 4) * _noise(rng)[..., None]))
-    return _to_bytes(_tint(rng) * blend + _tint(rng) * (1 - blend) + 0.03 * rng.normal(size=(TILE_PX, TILE_PX, 1)))
+    return _to_uint8(_tint(rng) * blend + _tint(rng) * (1 - blend) + 0.03 * rng.normal(size=(TILE_PX, TILE_PX, 1)))
 
 
 def _paint_stripes(rng: np.random.Generator) -> np.ndarray:
     """Wood-like grain: stripes bent by noise."""
     rows = np.arange(TILE_PX, dtype=np.float32)[:, None] / TILE_PX
     wave = np.sin(2 * np.pi * rng.integers(3, 12) * rows + rng.uniform(1, 5) * _noise(rng, 4))[..., None]
-    return _to_bytes(_tint(rng) + 0.12 * wave + 0.12 * _noise(rng)[..., None])
+    return _to_uint8(_tint(rng) + 0.12 * wave + 0.12 * _noise(rng)[..., None])
 
 
 def _paint_bricks(rng: np.random.Generator) -> np.ndarray:
-    picture = np.ones((TILE_PX, TILE_PX, 3), np.float32) * _tint(rng)
+    image = np.ones((TILE_PX, TILE_PX, 3), np.float32) * _tint(rng)
     rows, columns = int(rng.integers(3, 7)), int(rng.integers(2, 5))
     base = _tint(rng)
     height, width = TILE_PX // rows, TILE_PX // columns
@@ -124,34 +124,34 @@ def _paint_bricks(rng: np.random.Generator) -> np.ndarray:
         for column in range(columns):
             left, top = column * width + (row % 2) * width // 2, row * height
             colour = (base + rng.normal(0, 0.06, 3)).tolist()
-            cv2.rectangle(picture, (left + 2, top + 2), (left + width - 2, top + height - 2), colour, -1)
-    return _to_bytes(picture + 0.08 * _noise(rng)[..., None])
+            cv2.rectangle(image, (left + 2, top + 2), (left + width - 2, top + height - 2), colour, -1)
+    return _to_uint8(image + 0.08 * _noise(rng)[..., None])
 
 
 def _paint_shapes(rng: np.random.Generator) -> np.ndarray:
     """A poster: overlapping rectangles, discs and lines."""
-    picture = np.ones((TILE_PX, TILE_PX, 3), np.float32) * _tint(rng)
+    image = np.ones((TILE_PX, TILE_PX, 3), np.float32) * _tint(rng)
     for _ in range(int(rng.integers(6, 22))):
         x, y, radius = (int(v) for v in (*rng.integers(0, TILE_PX, 2), rng.integers(3, 36)))
         colour = _tint(rng).tolist()
         kind = rng.integers(3)
         if kind == 0:
-            cv2.circle(picture, (x, y), radius, colour, -1, cv2.LINE_AA)
+            cv2.circle(image, (x, y), radius, colour, -1, cv2.LINE_AA)
         elif kind == 1:
-            cv2.rectangle(picture, (x, y), (x + radius, y + int(rng.integers(3, 40))), colour, -1)
+            cv2.rectangle(image, (x, y), (x + radius, y + int(rng.integers(3, 40))), colour, -1)
         else:
             end = rng.integers(0, TILE_PX, 2)
-            cv2.line(picture, (x, y), (int(end[0]), int(end[1])), colour, int(rng.integers(1, 6)), cv2.LINE_AA)
-    return _to_bytes(picture + 0.05 * _noise(rng)[..., None])
+            cv2.line(image, (x, y), (int(end[0]), int(end[1])), colour, int(rng.integers(1, 6)), cv2.LINE_AA)
+    return _to_uint8(image + 0.05 * _noise(rng)[..., None])
 
 
 def _paint_letters(rng: np.random.Generator) -> np.ndarray:
     """Print: lines of letters of one size, as on labels, books and notices."""
-    picture = _to_bytes(np.ones((TILE_PX, TILE_PX, 3), np.float32) * _tint(rng))
+    image = _to_uint8(np.ones((TILE_PX, TILE_PX, 3), np.float32) * _tint(rng))
     alphabet = list("ABCDEFGHIJKLMNOPRSTUVXYZ0123456789acdefghkmnprstuvxyz   ")
     size = rng.uniform(0.3, 1.1)
     for y in range(int(18 * size) + 2, TILE_PX, int(30 * size) + 2):
         line = "".join(rng.choice(alphabet, 24))
-        cv2.putText(picture, line, (int(rng.integers(-8, 6)), y), cv2.FONT_HERSHEY_SIMPLEX, size,
+        cv2.putText(image, line, (int(rng.integers(-8, 6)), y), cv2.FONT_HERSHEY_SIMPLEX, size,
                     (255 * _tint(rng)).tolist(), int(rng.integers(1, 3)), cv2.LINE_AA)
-    return picture
+    return image

@@ -144,7 +144,7 @@ def test_the_rendered_room_is_played_with_exact_poses(graph, path, light, preren
     world = demo_world()
     poses = {"mapping": mapping_path, "query": query_path}[path](3, world.room)
     for image, pose in zip(images, poses, strict=True):
-        expected = world.photograph(pose, LIGHTS[light])
+        expected = world.render_frame(pose, LIGHTS[light])
         stamp = stamp_ns(image.header.stamp)
         np.testing.assert_array_equal(image_to_rgb(image), expected.image)
         np.testing.assert_allclose(pose_from_message(truths[stamp].pose), pose, atol=1e-12)

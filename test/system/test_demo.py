@@ -117,7 +117,7 @@ def test_the_overlay_puts_map_points_on_their_pixels():
     """Points of a rendered picture, projected with its exact pose, have the colours of the pixels they land on."""
     world = demo_world(Camera(width=160, height=120, fx=130.0, fy=131.0, cx=79.0, cy=61.0))
     pose = mapping_path(8, world.room)[3]
-    frame = world.photograph(pose)
+    frame = world.render_frame(pose)
     columns, rows = np.meshgrid(np.arange(160), np.arange(120))
     rays = np.stack([(columns - 79.0) / 130.0, (rows - 61.0) / 131.0, np.ones(rows.shape)], -1)
     points = ((rays * frame.depth_m[..., None]) @ pose[:3, :3].T + pose[:3, 3]).reshape(-1, 3)

@@ -227,7 +227,7 @@ def test_a_rough_search_finds_what_an_exact_one_does():
 
 def test_measured_depths_make_landmarks_where_they_are():
     world = demo_world()
-    frame = world.photograph(mapping_path(8, world.room)[0])
+    frame = world.render_frame(mapping_path(8, world.room)[0])
     picture = prepared_picture(frame, 480, 8)
     found = find_landmarks([picture], load_encoder("compact"), "cpu", TriangulationOptions(patches=300), 0,
                            float("inf"), lambda: False, lambda _: None, use_depth=True)
@@ -301,12 +301,12 @@ def test_a_map_has_as_many_codes_as_are_asked_for(tmp_path, rendered_scene, caps
 
 def test_maps_are_repeatable_and_few_landmarks_are_refused():
     world = demo_world()
-    frames = [world.photograph(pose) for pose in mapping_path(48, world.room)[10:18]]
+    frames = [world.render_frame(pose) for pose in mapping_path(48, world.room)[10:18]]
     maps = [build_map("ace_g", MappingOptions(), frames, MappingBudget.start(1000.0))[0] for _ in range(2)]
     assert torch.equal(maps[0].tensors["keys"], maps[1].tensors["keys"])
     assert torch.equal(maps[0].tensors["points"], maps[1].tensors["points"])
     pose = query_path(8, world.room)[0]
-    estimate = make_localizer(maps[0], "cpu").localize(world.photograph(pose, EVENING))
+    estimate = make_localizer(maps[0], "cpu").localize(world.render_frame(pose, EVENING))
     assert estimate.map_from_camera is None or pose_error(estimate.map_from_camera, pose)[0] < 1.0
     noise = [np.random.default_rng(index).integers(0, 9, frame.image.shape, np.uint8)
              for index, frame in enumerate(frames)]

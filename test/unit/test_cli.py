@@ -78,8 +78,8 @@ def test_pictures_of_another_place_are_refused(rendered_map, tmp_path, capsys):
     from aceg_ros.synthetic.demo_room import query_path as path
     from aceg_ros.synthetic.room import random_room
     from aceg_ros.synthetic.textures import make_atlas, paint_tiles
-    other = World(random_room(13, 40), make_atlas(paint_tiles(40, 77)))
-    write_ace_scene(tmp_path / "other", [other.photograph(pose, name=f"{i:06d}")
+    other = World(room=random_room(13, 40), atlas=make_atlas(paint_tiles(40, 77)))
+    write_ace_scene(tmp_path / "other", [other.render_frame(pose, name=f"{i:06d}")
                                          for i, pose in enumerate(path(6, other.room))])
     assert main(["evaluate", str(rendered_map), str(tmp_path / "other")]) == 0
     assert json.loads(capsys.readouterr().out)["localized"] == 0

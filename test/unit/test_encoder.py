@@ -63,7 +63,7 @@ def test_shipped_weights_are_small_and_tell_places_apart(repository, grey):
     assert (encoder.stride, encoder.dim) == (8, 128) and encoder.identity.startswith("compact:")
     world = demo_world()
     pose = mapping_path(20, world.room)[13]
-    images = [torch.from_numpy(world.photograph(pose, light).image).permute(2, 0, 1)[None].float() / 255
+    images = [torch.from_numpy(world.render_frame(pose, light).image).permute(2, 0, 1)[None].float() / 255
               for light in (DAYLIGHT, EVENING)]
     if grey:
         images = [image.mean(1, keepdim=True).expand(-1, 3, -1, -1) for image in images]

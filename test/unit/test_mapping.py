@@ -176,19 +176,19 @@ def test_loss_gradient_survives_extreme_predictions():
 
 
 @pytest.fixture(scope="module")
-def photograph() -> Frame:
+def rendered_frame() -> Frame:
     world = demo_world()
-    return world.photograph(query_path(5, world.room)[3])
+    return world.render_frame(query_path(5, world.room)[3])
 
 
-def test_rendered_depth_and_pose_obey_the_pixel_convention(photograph):
+def test_rendered_depth_and_pose_obey_the_pixel_convention(rendered_frame):
     """A surface point seen at a pixel of one picture shows the same colour at its projection in another: with a wrong
     convention (half a pixel) the mean difference rises measurably above that of the right one."""
     world = demo_world()
-    first = photograph
+    first = rendered_frame
     pose = first.map_from_camera.copy()
     pose[:3, 3] += pose[:3, :3] @ (0.05, 0.02, 0.0)
-    second = world.photograph(pose)
+    second = world.render_frame(pose)
     rows, columns = np.mgrid[20:460:3, 20:620:3]
     rows, columns = rows.ravel(), columns.ravel()
 
@@ -212,9 +212,9 @@ def test_rendered_depth_and_pose_obey_the_pixel_convention(photograph):
     assert difference(0.0) < 0.7 * min(difference(0.5), difference(-0.5))
 
 
-def test_augmented_views_keep_pixels_on_their_points(photograph):
+def test_augmented_views_keep_pixels_on_their_points(rendered_frame):
     """The depth of the warped picture, unprojected with the warped K and pose, gives the same map points."""
-    view = prepared_picture(photograph, 480, 8)
+    view = prepared_picture(rendered_frame, 480, 8)
     rng = np.random.default_rng(1)
     for _ in range(6):
         warped = augment(view, rng, 480, 8)

@@ -32,10 +32,10 @@ from aceg_ros.pretraining.encoder.data import EncoderData
 from aceg_ros.pretraining.encoder.losses import coordinate_loss, encoder_losses, sample_at
 from aceg_ros.pretraining.encoder.train import EncoderTraining, train
 from aceg_ros.synthetic.demo_room import demo_world, mapping_path
-from aceg_ros.synthetic.rearrange import rearranged
+from aceg_ros.synthetic.move_objects import with_objects_moved
 from aceg_ros.synthetic.room import random_room
+from aceg_ros.synthetic.room_sessions import render_room_sessions
 from aceg_ros.synthetic.textures import load_atlas
-from aceg_ros.synthetic.visits import mapping_and_later_visit
 
 
 def test_features_are_sampled_where_the_pixel_is():
@@ -79,7 +79,7 @@ def test_losses_fall_when_a_batch_is_learned():
 def scene(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scene")
     world = demo_world()
-    write_ace_scene(folder, (world.photograph(pose, name=f"{index:06d}")
+    write_ace_scene(folder, (world.render_frame(pose, name=f"{index:06d}")
                              for index, pose in enumerate(mapping_path(60, world.room)[:3])))
     return folder
 
@@ -183,7 +183,7 @@ def test_regressor_learns_what_the_nearest_landmark_gets_wrong(tmp_path, places)
 
 def test_a_place_is_a_mapping_visit_and_a_later_one_of_the_same_room():
     """Points of the later visit's patches, by their depths, are where the landmarks they resemble are."""
-    mapping, later = mapping_and_later_visit(2_000_003, load_atlas(None), mapping=8, later=2, stations=1)
+    mapping, later = render_room_sessions(2_000_003, load_atlas(None), mapping=8, query=2, viewpoints=1)
     place = make_place(list(mapping), list(later), load_encoder("compact"))
     assert len(place.points) > 500 and len(place.camera_from_map) == 2
     points = place.truth(torch.arange(len(place.features)))
@@ -194,13 +194,13 @@ def test_a_place_is_a_mapping_visit_and_a_later_one_of_the_same_room():
 
 def test_rearranged_rooms_keep_their_walls():
     room = random_room(5, 100)
-    changed = rearranged(room, np.random.default_rng(0), moved=0.3, gone=0.3)
+    changed = with_objects_moved(room, np.random.default_rng(0), moved=0.3, removed=0.3)
     assert np.array_equal(changed.centre[0], room.centre[0]) and np.array_equal(changed.half[0], room.half[0])
     assert len(changed) < len(room)
     kept = [np.flatnonzero((room.half == half).all(1))[0] for half in changed.half]
     moved = np.abs(changed.centre - room.centre[kept]).max(1) > 1e-6
     assert 0.1 < moved.mean() < 0.7
-    same = rearranged(room, np.random.default_rng(0), moved=0.0, gone=0.0)
+    same = with_objects_moved(room, np.random.default_rng(0), moved=0.0, removed=0.0)
     assert np.array_equal(same.centre, room.centre)
 
 

@@ -161,7 +161,7 @@ def test_matches_lie_on_epipolar_lines():
 def test_rendered_room_with_the_shipped_encoder():
     """Real features, exact depth: what is triangulated is nearly always right."""
     world = demo_world()
-    frames = [world.photograph(pose) for pose in mapping_path(48, world.room)[10:22]]
+    frames = [world.render_frame(pose) for pose in mapping_path(48, world.room)[10:22]]
     pictures = [prepared_picture(frame, 480, 8) for frame in frames]
     depths = run(pictures, load_encoder("compact"))
     assert len(depths) >= 8

@@ -23,8 +23,8 @@ from aceg_ros.mapping.landmarks import find_landmarks
 from aceg_ros.mapping.losses import View, points_at_depth
 from aceg_ros.mapping.matching import look, measured_depths
 from aceg_ros.mapping.triangulation import TriangulationOptions
+from aceg_ros.synthetic.room_sessions import render_room_sessions
 from aceg_ros.synthetic.textures import load_atlas
-from aceg_ros.synthetic.visits import mapping_and_later_visit
 from aceg_ros.utils.malloc import keep_heap
 
 FIRST_ROOM = 2_000_000                 # seeds: no room of the encoder's training among them
@@ -122,7 +122,7 @@ def _make(job: _Job) -> None:
     path, encoder, number, scene = job
     if scene is None:
         atlas = load_atlas(_textures, _device)
-        mapping, later = mapping_and_later_visit(FIRST_ROOM + number, atlas, device=_device)
+        mapping, later = render_room_sessions(FIRST_ROOM + number, atlas, device=_device)
         place = make_place(list(mapping), list(later), load_encoder(encoder, _device), _device)
     else:
         frames = list(open_scene(scene))

@@ -15,10 +15,10 @@ import cv2
 import numpy as np
 
 from aceg_ros.camera import Camera, Frame
+from aceg_ros.synthetic.camera_poses import pose_near, random_viewpoint
 from aceg_ros.synthetic.render import random_light, render
 from aceg_ros.synthetic.room import random_room
 from aceg_ros.synthetic.textures import TextureAtlas
-from aceg_ros.synthetic.viewpoints import pose_near, random_station
 
 VIEWS_PER_ROOM = 6
 
@@ -89,11 +89,11 @@ def render_views(seed: int, atlas: TextureAtlas, width: int = 480, height: int =
     room = random_room(seed, len(atlas))
     focal = rng.uniform(380, 620)
     camera = Camera(width=width, height=height, fx=focal, fy=focal, cx=(width - 1) / 2, cy=(height - 1) / 2)
-    station = random_station(room, rng)
+    viewpoint = random_viewpoint(room, rng)
     views, poses = [], []
     for _ in range(count):
-        pose = pose_near(room, station, rng, 0.5, 0.35, 0.12)
-        views.append(render(room, atlas, camera, pose, random_light(rng)))
+        pose = pose_near(room, viewpoint, rng, position_m=0.5, target_m=0.35, roll_rad=0.12)
+        views.append(render(room, atlas, camera, pose, light=random_light(rng)))
         poses.append(pose)
     return RoomViews(np.stack([view.image for view in views]),
                      np.stack([view.depth_m for view in views]).astype(np.float16), np.stack(poses), focal)

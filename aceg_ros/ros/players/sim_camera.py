@@ -56,7 +56,7 @@ class Drive:
         for pose in self._poses[len(self._frames):]:
             if self.stopped:
                 return
-            self._frames.append(self._world.photograph(pose, self._light))
+            self._frames.append(self._world.render_frame(pose, self._light))
             yield self._frames[-1]
 
 
