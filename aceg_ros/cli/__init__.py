@@ -360,9 +360,10 @@ def _bag_options(options: argparse.Namespace) -> BagOptions | None:
     """None where nothing was asked for."""
     from aceg_ros.datasets import BagOptions
 
-    chosen = BagOptions(options.image or "", options.camera_info or "", options.pose_topic or "", options.pose_of or "",
-                        None if options.tf is None else tuple(options.tf), options.start, options.end,
-                        options.rectified)
+    chosen = BagOptions(image=options.image or "", camera_info=options.camera_info or "",
+                        pose_topic=options.pose_topic or "", pose_of=options.pose_of or "",
+                        tf=None if options.tf is None else tuple(options.tf), start_s=options.start, end_s=options.end,
+                        rectified=options.rectified)
     return None if chosen == BagOptions() else chosen
 
 

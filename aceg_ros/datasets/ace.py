@@ -26,7 +26,7 @@ from aceg_ros.datasets.scene import FRAME_PERIOD_S, natural_order
 from aceg_ros.errors import UserError
 
 NAME = "ACE folder"
-LOOKS_FOR = "rgb/ with poses/ and calibration/"
+EXPECTED_FILES = "rgb/ with poses/ and calibration/"
 
 _PICTURE_SETTINGS: dict[str, dict[str, Any]] = {
     "png": {"format": "PNG", "compress_level": 1},      # recorded while driving: fast rather than small
@@ -61,7 +61,7 @@ class AceEntry:
                      depth_m=depth_m)
 
 
-def recognises(path: Path) -> bool:
+def can_read(path: Path) -> bool:
     return (path / "rgb").is_dir() and ((path / "poses").is_dir() or (path / "calibration").is_dir())
 
 

@@ -23,7 +23,7 @@ from aceg_ros.errors import UserError
 from aceg_ros.geometry import invert, pose_from_quaternion
 
 NAME = "COLMAP model"
-LOOKS_FOR = "cameras.bin/.txt with images.bin/.txt here, in sparse/ or in sparse/0/"
+EXPECTED_FILES = "cameras.bin/.txt with images.bin/.txt here, in sparse/ or in sparse/0/"
 
 _Parsed = TypeVar("_Parsed")
 
@@ -83,13 +83,13 @@ class ColmapEntry:
         return Frame(image=image, camera=camera, stamp_s=self.stamp_s, map_from_camera=pose, name=self.name)
 
 
-def recognises(path: Path) -> bool:
+def can_read(path: Path) -> bool:
     return _model_folder(path) is not None
 
 
 def list_entries(path: Path) -> list[ColmapEntry]:
     model = _model_folder(path)
-    assert model is not None, "list_entries follows recognises"
+    assert model is not None, "list_entries follows can_read"
     suffix = ".bin" if (model / "images.bin").is_file() else ".txt"
     cameras_file, images_file = model / f"cameras{suffix}", model / f"images{suffix}"
     cameras = _parsed(cameras_file, _read_cameras_binary if suffix == ".bin" else _read_cameras_text)

@@ -1,4 +1,4 @@
-"""From a path to a `Scene`: the first format that recognises the folder reads it."""
+"""From a path to a `Scene`: the first format that can read the folder does."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from aceg_ros.datasets import ace, bag, colmap, seven_scenes, transforms_json, tum_rgbd
-from aceg_ros.datasets.bag.reader import BagOptions
+from aceg_ros.datasets.bag.options import BagOptions
 from aceg_ros.datasets.scene import Entry, Scene
 from aceg_ros.errors import UserError
 
@@ -16,9 +16,9 @@ class Format(Protocol):
     """What the module of a format offers."""
 
     NAME: str
-    LOOKS_FOR: str
+    EXPECTED_FILES: str
 
-    def recognises(self, path: Path) -> bool:
+    def can_read(self, path: Path) -> bool:
         """Whether path looks like this format, from names alone."""
 
     def list_entries(self, path: Path) -> Sequence[Entry]:
@@ -38,9 +38,9 @@ def open_scene(path: Path | str, every: int = 1, bag_options: BagOptions | None 
         raise UserError(f"Cannot take every {every}th frame: give a number of at least 1.")
     if not path.exists():
         raise UserError(f"Scene {path} does not exist.")
-    found = next((candidate for candidate in FORMATS if candidate.recognises(path)), None)
+    found = next((candidate for candidate in FORMATS if candidate.can_read(path)), None)
     if found is None:
-        known = "; ".join(f"{candidate.LOOKS_FOR} ({candidate.NAME})" for candidate in FORMATS)
+        known = "; ".join(f"{candidate.EXPECTED_FILES} ({candidate.NAME})" for candidate in FORMATS)
         raise UserError(f"{path} is not a scene that can be read: looked for {known}.")
     if bag_options is not None and found is not bag:
         raise UserError(f"{path} is {found.NAME}, not a ROS bag: topics, frames and times are for bags.")

@@ -30,7 +30,7 @@ from aceg_ros.datasets.scene import FRAME_PERIOD_S, natural_order
 from aceg_ros.errors import UserError
 
 NAME = "7-Scenes"
-LOOKS_FOR = "frame-*.color.png, seq-*/ or TrainSplit.txt"
+EXPECTED_FILES = "frame-*.color.png, seq-*/ or TrainSplit.txt"
 
 COLOUR_CAMERA = Camera(width=640, height=480, fx=525.0, fy=525.0, cx=320.0, cy=240.0)
 DEPTH_CAMERA = Camera(width=640, height=480, fx=585.0, fy=585.0, cx=320.0, cy=240.0)
@@ -57,7 +57,7 @@ class SevenScenesEntry:
                      depth_m=depth_m)
 
 
-def recognises(path: Path) -> bool:
+def can_read(path: Path) -> bool:
     if path.is_file():
         return re.fullmatch(r"(Train|Test)Split\.txt", path.name) is not None
     return (path / "TrainSplit.txt").is_file() or any(path.glob("frame-*.color.*")) or any(path.glob("seq-*/frame-*"))

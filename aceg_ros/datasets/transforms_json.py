@@ -23,7 +23,7 @@ from aceg_ros.datasets.scene import FRAME_PERIOD_S, natural_order
 from aceg_ros.errors import UserError
 
 NAME = "transforms.json"
-LOOKS_FOR = "transforms.json"
+EXPECTED_FILES = "transforms.json"
 
 OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 
@@ -67,13 +67,13 @@ class TransformsEntry:
         return next((candidate for candidate in with_suffix if candidate.is_file()), picture)
 
 
-def recognises(path: Path) -> bool:
+def can_read(path: Path) -> bool:
     return _json_file(path) is not None
 
 
 def list_entries(path: Path) -> list[TransformsEntry]:
     source = _json_file(path)
-    assert source is not None, "list_entries follows recognises"
+    assert source is not None, "list_entries follows can_read"
     try:
         content = json.loads(read_text(source))
     except ValueError as error:

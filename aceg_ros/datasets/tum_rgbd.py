@@ -21,7 +21,7 @@ from aceg_ros.errors import UserError
 from aceg_ros.geometry import interpolate_poses, pose_from_quaternion
 
 NAME = "TUM RGB-D"
-LOOKS_FOR = "rgb.txt and groundtruth.txt"
+EXPECTED_FILES = "rgb.txt and groundtruth.txt"
 
 DEPTH_UNITS_PER_M = 5000.0
 MAX_POSE_GAP_S = 0.1        # between the two samples that a pose is interpolated from (sampled at 100 Hz)
@@ -86,7 +86,7 @@ class TumEntry:
                      depth_m=depth_m)
 
 
-def recognises(path: Path) -> bool:
+def can_read(path: Path) -> bool:
     return (path / "rgb.txt").is_file() and (path / "groundtruth.txt").is_file()
 
 

@@ -148,7 +148,7 @@ def project_cloud(xyz: np.ndarray, rgb: np.ndarray, map_from_camera: np.ndarray,
 
 def _picture(bag: Path, stamp_s: float) -> tuple[np.ndarray, Camera]:
     """The rectified image with this stamp, and its camera."""
-    images = open_scene(bag, bag_options=BagOptions("/image", "/camera_info", posed=False))
+    images = open_scene(bag, bag_options=BagOptions(image="/image", camera_info="/camera_info", posed=False))
     frame = next(frame for frame in images if abs(frame.stamp_s - stamp_s) < 1e-6)
     return frame.camera.rectify(frame.image)[0], frame.camera
 

@@ -1,5 +1,6 @@
 """ROS bags as scenes."""
 
-from aceg_ros.datasets.bag.reader import LOOKS_FOR, NAME, BagOptions, list_entries, recognises
+from aceg_ros.datasets.bag.options import BagOptions
+from aceg_ros.datasets.bag.reader import EXPECTED_FILES, NAME, can_read, list_entries
 
-__all__ = ["LOOKS_FOR", "NAME", "BagOptions", "list_entries", "recognises"]
+__all__ = ["EXPECTED_FILES", "NAME", "BagOptions", "can_read", "list_entries"]

@@ -35,10 +35,11 @@ class SceneParameters:
     def open(self, posed: bool = True) -> Scene:
         """posed: as in `BagOptions`. Raises UserError."""
         end_s = self.bag_end if self.bag_end < 1e9 else float("inf")
-        chosen = BagOptions(self.bag_image, self.bag_camera_info, self.bag_pose_topic, self.bag_pose_of,
-                            (self.bag_tf_map, self.bag_tf_camera) if self.bag_tf_map else None, self.bag_start, end_s,
-                            self.bag_rectified)
-        is_bag = bag.recognises(Path(self.scene))
+        chosen = BagOptions(image=self.bag_image, camera_info=self.bag_camera_info, pose_topic=self.bag_pose_topic,
+                            pose_of=self.bag_pose_of,
+                            tf=(self.bag_tf_map, self.bag_tf_camera) if self.bag_tf_map else None,
+                            start_s=self.bag_start, end_s=end_s, rectified=self.bag_rectified)
+        is_bag = bag.can_read(Path(self.scene))
         options = replace(chosen, posed=posed) if is_bag or chosen != BagOptions() else None
         return open_scene(self.scene, self.every, options)
 
