@@ -30,8 +30,9 @@ from aceg_ros.evaluation.metrics import summarize
 from aceg_ros.mapping.augmentation import prepared_picture
 from aceg_ros.mapping.budget import MappingBudget
 from aceg_ros.maps.scene_map import SceneMap
-from aceg_ros.methods.base import MappingOptions, make_localizer
+from aceg_ros.methods.base import MappingOptions
 from aceg_ros.methods.build_map import build_map
+from aceg_ros.methods.registry import default_names, make_localizer
 from aceg_ros.pretraining.encoder.pairs import render_views, seen_in_both
 from aceg_ros.synthetic.textures import make_atlas, paint_tiles
 from aceg_ros.utils.atomic_file import without_nan, write_json, write_text
@@ -121,8 +122,10 @@ def _cells_at(features: torch.Tensor, centres: np.ndarray, pixels: np.ndarray) -
 
 def localization(encoder: str, scene: Path, corruptions: Iterable[str], budget_s: float, every: int,
                  device: str) -> dict[str, dict]:
-    """Map a scene with an encoder, then localize its query pictures, changed in each way."""
-    scene_map, _ = build_map("ace", MappingOptions(encoder=encoder, device=device), open_scene(scene / "mapping"),
+    """Map a scene with an encoder, then localize its query pictures, changed in each way. The method is the one that
+    asks least of an encoder: it has to read all of them."""
+    method = default_names()[-1]
+    scene_map, _ = build_map(method, MappingOptions(encoder=encoder, device=device), open_scene(scene / "mapping"),
                              MappingBudget.start(budget_s))
     return _localize_changed(scene_map, scene, corruptions, every, device)
 

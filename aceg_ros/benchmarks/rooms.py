@@ -1,7 +1,7 @@
 """Maps rendered rooms that no training saw, in textures that it did, and finds the pictures of a later visit there:
 other light, things moved.
 
-    python -m aceg_ros.benchmarks.rooms -o OUTPUT [--methods ace ace_g] [--budget S] [--rooms N]
+    python -m aceg_ros.benchmarks.rooms -o OUTPUT [--methods M ...] [--budget S] [--rooms N]
         [--textures DIR] [--walks] [--label L] [--map-options ...]
 
 --walks: long halls, walked down once, in the place of rooms. --map-options: more arguments of `aceg map`, last, and
@@ -18,6 +18,7 @@ import numpy as np
 
 from aceg_ros.benchmarks.scenes import map_and_evaluate
 from aceg_ros.datasets import write_ace_scene
+from aceg_ros.methods.registry import default_names
 from aceg_ros.synthetic.hall_sessions import render_hall_sessions
 from aceg_ros.synthetic.room_sessions import render_room_sessions
 from aceg_ros.synthetic.textures import load_atlas
@@ -65,7 +66,7 @@ def _room(output: Path, number: int, textures: Path | None, walk: bool) -> Path:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--methods", nargs="+", default=["ace", "ace_g"])
+    parser.add_argument("--methods", nargs="+", default=list(reversed(default_names())))
     parser.add_argument("--budget", type=float, default=60.0)
     parser.add_argument("--rooms", type=int, default=4)
     parser.add_argument("--textures", type=Path)

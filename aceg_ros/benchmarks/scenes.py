@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from aceg_ros.methods.registry import names
+
 
 def run(scenes: Path, output: Path, method: str, budget_s: float, every: int = 1, only: Sequence[str] = (),
         foreign: bool = True, map_options: Sequence[str] = (), first: str = "redkitchen7s") -> str:
@@ -78,7 +80,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scenes", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--method", default="ace_g")
+    parser.add_argument("--method", default=names()[0])
     parser.add_argument("--budget", type=float, default=300.0)
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--only", nargs="*", default=())

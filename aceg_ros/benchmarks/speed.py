@@ -14,14 +14,12 @@ import torch
 
 from aceg_ros.camera import Camera
 from aceg_ros.encoders.ace import AceNet
-from aceg_ros.encoders.base import Encoder, load_encoder
+from aceg_ros.encoders.base import Encoder
 from aceg_ros.encoders.preprocess import image_to_tensor
 from aceg_ros.evaluation.metrics import percentiles
 from aceg_ros.maps.scene_map import SceneMap
-from aceg_ros.methods.ace_mapper import SETTINGS
-from aceg_ros.methods.base import make_localizer
+from aceg_ros.methods.registry import make_localizer, specs
 from aceg_ros.methods.scene_coordinates import RegressionLocalizer
-from aceg_ros.networks.ace_head import SceneHead
 from aceg_ros.pose.solver import solve_pose
 from aceg_ros.synthetic.demo_room import demo_world, query_path
 from aceg_ros.synthetic.render import EVENING
@@ -75,11 +73,8 @@ def run_bench(map_path: str | None, device: str, repeats: int) -> dict[str, Any]
 def _untrained(device: str) -> RegressionLocalizer:
     """Default sizes with random weights: the time does not depend on the values. The solver gets predictions of its
     own, see `_predictions`."""
-    encoder = load_encoder("compact", device)
-    settings = SETTINGS[device]
-    head = SceneHead(encoder.dim, settings.width, settings.extra_blocks)
-    state = {f"head.{key}": value for key, value in head.state_dict().items()}
-    localizer = make_localizer(SceneMap("ace", encoder.identity, "compact", state), device)
+    make_map = next(spec.untrained_map for spec in specs() if spec.untrained_map is not None)
+    localizer = make_localizer(make_map(device, "compact"), device)
     assert isinstance(localizer, RegressionLocalizer)
     return localizer
 

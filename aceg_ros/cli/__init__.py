@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -22,6 +22,7 @@ from aceg_ros.utils.progress import JsonProgress, MappingBar
 if TYPE_CHECKING:
     from aceg_ros.camera import Camera
     from aceg_ros.datasets import BagOptions
+    from aceg_ros.methods.options import Option
 
 BUDGET_S = {"cpu": 300.0, "cuda": 120.0}
 
@@ -62,28 +63,25 @@ def run_map(options: argparse.Namespace) -> int:
     from aceg_ros.datasets import open_scene
     from aceg_ros.mapping.budget import MappingBudget
     from aceg_ros.maps.scene_map import check_writable
-    from aceg_ros.methods.base import MappingOptions, check_method, default_method
+    from aceg_ros.methods import registry
+    from aceg_ros.methods.base import MappingOptions
     from aceg_ros.methods.build_map import build_map
     from aceg_ros.utils.device import pick_device
 
+    given = {name: getattr(options, name) for name in registry.all_options() if hasattr(options, name)}
     if options.method is not None:
-        check_method(options.method)
-        if options.method != "ace" and options.reprojection_only:
-            raise UserError("--reprojection-only is a way to train method ace: leave it out, or map with --method ace.")
+        method_options = registry.own_options(options.method, given)
     device = pick_device(options.device)
     total_s = BUDGET_S[device] if options.budget is None else options.budget
     scene = open_scene(options.scene, options.every, _bag_options(options))
     check_writable(options.output)
     frames = tqdm(scene, "reading frames", total=len(scene), unit="frame", leave=False, disable=None)
-    mapping = MappingOptions(encoder=options.encoder, seed=options.seed, device=device, use_depth=options.use_depth,
-                             triangulate=not options.reprojection_only, regressor=options.regressor,
-                             codes=options.codes)
-    method = options.method or default_method(mapping)
-    if options.codes is not None and method != "ace_g":
-        raise UserError("--codes is of method ace_g: leave it out, or map with --method ace_g.")
+    mapping = MappingOptions(encoder=options.encoder, seed=options.seed, device=device, use_depth=options.use_depth)
+    method = options.method or registry.default_method(mapping, given)
+    method_options = registry.own_options(method, given)
     with _StopOnInterrupt() as stop, (JsonProgress() if options.json_progress else MappingBar()) as bar:
-        scene_map, refused = build_map(method, mapping, frames, MappingBudget.start(
-            total_s, progress=bar.show, should_stop=stop.asked, started=started))
+        budget = MappingBudget.start(total_s, progress=bar.show, should_stop=stop.asked, started=started)
+        scene_map, refused = build_map(method, mapping, frames, budget, method_options=method_options)
     _tell_skipped([skipped.reason for skipped in scene.skipped] + refused, len(scene))
     scene_map = replace(scene_map, figures=replace(
         scene_map.figures, skipped=scene_map.figures.skipped + len(scene.skipped)))
@@ -106,7 +104,7 @@ def run_localize(options: argparse.Namespace) -> int:
     from aceg_ros.estimate import PoseEstimate, Status
     from aceg_ros.evaluation.evaluate import tum_line
     from aceg_ros.maps.scene_map import SceneMap
-    from aceg_ros.methods.base import make_localizer
+    from aceg_ros.methods.registry import make_localizer
     from aceg_ros.utils.atomic_file import write_json, write_text
 
     scene_map = SceneMap.load(options.map)
@@ -216,7 +214,7 @@ def run_record(options: argparse.Namespace) -> int:
 def run_view(options: argparse.Namespace) -> int:
     from aceg_ros.datasets import open_scene
     from aceg_ros.maps.scene_map import SceneMap, check_writable
-    from aceg_ros.methods.base import make_localizer
+    from aceg_ros.methods.registry import make_localizer
     from aceg_ros.visualization.rerun_viewer import show
 
     scene_map = SceneMap.load(options.map)
@@ -408,20 +406,15 @@ def _parser() -> argparse.ArgumentParser:
     verb = _verb(verbs, "map", run_map, "make a map from posed pictures")
     verb.add_argument("scene", metavar="SCENE", help=SCENE_HELP)
     verb.add_argument("-o", "--output", metavar="MAP", required=True, help="map file to write")
-    verb.add_argument("--method", help="how to map: ace_g or ace (default: ace_g where its regressor reads the encoder,"
-                      " else ace)")
+    verb.add_argument("--method", metavar="METHOD", help=_methods_help())
     verb.add_argument("--encoder", default="compact", help="shipped encoder or a file from 'aceg import'"
                       " (default: %(default)s)")
-    verb.add_argument("--regressor", default="ace_g", metavar="FILE", help="of --method ace_g: the shipped one or a"
-                      " file from 'aceg import ace-g' or 'aceg pretrain ace-g' (default: %(default)s)")
-    verb.add_argument("--codes", type=_positive, metavar="N", help="of --method ace_g: codes of a place; fewer make a"
-                      " smaller map and a faster, less sure localizer (default: 8192 landmarks)")
     verb.add_argument("--budget", type=_seconds, metavar="S", help="seconds until the map is written, at most (default:"
                       " 300 on a CPU, 120 on a GPU)")
-    guides = verb.add_mutually_exclusive_group()
-    guides.add_argument("--use-depth", action="store_true", help="learn from the scene's depth pictures")
-    guides.add_argument("--reprojection-only", action="store_true", help="as ACE was published: do not start from"
-                        " depths triangulated between the pictures")
+    conflicting = {"use_depth": verb.add_mutually_exclusive_group()}
+    conflicting["use_depth"].add_argument("--use-depth", action="store_true", help="learn from the scene's depth"
+                                          " images")
+    _method_flags(verb, conflicting)
     verb.add_argument("--json-progress", action="store_true", help="one JSON object a line on stdout, for programs")
     _common(verb, every=True)
 
@@ -540,6 +533,38 @@ def _verb(verbs, name: str, run: Callable[[argparse.Namespace], int], text: str)
     verb = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     verb.set_defaults(run=run)
     return verb
+
+
+def _methods_help() -> str:
+    from aceg_ros.methods import registry
+    described = ", ".join(f"{spec.name} ({spec.summary})" for spec in registry.specs())
+    return f"how to map: {described}; by default, the first of {', '.join(registry.default_names())} that reads the" \
+           " encoder and has the flags that are given"
+
+
+def _method_flags(verb: argparse.ArgumentParser, conflicting: dict[str, Any]) -> None:
+    """One flag for each option of any method; it is in the parsed options only if it was given."""
+    from aceg_ros.methods import registry
+    for name, (option, owners) in registry.all_options().items():
+        target = verb if option.conflicts_with is None else conflicting[option.conflicts_with]
+        text = f"of --method {' or '.join(owners)}: {option.description}"
+        if option.kind is bool:
+            target.add_argument(option.flag, dest=name, action="store_true", default=argparse.SUPPRESS, help=text)
+            continue
+        if option.default is not None:
+            text += f" (default: {option.default})"
+        target.add_argument(option.flag, dest=name, type=_parsed_by(option), default=argparse.SUPPRESS, help=text,
+                            metavar=option.metavar, choices=option.choices or None)
+
+
+def _parsed_by(option: Option) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        try:
+            return option.parse(text)
+        except UserError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse
 
 
 def _pretraining(verb: argparse.ArgumentParser, rooms: int, iterations: int | None, said: str) -> None:

@@ -21,8 +21,9 @@ from aceg_ros.demo.report import write_demo_report
 from aceg_ros.errors import UserError
 from aceg_ros.mapping.budget import MappingBudget
 from aceg_ros.maps.scene_map import SceneMap
-from aceg_ros.methods.base import MappingOptions, default_method
+from aceg_ros.methods.base import MappingOptions
 from aceg_ros.methods.build_map import build_map
+from aceg_ros.methods.registry import default_method
 from aceg_ros.utils.progress import MappingBar
 
 SIM_BUDGET_S, SCENE_BUDGET_S = 110.0, 300.0

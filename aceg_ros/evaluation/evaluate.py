@@ -13,7 +13,8 @@ from aceg_ros.datasets import Scene
 from aceg_ros.evaluation.metrics import FrameResult, Summary, summarize
 from aceg_ros.geometry import rotation_to_quaternion
 from aceg_ros.maps.scene_map import SceneMap
-from aceg_ros.methods.base import Localizer, make_localizer
+from aceg_ros.methods.base import Localizer
+from aceg_ros.methods.registry import make_localizer
 from aceg_ros.utils.atomic_file import without_nan
 
 

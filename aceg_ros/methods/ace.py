@@ -2,29 +2,73 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 from aceg_ros.errors import UserError
-from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.base import Mapper, MappingOptions
-from aceg_ros.methods.scene_coordinates import MOST_RELIABLE, Regress, RegressionLocalizer, localizer_of
-from aceg_ros.networks.ace_head import head_from_state
-from aceg_ros.utils.device import pick_device
+from aceg_ros.methods.options import option
+from aceg_ros.methods.registry import ImporterSpec, MethodSpec
+
+if TYPE_CHECKING:
+    from aceg_ros.maps.scene_map import SceneMap
+    from aceg_ros.methods.scene_coordinates import Regress, RegressionLocalizer
 
 
-def make_mapper(options: MappingOptions) -> Mapper:
+@dataclass(frozen=True, kw_only=True)
+class AceOptions:
+    """What a user may choose about mapping by ACE.
+
+    reprojection_only: do not begin with depths from matched patches (`mapping.triangulation`).
+    """
+
+    reprojection_only: bool = option(False, "train as ACE was published: do not start from depths triangulated between"
+                                     " the images", conflicts_with="use_depth")
+
+
+def make_mapper(options: MappingOptions, own: AceOptions) -> Mapper:
     from aceg_ros.methods.ace_mapper import AceMapper  # localizing must not load what mapping needs
-    return AceMapper(options)
+    return AceMapper(options, own)
 
 
 def make_localizer(scene_map: SceneMap, device: str = "auto", seed: int = 0) -> RegressionLocalizer:
+    from aceg_ros.methods.scene_coordinates import MOST_RELIABLE, localizer_of
+    from aceg_ros.utils.device import pick_device
     device = pick_device(device)
     return localizer_of(scene_map, make_regression(scene_map, device), device, seed, MOST_RELIABLE[device])
 
 
 def make_regression(scene_map: SceneMap, device: str) -> Regress:
-    """The map's head. Raises UserError where it cannot be used."""
+    """Return the map's head. Raises UserError if it cannot be used."""
+    from aceg_ros.networks.ace_head import head_from_state
     try:
         state = {key.removeprefix("head."): value for key, value in scene_map.tensors.items()}
         head = head_from_state(state).eval().requires_grad_(False).to(device)
     except (KeyError, RuntimeError) as error:
-        raise UserError(f"The map's head cannot be used ({error}): map the place again.") from None
+        raise UserError(f"The map's head cannot be used ({error}): map the scene again.") from None
     return lambda features: (head(features), None)
+
+
+def untrained_map(device: str, encoder: str) -> SceneMap:
+    """Return a map with a random head of the default size."""
+    from aceg_ros.encoders.base import load_encoder
+    from aceg_ros.maps.scene_map import SceneMap
+    from aceg_ros.methods.ace_mapper import SETTINGS
+    from aceg_ros.networks.ace_head import SceneHead
+    owner, settings = load_encoder(encoder, device), SETTINGS[device]
+    head = SceneHead(owner.dim, settings.width, settings.extra_blocks)
+    state = {f"head.{key}": value for key, value in head.state_dict().items()}
+    return SceneMap(SPEC.name, owner.identity, owner.source, state)
+
+
+SPEC = MethodSpec(
+    name="ace",
+    summary="a small network per scene, trained by reprojection",
+    options=AceOptions,
+    make_mapper=make_mapper,
+    make_localizer=make_localizer,
+    untrained_map=untrained_map,
+    priority=1,                                     # works with any encoder
+    importers=(ImporterSpec(kind="ace-head", description="a scene's head of the ACE release", inputs=("encoder",),
+                            function="aceg_ros.importers.ace:import_head"),),
+)

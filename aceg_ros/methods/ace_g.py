@@ -1,4 +1,4 @@
-"""ACE-G (Bruns et al., ICCV 2025): one frozen regressor for all places, and a code per place that it reads.
+"""ACE-G (Bruns et al., ICCV 2025): one frozen regressor for all scenes, and a code per scene that it reads.
 
 With the shipped regressor the code is made of landmarks, found by triangulation in seconds. With the published one
 (`aceg import ace-g`) it is optimised by reprojection, as in the paper.
@@ -6,35 +6,60 @@ With the shipped regressor the code is made of landmarks, found by triangulation
 
 from __future__ import annotations
 
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from aceg_ros.errors import UserError
-from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.base import Mapper, MappingOptions
-from aceg_ros.methods.scene_coordinates import MOST_RELIABLE, Regress, RegressionLocalizer, localizer_of
-from aceg_ros.networks.landmark_regressor import LandmarkCode, LandmarkRegressor, surest
-from aceg_ros.networks.map_code_transformer import MapCode, Regressed, surer
-from aceg_ros.networks.weights_file import load_regressor
-from aceg_ros.utils.device import pick_device
+from aceg_ros.methods.options import option
+from aceg_ros.methods.registry import ImporterSpec, MethodSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from aceg_ros.maps.scene_map import SceneMap
+    from aceg_ros.methods.scene_coordinates import Regress, RegressionLocalizer
+    from aceg_ros.networks.map_code_transformer import Regressed
+
+SHIPPED_REGRESSOR, ITS_ENCODER = "ace_g", "compact"
 
 
-def make_mapper(options: MappingOptions) -> Mapper:
+@dataclass(frozen=True, kw_only=True)
+class AceGOptions:
+    """What a user may choose about mapping by ACE-G.
+
+    regressor: the shipped one or a file. codes: how many a scene has, at most; None: 8192 landmarks, or as many as the
+    published regressor was trained with.
+    """
+
+    regressor: str = option(SHIPPED_REGRESSOR, "the shipped regressor or a file from 'aceg import ace-g' or 'aceg"
+                            " pretrain ace-g'", metavar="FILE")
+    codes: int | None = option(None, "codes of a scene; fewer make a smaller map and a faster, less certain localizer"
+                               " (default: 8192 landmarks)", metavar="N", minimum=1)
+
+
+def make_mapper(options: MappingOptions, own: AceGOptions) -> Mapper:
     from aceg_ros.methods.ace_g_mapper import AceGMapper  # localizing must not load what mapping needs
-    return AceGMapper(options)
+    return AceGMapper(options, own)
 
 
 def make_localizer(scene_map: SceneMap, device: str = "auto", seed: int = 0) -> RegressionLocalizer:
+    from aceg_ros.methods.scene_coordinates import MOST_RELIABLE, localizer_of
+    from aceg_ros.utils.device import pick_device
     device = pick_device(device)
     return localizer_of(scene_map, make_regression(scene_map, device), device, seed, MOST_RELIABLE[device])
 
 
 def make_regression(scene_map: SceneMap, device: str) -> Regress:
-    """The map's code with the regressor that it was made for. Raises UserError where that is another one now."""
+    """Return the regressor with the map's code. Raises UserError if it is another regressor now than the map's."""
+    from aceg_ros.networks.landmark_regressor import LandmarkCode, LandmarkRegressor
+    from aceg_ros.networks.map_code_transformer import MapCode
+    from aceg_ros.networks.weights_file import load_regressor
     regressor = load_regressor(scene_map.settings.get("regressor_source", ""), device)
     wanted = scene_map.settings.get("regressor")
     if regressor.identity != wanted:
         raise UserError(f"The map was made with regressor {wanted}, but '{regressor.source}' is now"
-                        f" {regressor.identity}: map the place again, or restore that regressor.")
+                        f" {regressor.identity}: map the scene again, or restore that regressor.")
     net, tensors = regressor.net, scene_map.tensors
     try:
         if isinstance(net, LandmarkRegressor):
@@ -43,14 +68,31 @@ def make_regression(scene_map: SceneMap, device: str) -> Regress:
         map_code = MapCode(tensors["embeddings"].float(), tensors["mean"]).to(device)
         return lambda features: _sure(net(features, map_code))
     except (KeyError, RuntimeError) as error:
-        raise UserError(f"The map's code cannot be used ({error}): map the place again.") from None
+        raise UserError(f"The map's code cannot be used ({error}): map the scene again.") from None
 
 
 def _sure(found: Regressed) -> tuple[Tensor, Tensor]:
+    from aceg_ros.networks.map_code_transformer import surer
     return found.coordinates.float(), surer(found.sigma.float())
 
 
 def _surest(found: Regressed) -> tuple[Tensor, Tensor]:
+    from aceg_ros.networks.landmark_regressor import surest
     return found.coordinates, surest(found.sigma)
 
 
+SPEC = MethodSpec(
+    name="ace_g",
+    summary="landmarks that a pretrained network reads",
+    options=AceGOptions,
+    make_mapper=make_mapper,
+    make_localizer=make_localizer,
+    priority=2,
+    supports=lambda options: options.encoder == ITS_ENCODER,
+    importers=(
+        ImporterSpec(kind="ace-g", description="the regressor of the ACE-G release",
+                     function="aceg_ros.importers.ace_g:import_regressor"),
+        ImporterSpec(kind="ace-g-map", description="a map of it", inputs=("encoder", "regressor"),
+                     function="aceg_ros.importers.ace_g:import_map"),
+    ),
+)

@@ -24,6 +24,7 @@ from aceg_ros.mapping.patch_buffer import PatchBuffer, fill_buffer
 from aceg_ros.mapping.train_head import TrainingResult
 from aceg_ros.mapping.triangulation import TriangulationOptions
 from aceg_ros.maps.scene_map import MappingFigures, SceneMap
+from aceg_ros.methods.ace_g import AceGOptions
 from aceg_ros.methods.base import MappingOptions
 from aceg_ros.networks.landmark_regressor import LandmarkRegressor
 from aceg_ros.networks.map_code_transformer import MapCode, TransformerHead
@@ -56,12 +57,12 @@ SETTINGS = {"cuda": AceGSettings(), "cpu": AceGSettings(buffer=500_000, training
 class AceGMapper:
     """Collects posed frames, then makes a code of them within the budget."""
 
-    def __init__(self, options: MappingOptions, settings: AceGSettings | None = None):
-        self._options = options
+    def __init__(self, options: MappingOptions, own: AceGOptions | None = None, settings: AceGSettings | None = None):
+        self._options, self._own = options, own or AceGOptions()
         self._device = pick_device(options.device)
         self._settings = settings or SETTINGS[self._device]
         self._encoder = load_encoder(options.encoder, self._device)
-        self._regressor = _fitting_regressor(options.regressor, self._encoder, self._device)
+        self._regressor = _fitting_regressor(self._own.regressor, self._encoder, self._device)
         self._collection = Collection(self._encoder, options.use_depth)
 
     def add(self, frame: Frame) -> None:
@@ -91,7 +92,7 @@ class AceGMapper:
                             " more pictures that overlap and see the same from different places, or give more time.")
         in_time = finding.remaining_s() > 0.0               # then all that may take part were looked at
         encoded = min(len(self._collection.pictures), settings.triangulation.pictures) if in_time else sources
-        features, points = merge(landmarks, self._options.codes or settings.codes, seed)
+        features, points = merge(landmarks, self._own.codes or settings.codes, seed)
         keys = (features * 127).round().to(torch.int8)
         cloud = thin(landmarks, CLOUD_POINTS, seed + 1)
         result = TrainingResult(0, budget.elapsed_s(), float("nan"), not budget.should_stop())
@@ -113,7 +114,7 @@ class AceGMapper:
                             " --budget.")
         mean = torch.tensor(self._collection.poses[:, :3, 3].mean(0)).float()
         generator = torch.Generator().manual_seed(options.seed)
-        codes = options.codes or self._regressor.codes or settings.training.codes
+        codes = self._own.codes or self._regressor.codes or settings.training.codes
         code = MapCode.noise(codes, net.size.dim_emb, mean, generator).to(self._device)
         report = budget.phase("training").report
         result = train_code(net, code, buffer, settings.training, budget.deadline,

@@ -1,8 +1,8 @@
 """Mapping by ACE (Brachmann et al., CVPR 2023): a head is trained for the scene by reprojection.
 
-Unlike there, depths are triangulated between the mapping pictures first (`MappingOptions.triangulate`). Training starts
-from them and, where there are enough, learns those patches alone: the others are the sky, and what no two pictures
-agree on.
+Unlike there, depths are triangulated between the mapping pictures first (unless `AceOptions.reprojection_only`).
+Training starts from them and, where there are enough, learns those patches alone: the others are the sky, and what no
+two pictures agree on.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from aceg_ros.mapping.patch_buffer import PatchBuffer, fill_buffer
 from aceg_ros.mapping.train_head import TrainingOptions, TrainingResult, enough, train_head
 from aceg_ros.mapping.triangulation import TriangulationOptions, triangulate
 from aceg_ros.maps.scene_map import MAX_CLOUD_POINTS, MappingFigures, SceneMap
+from aceg_ros.methods.ace import AceOptions
 from aceg_ros.methods.base import MappingOptions
 from aceg_ros.networks.ace_head import SceneHead
 from aceg_ros.networks.contraction import fitting_radius
@@ -60,8 +61,8 @@ BUFFER_BYTES = {"cpu": 0.5e9, "cuda": 10e9}
 class AceMapper:
     """Collects posed frames, then trains a head for them within the budget."""
 
-    def __init__(self, options: MappingOptions, settings: AceSettings | None = None):
-        self._options = options
+    def __init__(self, options: MappingOptions, own: AceOptions | None = None, settings: AceSettings | None = None):
+        self._options, self._own = options, own or AceOptions()
         self._device = pick_device(options.device)
         self._settings = settings or SETTINGS[self._device]
         self._encoder = load_encoder(options.encoder, self._device)
@@ -80,7 +81,7 @@ class AceMapper:
         rng = np.random.default_rng(options.seed)
         torch.manual_seed(options.seed)
         only_known = False
-        if options.triangulate:
+        if not self._own.reprojection_only:
             only_known = self._guess_depths(budget) >= MIN_TRIANGULATED
         pictures = self._collection.pictures
         capacity = min(settings.buffer, int(BUFFER_BYTES[self._device] / (2 * self._encoder.dim + 15)))

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sized
 from dataclasses import replace
+from typing import Any
 
 from aceg_ros.camera import Frame
 from aceg_ros.errors import UserError
 from aceg_ros.mapping.budget import MappingBudget
 from aceg_ros.mapping.calibration import COVARIANCE_SCALE, LEAST, covariance_scale, held_out
 from aceg_ros.maps.scene_map import SceneMap
-from aceg_ros.methods.base import Mapper, MappingOptions, make_localizer, make_mapper
+from aceg_ros.methods.base import Mapper, MappingOptions
+from aceg_ros.methods.registry import make_localizer, make_mapper
 
 _CALIBRATION_S, _CALIBRATION_S_PER_IMAGE = 2.0, 0.15          # of the budget, on two CPU cores
 
 
-def build_map(method: str, options: MappingOptions, frames: Iterable[Frame],
-              budget: MappingBudget) -> tuple[SceneMap, list[str]]:
+def build_map(method: str, options: MappingOptions, frames: Iterable[Frame], budget: MappingBudget, *,
+              method_options: Any = None) -> tuple[SceneMap, list[str]]:
     """Map frames within the budget, which includes reading them.
 
     If there are many, some are held out to calibrate the covariances.
+
+    Args:
+        method: name of a registered method.
+        options: those of every method.
+        frames: posed frames; those that cannot be used are skipped.
+        budget: how long it may take, its reports and its end.
+        method_options: an instance of the `options` of the method's spec; None for its defaults.
 
     Returns:
         The map, and a sentence for each frame that was skipped.
@@ -27,7 +36,7 @@ def build_map(method: str, options: MappingOptions, frames: Iterable[Frame],
     Raises:
         UserError: the usable frames make no map.
     """
-    mapper = make_mapper(method, options)
+    mapper = make_mapper(method, options, method_options)
     unseen, skipped = _add_frames(mapper, frames)
     reserve_s = min(_CALIBRATION_S + _CALIBRATION_S_PER_IMAGE * len(unseen), 0.1 * budget.total_s)
     scene_map = mapper.build(budget.reserve(reserve_s) if unseen else budget)

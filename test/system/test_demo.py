@@ -20,7 +20,7 @@ from aceg_ros.demo.report import project_cloud
 from aceg_ros.demo.run import run_demo
 from aceg_ros.errors import UserError
 from aceg_ros.maps.scene_map import SceneMap
-from aceg_ros.methods.base import make_localizer
+from aceg_ros.methods.registry import make_localizer
 from aceg_ros.synthetic.demo_room import demo_world, mapping_path
 
 PLAYER = "aceg_ros.ros.scene_player"

@@ -12,7 +12,7 @@ from bag_writer import BagStyle, write_bag
 from aceg_ros.cli import main
 from aceg_ros.datasets import open_scene
 from aceg_ros.maps.scene_map import SceneMap
-from aceg_ros.methods.base import make_localizer
+from aceg_ros.methods.registry import make_localizer
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,10 @@ from aceg_ros.mapping.optimize_map_code import CodeTraining, train_code
 from aceg_ros.mapping.patch_buffer import PatchBuffer
 from aceg_ros.mapping.triangulation import TriangulationOptions
 from aceg_ros.maps.scene_map import SceneMap
-from aceg_ros.methods.base import MappingOptions, make_localizer, make_mapper
+from aceg_ros.methods.ace_g import AceGOptions
+from aceg_ros.methods.base import MappingOptions
 from aceg_ros.methods.build_map import build_map
+from aceg_ros.methods.registry import make_localizer, make_mapper
 from aceg_ros.networks.landmark_regressor import LandmarkCode, LandmarkRegressor, LandmarkSize, Mixture, Search, nearest
 from aceg_ros.networks.map_code_transformer import HeadSize, MapCode, TransformerHead, head_from_release
 from aceg_ros.networks.weights_file import load_regressor, save_regressor
@@ -169,7 +171,7 @@ def test_regressor_files_come_back_and_others_are_refused(tmp_path):
     assert (found.dim_in, found.encoder, found.net.size) == (16, "compact:0", net.size)
     assert found.identity == load_regressor(str(tmp_path / "r.safetensors")).identity
     with pytest.raises(UserError, match="was trained for encoder compact:0"):
-        make_mapper("ace_g", MappingOptions(regressor=str(tmp_path / "r.safetensors")))
+        make_mapper("ace_g", MappingOptions(), AceGOptions(regressor=str(tmp_path / "r.safetensors")))
     (tmp_path / "damaged.safetensors").write_bytes((tmp_path / "r.safetensors").read_bytes()[:200])
     for name in ("damaged.safetensors", "missing.safetensors"):
         with pytest.raises(UserError):

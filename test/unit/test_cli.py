@@ -20,7 +20,8 @@ from aceg_ros.mapping.budget import MappingBudget
 from aceg_ros.mapping.train_head import TrainingOptions
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.ace_mapper import AceMapper, AceSettings
-from aceg_ros.methods.base import MappingOptions, make_localizer
+from aceg_ros.methods.base import MappingOptions
+from aceg_ros.methods.registry import make_localizer
 from aceg_ros.utils.progress import MappingBar, Progress
 
 
@@ -140,7 +141,7 @@ def test_measured_depths_train_as_well_as_triangulated_ones(rendered_scene):
     settings = AceSettings(128, 1, len(frames) * 500, 500, TrainingOptions(250, 1024), 0.5)
 
     def right(use_depth: bool) -> float:
-        mapper = AceMapper(MappingOptions(device="cpu", use_depth=use_depth), settings)
+        mapper = AceMapper(MappingOptions(device="cpu", use_depth=use_depth), settings=settings)
         for frame in frames:
             mapper.add(frame)
         localizer = make_localizer(mapper.build(MappingBudget.start(1e4)), "cpu")

@@ -12,7 +12,7 @@ from aceg_ros.encoders.ace import AceNet
 from aceg_ros.encoders.base import load_encoder
 from aceg_ros.errors import UserError
 from aceg_ros.maps.scene_map import SceneMap
-from aceg_ros.methods.base import make_localizer
+from aceg_ros.methods.registry import make_localizer
 from aceg_ros.utils.device import computes_in_bf16
 
 

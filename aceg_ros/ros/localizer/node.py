@@ -465,7 +465,7 @@ def load_localizer(path: str, device: str, seed: int, threads: int = 0) -> Loade
     """threads: 0 for half of the cores. An operation of two threads waits for the slower one, so where the second core
     has other work as well, one thread is as fast and steadier (docs/benchmarks/2026-11-25-node.md)."""
     from aceg_ros.maps.scene_map import SceneMap
-    from aceg_ros.methods.base import make_localizer
+    from aceg_ros.methods.registry import make_localizer
     scene_map = SceneMap.load(path)
     localizer = _OnThreads(make_localizer(scene_map, device, seed), threads or max(1, (os.cpu_count() or 1) // 2))
     give_back_heap()        # of this map's making, and of maps before it

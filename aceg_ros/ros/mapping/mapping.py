@@ -15,6 +15,7 @@ from sensor_msgs.msg import Image
 
 from aceg_ros.errors import UserError
 from aceg_ros.mapping.keyframes import KeyframeConfig
+from aceg_ros.methods import registry
 from aceg_ros.ros.common.frames import Frames
 from aceg_ros.ros.common.parameters import ParameterGroup, parameter
 from aceg_ros.ros.localizer.worker import Request
@@ -45,7 +46,7 @@ class MappingParameters:
                                              "out; 0: none.", minimum=0.0, maximum=1.0)
     mapping_max_keyframes: int = parameter(1000, "Collect no more than these.", minimum=5, maximum=100000)
     mapping_use_depth: bool = parameter(False, "Learn from the aligned depth images on depth/image, too.")
-    mapping_method: str = parameter("", "Method of the map; empty: the default.", choices=("", "ace", "ace_g"))
+    mapping_method: str = parameter("", "Method of the map; empty: the default.", choices=("", *registry.names()))
     mapping_budget: float = parameter(300.0, "Seconds that training may take at most.", minimum=5.0, maximum=86400.0)
 
 

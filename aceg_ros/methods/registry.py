@@ -1,0 +1,165 @@
+"""All that a method is, and every method by its name.
+
+A method is one `MethodSpec`. Command line flags, choices of ROS parameters, kinds of `aceg import`, benchmarks and help
+texts are made from the registered ones; nothing else knows a method's name. `docs/adding_a_method.md` adds one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from aceg_ros.errors import UserError
+from aceg_ros.methods.base import Localizer, Mapper, MappingOptions
+from aceg_ros.methods.options import NoOptions, Option, check_options, make_options, options_of
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    from aceg_ros.maps.scene_map import SceneMap
+
+_BUILT_IN = ("aceg_ros.methods.ace_g", "aceg_ros.methods.ace")          # each has a SPEC
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImporterSpec:
+    """One kind of `aceg import`: a published file that becomes one of ours.
+
+    kind: its name on the command line. description: which file, for the help. inputs: names of the other files it
+    needs, keys of `importers.registry.INPUTS`. function: "module:name" of what reads `source` and writes `target`,
+    `(source: Path, target: Path, *, <input>: str | None, ...) -> str`; it returns a sentence that says what was written
+    and raises UserError on a wrong or damaged file.
+    """
+
+    kind: str
+    description: str
+    function: str
+    inputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodSpec:
+    """All that a method is.
+
+    name: what maps and users call it. summary: one phrase for the help. make_mapper: by the options of every method and
+    its own, an instance of `options`. make_localizer: by a map, a device ("auto", "cpu", "cuda") and a seed.
+    map_settings: dataclass of the settings that its maps carry. importers: published files of it that can be imported.
+    priority, supports: without --method, the method of highest priority is taken that supports the options;
+    0: only by name. untrained_map: for a device and an encoder, a map with random weights in the default sizes, to time
+    localization by, if that can be made. To keep `aceg --help` fast, the module of a spec loads torch and mapping code
+    in its functions only.
+    """
+
+    name: str
+    summary: str
+    make_mapper: Callable[[MappingOptions, Any], Mapper]
+    make_localizer: Callable[[SceneMap, str, int], Localizer]
+    options: type[DataclassInstance] = NoOptions
+    map_settings: type[DataclassInstance] | None = None
+    importers: tuple[ImporterSpec, ...] = ()
+    priority: int = 0
+    supports: Callable[[MappingOptions], bool] = lambda options: True
+    untrained_map: Callable[[str, str], SceneMap] | None = None
+
+    def option_names(self) -> frozenset[str]:
+        """Names of its own options."""
+        return frozenset(option.name for option in options_of(self.options))
+
+
+_SPECS: dict[str, MethodSpec] = {}
+
+
+def register(spec: MethodSpec) -> None:
+    """Make a method known in this process. Raises ValueError if its name is taken, or one of its options means
+    something else to another method."""
+    known = _known()
+    if spec.name in known:
+        raise ValueError(f"There is a method '{spec.name}' already.")
+    taken = {option.name: option for each in known.values() for option in options_of(each.options)}
+    for option in options_of(spec.options):
+        if option.name in taken and option.kind is not taken[option.name].kind:
+            raise ValueError(f"Option {option.name} of method {spec.name} has another type than the one that there is.")
+    _SPECS[spec.name] = spec
+
+
+def unregister(name: str) -> None:
+    """Forget a method that `register` made known."""
+    _known().pop(name)
+
+
+def get(name: str) -> MethodSpec:
+    """Return a method. Raises UserError if this version does not have it."""
+    if name not in _known():
+        raise UserError(f"Unknown method '{name}': this version has {', '.join(names())}.")
+    return _SPECS[name]
+
+
+def specs() -> tuple[MethodSpec, ...]:
+    """Return all methods, the one that is preferred first."""
+    return tuple(sorted(_known().values(), key=lambda spec: -spec.priority))
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all methods, the one that is preferred first."""
+    return tuple(spec.name for spec in specs())
+
+
+def default_names() -> tuple[str, ...]:
+    """Return the names of the methods that may be taken without being asked for, the one that is preferred first."""
+    return tuple(spec.name for spec in specs() if spec.priority > 0)
+
+
+def default_method(options: MappingOptions, given: Iterable[str] = ()) -> str:
+    """Return the name of the method for these options.
+
+    given: names of methods' own options that the user has chosen. Of the methods that support the options, the first is
+    taken that has all of these; if none has, the last, which asks for least: `own_options` then names what is wrong.
+    """
+    supporting = [spec for spec in specs() if spec.priority > 0 and spec.supports(options)]
+    fitting = [spec for spec in supporting if spec.option_names().issuperset(given)]
+    return (fitting or supporting[-1:])[0].name
+
+
+def all_options() -> dict[str, tuple[Option, tuple[str, ...]]]:
+    """Return every option of any method by its name, with the names of the methods that have it."""
+    found: dict[str, tuple[Option, tuple[str, ...]]] = {}
+    for spec in specs():
+        for option in options_of(spec.options):
+            first, owners = found.get(option.name, (option, ()))
+            found[option.name] = first, (*owners, spec.name)
+    return found
+
+
+def own_options(method: str, given: Mapping[str, Any]) -> Any:
+    """Return a method's options with the given values. Raises UserError if one is another method's or not allowed."""
+    spec, known = get(method), all_options()
+    for name in given:
+        if name not in spec.option_names():
+            owners = " or ".join(known[name][1])
+            raise UserError(f"{known[name][0].flag} is of method {owners}: leave it out, or map with --method"
+                            f" {owners}.")
+    return make_options(spec.options, given)
+
+
+def make_mapper(method: str, options: MappingOptions, method_options: Any = None) -> Mapper:
+    """Return the mapper of a method. method_options: an instance of its `options`; None: the defaults."""
+    spec = get(method)
+    own = spec.options() if method_options is None else method_options
+    if not isinstance(own, spec.options):
+        raise TypeError(f"Method {method} takes {spec.options.__name__}, not {type(own).__name__}.")
+    check_options(own)
+    return spec.make_mapper(options, own)
+
+
+def make_localizer(scene_map: SceneMap, device: str = "auto", seed: int = 0) -> Localizer:
+    """Return the localizer of a map. Raises UserError if its method or networks are not there."""
+    return get(scene_map.method).make_localizer(scene_map, device, seed)
+
+
+def _known() -> dict[str, MethodSpec]:
+    for module in _BUILT_IN if not _SPECS else ():
+        spec = import_module(module).SPEC
+        _SPECS[spec.name] = spec
+    return _SPECS

@@ -1,0 +1,118 @@
+"""The registry: methods by name, which one is the default, flags and their rejections made from a method's options."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+from aceg_ros.cli import main
+from aceg_ros.errors import UserError
+from aceg_ros.methods import registry
+from aceg_ros.methods.base import MappingOptions
+from aceg_ros.methods.options import option, options_of
+from aceg_ros.methods.registry import MethodSpec, default_method, own_options
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeUpOptions:
+    colour: str = option("red", "what colour it has", choices=("red", "green"))
+    weight: float = option(1.0, "how heavy it is", metavar="KG", minimum=0.5, maximum=2.0)
+    upside_down: bool = option(False, "turn it over", conflicts_with="use_depth")
+
+
+given_to_the_mapper: list[MadeUpOptions] = []
+
+
+def fail(_: object, own: object, *__: object):
+    given_to_the_mapper.append(own)
+    raise UserError("The made-up method makes nothing.")
+
+
+@pytest.fixture
+def made_up():
+    spec = MethodSpec(name="made_up", summary="nothing", options=MadeUpOptions, make_mapper=fail, make_localizer=fail)
+    given_to_the_mapper.clear()
+    registry.register(spec)
+    yield spec
+    registry.unregister("made_up")
+
+
+def test_the_default_is_ace_g_where_its_regressor_reads_the_encoder():
+    assert default_method(MappingOptions()) == "ace_g"
+    assert default_method(MappingOptions(encoder="other.safetensors")) == "ace"
+    assert default_method(MappingOptions(), {"reprojection_only"}) == "ace"
+    assert default_method(MappingOptions(), {"codes"}) == "ace_g"
+    assert registry.names() == registry.default_names() == ("ace_g", "ace")
+
+
+@pytest.mark.parametrize(("method", "given", "sentence"), [
+    ("ace", {"codes": 9}, "--codes is of method ace_g: leave it out, or map with --method ace_g."),
+    ("ace_g", {"reprojection_only": True},
+     "--reprojection-only is of method ace: leave it out, or map with --method ace."),
+    ("ace_g", {"codes": 0}, "Option codes: '0' is not a whole number of 1 or more."),
+    ("magic", {}, "Unknown method 'magic': this version has ace_g, ace."),
+])
+def test_options_of_another_method_are_rejected(method, given, sentence):
+    with pytest.raises(UserError) as found:
+        own_options(method, given)
+    assert str(found.value) == sentence
+
+
+def test_options_become_flags_and_the_method_gets_them(made_up, rendered_scene, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["map", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "of --method made_up: how heavy it is (default: 1.0)" in text and "made_up (nothing)" in text
+    arguments = ["map", str(rendered_scene / "query"), "-o", str(tmp_path / "x.map")]
+    assert main([*arguments, "--method", "made_up", "--colour", "green", "--weight", "1.5"]) == 2
+    assert given_to_the_mapper == [MadeUpOptions(colour="green", weight=1.5)]
+    capsys.readouterr()
+    for wrong, sentence in ((["--weight", "3"], "'3.0' is not a number from 0.5 to 2.0"),
+                            (["--weight", "heavy"], "'heavy' is not a number from 0.5 to 2.0"),
+                            (["--colour", "blue"], "blue"),
+                            (["--upside-down", "--use-depth"], "not allowed with"),
+                            (["--colour", "red", "--method", "ace"], "--colour is of method made_up")):
+        try:
+            assert main([*arguments, *wrong]) == 2
+        except SystemExit as stop:
+            assert stop.code == 2
+        assert sentence in capsys.readouterr().err
+
+
+def test_names_and_options_cannot_clash(made_up):
+    with pytest.raises(ValueError, match="already"):
+        registry.register(made_up)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Other:
+        weight: int = option(1, "as a whole number")
+
+    with pytest.raises(ValueError, match="another type"):
+        registry.register(MethodSpec(name="other", summary="", options=Other, make_mapper=fail, make_localizer=fail))
+    with pytest.raises(TypeError):
+        registry.make_mapper("ace", MappingOptions(), MadeUpOptions())
+
+
+def test_only_described_fields_of_plain_types_are_options():
+    @dataclass(frozen=True)
+    class Undescribed:
+        weight: float = 1.0
+
+    @dataclass(frozen=True)
+    class Structured:
+        weights: tuple = option((), "several")
+
+    for kind in (Undescribed, Structured):
+        with pytest.raises(TypeError):
+            options_of(kind)
+
+
+def test_help_loads_no_torch():
+    code = ("import sys; from aceg_ros.cli import main\n"
+            "try: main(['map', '--help'])\n"
+            "except SystemExit: pass\n"
+            "sys.exit('torch' in sys.modules)")
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60).returncode == 0
