@@ -10,15 +10,63 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
+from ros_domain import reserve_domain
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 # Two test runs at the same time, or a robot on the network, must not hear each other. Nodes started as subprocesses
-# inherit this.
-os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
+# inherit this. The domain is this process's as long as the lock is open.
+DOMAIN_LOCK, domain_id = reserve_domain()
+os.environ["ROS_DOMAIN_ID"] = str(domain_id)
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ.setdefault("ROS_LOG_DIR", str(REPOSITORY / ".build" / "ros_log"))
 os.environ.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", str(REPOSITORY / "config" / "fastdds_profile.xml"))
+
+# Several workers share the processor: each computes with one thread.
+if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks by folder and by fixture; tests that start processes of ROS never run beside each other."""
+    for item in items:
+        folder = item.path.relative_to(REPOSITORY / "test").parts[0]
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if folder == "system":
+            item.add_marker("slow")
+        if folder == "ros" or fixtures & {"graph", "node"}:
+            item.add_marker("ros")
+        if fixtures & {"shared", "shared_scenes"}:
+            item.add_marker("needs_data")
+        if item.get_closest_marker("ros"):
+            item.add_marker(pytest.mark.xdist_group("ros"))
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """made_once(name, make): the folder that make(folder) fills, made once for all workers of a run.
+
+    The folder is everybody's: read it, and write elsewhere. ACEG_TEST_CACHE keeps it for the next run of the same code.
+    """
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    cache = Path(os.environ.get("ACEG_TEST_CACHE", base / "made_once"))
+    cache.mkdir(parents=True, exist_ok=True)
+
+    def get(name: str, make: Callable[[Path], object]) -> Path:
+        folder, partial = cache / name, cache / f"{name}.partial"
+        with FileLock(cache / f"{name}.lock"):
+            if not folder.is_dir():
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir()
+                make(partial)
+                partial.rename(folder)
+        return folder
+
+    return get
 
 
 @pytest.fixture(scope="session")
@@ -92,25 +140,27 @@ def node():
 
 
 @pytest.fixture(scope="session")
-def rendered_scene(tmp_path_factory) -> Path:
+def rendered_scene(made_once) -> Path:
     """The demo room as folders mapping/ (48 pictures) and query/ (12, another drive in the evening light)."""
     from aceg_ros.datasets import write_ace_scene
     from aceg_ros.synthetic.demo_room import demo_world, mapping_path, query_path
     from aceg_ros.synthetic.render import DAYLIGHT, EVENING
 
-    folder = tmp_path_factory.mktemp("rendered")
-    world = demo_world()
-    for name, path, light in (("mapping", mapping_path(48, world.room), DAYLIGHT),
-                              ("query", query_path(12, world.room), EVENING)):
-        write_ace_scene(folder / name, (world.render_frame(pose, light, f"{i:06d}") for i, pose in enumerate(path)))
-    return folder
+    def make(folder: Path) -> None:
+        world = demo_world()
+        for name, path, light in (("mapping", mapping_path(48, world.room), DAYLIGHT),
+                                  ("query", query_path(12, world.room), EVENING)):
+            write_ace_scene(folder / name, (world.render_frame(pose, light, f"{i:06d}") for i, pose in enumerate(path)))
+
+    return made_once("rendered_scene", make)
 
 
 @pytest.fixture(scope="session")
-def rendered_map(rendered_scene: Path, tmp_path_factory) -> Path:
+def rendered_map(rendered_scene: Path, made_once) -> Path:
     """A map of the rendered scene, made by the command line."""
     from aceg_ros.cli import main
 
-    path = tmp_path_factory.mktemp("map") / "room.map"
-    assert main(["map", str(rendered_scene / "mapping"), "-o", str(path)]) == 0
-    return path
+    def make(folder: Path) -> None:
+        assert main(["map", str(rendered_scene / "mapping"), "-o", str(folder / "room.map")]) == 0
+
+    return made_once("rendered_map", make) / "room.map"

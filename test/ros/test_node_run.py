@@ -9,7 +9,7 @@ LATE = """
 import os, signal, sys
 from rclpy.node import Node
 from rclpy.task import Future
-from aceg_ros.ros import run
+from aceg_ros.ros.common import run
 
 set_handler = signal.signal
 
@@ -48,7 +48,7 @@ import os, signal, sys, threading, time
 import rclpy
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerGuardCondition, SignalHandlerOptions
-from aceg_ros.ros import run
+from aceg_ros.ros.common import run
 
 guards = []
 

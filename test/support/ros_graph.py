@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +16,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter, parameter_value_to_python
 from rclpy.parameter_client import AsyncParameterClient
+from ros_domain import reserve_domain
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -27,7 +25,7 @@ class RosGraph:
     """Use as a context manager: on exit every process that is still there is killed."""
 
     def __init__(self, log_folder: Path) -> None:
-        self._lock, self.domain_id = _claim_domain()
+        self._lock, self.domain_id = reserve_domain()
         self._log_folder = log_folder
         self._processes: list[subprocess.Popen] = []
 
@@ -113,18 +111,6 @@ class RosGraph:
         future = client.get_parameters([name])
         assert self.spin_until(future.done)
         return parameter_value_to_python(future.result().values[0])
-
-
-def _claim_domain() -> tuple[int, int]:
-    """An open lock file and the ROS domain that nobody else's tests on this machine get while it is open."""
-    for domain_id in random.sample(range(1, 101), 100):
-        lock = os.open(Path(tempfile.gettempdir()) / f"aceg_ros_test_domain_{domain_id}", os.O_CREAT | os.O_RDWR)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return lock, domain_id
-        except BlockingIOError:
-            os.close(lock)
-    raise RuntimeError("All ROS domains are in use by tests.")
 
 
 def output(process: subprocess.Popen) -> str:
