@@ -1,10 +1,10 @@
 """ACE folders: rgb/, poses/, calibration/ and optionally depth/, one file per frame, paired by name.
 
-rgb/NAME.jpg|png        the picture
+rgb/NAME.jpg|png        the image
 poses/NAME.txt          4x4 map_from_camera, OpenCV axes, metres
-calibration/NAME.txt    3x3 K of the stored picture (centre of the first pixel = (0, 0)), or one focal length in
-                        pixels: then the principal point is the centre of the picture. No lens distortion.
-depth/NAME.png          16-bit millimetres, 0 = unknown, as large as the picture
+calibration/NAME.txt    3x3 K of the stored image (centre of the first pixel = (0, 0)), or one focal length in
+                        pixels: then the principal point is the centre of the image. No lens distortion.
+depth/NAME.png          16-bit millimetres, 0 = unknown, as large as the image
 A trailing .color, .rgb, .image, .pose, .calibration or .depth does not count as part of NAME (7-Scenes style names).
 """
 
@@ -28,15 +28,17 @@ from aceg_ros.errors import UserError
 NAME = "ACE folder"
 EXPECTED_FILES = "rgb/ with poses/ and calibration/"
 
-_PICTURE_SETTINGS: dict[str, dict[str, Any]] = {
+_IMAGE_SETTINGS: dict[str, dict[str, Any]] = {
     "png": {"format": "PNG", "compress_level": 1},      # recorded while driving: fast rather than small
     "jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
 }
 _ROLES = (".color", ".rgb", ".image", ".pose", ".calibration", ".depth")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AceEntry:
+    """The files of one frame; depth is None if there is none."""
+
     image: Path
     pose: Path
     calibration: Path
@@ -56,7 +58,7 @@ class AceEntry:
         if self.depth is not None:
             depth_m = load_depth(self.depth)
             if depth_m.shape != (height, width):
-                raise UserError(f"Depth image {self.depth} is not as large as the picture {self.image.name}.")
+                raise UserError(f"Depth image {self.depth} is not as large as the colour image {self.image.name}.")
         return Frame(image=image, camera=camera, stamp_s=self.stamp_s, map_from_camera=pose, name=self.name,
                      depth_m=depth_m)
 
@@ -68,23 +70,32 @@ def can_read(path: Path) -> bool:
 def list_entries(path: Path) -> list[AceEntry]:
     images = sorted(list_images(path / "rgb"), key=natural_order)
     poses, calibrations, depths = (_by_key(path / folder) for folder in ("poses", "calibration", "depth"))
-    return [AceEntry(image,
-                     poses.get(_key(image), path / "poses" / f"{_key(image)}.txt"),
-                     calibrations.get(_key(image), path / "calibration" / f"{_key(image)}.txt"),
-                     depths.get(_key(image)),
-                     index * FRAME_PERIOD_S)
+    return [AceEntry(image=image, pose=poses.get(_key(image), path / "poses" / f"{_key(image)}.txt"),
+                     calibration=calibrations.get(_key(image), path / "calibration" / f"{_key(image)}.txt"),
+                     depth=depths.get(_key(image)), stamp_s=index * FRAME_PERIOD_S)
             for index, image in enumerate(images)]
 
 
 def write_ace_scene(path: Path | str, frames: Iterable[Frame], image_format: str = "png") -> int:
-    """Record posed frames as an ACE folder, one by one; returns their number.
+    """Record posed frames as an ACE folder, one by one.
 
-    image_format: "png", or "jpg" (quality 95). Distorted pictures are rectified: the format has no distortion. The
-    picture of a frame appears last and whole, so an interrupted recording reads as the frames written before.
+    Distorted images are rectified, because the format has no distortion. The image of a frame appears last and
+    complete, so an interrupted recording reads as the frames written before.
+
+    Args:
+        path: The folder. It must not hold a recording yet.
+        frames: Frames with poses.
+        image_format: "png", or "jpg" (quality 95).
+
+    Returns:
+        The number of frames written.
+
+    Raises:
+        UserError: If the folder holds a recording, a frame has no pose, or the image format is not known.
     """
     path = Path(path)
-    if image_format not in _PICTURE_SETTINGS:
-        raise UserError(f"Pictures cannot be recorded as '{image_format}': use {' or '.join(_PICTURE_SETTINGS)}.")
+    if image_format not in _IMAGE_SETTINGS:
+        raise UserError(f"Images cannot be recorded as '{image_format}': use {' or '.join(_IMAGE_SETTINGS)}.")
     rgb = path / "rgb"
     if rgb.is_dir() and list_images(rgb):
         raise UserError(f"Folder {path} already holds a recording: choose another or delete it.")
@@ -108,11 +119,11 @@ def _write_frame(path: Path, name: str, frame: Frame, image_format: str) -> None
         millimetres = np.round(np.nan_to_num(frame.depth_m.astype(np.float64), posinf=0.0, neginf=0.0) * 1000.0)
         millimetres[(millimetres < 0) | (millimetres >= 65535)] = 0
         Image.fromarray(millimetres.astype(np.uint16)).save(path / "depth" / f"{name}.png")
-    picture = path / "rgb" / f"{name}.{image_format}"
-    unfinished = picture.with_suffix(".part")
+    image = path / "rgb" / f"{name}.{image_format}"
+    unfinished = image.with_suffix(".part")         # not by atomic_file: it would wait for the disk at every frame
     with open(unfinished, "wb") as file:
-        Image.fromarray(frame.image).save(file, **_PICTURE_SETTINGS[image_format])
-    os.replace(unfinished, picture)
+        Image.fromarray(frame.image).save(file, **_IMAGE_SETTINGS[image_format])
+    os.replace(unfinished, image)
 
 
 def _key(path: Path) -> str:

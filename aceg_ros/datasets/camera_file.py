@@ -1,4 +1,4 @@
-"""Cameras from files: 3x3 K, focal length, ROS camera_info YAML, JSON."""
+"""Reads cameras from files: 3x3 K, focal length, ROS camera_info YAML, JSON."""
 
 from __future__ import annotations
 
@@ -15,12 +15,18 @@ from aceg_ros.errors import UserError
 
 
 def load_camera_file(path: Path | str, width: int, height: int) -> Camera:
-    """The camera of pictures of width x height pixels.
+    """Read the camera of images of width x height pixels.
 
-    .json           {"width", "height", "fx", "fy", "cx", "cy"[, "model", "distortion"]}, model as in `Camera`
-    .yaml, .yml     ROS camera_info, as camera_calibration writes it or as `ros2 topic echo` prints it
-    anything else   numbers: 3x3 K, or one focal length (principal point in the centre)
-    A file that states another size of the same shape is scaled; another shape is refused.
+    Args:
+        path: The file, of one of these kinds:
+            .json           {"width", "height", "fx", "fy", "cx", "cy"[, "model", "distortion"]}, model as in `Camera`
+            .yaml, .yml     ROS camera_info, as camera_calibration writes it or as `ros2 topic echo` prints it
+            anything else   numbers: 3x3 K, or one focal length (principal point in the centre)
+        width: Columns of the images.
+        height: Rows of the images. A camera for another size of the same shape is scaled.
+
+    Raises:
+        UserError: If the file cannot be read, or is for images of another shape.
     """
     path = Path(path)
     parse = {".json": _from_json, ".yaml": _from_camera_info, ".yml": _from_camera_info}.get(path.suffix.lower())
@@ -38,7 +44,7 @@ def load_camera_file(path: Path | str, width: int, height: int) -> Camera:
 
 
 def camera_from_matrix_file(path: Path, width: int, height: int) -> Camera:
-    """The pinhole camera of a text file with a 3x3 K or one focal length, trusted for pictures of this size."""
+    """Read a pinhole camera from a text file with a 3x3 K or one focal length, taken to be for images of this size."""
     numbers = read_numbers(path)
     try:
         if numbers.size == 1:
@@ -55,11 +61,11 @@ def camera_from_matrix_file(path: Path, width: int, height: int) -> Camera:
 
 
 def fitted_camera(camera: Camera, width: int, height: int, source: str) -> Camera:
-    """The camera scaled to pictures of another size but the same shape (to a pixel). Raises UserError otherwise."""
+    """Scale a camera to images of another size but the same shape (to a pixel). Raises UserError otherwise."""
     if (camera.width, camera.height) == (width, height):
         return camera
     if abs(width * camera.height - height * camera.width) > max(camera.width, camera.height):
-        raise UserError(f"{source} is for {camera.width}x{camera.height} pictures, but the picture has "
+        raise UserError(f"{source} is for {camera.width}x{camera.height} images, but the image has "
                         f"{width}x{height} pixels.")
     return camera.resized(width, height)
 

@@ -1,4 +1,4 @@
-"""Makes a `Camera` of a ROS camera_info: the one place for messages of rclpy and of rosbags, and for YAML files."""
+"""Makes a `Camera` of a ROS camera_info: for messages of rclpy and of rosbags, and for YAML files."""
 
 from __future__ import annotations
 

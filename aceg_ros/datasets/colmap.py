@@ -1,6 +1,7 @@
-"""COLMAP models, text or binary: cameras and images in SCENE, SCENE/sparse or SCENE/sparse/0, pictures in SCENE/images.
+"""COLMAP models, text or binary, in SCENE, SCENE/sparse or SCENE/sparse/0, with the image files in SCENE/images.
 
-SCENE may also be the model folder itself. Only cameras and images are read, so models written with rigs work as well.
+SCENE may also be the model folder itself. Of the model, only its lists of cameras and of images are read, so models
+written with rigs work as well.
 COLMAP stores world-to-camera poses and counts pixels from the corner of the first one: its centre is (0.5, 0.5).
 """
 
@@ -40,12 +41,12 @@ _MODELS: dict[str, tuple[int, _Conversion]] = {
     "SIMPLE_RADIAL_FISHEYE": (4, lambda p: ((p[0], p[0], p[1], p[2]), "equidistant", (p[3], 0.0, 0.0, 0.0))),
     "RADIAL_FISHEYE": (5, lambda p: ((p[0], p[0], p[1], p[2]), "equidistant", (p[3], p[4], 0.0, 0.0))),
 }
-# Binary files hold the index; models that have no entry above are listed for their number and refused by name.
+# Binary files hold an index into this list; models without an entry above are in it so that they are rejected by name.
 _MODEL_IDS = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE", "FULL_OPENCV", "FOV",
               "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE", "THIN_PRISM_FISHEYE")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ColmapImage:
     """One line of the model: camera_from_world as quaternion (w, x, y, z) and translation."""
 
@@ -55,8 +56,10 @@ class ColmapImage:
     translation: tuple[float, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ColmapEntry:
+    """One image of the model. camera: None if the model does not list it. source: the file of `record`."""
+
     image: Path
     record: ColmapImage
     camera: Camera | None
@@ -95,9 +98,9 @@ def list_entries(path: Path) -> list[ColmapEntry]:
     cameras = _parsed(cameras_file, _read_cameras_binary if suffix == ".bin" else _read_cameras_text)
     records = _parsed(images_file, _read_images_binary if suffix == ".bin" else _read_images_text)
     records.sort(key=lambda record: natural_order(record.name))
-    pictures = _picture_folder(path, model)
-    return [ColmapEntry(pictures / record.name, record, cameras.get(record.camera_id), images_file,
-                        index * FRAME_PERIOD_S) for index, record in enumerate(records)]
+    images = _image_folder(path, model)
+    return [ColmapEntry(image=images / record.name, record=record, camera=cameras.get(record.camera_id),
+                        source=images_file, stamp_s=index * FRAME_PERIOD_S) for index, record in enumerate(records)]
 
 
 def _parsed(file: Path, read: Callable[[Path], _Parsed]) -> _Parsed:
@@ -117,8 +120,8 @@ def _model_folder(path: Path) -> Path | None:
     return None
 
 
-def _picture_folder(path: Path, model: Path) -> Path:
-    """images/ beside or above the model, or the folder of the pictures where they lie beside the model files."""
+def _image_folder(path: Path, model: Path) -> Path:
+    """The folder images/ beside or above the model, or the scene itself if the images lie in it."""
     for folder in (path, model, model.resolve().parent, model.resolve().parent.parent):
         if (folder / "images").is_dir():
             return folder / "images"
@@ -159,36 +162,39 @@ def _read_images_text(file: Path) -> list[ColmapImage]:
         if len(words) < 10 or len(points.split()) % 3:
             raise ValueError(f"the two lines of an image do not fit together at {line[:60]!r}")
         pose = tuple(float(word) for word in words[1:8])
-        records.append(ColmapImage(words[9].strip(), int(words[8]), pose[:4], pose[4:]))
+        records.append(ColmapImage(name=words[9].strip(), camera_id=int(words[8]), quaternion_wxyz=pose[:4],
+                                   translation=pose[4:]))
     return records
 
 
 def _read_cameras_binary(file: Path) -> dict[int, Camera]:
     cameras = {}
     with open(file, "rb") as stream:
-        for _ in range(_take(stream, "Q")[0]):
-            key, model_id, width, height = _take(stream, "iiQQ")
+        for _ in range(_unpack(stream, "Q")[0]):
+            key, model_id, width, height = _unpack(stream, "iiQQ")
             model = _MODEL_IDS[model_id] if 0 <= model_id < len(_MODEL_IDS) else f"number {model_id}"
             count = _MODELS[model][0] if model in _MODELS else 0
-            cameras[key] = _camera(model, width, height, _take(stream, f"{count}d"))
+            cameras[key] = _camera(model, width, height, _unpack(stream, f"{count}d"))
     return cameras
 
 
 def _read_images_binary(file: Path) -> list[ColmapImage]:
     records = []
     with open(file, "rb") as stream:
-        for _ in range(_take(stream, "Q")[0]):
-            _, *pose, camera_id = _take(stream, "i7di")
+        for _ in range(_unpack(stream, "Q")[0]):
+            _, *pose, camera_id = _unpack(stream, "i7di")
             name = bytearray()
-            while (letter := _take(stream, "c")[0]) != b"\0":
+            while (letter := _unpack(stream, "c")[0]) != b"\0":
                 name += letter
-            points = _take(stream, "Q")[0]
+            points = _unpack(stream, "Q")[0]
             stream.seek(points * 24, 1)         # x, y and the id of the 3D point
-            records.append(ColmapImage(name.decode(), camera_id, tuple(pose[:4]), tuple(pose[4:])))
+            records.append(ColmapImage(name=name.decode(), camera_id=camera_id, quaternion_wxyz=tuple(pose[:4]),
+                                       translation=tuple(pose[4:])))
     return records
 
 
-def _take(stream: BinaryIO, layout: str) -> tuple:
+def _unpack(stream: BinaryIO, layout: str) -> tuple:
+    """The next values of a little-endian stream."""
     layout = "<" + layout
     data = stream.read(struct.calcsize(layout))
     if len(data) < struct.calcsize(layout):

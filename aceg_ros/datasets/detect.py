@@ -1,4 +1,4 @@
-"""From a path to a `Scene`: the first format that can read the folder does."""
+"""Opens a path as a `Scene`, with the first format that can read it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aceg_ros.errors import UserError
 
 
 class Format(Protocol):
-    """What the module of a format offers."""
+    """The interface of a format's module."""
 
     NAME: str
     EXPECTED_FILES: str
@@ -29,19 +29,28 @@ FORMATS = cast(tuple[Format, ...], (ace, seven_scenes, tum_rgbd, colmap, transfo
 
 
 def open_scene(path: Path | str, every: int = 1, bag_options: BagOptions | None = None) -> Scene:
-    """The scene at path, with every n-th of its frames. bag_options: what to read of a bag, None for the obvious.
+    """Open a recording.
 
-    Raises UserError where no format fits or nothing is listed.
+    Args:
+        path: A folder or file of one of the known formats.
+        every: Take every n-th frame.
+        bag_options: What to read of a bag; None for the only topics that fit.
+
+    Returns:
+        The scene; its frames are decoded when they are asked for.
+
+    Raises:
+        UserError: If no format fits, or no frame is listed.
     """
     path = Path(path)
     if every < 1:
-        raise UserError(f"Cannot take every {every}th frame: give a number of at least 1.")
+        raise UserError(f"Every {every}th frame cannot be taken: give a number of at least 1.")
     if not path.exists():
         raise UserError(f"Scene {path} does not exist.")
     found = next((candidate for candidate in FORMATS if candidate.can_read(path)), None)
     if found is None:
         known = "; ".join(f"{candidate.EXPECTED_FILES} ({candidate.NAME})" for candidate in FORMATS)
-        raise UserError(f"{path} is not a scene that can be read: looked for {known}.")
+        raise UserError(f"{path} is not a scene that can be read: expected {known}.")
     if bag_options is not None and found is not bag:
         raise UserError(f"{path} is {found.NAME}, not a ROS bag: topics, frames and times are for bags.")
     entries = bag.list_entries(path, bag_options) if found is bag else found.list_entries(path)

@@ -1,4 +1,4 @@
-"""The kinds of file that several formats share. Every failure is a UserError that names the file."""
+"""Reads the kinds of file that several formats share. Every failure is a UserError that names the file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".p
 
 
 def load_image(path: Path | str) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of any common picture: grey is repeated, alpha dropped, 16 bits reduced to 8.
+    """Read an image file as (H, W, 3) uint8 RGB: grey is repeated, alpha dropped, 16 bits reduced to 8.
 
     An EXIF orientation is not applied: intrinsics belong to the pixels as they are stored.
     """
@@ -25,12 +25,12 @@ def load_image(path: Path | str) -> np.ndarray:
             raise UserError(f"Image {path} has more than 16 bits per pixel: convert it to 8 bits.")
         return np.repeat((grey >> 8).astype(np.uint8)[..., None], 3, axis=2)
     if image.mode == "F":
-        raise UserError(f"Image {path} holds floating-point values, not a picture: convert it to 8 bits.")
+        raise UserError(f"Image {path} holds floating-point values, not colours or grey values: convert it to 8 bits.")
     return np.array(image.convert("RGB"))
 
 
 def load_depth(path: Path | str, units_per_m: float = 1000.0) -> np.ndarray:
-    """(H, W) float32 metres of a 16-bit PNG; 0 where unknown (stored as 0 or 65535)."""
+    """Read a 16-bit PNG as (H, W) float32 metres; unknown pixels (stored as 0 or 65535) are 0."""
     image = _decode(Path(path))
     if not image.mode.startswith("I"):
         raise UserError(f"Depth image {path} is not a 16-bit grey PNG.")
@@ -39,7 +39,7 @@ def load_depth(path: Path | str, units_per_m: float = 1000.0) -> np.ndarray:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The pictures directly in a folder, in no particular order."""
+    """List the images directly in a folder, in no particular order."""
     return [path for path in folder.iterdir()
             if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")]
 
@@ -54,7 +54,7 @@ def read_text(path: Path) -> str:
 
 
 def read_numbers(path: Path) -> np.ndarray:
-    """All numbers of a text file, row after row; commas count as spaces, # starts a comment."""
+    """Read all numbers of a text file, row after row; commas count as spaces, # starts a comment."""
     words = [word for line in read_text(path).splitlines() for word in line.split("#")[0].replace(",", " ").split()]
     try:
         return np.array([float(word) for word in words])
@@ -63,7 +63,7 @@ def read_numbers(path: Path) -> np.ndarray:
 
 
 def read_pose(path: Path) -> np.ndarray:
-    """map_from_camera of a text file with 4x4 (or 3x4) numbers."""
+    """Read map_from_camera from a text file with 4x4 (or 3x4) numbers."""
     numbers = read_numbers(path)
     if numbers.size == 12:
         numbers = np.append(numbers, (0.0, 0.0, 0.0, 1.0))
@@ -73,7 +73,7 @@ def read_pose(path: Path) -> np.ndarray:
 
 
 def checked_pose(matrix: np.ndarray, source: str) -> np.ndarray:
-    """The pose freed of rounding. Raises UserError, opening with the source, where it is not rigid."""
+    """Free a pose of rounding. Raises UserError, beginning with the source, if it is not rigid."""
     if not np.isfinite(matrix).all():
         raise UserError(f"{source} has values that are not finite.")
     if not is_pose(matrix, tolerance=1e-2):
@@ -82,7 +82,7 @@ def checked_pose(matrix: np.ndarray, source: str) -> np.ndarray:
 
 
 def _decode(path: Path) -> Image.Image:
-    """The fully decoded picture; unlike OpenCV, Pillow refuses truncated files."""
+    """Decode all of an image; unlike OpenCV, Pillow rejects truncated files."""
     try:
         with Image.open(path) as image:
             image.load()

@@ -19,7 +19,7 @@ DEPTH_ENCODINGS = {"16UC1": 1e-3, "mono16": 1e-3, "32FC1": 1.0}       # to metre
 
 
 class RawImage(Protocol):
-    """The fields of sensor_msgs/Image that say what is in `data`: `height` rows of `step` bytes."""
+    """The fields of sensor_msgs/Image that describe `data`: `height` rows of `step` bytes."""
 
     height: int
     width: int
@@ -133,7 +133,7 @@ def _pixels(message: RawImage, encoding: Encoding) -> np.ndarray:
 
 
 def _check_size(message: RawImage, pixel_bytes: int) -> None:
-    """Check the size that the header claims against the data, before anything is allocated for it."""
+    """Check the size in the header against the data, before anything is allocated for it."""
     height, width, step, length = message.height, message.width, message.step, len(message.data)
     if not height or not width:
         raise UserError(f"The image is empty ({width}x{height} pixels).")

@@ -1,4 +1,4 @@
-"""What every reader yields: a `Scene`, the lazy list of posed frames of one recording."""
+"""`Scene`: the posed frames of one recording, decoded one by one, whatever its format."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Entry(Protocol):
     def name(self) -> str: ...
 
     def load(self) -> Frame:
-        """Read picture, pose and camera. Raises UserError with a sentence that names the bad file."""
+        """Read image, pose and camera. Raises UserError with a sentence that names the bad file."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SkippedFrame:
-    """A listed frame that could not be used; reason is a sentence that names the file."""
+    """A listed frame that cannot be used. reason: a sentence that names the file."""
 
     name: str
     reason: str
@@ -35,8 +35,8 @@ class SkippedFrame:
 class Scene:
     """The frames of one recording, in the order in which they were taken.
 
-    Iterating yields the usable frames, decoding them one by one, and notes the others in `skipped`. Raises UserError
-    where not a single frame is usable.
+    Iterating yields the usable frames, decoding them one by one, and notes the others in `skipped`. It raises
+    UserError if not a single frame is usable.
     """
 
     def __init__(self, name: str, format: str, entries: Sequence[Entry]) -> None:
@@ -60,12 +60,12 @@ class Scene:
             raise UserError(f"Scene {self.name} has no usable frame among {len(self)}: {reasons}")
 
     def frame(self, index: int) -> Frame:
-        """Load one frame. Raises UserError, and notes it in `skipped`, where it cannot be used."""
+        """Load one frame. Raises UserError if it cannot be used, and notes it in `skipped`."""
         entry = self._entries[index]
         try:
             return entry.load()
         except UserError as error:
-            self._skipped[index] = SkippedFrame(entry.name, str(error))
+            self._skipped[index] = SkippedFrame(name=entry.name, reason=str(error))
             raise
 
     @property

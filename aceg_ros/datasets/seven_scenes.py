@@ -1,16 +1,16 @@
 """7-Scenes: a sequence folder, a scene folder with its sequences, or one of its split files.
 
 seq-01/             frame-000000.color.png|jpg, .pose.txt (4x4 map_from_camera, metres), .depth.png (millimetres)
-chess/              the sequences that TrainSplit.txt names, or all seq-* folders where there is no split file
+chess/              the sequences that TrainSplit.txt names, or all seq-* folders if there is no split file
 chess/TestSplit.txt the sequences that it names ("sequence3" = seq-03)
 
 Colour camera: color-intrinsics.txt or camera-intrinsics.txt (3x3 K) of the sequence or scene folder, otherwise
 f = 525, centre (320, 240) at 640x480, the usual assumption (measured on one scene: 522.7 x 519.2, centre 318.0, 243.0).
 A camera-intrinsics.txt with f = 585, as fusion software ships it, is the depth camera's and is not used for colour.
 
-Depth: the original pictures are those of the depth camera (f = 585, centre (320, 240)) and not registered to colour.
-They are resampled here to the colour intrinsics; the 2.5 cm between the lenses and their small rotation are not known
-well enough to correct, nor is that the original poses are the depth camera's. Good for scale, not for centimetres.
+Depth: the original depth images are the depth camera's (f = 585, centre (320, 240)), not registered to colour.
+They are resampled here to the colour intrinsics. The 2.5 cm between the lenses and their small rotation are not known
+well enough to correct, and the original poses are the depth camera's. The depth is good for scale, not to a centimetre.
 """
 
 from __future__ import annotations
@@ -36,8 +36,10 @@ COLOUR_CAMERA = Camera(width=640, height=480, fx=525.0, fy=525.0, cx=320.0, cy=2
 DEPTH_CAMERA = Camera(width=640, height=480, fx=585.0, fy=585.0, cx=320.0, cy=240.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SevenScenesEntry:
+    """The colour image of a frame; its pose and depth lie beside it."""
+
     image: Path
     stamp_s: float
 
@@ -66,7 +68,7 @@ def can_read(path: Path) -> bool:
 def list_entries(path: Path) -> list[SevenScenesEntry]:
     images = [image for sequence in _sequences(path)
               for image in sorted(list_images(sequence), key=natural_order) if ".color." in image.name]
-    return [SevenScenesEntry(image, index * FRAME_PERIOD_S) for index, image in enumerate(images)]
+    return [SevenScenesEntry(image=image, stamp_s=index * FRAME_PERIOD_S) for index, image in enumerate(images)]
 
 
 def _sequences(path: Path) -> Iterator[Path]:
@@ -95,7 +97,7 @@ def _colour_camera(sequence: Path, width: int, height: int) -> Camera:
 
 
 def _registered(depth_m: np.ndarray, camera: Camera) -> np.ndarray:
-    """The depth picture as the colour camera would see it from the place of the depth camera."""
+    """Resample a depth image to the intrinsics of the colour camera, at the pose of the depth camera."""
     height, width = depth_m.shape
     depth_from_colour = DEPTH_CAMERA.resized(width, height).K @ np.linalg.inv(camera.K)
     return cv2.warpPerspective(depth_m, depth_from_colour, (camera.width, camera.height),

@@ -30,10 +30,12 @@ OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 _PERSPECTIVE = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TransformsEntry:
+    """One frame. values: of the frame, and those of the file that it does not override."""
+
     source: Path
-    values: Mapping[str, Any]       # of the frame, over those of the file
+    values: Mapping[str, Any]
     stamp_s: float
 
     @property
@@ -48,7 +50,7 @@ class TransformsEntry:
         if matrix.shape == (3, 4):
             matrix = np.vstack([matrix, (0.0, 0.0, 0.0, 1.0)])
         pose = checked_pose(matrix, f"Pose of {self.name} in {self.source}") @ OPENGL_FROM_OPENCV
-        image = load_image(self._picture())
+        image = load_image(self._image())
         height, width = image.shape[:2]
         try:
             camera = _camera(self.values, width, height)
@@ -59,12 +61,12 @@ class TransformsEntry:
         camera = fitted_camera(camera, width, height, f"Camera of {self.name} in {self.source}")
         return Frame(image=image, camera=camera, stamp_s=self.stamp_s, map_from_camera=pose, name=self.name)
 
-    def _picture(self) -> Path:
-        picture = self.source.parent / self.name
-        if picture.is_file():
-            return picture
-        with_suffix = (picture.with_name(picture.name + suffix) for suffix in (".png", ".jpg", ".jpeg", ".JPG"))
-        return next((candidate for candidate in with_suffix if candidate.is_file()), picture)
+    def _image(self) -> Path:
+        image = self.source.parent / self.name
+        if image.is_file():
+            return image
+        with_suffix = (image.with_name(image.name + suffix) for suffix in (".png", ".jpg", ".jpeg", ".JPG"))
+        return next((candidate for candidate in with_suffix if candidate.is_file()), image)
 
 
 def can_read(path: Path) -> bool:
@@ -83,7 +85,8 @@ def list_entries(path: Path) -> list[TransformsEntry]:
         raise UserError(f"File {source} holds no list of frames.")
     shared = {key: value for key, value in content.items() if key != "frames"}
     frames = sorted(frames, key=lambda frame: natural_order(str(frame.get("file_path", ""))))
-    return [TransformsEntry(source, {**shared, **frame}, index * FRAME_PERIOD_S) for index, frame in enumerate(frames)]
+    return [TransformsEntry(source=source, values={**shared, **frame}, stamp_s=index * FRAME_PERIOD_S)
+            for index, frame in enumerate(frames)]
 
 
 def _json_file(path: Path) -> Path | None:
@@ -93,7 +96,7 @@ def _json_file(path: Path) -> Path | None:
 
 
 def _camera(values: Mapping[str, Any], width: int, height: int) -> Camera:
-    """The camera of a picture; width and height (of the stored picture) stand in where the file states no size."""
+    """The camera of an image; width and height (of the stored image) are used if the file states no size."""
     def number(key: str, default: float) -> float:
         return float(values.get(key, default))
 

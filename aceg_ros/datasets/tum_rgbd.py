@@ -1,8 +1,8 @@
 """TUM RGB-D: rgb.txt, groundtruth.txt and optionally depth.txt (16 bit, 5000 units per metre, registered to colour).
 
-Poses are interpolated at the colour stamps between motion-capture samples; depth is the nearest picture in time.
+Poses are interpolated at the colour stamps between motion-capture samples; depth is the depth image nearest in time.
 Intrinsics: camera.json, camera.yaml or camera.txt in the folder, otherwise the published colour calibration that the
-folder name stands for (freiburg1, fr1, ...; the pictures of freiburg3 are already undistorted).
+folder name stands for (freiburg1, fr1, ...; the images of freiburg3 are already undistorted).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EXPECTED_FILES = "rgb.txt and groundtruth.txt"
 
 DEPTH_UNITS_PER_M = 5000.0
 MAX_POSE_GAP_S = 0.1        # between the two samples that a pose is interpolated from (sampled at 100 Hz)
-MAX_DEPTH_OFFSET_S = 0.02   # between a colour and its depth picture (both at 30 Hz)
+MAX_DEPTH_OFFSET_S = 0.02   # between a colour and its depth image (both at 30 Hz)
 
 FREIBURG = {
     "1": Camera(width=640, height=480, fx=517.306408, fy=516.469215, cx=318.643040, cy=255.313989, model="plumb_bob",
@@ -36,9 +36,9 @@ FREIBURG = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Trajectory:
-    """Samples of groundtruth.txt: ascending stamps_s (N,), rows (N, 7) of x y z qx qy qz qw."""
+    """The samples of groundtruth.txt: ascending stamps_s (N,), rows (N, 7) of x y z qx qy qz qw."""
 
     file: Path
     stamps_s: np.ndarray
@@ -61,8 +61,10 @@ class Trajectory:
         return checked_pose(interpolate_poses(stamp_s, stamps_s, poses), source)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TumEntry:
+    """One colour image. depth: None if there is none near it in time."""
+
     image: Path
     depth: Path | None
     stamp_s: float
@@ -81,7 +83,7 @@ class TumEntry:
         if self.depth is not None:
             depth_m = load_depth(self.depth, DEPTH_UNITS_PER_M)
             if depth_m.shape != (height, width):
-                raise UserError(f"Depth image {self.depth} is not as large as the picture {self.image.name}.")
+                raise UserError(f"Depth image {self.depth} is not as large as the colour image {self.image.name}.")
         return Frame(image=image, camera=camera, stamp_s=self.stamp_s, map_from_camera=pose, name=self.name,
                      depth_m=depth_m)
 
@@ -94,17 +96,18 @@ def list_entries(path: Path) -> list[TumEntry]:
     trajectory = _read_trajectory(path / "groundtruth.txt")
     images = _read_list(path / "rgb.txt")
     depths = _read_list(path / "depth.txt") if (path / "depth.txt").is_file() else []
-    return [TumEntry(image, _nearest(depths, stamp_s), stamp_s, trajectory) for stamp_s, image in images]
+    return [TumEntry(image=image, depth=_nearest(depths, stamp_s), stamp_s=stamp_s, trajectory=trajectory)
+            for stamp_s, image in images]
 
 
 def _read_trajectory(file: Path) -> Trajectory:
     lines = _stamped_lines(file)
     rows = np.array([[_number(word) for word in [*words, *7 * ["nan"]][:7]] for _, words in lines]).reshape(-1, 7)
-    return Trajectory(file, np.array([stamp_s for stamp_s, _ in lines]), rows)
+    return Trajectory(file=file, stamps_s=np.array([stamp_s for stamp_s, _ in lines]), rows=rows)
 
 
 def _read_list(file: Path) -> list[tuple[float, Path]]:
-    """(stamp, picture) in time order."""
+    """(stamp, image) in time order."""
     return [(stamp_s, file.parent / " ".join(words)) for stamp_s, words in _stamped_lines(file)]
 
 
@@ -123,7 +126,7 @@ def _stamped_lines(file: Path) -> list[tuple[float, list[str]]]:
 
 
 def _number(word: str) -> float:
-    """NaN for a damaged number: it is the frames near it that are unusable, not the recording."""
+    """NaN for a damaged number: only the frames near it are unusable, not the recording."""
     try:
         return float(word)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Bags as scenes: every storage, pose source and picture kind gives the frames that were written."""
+"""Bags as scenes: every storage, pose source and image kind gives the frames that were written."""
 
 import shutil
 from dataclasses import replace
@@ -68,10 +68,10 @@ def test_poses_are_interpolated_at_the_stamp_and_never_invented(tmp_path, poses)
         np.testing.assert_allclose(frame.map_from_camera[:3, 3], expected, atol=2e-3)
 
 
-def test_the_first_message_of_a_bag_may_be_a_picture(tmp_path):
-    """At times since 1970, doubles are 256 ns apart: none of these beginnings may round the first picture away."""
+def test_the_first_message_of_a_bag_may_be_an_image(tmp_path):
+    """At times since 1970, doubles are 256 ns apart: none of these beginnings may round the first image away."""
     for index in range(8):
-        style = BagStyle(first_s=1_700_000_000.0 + index, picture_first=True)
+        style = BagStyle(first_s=1_700_000_000.0 + index, image_first=True)
         frames = [replace(frame, stamp_s=frame.stamp_s + 1e-9 * (37 * index + 11)) for frame in drive(3)]
         bag = write_bag(tmp_path / str(index), frames, style)
         assert len(open_scene(bag)) == 3
@@ -164,7 +164,7 @@ def test_localization_in_a_bag_is_that_of_the_folder(rendered_map, rendered_scen
         options = ["--tf", "map", "cam"] if style.poses == "tf" else []
         assert main(["evaluate", str(rendered_map), str(bag), "--json", str(tmp_path / "b.json"), *options]) == 0
         figures = json.loads((tmp_path / "b.json").read_text())
-        for key in ("frames", "localized", "refused", "recall"):
+        for key in ("frames", "localized", "rejected", "recall"):
             assert figures[key] == expected[key]
         assert figures["median_translation_m"] == pytest.approx(expected["median_translation_m"], rel=1e-6)
 

@@ -22,7 +22,7 @@ GRAY = cv2.cvtColor(RGB, cv2.COLOR_RGB2GRAY)
 ALPHA = np.full((6, 8, 1), 255, np.uint8)
 DEPTH = np.random.default_rng(1).random((6, 8)).astype(np.float32)
 
-PICTURES = {
+IMAGES = {
     "mono8": GRAY, "mono16": GRAY.astype(np.uint16) * 257, "rgb8": RGB, "bgr8": BGR,
     "rgba8": np.concatenate([RGB, ALPHA], 2), "bgra8": np.concatenate([BGR, ALPHA], 2),
     "8UC1": GRAY, "8UC3": RGB, "16UC1": GRAY.astype(np.uint16) * 257, "32FC1": DEPTH,
@@ -37,27 +37,27 @@ def message(encoding: str, rows: bytes, step: int, big_endian: bool = False) -> 
     return Image(height=6, width=8, encoding=encoding, step=step, is_bigendian=int(big_endian), data=data)
 
 
-@pytest.mark.parametrize("encoding", PICTURES)
+@pytest.mark.parametrize("encoding", IMAGES)
 def test_round_trip(encoding):
-    picture = PICTURES[encoding]
-    sent = BRIDGE.cv2_to_imgmsg(picture, encoding, header=Header(frame_id="camera"))
+    image = IMAGES[encoding]
+    sent = BRIDGE.cv2_to_imgmsg(image, encoding, header=Header(frame_id="camera"))
     assert (sent.height, sent.width, sent.encoding, sent.header.frame_id) == (6, 8, encoding, "camera")
-    assert sent.step * sent.height == picture.nbytes == len(sent.data)
+    assert sent.step * sent.height == image.nbytes == len(sent.data)
     received = BRIDGE.imgmsg_to_cv2(sent)
-    assert received.dtype == picture.dtype
-    np.testing.assert_array_equal(received, picture)
+    assert received.dtype == image.dtype
+    np.testing.assert_array_equal(received, image)
 
 
 @pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "rgba8", "bgra8", "rgb16"])
 @pytest.mark.parametrize(("wanted", "expected"), [("rgb8", RGB), ("bgr8", BGR)])
 def test_colours_convert(encoding, wanted, expected):
-    sent = BRIDGE.cv2_to_imgmsg(PICTURES[encoding], encoding)
+    sent = BRIDGE.cv2_to_imgmsg(IMAGES[encoding], encoding)
     np.testing.assert_array_equal(BRIDGE.imgmsg_to_cv2(sent, wanted), expected)
 
 
 def test_gray_converts():
     for encoding in ("mono8", "mono16"):
-        sent = BRIDGE.cv2_to_imgmsg(PICTURES[encoding], encoding)
+        sent = BRIDGE.cv2_to_imgmsg(IMAGES[encoding], encoding)
         np.testing.assert_array_equal(BRIDGE.imgmsg_to_cv2(sent, "rgb8"), np.repeat(GRAY[..., None], 3, 2))
         np.testing.assert_array_equal(BRIDGE.imgmsg_to_cv2(sent, "mono8"), GRAY)
     np.testing.assert_array_equal(BRIDGE.imgmsg_to_cv2(BRIDGE.cv2_to_imgmsg(RGB, "rgb8"), "mono8"), GRAY)
@@ -66,7 +66,7 @@ def test_gray_converts():
 @pytest.mark.parametrize(("encoding", "pattern"), [("bayer_rggb8", "RGGB"), ("bayer_bggr8", "BGGR"),
                                                    ("bayer_gbrg8", "GBRG"), ("bayer_grbg8", "GRBG")])
 def test_bayer_patterns_give_their_colour(encoding, pattern):
-    """A purely red scene: only the red cells of the mosaic see light, and all of the picture becomes red."""
+    """A purely red scene: only the red cells of the mosaic see light, and all of the image becomes red."""
     tile = np.array([255 if letter == "R" else 0 for letter in pattern], np.uint8).reshape(2, 2)
     sent = BRIDGE.cv2_to_imgmsg(np.tile(tile, (3, 4)), encoding)
     colour = BRIDGE.imgmsg_to_cv2(sent, "rgb8")
@@ -108,7 +108,7 @@ def test_passthrough_names_the_type():
     assert BRIDGE.cv2_to_imgmsg(DEPTH).encoding == "32FC1"
 
 
-def test_a_cropped_picture_is_sent_as_it_looks():
+def test_a_cropped_image_is_sent_as_it_looks():
     np.testing.assert_array_equal(BRIDGE.imgmsg_to_cv2(BRIDGE.cv2_to_imgmsg(RGB[1:4, 2:5], "rgb8")), RGB[1:4, 2:5])
 
 
@@ -122,7 +122,7 @@ def test_compressed(suffix):
     assert BRIDGE.compressed_imgmsg_to_cv2(BRIDGE.cv2_to_compressed_imgmsg(GRAY, suffix)).shape == GRAY.shape
 
 
-def test_refusals():
+def test_rejections():
     with pytest.raises(CvBridgeError):
         BRIDGE.imgmsg_to_cv2(message("bgr9", RGB.tobytes(), 24), "bgr8")
     with pytest.raises(CvBridgeError):

@@ -20,7 +20,7 @@ BASE_FROM_CAMERA = np.array([[0.0, 0, 1, 0.1], [-1, 0, 0, 0], [0, -1, 0, 0.3], [
 
 @dataclass(frozen=True)
 class BagStyle:
-    """poses: pose, pose_with_covariance, odometry or tf, sampled `pose_offset_s` beside the pictures."""
+    """poses: pose, pose_with_covariance, odometry or tf, sampled `pose_offset_s` beside the images."""
 
     storage: str = "mcap"               # mcap, sqlite3, ros1
     store: Stores = Stores.ROS2_HUMBLE
@@ -29,7 +29,7 @@ class BagStyle:
     poses: str = "pose"
     pose_offset_s: float = 0.0
     first_s: float = 1_700_000_000.0
-    picture_first: bool = False         # before the transforms and its own pose
+    image_first: bool = False         # before the transforms and its own pose
 
 
 def write_bag(path: Path, frames: Iterable[Frame], style: BagStyle | None = None) -> Path:
@@ -80,14 +80,14 @@ class _Messages:
     def all(self, frames):
         style = self._style
         first_ns = int(style.first_s) * 10**9
-        if style.picture_first:
+        if style.image_first:
             frames = list(frames)
-            first_picture = first_ns + round(frames[0].stamp_s * 1e9)
-            yield self.image(frames[0].image, first_picture)
-            yield self.pose_topic(first_picture, frames[0].map_from_camera)
-            yield "/camera/camera_info", first_picture, self.info(frames[0].camera, first_picture)
+            first_image = first_ns + round(frames[0].stamp_s * 1e9)
+            yield self.image(frames[0].image, first_image)
+            yield self.pose_topic(first_image, frames[0].map_from_camera)
+            yield "/camera/camera_info", first_image, self.info(frames[0].camera, first_image)
             frames = frames[1:]
-        static_ns = first_ns + 10**9 * style.picture_first
+        static_ns = first_ns + 10**9 * style.image_first
         yield "/tf_static", static_ns, self.transform(first_ns, "base_link", "cam", BASE_FROM_CAMERA)
         for frame in frames:
             stamp_ns = first_ns + round(frame.stamp_s * 1e9)

@@ -11,13 +11,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from aceg_ros.camera import Camera
+from aceg_ros.camera import Camera, Frame
+from aceg_ros.datasets import Scene
 from aceg_ros.geometry import invert, look_at, rotation_to_quaternion
 
+CAMERA = Camera(width=64, height=48, fx=60.0, fy=62.0, cx=30.5, cy=22.25)       # of images of that size
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Recording:
-    """What every written scene holds: distinct pictures (N, H, W, 3), poses (N, 4, 4), depths in millimetres."""
+    """What every written scene holds: distinct images (N, H, W, 3), poses (N, 4, 4), depths in millimetres."""
 
     images: np.ndarray
     poses: np.ndarray
@@ -37,12 +40,24 @@ def make_recording(count: int = 12, width: int = 64, height: int = 48, seed: int
     poses = np.array([look_at(rng.uniform(-2, 2, 3), rng.uniform(3, 6, 3)) for _ in range(count)])
     depths_mm = rng.integers(500, 6000, (count, height, width)).astype(np.uint16)
     depths_mm[:, 0, 0], depths_mm[:, 0, 1] = 0, 65535       # both stand for "unknown"
-    return Recording(rng.integers(0, 256, (count, height, width, 3), np.uint8), poses, depths_mm)
+    return Recording(images=rng.integers(0, 256, (count, height, width, 3), np.uint8), poses=poses, depths_mm=depths_mm)
 
 
-def save_png(path: Path, picture: np.ndarray) -> None:
+def assert_is_recording(scene: Scene, recording: Recording) -> list[Frame]:
+    """Check that the scene has exactly the images and poses that were written, in order; returns its frames."""
+    frames = list(scene)
+    assert not scene.skipped
+    assert len(scene) == len(frames) == len(recording)
+    for frame, image, pose in zip(frames, recording.images, recording.poses, strict=True):
+        np.testing.assert_array_equal(frame.image, image)
+        np.testing.assert_allclose(frame.map_from_camera, pose, atol=1e-12)
+    assert np.all(np.diff([frame.stamp_s for frame in frames]) > 0)
+    return frames
+
+
+def save_png(path: Path, image: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path)
+    Image.fromarray(image).save(path)
 
 
 def save_text(path: Path, text: str) -> None:
@@ -77,7 +92,7 @@ def write_seven_scenes(path: Path, recording: Recording) -> None:
 
 
 def write_tum(path: Path, recording: Recording, start_s: float = 1305031910.25) -> np.ndarray:
-    """Returns the stamps. Poses are sampled exactly at the pictures and, so that all lie in time, 10 ms around them."""
+    """Returns the stamps. Poses are sampled exactly at the images and, so that all lie in time, 10 ms around them."""
     stamps_s = start_s + 0.125 * np.arange(len(recording))  # exact in binary
     rgb, depth, truth = (["# a comment\n"] for _ in range(3))
     for index, (stamp_s, pose) in enumerate(zip(stamps_s, recording.poses, strict=True)):
@@ -96,7 +111,7 @@ def tum_line(stamp_s: float, pose: np.ndarray) -> str:
     return f"{stamp_s:.6f} " + " ".join(f"{number:.17g}" for number in numbers) + "\n"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ColmapCamera:
     """A camera as COLMAP stores it: its own parameters, first pixel centre at (0.5, 0.5)."""
 

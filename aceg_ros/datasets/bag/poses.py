@@ -21,7 +21,7 @@ class Poses(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class TfPoses:
-    """Poses looked up in TF. camera_frame: empty for the frame_id of the image."""
+    """Poses from TF. camera_frame: empty for the frame_id of the image."""
 
     tree: TransformTree
     map_frame: str
@@ -56,10 +56,11 @@ def add_transforms(tree: TransformTree, message: Any, static: bool) -> None:
     """Add a message of /tf or /tf_static."""
     for stamped in message.transforms:
         frames = frame_name(stamped.header.frame_id), frame_name(stamped.child_frame_id)
-        _add(tree, frames, stamp_ns(stamped), (stamped.transform.translation, stamped.transform.rotation), static)
+        fields = stamped.transform.translation, stamped.transform.rotation
+        _add(tree, frames, stamp_ns(stamped), fields, static=static)
 
 
-def _add(tree: TransformTree, frames: tuple[str, str], stamp_ns: int, fields: tuple[Any, Any],
+def _add(tree: TransformTree, frames: tuple[str, str], stamp_ns: int, fields: tuple[Any, Any], *,
          static: bool = False) -> None:
     """Add a transform, unless it is not rigid: then it counts as not recorded."""
     try:

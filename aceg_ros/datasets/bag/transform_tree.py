@@ -1,4 +1,4 @@
-"""The transforms of a recording, for lookups at any of its moments, as TF answers them. No ROS needed."""
+"""The transforms of a recording, for lookups at any of its moments, as TF does them. ROS is not needed."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 from aceg_ros.errors import UserError
 from aceg_ros.geometry import interpolate_poses, invert
 
-MAX_GAP_S = 1.0         # between the two samples that a transform is interpolated from
+MAX_GAP_S = 1.0         # between two samples that a transform is interpolated from
 
 
 class TransformTree:
-    """Give it all transforms first; frames are names without a leading slash, stamps nanoseconds."""
+    """Add all transforms first, then look up. Frames are names without a leading slash, stamps are in nanoseconds."""
 
     def __init__(self) -> None:
         self._static: dict[str, tuple[str, np.ndarray]] = {}                      # by child: parent, parent_from_child
         self._moving: dict[str, dict[int, tuple[str, np.ndarray]]] = {}           # by child and stamp
-        self._stamps: dict[str, list[int]] = {}                                   # sorted, made when asked for
+        self._stamps: dict[str, list[int]] = {}                                   # sorted at the first lookup
         self._frames: set[str] = set()
 
     def add(self, parent: str, child: str, stamp_ns: int, parent_from_child: np.ndarray, static: bool = False) -> None:
@@ -30,7 +30,7 @@ class TransformTree:
             self._stamps.pop(child, None)
 
     def lookup(self, target: str, source: str, stamp_ns: int) -> np.ndarray:
-        """target_from_source (4, 4). Raises UserError where it is not known at that moment."""
+        """target_from_source (4, 4). Raises UserError if it is not known at that moment."""
         for frame in (target, source):
             if target != source and frame not in self._frames:
                 raise UserError(f"No transform names the frame '{frame}'.")
@@ -63,10 +63,10 @@ class TransformTree:
         after = bisect_left(stamps, stamp_ns)
         if not 0 < after < len(stamps):
             return None
-        near = stamps[after - 1:after + 1]
-        (parent, before), (parent_after, later) = samples[near[0]], samples[near[1]]
-        if parent != parent_after or near[1] - near[0] > MAX_GAP_S * 1e9:
+        neighbours = stamps[after - 1:after + 1]
+        (parent, before), (parent_after, later) = samples[neighbours[0]], samples[neighbours[1]]
+        if parent != parent_after or neighbours[1] - neighbours[0] > MAX_GAP_S * 1e9:
             return None
         # Relative to the first stamp: seconds since 1970 leave doubles too few digits for nanoseconds.
-        seconds = 1e-9 * np.array([0, near[1] - near[0]])
-        return parent, interpolate_poses(1e-9 * (stamp_ns - near[0]), seconds, np.array([before, later]))
+        seconds = 1e-9 * np.array([0, neighbours[1] - neighbours[0]])
+        return parent, interpolate_poses(1e-9 * (stamp_ns - neighbours[0]), seconds, np.array([before, later]))

@@ -1,0 +1,86 @@
+"""transforms.json: cameras and poses read back, damage named with its file."""
+
+import json
+from pathlib import Path
+
+import datasets_fixtures as write
+import numpy as np
+import pytest
+from datasets_fixtures import CAMERA, assert_is_recording
+
+from aceg_ros.camera import Camera
+from aceg_ros.datasets import open_scene
+from aceg_ros.errors import UserError
+
+INTRINSICS = {"fl_x": 60.0, "fl_y": 62.0, "cx": 31.0, "cy": 22.75, "w": 64, "h": 48}
+
+
+@pytest.mark.parametrize("suffix_in_json", [True, False])
+@pytest.mark.parametrize(("intrinsics", "expected"), [
+    (INTRINSICS, CAMERA),
+    ({**INTRINSICS, "camera_model": "OPENCV", "k1": -0.1, "k2": 0.02, "p1": 1e-3, "p2": -2e-3},
+     Camera(width=64, height=48, fx=60.0, fy=62.0, cx=30.5, cy=22.25, model="plumb_bob",
+            distortion=(-0.1, 0.02, 1e-3, -2e-3, 0.0))),
+    ({**INTRINSICS, "camera_model": "OPENCV_FISHEYE", "k1": 0.1, "k2": 0.02, "k3": 1e-3, "k4": -2e-3},
+     Camera(width=64, height=48, fx=60.0, fy=62.0, cx=30.5, cy=22.25, model="equidistant",
+            distortion=(0.1, 0.02, 1e-3, -2e-3))),
+    ({"camera_angle_x": 2 * np.arctan(32 / 50)}, Camera(width=64, height=48, fx=50.0, fy=50.0, cx=31.5, cy=23.5)),
+])
+def test_transforms(tmp_path, recording, intrinsics, expected, suffix_in_json):
+    write.write_transforms(tmp_path, recording, intrinsics, suffix_in_json)
+    for path in (tmp_path, tmp_path / "transforms.json"):
+        scene = open_scene(path)
+        frames = assert_is_recording(scene, recording)
+        assert scene.format == "transforms.json"
+        for frame in frames:
+            assert (frame.camera.model, frame.camera.distortion) == (expected.model, expected.distortion)
+            np.testing.assert_allclose(frame.camera.K, expected.K, atol=1e-9)
+
+
+def edit_transforms(path: Path, index: int, **values) -> None:
+    content = json.loads((path / "transforms.json").read_text())
+    frame = next(frame for frame in content["frames"] if frame["file_path"] == f"./images/{index}.png")
+    frame.update(values)
+    (path / "transforms.json").write_text(json.dumps(content))
+
+
+def test_transforms_intrinsics_of_a_frame_override(tmp_path, recording):
+    write.write_transforms(tmp_path, recording, INTRINSICS)
+    edit_transforms(tmp_path, 4, fl_x=70.0, cx=33.0)
+    cameras = [frame.camera for frame in open_scene(tmp_path)]
+    assert cameras.pop(4) == Camera(width=64, height=48, fx=70.0, fy=62.0, cx=32.5, cy=22.25)
+    assert set(cameras) == {CAMERA}
+
+
+@pytest.mark.parametrize(("values", "part"), [
+    ({"transform_matrix": [[float("nan")] * 4] * 4}, "not finite"),
+    ({"transform_matrix": [[1, 0], [0, 1, 2]]}, "transform_matrix"),
+    ({"transform_matrix": "none"}, "transform_matrix"),
+    ({"transform_matrix": np.diag([1, 1, -1, 1]).tolist()}, "not a rigid transform"),
+    ({"fl_x": 0}, "not usable"), ({"fl_x": "long"}, "not numbers"), ({"fl_x": None}, "not numbers"),
+    ({"camera_model": "EQUIRECTANGULAR"}, "EQUIRECTANGULAR"), ({"k4": 0.1}, "k4"), ({"w": 48, "h": 64}, "48x64"),
+])
+def test_transforms_broken_frame_is_named(tmp_path, recording, values, part):
+    write.write_transforms(tmp_path, recording, INTRINSICS)
+    edit_transforms(tmp_path, 4, **values)
+    scene = open_scene(tmp_path)
+    assert len(list(scene)) == 11
+    reason = scene.skipped[0].reason
+    assert part in reason and "images/4.png" in reason and "transforms.json" in reason
+
+
+def test_transforms_missing_image_and_intrinsics(tmp_path, recording):
+    write.write_transforms(tmp_path, recording, INTRINSICS)
+    (tmp_path / "images" / "9.png").unlink()
+    scene = open_scene(tmp_path)
+    assert len(list(scene)) == 11 and "images/9.png is missing" in scene.skipped[0].reason
+    write.write_transforms(tmp_path, recording, {"w": 64, "h": 48})
+    with pytest.raises(UserError, match="neither fl_x nor camera_angle_x"):
+        list(open_scene(tmp_path))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"frames": 3}', '{"frames": [3]}', '{"frames": []}'])
+def test_transforms_damaged_file_is_rejected(tmp_path, text):
+    (tmp_path / "transforms.json").write_text(text)
+    with pytest.raises(UserError, match=str(tmp_path)):
+        open_scene(tmp_path)
