@@ -138,7 +138,8 @@ def _localize_changed(scene_map: SceneMap, scene: Path, corruptions: Iterable[st
     for name in corruptions:
         found = summarize(evaluate(localizer, [CORRUPTIONS[name](frame).frame for frame in frames]))
         result[name] = asdict(found)
-        print(f"{scene_map.encoder} {name}: {found.localized} of {found.frames}, {found.recall}", flush=True)
+        encoder = scene_map.network("encoder").identity
+        print(f"{encoder} {name}: {found.localized} of {found.frames}, {found.recall}", flush=True)
     return result
 
 
@@ -160,7 +161,7 @@ def main(arguments: list[str] | None = None) -> int:
     pairs = {"rooms": list(room_pairs(options.pairs)),
              "pictures": list(picture_pairs(options.scene / "query", options.pairs))}
     report: dict[str, dict] = {}
-    given = {scene_map.encoder_source: scene_map for scene_map in map(SceneMap.load, options.maps)}
+    given = {scene_map.network("encoder").source: scene_map for scene_map in map(SceneMap.load, options.maps)}
     encoders = {source: load_encoder(source, device) for source in options.encoder}
     for source, encoder in encoders.items():
         report[source] = {kind: matching(encoder, some) for kind, some in pairs.items()}

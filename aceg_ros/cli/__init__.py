@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,17 +83,17 @@ def run_map(options: argparse.Namespace) -> int:
         budget = MappingBudget.start(total_s, progress=bar.show, should_stop=stop.asked, started=started)
         scene_map, refused = build_map(method, mapping, frames, budget, method_options=method_options)
     _tell_skipped([skipped.reason for skipped in scene.skipped] + refused, len(scene))
-    scene_map = replace(scene_map, figures=replace(
-        scene_map.figures, skipped=scene_map.figures.skipped + len(scene.skipped)))
+    scene_map = replace(scene_map, statistics=replace(
+        scene_map.statistics, skipped=scene_map.statistics.skipped + len(scene.skipped)))
     size = scene_map.save(options.output)
-    figures = scene_map.figures
-    if figures.encoded < figures.frames and figures.mapping_s > 0.75 * total_s:
-        print(f"aceg: there was time for {figures.encoded} of {figures.frames} pictures only: give more with --budget,"
-              " or take fewer with --every.", file=sys.stderr)
-    note = "" if figures.complete else " (stopped early: what was learned so far)"
-    made = f"{figures.patches} landmarks" if figures.iterations == 0 else \
-        f"{figures.iterations} iterations, training reprojection error {figures.reprojection_px:.1f} px"
-    print(f"{options.output}: {figures.frames} frames, {made}, {time.monotonic() - started:.0f} s, {size / 1e6:.1f}"
+    statistics = scene_map.statistics
+    if statistics.encoded < statistics.frames and statistics.mapping_s > 0.75 * total_s:
+        print(f"aceg: there was time for {statistics.encoded} of {statistics.frames} pictures only: give more with"
+              " --budget, or take fewer with --every.", file=sys.stderr)
+    note = "" if statistics.complete else " (stopped early: what was learned so far)"
+    made = f"{statistics.patches} landmarks" if statistics.iterations == 0 else \
+        f"{statistics.iterations} iterations, training reprojection error {statistics.reprojection_px:.1f} px"
+    print(f"{options.output}: {statistics.frames} frames, {made}, {time.monotonic() - started:.0f} s, {size / 1e6:.1f}"
           f" MB{note}")
     return 0
 
@@ -230,20 +230,15 @@ def run_view(options: argparse.Namespace) -> int:
 
 
 def run_info(options: argparse.Namespace) -> int:
-    from aceg_ros.maps.scene_map import SceneMap
+    from aceg_ros.maps.describe import describe
 
-    scene_map = SceneMap.load(options.map)
-    low, high = scene_map.bounds
-    parameters = sum(tensor.numel() for tensor in scene_map.tensors.values())
-    rows = {"method": scene_map.method, "encoder": f"{scene_map.encoder} (from {scene_map.encoder_source})",
-            "created": scene_map.created, "file": f"{Path(options.map).stat().st_size / 1e6:.2f} MB",
-            "parameters": f"{parameters:,}", "cloud": f"{len(scene_map.cloud_xyz):,} points",
-            "bounds": " to ".join("(" + ", ".join(f"{v:.2f}" for v in corner) + ")" for corner in (low, high)) + " m"}
-    rows |= {f"camera {n}": f"{c.width}x{c.height}, f {c.fx:.1f} {c.fy:.1f}, centre {c.cx:.1f} {c.cy:.1f}, {c.model}"
-             for n, c in enumerate(scene_map.cameras[:5])}
-    rows |= {name.replace("_", " "): str(value) for name, value in asdict(scene_map.figures).items()}
+    rows = describe(options.map)
     for name, value in rows.items():
         print(f"{name:>16}: {value}")
+    if options.verify:
+        from aceg_ros.maps.scene_map import SceneMap  # describing a map needs no torch
+        SceneMap.load(options.map).verify()
+        print(f"{'verified':>16}: all sections match their checksums")
     return 0
 
 
@@ -464,6 +459,7 @@ def _parser() -> argparse.ArgumentParser:
 
     verb = _verb(verbs, "info", run_info, "show what a map is and how it was made")
     verb.add_argument("map", metavar="MAP")
+    verb.add_argument("--verify", action="store_true", help="read the whole map and compare it with its checksums")
 
     verb = _verb(verbs, "import", run_import, "turn published weights into files of this package")
     verb.add_argument("kind", metavar="KIND", choices=("ace-encoder", "ace-head", "ace-g", "ace-g-map", "aliked"),

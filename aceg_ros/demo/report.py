@@ -78,7 +78,7 @@ def _figures(drive: Drive, results: list[FrameResult], scene_map: SceneMap, map_
         "image_rate_hz": (count - 1) / span_s if span_s else None,
         "pose_rate_hz": summary.localized / count * (count - 1) / span_s if span_s else None,
         # NaN, the only value that is not itself, is no JSON.
-        "mapping": {name: None if value != value else value for name, value in asdict(scene_map.figures).items()}}
+        "mapping": {name: None if value != value else value for name, value in asdict(scene_map.statistics).items()}}
 
 
 def _table(figures: dict[str, Any]) -> str:

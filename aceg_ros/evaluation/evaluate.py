@@ -59,8 +59,8 @@ def report_json(summary: Summary, scene_map: SceneMap, map_path: Path, device: s
                 skipped: int) -> dict[str, Any]:
     """The figures under the keys that other tools rely on; NaN becomes null."""
     content = asdict(summary) | {
-        "map_bytes": map_path.stat().st_size, "mapping_s": scene_map.figures.mapping_s, "method": scene_map.method,
-        "encoder": scene_map.encoder, "device": device, "seed": seed, "skipped": skipped}
+        "map_bytes": map_path.stat().st_size, "mapping_s": scene_map.statistics.mapping_s, "method": scene_map.method,
+        "encoder": scene_map.network("encoder").identity, "device": device, "seed": seed, "skipped": skipped}
     return without_nan(content)
 
 

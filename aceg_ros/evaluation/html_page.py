@@ -42,8 +42,9 @@ def write_page(path: Path, runs: Sequence[Run], scene: str, frames: Iterable[Fra
 def _run(run: Run, pictures: list[dict[str, str]]) -> dict[str, Any]:
     figures = run.content
     scene_map = run.scene_map
-    configuration = {"encoder source": scene_map.encoder_source, "created": scene_map.created,
-                     "settings": scene_map.settings, "mapping": asdict(scene_map.figures),
+    sources = {f"{role} source": network.source for role, network in scene_map.networks.items()}
+    configuration = {**sources, "created": scene_map.created, "settings": scene_map.settings,
+                     "covariance scale": scene_map.covariance_scale, "mapping": asdict(scene_map.statistics),
                      "cameras": [asdict(camera) for camera in scene_map.cameras[:3]]}
     return {"name": run.name, "summary": figures, "configuration": _plain(configuration),
             "frames": [_frame(result) for result in run.results], "cloud": _cloud(scene_map),

@@ -6,6 +6,7 @@ import pickle
 import struct
 import zipfile
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -16,7 +17,10 @@ from aceg_ros.encoders.ace import AceNet
 from aceg_ros.encoders.aliked import AlikedNet
 from aceg_ros.encoders.base import Encoder, load_encoder
 from aceg_ros.errors import UserError
+from aceg_ros.maps.header import NetworkReference
 from aceg_ros.maps.scene_map import SceneMap, check_writable
+from aceg_ros.methods.ace import AceMapSettings
+from aceg_ros.methods.ace_g import AceGMapSettings
 from aceg_ros.networks.ace_head import head_from_state
 from aceg_ros.networks.map_code_transformer import TransformerHead, head_from_release
 from aceg_ros.networks.weights_file import load_regressor, save_regressor
@@ -53,9 +57,9 @@ def _import_head(source: Path, state: dict[str, Tensor], target: Path, encoder: 
     if owner.dim != head.res3_conv1.in_features:
         raise UserError(f"The head takes {head.res3_conv1.in_features}-D features, encoder {encoder} gives {owner.dim}:"
                         " it belongs to another encoder.")
-    tensors = {f"head.{key}": value for key, value in head.state_dict().items()}
-    settings = {"patch_offset_px": RELEASE_PATCH_OFFSET_PX}
-    size = SceneMap("ace", owner.identity, owner.source, tensors, settings).save(target)
+    size = SceneMap(method="ace", networks={"encoder": NetworkReference.to(owner)},
+                    sections={"head": head.state_dict()},
+                    settings=asdict(AceMapSettings(patch_offset_px=RELEASE_PATCH_OFFSET_PX))).save(target)
     return f"{target}: ACE map, {size / 1e6:.1f} MB, {head.extra_blocks} extra block(s); localize with --camera FILE."
 
 
@@ -94,10 +98,10 @@ def _import_code(source: Path, state: dict[str, Tensor], target: Path, owner: En
     if reader.dim_in != owner.dim:
         raise UserError(f"The regressor takes {reader.dim_in}-D features, the encoder gives {owner.dim}: it belongs to"
                         " another encoder.")
-    settings = {"patch_offset_px": RELEASE_PATCH_OFFSET_PX, "regressor": reader.identity,
-                "regressor_source": reader.source}
-    size = SceneMap("ace_g", owner.identity, owner.source, {"embeddings": embeddings.float(), "mean": mean},
-                    settings).save(target)
+    networks = {"encoder": NetworkReference.to(owner), "regressor": NetworkReference.to(reader)}
+    size = SceneMap(method="ace_g", networks=networks,
+                    settings=asdict(AceGMapSettings(patch_offset_px=RELEASE_PATCH_OFFSET_PX)),
+                    sections={"code": {"embeddings": embeddings.float(), "mean": mean}}).save(target)
     return f"{target}: ACE-G map, {size / 1e6:.1f} MB, {len(embeddings)} codes; localize with --camera FILE."
 
 

@@ -16,17 +16,13 @@ from scipy.stats import binom, chi2
 from aceg_ros.camera import Frame
 from aceg_ros.geometry import pose_difference
 from aceg_ros.mapping.budget import MappingBudget
+from aceg_ros.maps.header import MIN_COVARIANCE_SCALE
 
 if TYPE_CHECKING:
     from aceg_ros.methods.base import Localizer
 
-COVARIANCE_SCALE = "covariance_scale"       # in a map's settings
 DEGREES_OF_FREEDOM = 6
 INSIDE = float(chi2.ppf(0.95, DEGREES_OF_FREEDOM))      # of the 95 % ellipsoid
-# Of a map that could not be calibrated, and the least of all: pictures of a later visit, under other light and with
-# things moved, err more than those of the mapping drive. Chosen on such visits to twelve rendered rooms
-# (docs/benchmarks/2026-11-25-covariance.md).
-LEAST = 1.25
 MIN_PICTURES = 8            # to hold out, or none
 _STEP, _MOST = 10, 32       # every so many pictures is held out, and no more than these
 _QUANTILES = (0.5, 0.8)     # of the squared distances that the factor has to explain
@@ -55,7 +51,7 @@ def covariance_scale(localizer: Localizer, frames: Iterable[Frame], budget: Mapp
         if estimate.map_from_camera is not None and estimate.covariance is not None:
             distances.append(squared_distance(estimate.map_from_camera, estimate.covariance, frame.map_from_camera))
     factors = [quantile_bound(distances, q) / chi2.ppf(q, DEGREES_OF_FREEDOM) for q in _QUANTILES]
-    return float(np.clip(max(factors), LEAST, _LARGEST))
+    return float(np.clip(max(factors), MIN_COVARIANCE_SCALE, _LARGEST))
 
 
 def quantile_bound(sample: Sequence[float], quantile: float) -> float:

@@ -1,147 +1,114 @@
 """`SceneMap`: all that a mapping run leaves behind, in one safetensors file.
 
-The header (a JSON text under "aceg_ros" in the file's metadata) names format version, method, encoder, cameras, bounds
-and the figures of the run, and carries a checksum over everything. Never pickle.
+The file's metadata hold a header (JSON, see `maps.header`) with a checksum of its own and one of each section. A
+section is a group of tensors, named "section.key" in the file: "head", "code" or "landmarks" of the method, "cloud" and
+"trajectory" to show. Never pickle.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tempfile
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 
-from aceg_ros.camera import Camera
 from aceg_ros.errors import UserError
-from aceg_ros.utils.atomic_file import write_bytes
+from aceg_ros.maps.header import Bounds, MapHeader, header_metadata, open_map
+from aceg_ros.maps.migrate import sections_of_format_1
+from aceg_ros.maps.sections import LazySections, section_checksum
+from aceg_ros.utils.atomic_file import replacing
 
-FORMAT_VERSION = 1
 MAX_CLOUD_POINTS = 50_000
 
 
-@dataclass(frozen=True)
-class MappingFigures:
-    """What the mapping run did.
+@dataclass(frozen=True, kw_only=True)
+class SceneMap(MapHeader):
+    """A map of one scene. sections: tensors by section and key; those of a loaded map are read from the file, which
+    stays open, when they are asked for."""
 
-    frames: taken; held_out: kept for calibration; skipped: unusable ones; encoded: pictures that went through the
-    encoder, augmented ones each time; mapping_s: wall-clock; reprojection_px: median training error (NaN if imported).
-    """
-
-    frames: int = 0
-    skipped: int = 0
-    encoded: int = 0
-    mapping_s: float = 0.0
-    budget_s: float = 0.0
-    iterations: int = 0
-    patches: int = 0
-    reprojection_px: float = float("nan")
-    seed: int = 0
-    device: str = "cpu"
-    complete: bool = True
-    held_out: int = 0
-
-
-@dataclass(frozen=True)
-class SceneMap:
-    """A map of one place.
-
-    method: name in the registry. encoder: identity of the only encoder it works with; encoder_source: where that was
-    found at mapping time. tensors: the method's own. settings: the method's own numbers. cameras: the distinct ones of
-    the mapping pictures. cloud_xyz (N, 3) float32 metres, cloud_rgb (N, 3) uint8.
-    trajectory (F, 4, 4) float32: map_from_camera of the mapping frames.
-    """
-
-    method: str
-    encoder: str
-    encoder_source: str
-    tensors: dict[str, Tensor] = field(repr=False)
-    settings: dict[str, Any] = field(default_factory=dict)
-    figures: MappingFigures = MappingFigures()
-    cameras: tuple[Camera, ...] = ()
-    cloud_xyz: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), np.float32), repr=False)
-    cloud_rgb: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), np.uint8), repr=False)
-    trajectory: np.ndarray = field(default_factory=lambda: np.zeros((0, 4, 4), np.float32), repr=False)
-    created: str = ""
+    sections: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict, repr=False)
 
     @property
-    def bounds(self) -> tuple[list[float], list[float]]:
+    def cloud_xyz(self) -> np.ndarray:
+        """Points (N, 3) float32 of the scene in the map frame, metres."""
+        return self._array("cloud", "xyz", np.zeros((0, 3), np.float32))
+
+    @property
+    def cloud_rgb(self) -> np.ndarray:
+        """Their colours (N, 3) uint8."""
+        return self._array("cloud", "rgb", np.zeros((0, 3), np.uint8))
+
+    @property
+    def trajectory(self) -> np.ndarray:
+        """map_from_camera (F, 4, 4) float32 of the mapping frames."""
+        return self._array("trajectory", "map_from_camera", np.zeros((0, 4, 4), np.float32))
+
+    @property
+    def bounds(self) -> Bounds:
         """Lower and upper corner (x, y, z) of trajectory and cloud, without the outermost 1 % of the points."""
-        points = np.concatenate([self.trajectory[:, :3, 3], self.cloud_xyz]) if len(self.cloud_xyz) else \
-            self.trajectory[:, :3, 3]
+        if self.stored_bounds is not None:
+            return self.stored_bounds
+        points = np.concatenate([self.trajectory[:, :3, 3], self.cloud_xyz])
         if len(points) == 0:
             return [0.0] * 3, [0.0] * 3
         low, high = np.percentile(points, 1, axis=0), np.percentile(points, 99, axis=0)
         return low.tolist(), high.tolist()
 
+    def verify(self) -> None:
+        """Read every section and compare it with its checksum. Raises UserError, naming the first damaged one."""
+        for name in self.sections:
+            self.sections[name]
+
     def save(self, path: Path | str) -> int:
         """Write the map; an existing file is replaced only by a complete one. Returns its size in bytes.
 
-        Raises UserError where the place cannot be written.
+        Raises UserError if the file cannot be written.
         """
         path = Path(path)
-        tensors = {f"method.{key}": value.detach().cpu().contiguous() for key, value in self.tensors.items()}
-        tensors["cloud.xyz"] = torch.from_numpy(np.ascontiguousarray(self.cloud_xyz, np.float32))
-        tensors["cloud.rgb"] = torch.from_numpy(np.ascontiguousarray(self.cloud_rgb, np.uint8))
-        tensors["trajectory"] = torch.from_numpy(np.ascontiguousarray(self.trajectory, np.float32))
-        header = {"version": FORMAT_VERSION, "method": self.method, "encoder": self.encoder,
-                  "encoder_source": self.encoder_source, "settings": self.settings, "figures": asdict(self.figures),
-                  "cameras": [asdict(camera) for camera in self.cameras], "bounds": self.bounds,
-                  "created": self.created or datetime.now(timezone.utc).isoformat(timespec="seconds")}
-        text = json.dumps(header, sort_keys=True)
-        content = save(tensors, {"aceg_ros": text, "checksum": _checksum(text, tensors)})
+        sections = {name: {key: value.detach().cpu().contiguous() for key, value in section.items()}
+                    for name, section in self.sections.items()}
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        header = replace(self, created=self.created or now, stored_bounds=self.bounds)
+        metadata = header_metadata(header, {name: section_checksum(section) for name, section in sections.items()})
+        tensors = {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
         try:
-            write_bytes(path, content)
+            with replacing(path) as temporary:
+                save_file(tensors, temporary, metadata)
+                size = temporary.stat().st_size
         except OSError as error:
             raise UserError(f"The map cannot be written to {path}: {error.strerror or error}.") from None
-        return len(content)
+        return size
 
     @classmethod
     def load(cls, path: Path | str) -> SceneMap:
-        """Read and verify a map. Raises UserError on a missing, damaged, foreign or newer file."""
-        path = Path(path)
-        if not path.is_file():
-            raise UserError(f"There is no map file {path}: make one with 'aceg map SCENE -o {path}'.")
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {key: file.get_tensor(key) for key in file.keys()}
-        except (SafetensorError, OSError, ValueError) as error:
-            raise UserError(f"Map {path} is damaged or not a map ({error}): map the place again or restore the file"
-                            " from a backup.") from None
-        if "aceg_ros" not in metadata:
-            raise UserError(f"{path} is a safetensors file, but not a map of aceg_ros: give the file that 'aceg map'"
-                            " or 'aceg import' wrote.")
-        text = metadata["aceg_ros"]
-        try:
-            header = json.loads(text)
-            version = header["version"]
-            if version != FORMAT_VERSION:
-                raise UserError(f"Map {path} has format version {version}, this aceg_ros reads version"
-                                f" {FORMAT_VERSION}: use the release that made it or map the place again.")
-            if metadata.get("checksum") != _checksum(text, tensors):
-                raise UserError(f"Map {path} is damaged (its checksum does not match): map the place again or restore"
-                                " the file from a backup.")
-            return cls(header["method"], header["encoder"], header["encoder_source"],
-                       {key.removeprefix("method."): value for key, value in tensors.items()
-                        if key.startswith("method.")},
-                       header["settings"], MappingFigures(**header["figures"]),
-                       tuple(Camera(**camera) for camera in header["cameras"]), tensors["cloud.xyz"].numpy(),
-                       tensors["cloud.rgb"].numpy(), tensors["trajectory"].numpy(), header["created"])
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise UserError(f"Map {path} has an unreadable header ({error!r}): map the place again.") from None
+        """Open a map and verify its header; sections are read and verified when they are asked for.
+
+        Raises UserError on a missing, damaged, foreign or newer file.
+        """
+        file = open_map(path, "pt")
+        sections = sections_of_format_1(file) if file.version == 1 else LazySections(file)
+        return cls(**vars(file.header), sections=sections)
+
+    def _array(self, section: str, key: str, absent: np.ndarray) -> np.ndarray:
+        return self.sections[section][key].numpy() if section in self.sections else absent
+
+
+def sections_to_show(cloud_xyz: np.ndarray, cloud_rgb: np.ndarray, trajectory: np.ndarray,
+                     ) -> dict[str, dict[str, Tensor]]:
+    """The sections "cloud" and "trajectory" of arrays: points (N, 3), colours (N, 3) uint8, poses (F, 4, 4)."""
+    xyz, rgb, poses = (torch.from_numpy(np.ascontiguousarray(array, kind)) for array, kind in
+                       ((cloud_xyz, np.float32), (cloud_rgb, np.uint8), (trajectory, np.float32)))
+    return {"cloud": {"xyz": xyz, "rgb": rgb}, "trajectory": {"map_from_camera": poses}}
 
 
 def check_writable(path: Path | str) -> None:
-    """Raise UserError where a file cannot be written: before the work, not after it."""
+    """Raise UserError if a file cannot be written: before the work, not after it."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -149,12 +116,4 @@ def check_writable(path: Path | str) -> None:
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}.") from None
     if path.is_dir():
-        raise UserError(f"{path} is a folder: give a file name, such as {path / 'place.map'}.")
-
-
-def _checksum(text: str, tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256(text.encode())
-    for key in sorted(tensors):
-        digest.update(f"{key} {tensors[key].dtype} {tuple(tensors[key].shape)}".encode())
-        digest.update(tensors[key].numpy().tobytes())
-    return digest.hexdigest()
+        raise UserError(f"{path} is a folder: give a file name, such as {path / 'scene.map'}.")

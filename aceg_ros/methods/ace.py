@@ -26,6 +26,14 @@ class AceOptions:
                                      " the images", conflicts_with="use_depth")
 
 
+@dataclass(frozen=True, kw_only=True)
+class AceMapSettings:
+    """Settings of a map of this method. patch_offset_px: of imported maps, whose authors count pixels from another
+    corner."""
+
+    patch_offset_px: float = 0.0
+
+
 def make_mapper(options: MappingOptions, own: AceOptions) -> Mapper:
     from aceg_ros.methods.ace_mapper import AceMapper  # localizing must not load what mapping needs
     return AceMapper(options, own)
@@ -35,15 +43,16 @@ def make_localizer(scene_map: SceneMap, device: str = "auto", seed: int = 0) -> 
     from aceg_ros.methods.scene_coordinates import MOST_RELIABLE, localizer_of
     from aceg_ros.utils.device import pick_device
     device = pick_device(device)
-    return localizer_of(scene_map, make_regression(scene_map, device), device, seed, MOST_RELIABLE[device])
+    offset_px = scene_map.settings_as(AceMapSettings).patch_offset_px
+    return localizer_of(scene_map, make_regression(scene_map, device), device=device, seed=seed,
+                        most_patches=MOST_RELIABLE[device], patch_offset_px=offset_px)
 
 
 def make_regression(scene_map: SceneMap, device: str) -> Regress:
     """Return the map's head. Raises UserError if it cannot be used."""
     from aceg_ros.networks.ace_head import head_from_state
     try:
-        state = {key.removeprefix("head."): value for key, value in scene_map.tensors.items()}
-        head = head_from_state(state).eval().requires_grad_(False).to(device)
+        head = head_from_state(dict(scene_map.sections["head"])).eval().requires_grad_(False).to(device)
     except (KeyError, RuntimeError) as error:
         raise UserError(f"The map's head cannot be used ({error}): map the scene again.") from None
     return lambda features: (head(features), None)
@@ -52,13 +61,14 @@ def make_regression(scene_map: SceneMap, device: str) -> Regress:
 def untrained_map(device: str, encoder: str) -> SceneMap:
     """Return a map with a random head of the default size."""
     from aceg_ros.encoders.base import load_encoder
+    from aceg_ros.maps.header import NetworkReference
     from aceg_ros.maps.scene_map import SceneMap
     from aceg_ros.methods.ace_mapper import SETTINGS
     from aceg_ros.networks.ace_head import SceneHead
     owner, settings = load_encoder(encoder, device), SETTINGS[device]
     head = SceneHead(owner.dim, settings.width, settings.extra_blocks)
-    state = {f"head.{key}": value for key, value in head.state_dict().items()}
-    return SceneMap(SPEC.name, owner.identity, owner.source, state)
+    return SceneMap(method=SPEC.name, networks={"encoder": NetworkReference.to(owner)},
+                    sections={"head": head.state_dict()})
 
 
 SPEC = MethodSpec(

@@ -38,6 +38,14 @@ class AceGOptions:
                                " (default: 8192 landmarks)", metavar="N", minimum=1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class AceGMapSettings:
+    """Settings of a map of this method. patch_offset_px: of imported maps, whose authors count pixels from another
+    corner."""
+
+    patch_offset_px: float = 0.0
+
+
 def make_mapper(options: MappingOptions, own: AceGOptions) -> Mapper:
     from aceg_ros.methods.ace_g_mapper import AceGMapper  # localizing must not load what mapping needs
     return AceGMapper(options, own)
@@ -47,7 +55,9 @@ def make_localizer(scene_map: SceneMap, device: str = "auto", seed: int = 0) -> 
     from aceg_ros.methods.scene_coordinates import MOST_RELIABLE, localizer_of
     from aceg_ros.utils.device import pick_device
     device = pick_device(device)
-    return localizer_of(scene_map, make_regression(scene_map, device), device, seed, MOST_RELIABLE[device])
+    offset_px = scene_map.settings_as(AceGMapSettings).patch_offset_px
+    return localizer_of(scene_map, make_regression(scene_map, device), device=device, seed=seed,
+                        most_patches=MOST_RELIABLE[device], patch_offset_px=offset_px)
 
 
 def make_regression(scene_map: SceneMap, device: str) -> Regress:
@@ -55,17 +65,18 @@ def make_regression(scene_map: SceneMap, device: str) -> Regress:
     from aceg_ros.networks.landmark_regressor import LandmarkCode, LandmarkRegressor
     from aceg_ros.networks.map_code_transformer import MapCode
     from aceg_ros.networks.weights_file import load_regressor
-    regressor = load_regressor(scene_map.settings.get("regressor_source", ""), device)
-    wanted = scene_map.settings.get("regressor")
-    if regressor.identity != wanted:
-        raise UserError(f"The map was made with regressor {wanted}, but '{regressor.source}' is now"
+    reference = scene_map.network("regressor")
+    regressor = load_regressor(reference.source, device)
+    if regressor.identity != reference.identity:
+        raise UserError(f"The map was made with regressor {reference.identity}, but '{regressor.source}' is now"
                         f" {regressor.identity}: map the scene again, or restore that regressor.")
-    net, tensors = regressor.net, scene_map.tensors
+    net, sections = regressor.net, scene_map.sections
     try:
         if isinstance(net, LandmarkRegressor):
-            landmark_code = LandmarkCode(tensors["keys"].float(), tensors["points"]).to(device)
+            landmarks = sections["landmarks"]
+            landmark_code = LandmarkCode(landmarks["keys"].float(), landmarks["points"]).to(device)
             return lambda features: _surest(net(features, landmark_code))
-        map_code = MapCode(tensors["embeddings"].float(), tensors["mean"]).to(device)
+        map_code = MapCode(sections["code"]["embeddings"].float(), sections["code"]["mean"]).to(device)
         return lambda features: _sure(net(features, map_code))
     except (KeyError, RuntimeError) as error:
         raise UserError(f"The map's code cannot be used ({error}): map the scene again.") from None

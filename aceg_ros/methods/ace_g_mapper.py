@@ -6,7 +6,7 @@ With the shipped regressor the code is made of landmarks, found by triangulation
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
@@ -23,8 +23,9 @@ from aceg_ros.mapping.optimize_map_code import CodeTraining, train_code
 from aceg_ros.mapping.patch_buffer import PatchBuffer, fill_buffer
 from aceg_ros.mapping.train_head import TrainingResult
 from aceg_ros.mapping.triangulation import TriangulationOptions
-from aceg_ros.maps.scene_map import MappingFigures, SceneMap
-from aceg_ros.methods.ace_g import AceGOptions
+from aceg_ros.maps.header import MappingStatistics, NetworkReference
+from aceg_ros.maps.scene_map import SceneMap, sections_to_show
+from aceg_ros.methods.ace_g import AceGMapSettings, AceGOptions
 from aceg_ros.methods.base import MappingOptions
 from aceg_ros.networks.landmark_regressor import LandmarkRegressor
 from aceg_ros.networks.map_code_transformer import MapCode, TransformerHead
@@ -76,7 +77,7 @@ class AceGMapper:
         torch.manual_seed(self._options.seed)
         make = self._by_landmarks if isinstance(self._regressor.net, LandmarkRegressor) else self._by_training
         scene_map = make(budget)
-        budget.phase("done").report(1.0, scene_map.figures.reprojection_px, 0.0)
+        budget.phase("done").report(1.0, scene_map.statistics.reprojection_px, 0.0)
         return scene_map
 
     def _by_landmarks(self, budget: MappingBudget) -> SceneMap:
@@ -96,7 +97,7 @@ class AceGMapper:
         keys = (features * 127).round().to(torch.int8)
         cloud = thin(landmarks, CLOUD_POINTS, seed + 1)
         result = TrainingResult(0, budget.elapsed_s(), float("nan"), not budget.should_stop())
-        return self._scene_map({"keys": keys, "points": points}, result, encoded, len(landmarks),
+        return self._scene_map({"landmarks": {"keys": keys, "points": points}}, result, encoded, len(landmarks),
                                cloud.points.cpu().numpy(), cloud.colours.numpy(), budget)
 
     def _by_training(self, budget: MappingBudget) -> SceneMap:
@@ -123,19 +124,20 @@ class AceGMapper:
             raise UserError(f"The budget of {budget.total_s:.0f} s left no time to train: give more with --budget.")
         xyz, rgb = explained_points(lambda features: net(features, code).coordinates, buffer, CLOUD_POINTS,
                                     options.seed)
-        return self._scene_map({"embeddings": code.embeddings.detach().half(), "mean": code.mean}, result, encoded,
-                               buffer.size, xyz, rgb, budget)
+        section = {"embeddings": code.embeddings.detach().half(), "mean": code.mean}
+        return self._scene_map({"code": section}, result, encoded, buffer.size, xyz, rgb, budget)
 
-    def _scene_map(self, tensors: dict[str, Tensor], result: TrainingResult, encoded: int, patches: int,
+    def _scene_map(self, sections: dict[str, dict[str, Tensor]], result: TrainingResult, encoded: int, patches: int,
                    xyz: np.ndarray, rgb: np.ndarray, budget: MappingBudget) -> SceneMap:
         options = self._options
-        figures = MappingFigures(len(self._collection.pictures), 0, encoded, budget.elapsed_s(), budget.total_s,
-                                 result.iterations, patches, result.reprojection_px, options.seed, self._device,
-                                 result.finished)
-        settings = {"regressor": self._regressor.identity, "regressor_source": self._regressor.source}
-        return SceneMap("ace_g", self._encoder.identity, self._encoder.source, tensors, settings, figures,
-                        self._collection.cameras, xyz.astype(np.float32), rgb,
-                        self._collection.poses.astype(np.float32))
+        statistics = MappingStatistics(
+            frames=len(self._collection.pictures), encoded=encoded, mapping_s=budget.elapsed_s(),
+            budget_s=budget.total_s, iterations=result.iterations, patches=patches,
+            reprojection_px=result.reprojection_px, seed=options.seed, device=self._device, complete=result.finished)
+        networks = {"encoder": NetworkReference.to(self._encoder), "regressor": NetworkReference.to(self._regressor)}
+        return SceneMap(method="ace_g", networks=networks, settings=asdict(AceGMapSettings()), statistics=statistics,
+                        cameras=self._collection.cameras,
+                        sections={**sections, **sections_to_show(xyz, rgb, self._collection.poses)})
 
 
 def _fitting_regressor(source: str, encoder: Encoder, device: str) -> Regressor:

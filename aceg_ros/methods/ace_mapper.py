@@ -8,7 +8,7 @@ two pictures agree on.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import torch
@@ -24,8 +24,9 @@ from aceg_ros.mapping.losses import points_in_map
 from aceg_ros.mapping.patch_buffer import PatchBuffer, fill_buffer
 from aceg_ros.mapping.train_head import TrainingOptions, TrainingResult, enough, train_head
 from aceg_ros.mapping.triangulation import TriangulationOptions, triangulate
-from aceg_ros.maps.scene_map import MAX_CLOUD_POINTS, MappingFigures, SceneMap
-from aceg_ros.methods.ace import AceOptions
+from aceg_ros.maps.header import MappingStatistics, NetworkReference
+from aceg_ros.maps.scene_map import MAX_CLOUD_POINTS, SceneMap, sections_to_show
+from aceg_ros.methods.ace import AceMapSettings, AceOptions
 from aceg_ros.methods.base import MappingOptions
 from aceg_ros.networks.ace_head import SceneHead
 from aceg_ros.networks.contraction import fitting_radius
@@ -132,13 +133,16 @@ class AceMapper:
     @torch.inference_mode()
     def _finish(self, head: SceneHead, buffer: PatchBuffer, result: TrainingResult, encoded: int,
                 budget: MappingBudget) -> SceneMap:
-        state = {f"head.{key}": value.half() if value.ndim == 2 else value for key, value in head.state_dict().items()}
+        state = {key: value.half() if value.ndim == 2 else value for key, value in head.state_dict().items()}
         xyz, rgb = explained_points(head, buffer, MAX_CLOUD_POINTS, self._options.seed)
-        figures = MappingFigures(len(self._collection.pictures), 0, encoded, budget.elapsed_s(),
-                                 budget.total_s, result.iterations, buffer.size, result.reprojection_px,
-                                 self._options.seed, self._device, result.finished)
-        return SceneMap("ace", self._encoder.identity, self._encoder.source, state, {}, figures,
-                        self._collection.cameras, xyz, rgb, self._collection.poses.astype(np.float32))
+        statistics = MappingStatistics(
+            frames=len(self._collection.pictures), encoded=encoded, mapping_s=budget.elapsed_s(),
+            budget_s=budget.total_s, iterations=result.iterations, patches=buffer.size,
+            reprojection_px=result.reprojection_px, seed=self._options.seed, device=self._device,
+            complete=result.finished)
+        return SceneMap(method="ace", networks={"encoder": NetworkReference.to(self._encoder)},
+                        settings=asdict(AceMapSettings()), statistics=statistics, cameras=self._collection.cameras,
+                        sections={"head": state, **sections_to_show(xyz, rgb, self._collection.poses)})
 
 
 def _radius(buffer: PatchBuffer, centre: Tensor, seed: int) -> Tensor | None:

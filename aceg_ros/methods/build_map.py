@@ -9,7 +9,8 @@ from typing import Any
 from aceg_ros.camera import Frame
 from aceg_ros.errors import UserError
 from aceg_ros.mapping.budget import MappingBudget
-from aceg_ros.mapping.calibration import COVARIANCE_SCALE, LEAST, covariance_scale, held_out
+from aceg_ros.mapping.calibration import covariance_scale, held_out
+from aceg_ros.maps.header import MIN_COVARIANCE_SCALE
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.base import Mapper, MappingOptions
 from aceg_ros.methods.registry import make_localizer, make_mapper
@@ -40,12 +41,12 @@ def build_map(method: str, options: MappingOptions, frames: Iterable[Frame], bud
     unseen, skipped = _add_frames(mapper, frames)
     reserve_s = min(_CALIBRATION_S + _CALIBRATION_S_PER_IMAGE * len(unseen), 0.1 * budget.total_s)
     scene_map = mapper.build(budget.reserve(reserve_s) if unseen else budget)
-    scale = LEAST
+    scale = MIN_COVARIANCE_SCALE
     if unseen and not budget.should_stop():
-        raw = replace(scene_map, settings=scene_map.settings | {COVARIANCE_SCALE: 1.0})
+        raw = replace(scene_map, covariance_scale=1.0)
         scale = covariance_scale(make_localizer(raw, options.device, options.seed), unseen, budget)
-    figures = replace(scene_map.figures, skipped=len(skipped), held_out=len(unseen), mapping_s=budget.elapsed_s())
-    return replace(scene_map, settings=scene_map.settings | {COVARIANCE_SCALE: scale}, figures=figures), skipped
+    statistics = replace(scene_map.statistics, skipped=len(skipped), held_out=len(unseen), mapping_s=budget.elapsed_s())
+    return replace(scene_map, covariance_scale=scale, statistics=statistics), skipped
 
 
 def _add_frames(mapper: Mapper, frames: Iterable[Frame]) -> tuple[list[Frame], list[str]]:

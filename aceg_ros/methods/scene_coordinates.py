@@ -15,7 +15,7 @@ from aceg_ros.encoders.base import Encoder, load_encoder
 from aceg_ros.encoders.preprocess import image_to_tensor, patch_centres, prepare, refuse_picture, whole_cells
 from aceg_ros.errors import UserError
 from aceg_ros.estimate import Matches, PoseEstimate
-from aceg_ros.mapping.calibration import COVARIANCE_SCALE, LEAST
+from aceg_ros.maps.header import MIN_COVARIANCE_SCALE
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.pose.solver import solve_pose
 
@@ -45,10 +45,10 @@ class SceneCoordinates:
 class RegressionLocalizer:
     """Scene coordinates by an encoder and `regress`, pose by the solver. patch_offset_px: of imported maps, whose
     authors count pixels from another corner. most_patches: of those that `chosen_cells` gives, the most reliable.
-    covariance_scale: see `methods.calibration`."""
+    covariance_scale: of the map, see `mapping.calibration`."""
 
     def __init__(self, encoder: Encoder, regress: Regress, device: str, seed: int = 0, patch_offset_px: float = 0.0,
-                 most_patches: int | None = None, covariance_scale: float = LEAST):
+                 most_patches: int | None = None, covariance_scale: float = MIN_COVARIANCE_SCALE):
         self._most_patches, self._covariance_scale = most_patches, covariance_scale
         self._encoder, self._regress, self._device, self._seed = encoder, regress, device, seed
         self._patch_offset_px = patch_offset_px
@@ -99,12 +99,11 @@ class RegressionLocalizer:
         return SceneCoordinates(pixels, points.cpu().numpy(), camera, cells, stage_ms)
 
 
-def localizer_of(scene_map: SceneMap, regress: Regress, device: str, seed: int,
+def localizer_of(scene_map: SceneMap, regress: Regress, *, device: str, seed: int, patch_offset_px: float = 0.0,
                  most_patches: int | None = None) -> RegressionLocalizer:
     """The localizer of a map, with the encoder that made it."""
-    offset_px = float(scene_map.settings.get("patch_offset_px", 0.0))             # imported maps have one
-    return RegressionLocalizer(encoder_of(scene_map, device), regress, device, seed, offset_px, most_patches,
-                               float(scene_map.settings.get(COVARIANCE_SCALE, LEAST)))
+    return RegressionLocalizer(encoder_of(scene_map, device), regress, device, seed, patch_offset_px=patch_offset_px,
+                               most_patches=most_patches, covariance_scale=scene_map.covariance_scale)
 
 
 def chosen_cells(height: int, width: int, most: int, reliability: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -125,8 +124,9 @@ def chosen_cells(height: int, width: int, most: int, reliability: Tensor | None)
 
 def encoder_of(scene_map: SceneMap, device: str) -> Encoder:
     """The encoder that a map was made with. Raises UserError where it is another one now."""
-    encoder = load_encoder(scene_map.encoder_source, device)
-    if encoder.identity != scene_map.encoder:
-        raise UserError(f"The map was made with encoder {scene_map.encoder}, but '{scene_map.encoder_source}' is now"
+    reference = scene_map.network("encoder")
+    encoder = load_encoder(reference.source, device)
+    if encoder.identity != reference.identity:
+        raise UserError(f"The map was made with encoder {reference.identity}, but '{reference.source}' is now"
                         f" {encoder.identity}: map the place again, or restore that encoder.")
     return encoder

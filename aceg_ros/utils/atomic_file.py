@@ -6,38 +6,54 @@ import json
 import math
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from aceg_ros.errors import UserError
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Temporary file beside the target, fsync, rename: a crash leaves the old file or the new one, never a half.
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield the path of a temporary file beside the target, to be written by whatever writes files (np.savez,
+    torch.save, save_file); when the block ends it takes the target's place, or is deleted if the block raises.
 
-    Raises OSError.
+    A crash leaves the old file or the new one, never a half. The temporary name ends as the target's does. Raises
+    OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
+        _flush(temporary)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
+    """Have the kernel write a file, or a folder's list of names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file as `replacing` does. Raises OSError."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:
-    """As `write_bytes`, but raises UserError where the place cannot be written."""
+    """As `write_bytes`, but raises UserError if the file cannot be written."""
     try:
         write_bytes(path, text.encode())
     except OSError as error:

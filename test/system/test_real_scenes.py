@@ -102,7 +102,7 @@ def test_covariances_are_honest_where_the_solver_alone_is_not(shared_scenes, tmp
     with the factor that the held-out pictures ask for: 0.93, 4.5 cm claimed at a median error of 1.9 cm."""
     scene, path = shared_scenes / "tum_fr1_rpy", tmp_path / "tum.map"
     assert main(["map", str(scene / "mapping"), "-o", str(path)]) == 0
-    assert SceneMap.load(path).settings["covariance_scale"] > 2
+    assert SceneMap.load(path).covariance_scale > 2
     found = figures(path, scene / "query", capsys, "--every", "2")
     assert 0.7 <= found["consistency"]["inside_95"] <= 0.99
     assert found["consistency"]["median_std_m"] < 2.7 * found["median_translation_m"]

@@ -273,7 +273,7 @@ def test_published_regressor_maps_and_its_map_comes_back(tmp_path, rendered_scen
                  "8", "--encoder", str(tmp_path / "e.safetensors"), "--regressor", str(tmp_path / "r.safetensors"),
                  "--budget", "20"]) == 0
     scene_map = SceneMap.load(tmp_path / "p.map")
-    assert scene_map.method == "ace_g" and scene_map.tensors["embeddings"].shape == (1024, 32)
+    assert scene_map.method == "ace_g" and scene_map.sections["code"]["embeddings"].shape == (1024, 32)
     make_localizer(scene_map, "cpu")
     (tmp_path / "r.safetensors").unlink()
     save_regressor(TransformerHead(HeadSize(16, 1, 4, 32)), "", tmp_path / "r.safetensors")
@@ -295,7 +295,7 @@ def test_landmark_map_of_a_room_is_small_and_localizes_in_other_light(tmp_path, 
 def test_a_map_has_as_many_codes_as_are_asked_for(tmp_path, rendered_scene, capsys):
     scene, path = str(rendered_scene / "mapping"), tmp_path / "few.map"
     assert main(["map", scene, "-o", str(path), "--codes", "700", "--every", "3", "--budget", "60"]) == 0
-    assert SceneMap.load(path).tensors["keys"].shape == (700, 128)
+    assert SceneMap.load(path).sections["landmarks"]["keys"].shape == (700, 128)
     for other in (["--method", "ace"], ["--reprojection-only"]):
         assert main(["map", scene, "-o", str(tmp_path / "no.map"), "--codes", "700", *other]) == 2
         assert "--codes is of method ace_g" in capsys.readouterr().err
@@ -305,8 +305,8 @@ def test_maps_are_repeatable_and_few_landmarks_are_refused():
     world = demo_world()
     frames = [world.render_frame(pose) for pose in mapping_path(48, world.room)[10:18]]
     maps = [build_map("ace_g", MappingOptions(), frames, MappingBudget.start(1000.0))[0] for _ in range(2)]
-    assert torch.equal(maps[0].tensors["keys"], maps[1].tensors["keys"])
-    assert torch.equal(maps[0].tensors["points"], maps[1].tensors["points"])
+    assert torch.equal(maps[0].sections["landmarks"]["keys"], maps[1].sections["landmarks"]["keys"])
+    assert torch.equal(maps[0].sections["landmarks"]["points"], maps[1].sections["landmarks"]["points"])
     pose = query_path(8, world.room)[0]
     estimate = make_localizer(maps[0], "cpu").localize(world.render_frame(pose, EVENING))
     assert estimate.map_from_camera is None or pose_error(estimate.map_from_camera, pose)[0] < 1.0

@@ -130,8 +130,8 @@ def test_ctrl_c_keeps_the_map_so_far(rendered_scene, tmp_path):
             break
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0 and "stopped early" in output
-    figures = SceneMap.load(tmp_path / "x.map").figures
-    assert not figures.complete and figures.iterations > 0 and figures.mapping_s < 55
+    statistics = SceneMap.load(tmp_path / "x.map").statistics
+    assert not statistics.complete and statistics.iterations > 0 and statistics.mapping_s < 55
 
 
 def test_measured_depths_train_as_well_as_triangulated_ones(rendered_scene):
@@ -188,7 +188,7 @@ def test_dark_frames_are_skipped_and_distorted_cameras_are_kept(rendered_scene, 
     assert main(["map", str(folder), "-o", str(tmp_path / "x.map"), "--budget", "10"]) == 0
     assert "1 of 12 frames skipped" in capsys.readouterr().err
     scene_map = SceneMap.load(tmp_path / "x.map")
-    assert (scene_map.figures.frames, scene_map.figures.skipped) == (11, 1)
+    assert (scene_map.statistics.frames, scene_map.statistics.skipped) == (11, 1)
     assert [(c.model, c.distortion[:4]) for c in scene_map.cameras] == [("plumb_bob", camera.distortion)]
     dark = str(folder / "images" / "3.png")
     assert main(["localize", str(tmp_path / "x.map"), dark]) == 0

@@ -8,7 +8,8 @@ from aceg_ros.camera import Camera, Frame
 from aceg_ros.estimate import PoseEstimate, Status
 from aceg_ros.evaluation.metrics import FrameResult, availability, consistency, summarize
 from aceg_ros.mapping.budget import MappingBudget
-from aceg_ros.mapping.calibration import LEAST, MIN_PICTURES, covariance_scale, held_out, squared_distance
+from aceg_ros.mapping.calibration import MIN_PICTURES, covariance_scale, held_out, squared_distance
+from aceg_ros.maps.header import MIN_COVARIANCE_SCALE
 
 COVARIANCE = np.diag([1e-4, 4e-4, 1e-4, 1e-5, 1e-5, 4e-5])
 
@@ -83,7 +84,7 @@ def frames(count: int) -> list[Frame]:
             for index in range(count)]
 
 
-@pytest.mark.parametrize(("factor", "expected"), [(0.2, LEAST), (3.0, 3.0), (100.0, 6.0)])
+@pytest.mark.parametrize(("factor", "expected"), [(0.2, MIN_COVARIANCE_SCALE), (3.0, 3.0), (100.0, 6.0)])
 def test_the_scale_explains_the_errors_within_bounds(factor, expected):
     rng = np.random.default_rng(0)
     errors = rng.multivariate_normal(np.zeros(6), factor * COVARIANCE, 400)
@@ -102,9 +103,10 @@ def test_a_scale_by_few_pictures_is_seldom_too_small(count):
 
 def test_too_few_pictures_calibrate_nothing():
     errors = 10 * np.ones((MIN_PICTURES, 6))
-    assert covariance_scale(Scripted(errors), frames(1), MappingBudget.start()) == LEAST
-    assert covariance_scale(Scripted([], accepted=False), frames(50), MappingBudget.start()) == LEAST
-    assert covariance_scale(Scripted(errors), frames(50), MappingBudget.start(0.0)) == LEAST, "no time left"
+    assert covariance_scale(Scripted(errors), frames(1), MappingBudget.start()) == MIN_COVARIANCE_SCALE
+    assert covariance_scale(Scripted([], accepted=False), frames(50), MappingBudget.start()) == MIN_COVARIANCE_SCALE
+    no_time = MappingBudget.start(0.0)
+    assert covariance_scale(Scripted(errors), frames(50), no_time) == MIN_COVARIANCE_SCALE
 
 
 def test_a_share_of_many_pictures_is_held_out():

@@ -16,7 +16,8 @@ from aceg_ros.estimate import PoseEstimate, Status
 from aceg_ros.evaluation.evaluate import Run, report_json
 from aceg_ros.evaluation.html_page import write_page
 from aceg_ros.evaluation.metrics import FrameResult, summarize
-from aceg_ros.maps.scene_map import SceneMap
+from aceg_ros.maps.header import NetworkReference
+from aceg_ros.maps.scene_map import SceneMap, sections_to_show
 from aceg_ros.utils.atomic_file import write_json
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -57,10 +58,10 @@ def results(count: int) -> list[FrameResult]:
 
 def run_of(made: list[FrameResult], tmp_path: Path, name: str) -> Run:
     rng = np.random.default_rng(1)
-    scene_map = SceneMap("ace_g", "compact:1", "compact", {}, {"covariance_scale": 1.25},
-                         cloud_xyz=rng.uniform(-4, 4, (40_000, 3)).astype(np.float32),
-                         cloud_rgb=rng.integers(0, 255, (40_000, 3), np.uint8),
-                         trajectory=np.tile(np.eye(4, dtype=np.float32), (50, 1, 1)))
+    sections = sections_to_show(rng.uniform(-4, 4, (40_000, 3)), rng.integers(0, 255, (40_000, 3), np.uint8),
+                                np.tile(np.eye(4), (50, 1, 1)))
+    scene_map = SceneMap(method="ace_g", networks={"encoder": NetworkReference(source="compact", identity="compact:1")},
+                         sections=sections, covariance_scale=1.25)
     path = tmp_path / f"{name}.map"
     scene_map.save(path)
     return Run(name, made, scene_map, report_json(summarize(made), scene_map, path, "cpu", 0, 0))

@@ -1,0 +1,45 @@
+"""A map in a few lines of text, from the header of its file alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+
+from aceg_ros.maps.header import open_map
+
+SHOWN = ("cloud", "trajectory")                     # sections that are not parameters of the method
+MAX_CAMERAS = 5
+
+
+def describe(path: Path | str) -> dict[str, str]:
+    """Names and values of what a map is and how it was made; takes no memory, however large the map.
+
+    Raises UserError on a missing, damaged, foreign or newer file.
+    """
+    file = open_map(path)
+    header, sizes = file.header, _section_sizes(file.shapes())
+    low, high = header.stored_bounds or ([], [])
+    rows = {"format": str(file.version), "method": header.method}
+    rows |= {role: f"{network.identity} (from {network.source})" for role, network in header.networks.items()}
+    rows |= {"created": header.created, "file": f"{file.path.stat().st_size / 1e6:.2f} MB",
+             "parameters": f"{sum(size for name, size in sizes.items() if name not in SHOWN):,}",
+             "cloud": f"{sizes.get('cloud', 0) // 6:,} points", "bounds": f"{_corner(low)} to {_corner(high)} m"}
+    rows |= {name.replace("_", " "): str(value) for name, value in header.settings.items()}
+    rows["covariance scale"] = f"{header.covariance_scale:.3g}"
+    rows |= {f"camera {n}": f"{c.width}x{c.height}, f {c.fx:.1f} {c.fy:.1f}, centre {c.cx:.1f} {c.cy:.1f}, {c.model}"
+             for n, c in enumerate(header.cameras[:MAX_CAMERAS])}
+    return rows | {name.replace("_", " "): str(value) for name, value in asdict(header.statistics).items()}
+
+
+def _section_sizes(shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:
+    """How many numbers each section has (the method's own are one section in format 1)."""
+    sizes: dict[str, int] = {}
+    for name, shape in shapes.items():
+        section = name.split(".")[0]
+        sizes[section] = sizes.get(section, 0) + math.prod(shape)
+    return sizes
+
+
+def _corner(corner: list[float]) -> str:
+    return "(" + ", ".join(f"{value:.2f}" for value in corner) + ")"

@@ -1,0 +1,214 @@
+"""The header of a map file: what a map says of itself without its tensors. Reading it loads neither them nor torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Protocol, TypeVar, get_args, get_origin, get_type_hints
+
+from safetensors import SafetensorError, safe_open
+
+from aceg_ros.camera import Camera
+from aceg_ros.errors import UserError
+from aceg_ros.maps.migrate import upgrade_header
+from aceg_ros.utils.atomic_file import without_nan
+
+FORMAT_VERSION = 2
+# Of a map that could not be calibrated, and the least of all: images of a later session, under other light and with
+# things moved, err more than those of the mapping drive. Chosen on such sessions in twelve rendered rooms
+# (docs/benchmarks/2026-11-25-covariance.md).
+MIN_COVARIANCE_SCALE = 1.25
+
+Bounds = tuple[list[float], list[float]]
+Settings = TypeVar("Settings")
+
+
+class IdentifiedNetwork(Protocol):
+    """A network that knows where it was found and what is in it."""
+
+    @property
+    def source(self) -> str: ...
+
+    @property
+    def identity(self) -> str: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkReference:
+    """A network that a map was made with. source: where it was found: the name of a shipped one, or a file. identity:
+    kind and content hash; the map is usable only with a network of this identity."""
+
+    source: str
+    identity: str
+
+    @classmethod
+    def to(cls, network: IdentifiedNetwork) -> NetworkReference:
+        """The reference to a network that was loaded, such as an `Encoder`."""
+        return cls(source=network.source, identity=network.identity)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MappingStatistics:
+    """What the mapping run did.
+
+    frames: used for mapping; held_out: kept for calibration; skipped: unusable; encoded: images that went through the
+    encoder, augmented ones each time; mapping_s, budget_s: wall-clock; reprojection_px: median training error (NaN if
+    there was no training here).
+    """
+
+    frames: int = 0
+    skipped: int = 0
+    encoded: int = 0
+    mapping_s: float = 0.0
+    budget_s: float = 0.0
+    iterations: int = 0
+    patches: int = 0
+    reprojection_px: float = float("nan")
+    seed: int = 0
+    device: str = "cpu"
+    complete: bool = True
+    held_out: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapHeader:
+    """What a map says of itself.
+
+    method: name in the registry of methods. networks: by role ("encoder", "regressor", ...). settings: of the method,
+    see `settings_as`. cameras: the distinct ones of the mapping images. covariance_scale: factor of this map for the
+    covariances of the solver. created: ISO 8601. stored_bounds: of the file, None before the map is saved.
+    """
+
+    method: str
+    networks: dict[str, NetworkReference] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    statistics: MappingStatistics = MappingStatistics()
+    cameras: tuple[Camera, ...] = ()
+    covariance_scale: float = MIN_COVARIANCE_SCALE
+    created: str = ""
+    stored_bounds: Bounds | None = field(default=None, repr=False)
+
+    def network(self, role: str) -> NetworkReference:
+        """The network of a role. Raises UserError if the map names none."""
+        if role not in self.networks:
+            raise UserError(f"The map of method '{self.method}' names no {role}: map the scene again.")
+        return self.networks[role]
+
+    def settings_as(self, settings_type: type[Settings]) -> Settings:
+        """The settings as the frozen dataclass of the method; fields that are not stored have their defaults.
+
+        Raises UserError on unknown and missing keys and on values of the wrong type.
+        """
+        types, known = get_type_hints(settings_type), fields(settings_type)  # type: ignore[arg-type]
+        names = {entry.name for entry in known}
+        needed = {entry.name for entry in known if entry.default is MISSING and entry.default_factory is MISSING}
+        problems = [f"unknown: {name}" for name in sorted(self.settings.keys() - names)]
+        problems += [f"missing: {name}" for name in sorted(needed - self.settings.keys())]
+        values = {}
+        for name in names & self.settings.keys():
+            try:
+                values[name] = _converted(self.settings[name], types[name])
+            except TypeError:
+                problems.append(f"{name} = {self.settings[name]!r} is not of type {types[name]}")
+        if problems:
+            raise UserError(f"The map's settings do not fit method '{self.method}' of this version"
+                            f" ({'; '.join(problems)}): use the release that made it or map the scene again.")
+        return settings_type(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapFile:
+    """An open map file: a file that replaces it does not matter any more. checksums: by section, of format 2 alone;
+    metadata: as it is in the file."""
+
+    path: Path
+    version: int
+    header: MapHeader
+    checksums: dict[str, str]
+    metadata: dict[str, str]
+    handle: Any = field(repr=False)                 # safe_open is no type of its own
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of all tensors by their names in the file, without reading them."""
+        return {key: tuple(self.handle.get_slice(key).get_shape()) for key in self.handle.keys()}
+
+
+def open_map(path: Path | str, framework: str = "numpy") -> MapFile:
+    """Open a map and read its header; `framework` (of safetensors) is that of the tensors to be read.
+
+    Raises UserError on a missing, damaged, foreign or newer file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"There is no map file {path}: make one with 'aceg map SCENE -o {path}'.")
+    try:
+        handle: Any = safe_open(str(path), framework=framework)
+        metadata = handle.metadata() or {}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"Map {path} is damaged or not a map ({error}): map the scene again or restore the file"
+                        " from a backup.") from None
+    if "aceg_ros" not in metadata:
+        raise UserError(f"{path} is a safetensors file, but not a map of aceg_ros: give the file that 'aceg map'"
+                        " or 'aceg import' wrote.")
+    try:
+        content = json.loads(metadata["aceg_ros"])
+        version = content["version"]
+        if version not in (1, FORMAT_VERSION):
+            raise UserError(f"Map {path} has format version {version}, this aceg_ros reads versions 1 to"
+                            f" {FORMAT_VERSION}: use the release that made it or map the scene again.")
+        if version == 1:                            # its checksum is over everything: see migrate.sections_of_format_1
+            content = upgrade_header(content)
+        elif metadata.get("checksum") != hashlib.sha256(metadata["aceg_ros"].encode()).hexdigest():
+            raise UserError(f"The header of map {path} is damaged (its checksum does not match): map the scene again or"
+                            " restore the file from a backup.")
+        return MapFile(path=path, version=version, header=_header_from_json(content), checksums=content["sections"],
+                       metadata=metadata, handle=handle)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"Map {path} has an unreadable header ({error!r}): map the scene again.") from None
+
+
+def header_metadata(header: MapHeader, checksums: Mapping[str, str]) -> dict[str, str]:
+    """A map's metadata in its safetensors file: the header as JSON, and the checksum of this text."""
+    content = {"version": FORMAT_VERSION, "method": header.method,
+               "networks": {role: asdict(reference) for role, reference in header.networks.items()},
+               "settings": header.settings, "statistics": without_nan(asdict(header.statistics)),
+               "cameras": [asdict(camera) for camera in header.cameras], "bounds": header.stored_bounds,
+               "covariance_scale": header.covariance_scale, "created": header.created, "sections": dict(checksums)}
+    text = json.dumps(content, sort_keys=True, allow_nan=False)
+    return {"aceg_ros": text, "checksum": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def _header_from_json(content: dict[str, Any]) -> MapHeader:
+    statistics: dict[str, Any] = {name: math.nan if value is None else value
+                                  for name, value in content["statistics"].items()}
+    low, high = content["bounds"]
+    return MapHeader(method=content["method"],
+                     networks={role: NetworkReference(**entry) for role, entry in content["networks"].items()},
+                     settings=content["settings"], statistics=MappingStatistics(**statistics),
+                     cameras=tuple(Camera(**camera) for camera in content["cameras"]), stored_bounds=(low, high),
+                     covariance_scale=float(content["covariance_scale"]), created=content["created"])
+
+
+def _converted(value: Any, wanted: Any) -> Any:
+    """A value of JSON as a type: bool, int, float, str, tuple[X, ...] or a union of these. Raises TypeError."""
+    if get_origin(wanted) is UnionType:
+        for option in get_args(wanted):
+            try:
+                return _converted(value, option)
+            except TypeError:
+                continue
+        raise TypeError
+    if get_origin(wanted) is tuple:
+        if not isinstance(value, list | tuple):
+            raise TypeError
+        return tuple(_converted(entry, get_args(wanted)[0]) for entry in value)
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not (NoneType if wanted is None else wanted):
+        raise TypeError
+    return value
