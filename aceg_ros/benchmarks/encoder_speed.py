@@ -24,7 +24,7 @@ from aceg_ros.encoders.base import load_encoder
 from aceg_ros.errors import UserError
 from aceg_ros.utils.atomic_file import write_text
 from aceg_ros.utils.device import half_precision, pick_device
-from aceg_ros.utils.malloc import keep_heap
+from aceg_ros.utils.malloc import configure_malloc
 
 WIDTH, HEIGHT = 640, 480
 
@@ -114,7 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=60)
     parser.add_argument("--device", default="auto")
     options = parser.parse_args(arguments)
-    keep_heap()
+    configure_malloc()
     device = pick_device(options.device)
     net = load_encoder(options.encoder, device).net
     ways, functions = [], []

@@ -37,7 +37,7 @@ from aceg_ros.pretraining.encoder.pairs import render_views, seen_in_both
 from aceg_ros.synthetic.textures import make_atlas, paint_tiles
 from aceg_ros.utils.atomic_file import without_nan, write_json, write_text
 from aceg_ros.utils.device import pick_device
-from aceg_ros.utils.malloc import keep_heap
+from aceg_ros.utils.malloc import configure_malloc
 
 ROOM_SEED, TILE_SEED, TILES = 5_000_000, 77, 256          # training rooms have seeds from 1,000,000 and other tiles
 POINTS, NEAR_PX = 400, 12.0
@@ -155,7 +155,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--pairs", type=int, default=20, help="rooms, and pictures of the scene, to match in")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args(arguments)
-    keep_heap()
+    configure_malloc()
     cv2.setNumThreads(1)
     device = pick_device(options.device)
     pairs = {"rooms": list(room_pairs(options.pairs)),

@@ -50,8 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _settle_process() -> None:
     import cv2
 
-    from aceg_ros.utils.malloc import keep_heap
-    keep_heap()
+    from aceg_ros.utils.malloc import configure_malloc
+    configure_malloc()
     cv2.setNumThreads(1)                    # torch has the cores
 
 

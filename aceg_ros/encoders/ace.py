@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from aceg_ros.encoders.feature_map import Grid
+from aceg_ros.encoders.feature_map import FeatureMap
 
 GREY = (0.2989, 0.587, 0.114)
 MEAN, DEVIATION = 0.4, 0.25
@@ -40,10 +40,10 @@ class AceNet(nn.Module):
         net.load_state_dict(state)
         return net
 
-    def forward(self, images: Tensor) -> Grid:
+    def forward(self, images: Tensor) -> FeatureMap:
         weights = torch.tensor(GREY, device=images.device, dtype=images.dtype)
         grey = (images * weights[:, None, None]).sum(1, keepdim=True)
-        return Grid(self.features((grey - MEAN) / DEVIATION), None)
+        return FeatureMap(self.features((grey - MEAN) / DEVIATION), None)
 
     def features(self, grey: Tensor) -> Tensor:
         """Features of a normalised grey picture (B, 1, H, W)."""

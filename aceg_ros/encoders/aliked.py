@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from aceg_ros.encoders.feature_map import Grid
+from aceg_ros.encoders.feature_map import FeatureMap
 
 STRIDE = 8
 
@@ -124,7 +124,7 @@ class AlikedNet(nn.Module):
         net.load_state_dict(state | counters)
         return net
 
-    def forward(self, images: Tensor) -> Grid:
+    def forward(self, images: Tensor) -> FeatureMap:
         height, width = images.shape[2:]
         dense = self._dense(images.contiguous())
         rows, columns = torch.meshgrid(torch.arange(height // STRIDE), torch.arange(width // STRIDE), indexing="ij")
@@ -133,7 +133,7 @@ class AlikedNet(nn.Module):
         dense = functional.normalize(dense, dim=1)
         described = torch.stack([self.desc_head(one, pixels) for one in dense])
         grid = described.transpose(1, 2).reshape(len(images), self.dim, height // STRIDE, width // STRIDE)
-        return Grid(grid * self.dim**0.5, score)
+        return FeatureMap(grid * self.dim**0.5, score)
 
     def _dense(self, images: Tensor) -> Tensor:
         """(B, dim, H, W) of four scales."""

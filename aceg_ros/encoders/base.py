@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from aceg_ros.encoders.ace import AceNet
 from aceg_ros.encoders.aliked import AlikedNet
 from aceg_ros.encoders.compact import CompactNet, fuse_batch_norm
-from aceg_ros.encoders.feature_map import Grid
+from aceg_ros.encoders.feature_map import FeatureMap
 from aceg_ros.encoders.sift import SiftNet
 from aceg_ros.errors import UserError
 from aceg_ros.networks.weights_file import SHIPPED, digest
@@ -42,15 +42,15 @@ class Encoder:
         return next((parameter.device for parameter in self.net.parameters()), torch.device("cpu"))
 
     def __call__(self, images: Tensor) -> Tensor:
-        return self.grid(images).features
+        return self.extract(images).features
 
     @torch.inference_mode()
-    def grid(self, images: Tensor) -> Grid:
+    def extract(self, images: Tensor) -> FeatureMap:
         """Features with the reliability of each, where the network gives one; float32."""
         images = images.to(memory_format=torch.channels_last)
         with half_precision(images.device.type):
             features, reliability = self.net(images)
-        return Grid(features.float(), None if reliability is None else reliability.float())
+        return FeatureMap(features.float(), None if reliability is None else reliability.float())
 
 
 def load_encoder(source: str, device: str = "cpu") -> Encoder:

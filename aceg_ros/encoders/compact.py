@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from aceg_ros.encoders.feature_map import Grid
+from aceg_ros.encoders.feature_map import FeatureMap
 
 STRIDE, DIM = 8, 128
 QUARTER, EIGHTH, SIXTEENTH, THIRTYSECOND = 32, 64, 96, 160          # channels at these sizes of the picture
@@ -35,7 +35,7 @@ class _Residual(nn.Module):
 
 
 class CompactNet(nn.Module):
-    """(B, 3, H, W) in [0, 1], H and W multiples of 8 -> `Grid` at stride 8; features are unit vectors times
+    """(B, 3, H, W) in [0, 1], H and W multiples of 8 -> `FeatureMap` at stride 8; features are unit vectors times
     sqrt(128)."""
 
     dim = DIM
@@ -54,9 +54,9 @@ class CompactNet(nn.Module):
         self.describe = nn.Conv2d(DIM, DIM, 1)
         self.rate = nn.Conv2d(DIM, 1, 1)
 
-    def forward(self, images: Tensor) -> Grid:
+    def forward(self, images: Tensor) -> FeatureMap:
         features, logit = self.raw(images)
-        return Grid(functional.normalize(features, dim=1) * DIM**0.5, torch.sigmoid(logit.float()))
+        return FeatureMap(functional.normalize(features, dim=1) * DIM**0.5, torch.sigmoid(logit.float()))
 
     def raw(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, 128, h, w) of any length, and the logit (B, h, w) of their reliability."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aceg_ros.encoders.feature_map import Grid
+from aceg_ros.encoders.feature_map import FeatureMap
 from aceg_ros.errors import UserError
 
 MEAN, STD = 0.4, 0.25                  # of every channel, as ACE-G normalises
@@ -26,10 +26,10 @@ class Dinov2Net(nn.Module):
         self.stride, self.dim = int(model.config.patch_size), int(model.config.hidden_size)
         self.others = 1 + int(getattr(model.config, "num_register_tokens", 0))     # class token, registers: first
 
-    def forward(self, images: Tensor) -> Grid:
+    def forward(self, images: Tensor) -> FeatureMap:
         tokens = self.model(pixel_values=(images - MEAN) / STD).last_hidden_state[:, self.others:]
         height, width = (side // self.stride for side in images.shape[2:])
-        return Grid(tokens.transpose(1, 2).unflatten(2, (height, width)), None)
+        return FeatureMap(tokens.transpose(1, 2).unflatten(2, (height, width)), None)
 
 
 def load_dinov2(source: str) -> Dinov2Net:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 
-class Grid(NamedTuple):
+class FeatureMap(NamedTuple):
     """features (B, C, h, w); reliability (B, h, w) in [0, 1], how likely a patch is recognised again, or None."""
 
     features: Tensor

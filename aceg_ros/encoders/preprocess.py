@@ -18,8 +18,8 @@ def image_to_tensor(image: np.ndarray, device: str | torch.device) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1)[None].float().div(255)
 
 
-def whole_cells(mask: np.ndarray | None, height: int, width: int, stride: int) -> np.ndarray:
-    """Which cells (height, width) of a picture's grid show the picture in all their pixels."""
+def valid_cells(mask: np.ndarray | None, height: int, width: int, stride: int) -> np.ndarray:
+    """Which cells (height, width) of an image's feature map show the image in all their pixels; None masks nothing."""
     if mask is None:
         return np.ones((height, width), bool)
     blocks = mask[:height * stride, :width * stride].reshape(height, stride, width, stride)
@@ -34,12 +34,14 @@ def working_size(width: int, height: int, short_side: int, multiple: int) -> tup
 
 
 def prepare(frame: Frame, short_side: int, multiple: int) -> tuple[np.ndarray, Camera, np.ndarray | None]:
-    """Undistort and resample a picture to the encoder's size: (image, pinhole camera, mask or None)."""
+    """Undistort and resample an image to the encoder's size: (image, pinhole camera, mask or None)."""
     image, mask = frame.camera.rectify(frame.image)
-    return resample(image, frame.camera.rectified(), mask, short_side, multiple)
+    return resample(image, frame.camera.rectified(), mask, short_side=short_side, multiple=multiple)
 
 
-def resample(image: np.ndarray, camera: Camera, mask: np.ndarray | None, short_side: int, multiple: int):
+def resample(image: np.ndarray, camera: Camera, mask: np.ndarray | None, *, short_side: int,
+             multiple: int) -> tuple[np.ndarray, Camera, np.ndarray | None]:
+    """Resize an undistorted image with its camera and mask to the given short side, as `working_size` has it."""
     size = working_size(camera.width, camera.height, short_side, multiple)
     if size == (camera.width, camera.height):
         return image, camera, mask
@@ -55,7 +57,7 @@ def patch_centres(columns: Tensor, rows: Tensor, stride: int) -> Tensor:
     return (torch.stack([columns, rows], -1).float() + 0.5) * stride - 0.5
 
 
-def refuse_picture(frame: Frame) -> PoseEstimate | None:
+def reject_image(frame: Frame) -> PoseEstimate | None:
     """A refusal for a picture that cannot be localized in, or None."""
     image, camera = frame.image, frame.camera
     if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from aceg_ros.encoders.feature_map import Grid
+from aceg_ros.encoders.feature_map import FeatureMap
 
 STRIDE, DIM, KEYPOINT_SIZE_PX = 8, 128, 16.0
 
@@ -17,9 +17,9 @@ class SiftNet(nn.Module):
 
     dim = DIM
 
-    def forward(self, images: Tensor) -> Grid:
+    def forward(self, images: Tensor) -> FeatureMap:
         grids = [self._describe(image) for image in (images.permute(0, 2, 3, 1).cpu().numpy() * 255).astype(np.uint8)]
-        return Grid(torch.stack(grids).to(images.device), None)
+        return FeatureMap(torch.stack(grids).to(images.device), None)
 
     @staticmethod
     def _describe(image: np.ndarray) -> Tensor:

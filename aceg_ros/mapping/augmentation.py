@@ -65,7 +65,7 @@ def prepared_picture(frame: Frame, short_side: int, multiple: int) -> Picture:
     """The un-augmented picture of a posed frame."""
     assert frame.map_from_camera is not None
     rectified, mask = frame.rectified()
-    image, camera, mask = resample(rectified.image, rectified.camera, mask, short_side, multiple)
+    image, camera, mask = resample(rectified.image, rectified.camera, mask, short_side=short_side, multiple=multiple)
     depth = rectified.depth_m
     if depth is not None:
         depth = cv2.resize(np.nan_to_num(depth.astype(np.float32)), (camera.width, camera.height),

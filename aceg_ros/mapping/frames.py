@@ -8,7 +8,7 @@ import numpy as np
 
 from aceg_ros.camera import Camera, Frame
 from aceg_ros.encoders.base import Encoder
-from aceg_ros.encoders.preprocess import refuse_picture
+from aceg_ros.encoders.preprocess import reject_image
 from aceg_ros.errors import UserError
 from aceg_ros.geometry import is_pose
 from aceg_ros.mapping.augmentation import Picture, prepared_picture
@@ -39,7 +39,7 @@ class Collection:
         if frame.map_from_camera is None or not is_pose(frame.map_from_camera):
             raise UserError(f"Frame {frame.name} has no usable pose (finite, rigid 4x4): mapping needs one for"
                             " each picture.")
-        refusal = refuse_picture(frame)
+        refusal = reject_image(frame)
         if refusal is not None:
             raise UserError(f"Frame {frame.name}: {refusal.message}")
         picture = prepared_picture(frame, self._encoder.short_side_px, self._encoder.stride)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from aceg_ros.encoders.base import Encoder
-from aceg_ros.encoders.preprocess import image_to_tensor, patch_centres, whole_cells
+from aceg_ros.encoders.preprocess import image_to_tensor, patch_centres, valid_cells
 from aceg_ros.mapping.augmentation import Picture
 
 MAX_TURN_RAD = np.radians(50)          # between the optical axes of two matched pictures
@@ -50,13 +50,13 @@ class Seen:
 def look(picture: Picture, encoder: Encoder, device: str, most: int) -> Seen:
     """The `most` most reliable patches of a picture (without reliabilities, those with most texture)."""
     image = image_to_tensor(picture.image, device)
-    features, reliability = encoder.grid(image)
+    features, reliability = encoder.extract(image)
     height, width = features.shape[2:]
     if reliability is None:
         score = torch.from_numpy(_texture(picture.image, encoder.stride)[:height, :width]).to(device)
     else:
         score = reliability[0]
-    score = (score * torch.from_numpy(whole_cells(picture.mask, height, width, encoder.stride)).to(device)).flatten()
+    score = (score * torch.from_numpy(valid_cells(picture.mask, height, width, encoder.stride)).to(device)).flatten()
     cells = score.topk(min(most, int((score > 0).sum()))).indices
     pixels = patch_centres(cells % width, cells // width, encoder.stride)
     camera = picture.camera

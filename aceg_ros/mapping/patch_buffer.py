@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from aceg_ros.encoders.base import Encoder
-from aceg_ros.encoders.feature_map import Grid
-from aceg_ros.encoders.preprocess import image_to_tensor, patch_centres, whole_cells
+from aceg_ros.encoders.feature_map import FeatureMap
+from aceg_ros.encoders.preprocess import image_to_tensor, patch_centres, valid_cells
 from aceg_ros.mapping.augmentation import Picture, augment
 from aceg_ros.mapping.losses import View
 
@@ -48,14 +48,14 @@ class PatchBuffer:
     def capacity(self) -> int:
         return len(self._features)
 
-    def add(self, grid: Grid, picture: Picture, count: int, rng: np.random.Generator, only_known: bool = False) -> int:
+    def add(self, grid: FeatureMap, picture: Picture, count: int, rng: np.random.Generator, only_known: bool = False) -> int:
         """Add up to `count` random valid cells of one encoded picture; returns how many. More reliable ones are
         likelier to be taken. only_known: those whose depth is known, and no others."""
         features = grid.features[0]
         height, width = features.shape[1:]
         columns = np.arange(width) * self.stride + self.stride // 2
         rows = np.arange(height) * self.stride + self.stride // 2
-        whole = whole_cells(picture.mask, height, width, self.stride)
+        whole = valid_cells(picture.mask, height, width, self.stride)
         depths = None if picture.depth_m is None else picture.depth_m[np.ix_(rows, columns)].astype(np.float32)
         if only_known:
             whole = whole & (depths > 0) & np.isfinite(depths) if depths is not None else np.zeros_like(whole)
@@ -121,7 +121,7 @@ def fill_buffer(buffer: PatchBuffer, encoder: Encoder, pictures: Sequence[Pictur
                 return encoded
             picture = augment(pictures[int(index)], rng, encoder.short_side_px, encoder.stride)
             image = image_to_tensor(picture.image, buffer.device)
-            buffer.add(encoder.grid(image), picture, patches_per_picture, rng,
+            buffer.add(encoder.extract(image), picture, patches_per_picture, rng,
                        only_known and picture.depth_m is not None)
             encoded += 1
             time_share = (now - started) / max(soft_deadline - started, 1e-3)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from aceg_ros.camera import Camera, Frame
 from aceg_ros.encoders.base import Encoder, load_encoder
-from aceg_ros.encoders.preprocess import image_to_tensor, patch_centres, prepare, refuse_picture, whole_cells
+from aceg_ros.encoders.preprocess import image_to_tensor, patch_centres, prepare, reject_image, valid_cells
 from aceg_ros.errors import UserError
 from aceg_ros.estimate import Matches, PoseEstimate
 from aceg_ros.maps.header import MIN_COVARIANCE_SCALE
@@ -55,7 +55,7 @@ class RegressionLocalizer:
 
     def localize(self, frame: Frame) -> PoseEstimate:
         """Pose of the camera in the map, or a refusal. Never raises on bad pictures or cameras."""
-        refusal = refuse_picture(frame)
+        refusal = reject_image(frame)
         if refusal is not None:
             return refusal
         seen = self.scene_coordinates(frame)
@@ -74,13 +74,13 @@ class RegressionLocalizer:
         image, camera, mask = prepare(frame, self._encoder.short_side_px, stride)
         prepared = clock()
         tensor = image_to_tensor(image, self._device)
-        grid = self._encoder.grid(tensor)
+        grid = self._encoder.extract(tensor)
         features, reliability = grid.features[0], None if grid.reliability is None else grid.reliability[0]
         if features.is_cuda:
             torch.cuda.synchronize()
         encoded = clock()
         height, width = features.shape[1:]
-        whole = whole_cells(mask, height, width, stride)
+        whole = valid_cells(mask, height, width, stride)
         if reliability is not None and mask is not None:
             reliability = torch.where(torch.from_numpy(whole).to(reliability.device), reliability, -1.0)
         rows, columns = chosen_cells(height, width, MAX_PATCHES[self._device], reliability)

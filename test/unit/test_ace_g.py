@@ -10,7 +10,7 @@ from parity import PARITY, agrees, reference
 from aceg_ros.camera import Camera, Frame
 from aceg_ros.cli import main
 from aceg_ros.encoders.base import load_encoder
-from aceg_ros.encoders.feature_map import Grid
+from aceg_ros.encoders.feature_map import FeatureMap
 from aceg_ros.errors import UserError
 from aceg_ros.geometry import pose_error
 from aceg_ros.importers.importing import import_file
@@ -253,7 +253,7 @@ def test_training_a_code_explains_the_buffer():
     buffer = PatchBuffer(600, 8, 8, "cpu", False)
     camera = Camera(width=320, height=240, fx=260.0, fy=260.0, cx=160.0, cy=120.0)
     picture = Picture(np.zeros((240, 320, 3), np.uint8), camera, np.eye(4), None)
-    grid = Grid(torch.randn(1, 8, 30, 40, generator=torch.Generator().manual_seed(0)) * 0.1
+    grid = FeatureMap(torch.randn(1, 8, 30, 40, generator=torch.Generator().manual_seed(0)) * 0.1
                 + torch.linspace(-1, 1, 40), None)
     buffer.add(grid, picture, 600, np.random.default_rng(0))
     code = MapCode.noise(16, 32, torch.tensor([0.0, 0.0, 0.0]), torch.Generator().manual_seed(0))

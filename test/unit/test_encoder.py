@@ -153,7 +153,7 @@ def test_dense_sift_needs_no_weights():
     encoder = load_encoder("sift")
     rng = np.random.default_rng(0)
     image = torch.from_numpy(rng.integers(0, 255, (1, 3, 64, 96), np.uint8)).float() / 255
-    features, reliability = encoder.grid(image)
+    features, reliability = encoder.extract(image)
     assert features.shape == (1, 128, 8, 12) and reliability is None and encoder.dim == 128
     again = encoder(0.8 * image)
     assert (torch.nn.functional.cosine_similarity(features, again, dim=1) > 0.95).all()

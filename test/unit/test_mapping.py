@@ -8,7 +8,7 @@ import torch
 
 from aceg_ros.camera import Camera, Frame
 from aceg_ros.encoders.base import load_encoder
-from aceg_ros.encoders.feature_map import Grid
+from aceg_ros.encoders.feature_map import FeatureMap
 from aceg_ros.encoders.preprocess import patch_centres
 from aceg_ros.geometry import is_pose, look_at
 from aceg_ros.mapping.augmentation import Picture, augment, prepared_picture
@@ -262,7 +262,7 @@ def test_buffer_keeps_feature_pixel_camera_and_depth_together():
         pose = look_at(np.array([number, 0.0, 0.0]), np.array([number, 5.0, 1.0]))
         camera = Camera(width=80, height=48, fx=50.0 + number, fy=55.0, cx=40.0, cy=24.0)
         picture = Picture(rng.integers(0, 255, (48, 80, 3), np.uint8), camera, pose, mask, depth)
-        assert buffer.add(Grid(features[None], None), picture, 25, rng) == (25 if number < 2 else 10)
+        assert buffer.add(FeatureMap(features[None], None), picture, 25, rng) == (25 if number < 2 else 10)
         pictures.append(picture)
         grids.append(features)
     assert buffer.size == buffer.capacity == 60
@@ -287,7 +287,7 @@ def test_buffer_takes_only_patches_of_known_depth_where_so_asked():
     depth[:24], depth[24:32] = np.nan, 0.0
     camera = Camera(width=80, height=48, fx=50.0, fy=50.0, cx=40.0, cy=24.0)
     picture = Picture(np.zeros((48, 80, 3), np.uint8), camera, np.eye(4), None, depth)
-    grid = Grid(torch.randn(1, 4, 6, 10), None)
+    grid = FeatureMap(torch.randn(1, 4, 6, 10), None)
     assert buffer.add(grid, picture, 50, rng, only_known=True) == 20
     assert buffer.add(grid, replace(picture, depth_m=None), 50, rng, only_known=True) == 0
     assert len(buffer.known_depths()) == buffer.size == 20
@@ -315,7 +315,7 @@ def test_buffer_prefers_reliable_patches():
     camera = Camera(width=80, height=48, fx=50.0, fy=50.0, cx=40.0, cy=24.0)
     picture = Picture(np.zeros((48, 80, 3), np.uint8), camera, np.eye(4), None)
     for _ in range(40):
-        assert buffer.add(Grid(torch.randn(1, 4, 6, 10), reliability), picture, 15, rng) == 15
+        assert buffer.add(FeatureMap(torch.randn(1, 4, 6, 10), reliability), picture, 15, rng) == 15
     left = (buffer.patches(torch.arange(600)).view.pixels[:, 0] < 40).float().mean()
     assert 0.8 < left < 1.0
 
@@ -346,7 +346,7 @@ def toy_buffer(*radii: float) -> tuple[PatchBuffer, Camera]:
             points = torch.from_numpy(pose[:3, 3] + depth[..., None] * directions).float()
             features = torch.sin(5.0 / radius * points @ basis).permute(2, 0, 1)
             picture = Picture(np.zeros((480, 640, 3), np.uint8), camera, pose, None, np.kron(depth, np.ones((8, 8))))
-            buffer.add(Grid(features[None], None), picture, 400, rng)
+            buffer.add(FeatureMap(features[None], None), picture, 400, rng)
     return buffer, camera
 
 

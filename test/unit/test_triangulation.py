@@ -8,7 +8,7 @@ import torch
 
 from aceg_ros.camera import Camera
 from aceg_ros.encoders.base import Encoder, load_encoder
-from aceg_ros.encoders.feature_map import Grid
+from aceg_ros.encoders.feature_map import FeatureMap
 from aceg_ros.geometry import look_at
 from aceg_ros.mapping.augmentation import Picture, prepared_picture
 from aceg_ros.mapping.matching import Sketches, choose_partners, look, match
@@ -35,7 +35,7 @@ class WallEncoder(torch.nn.Module):
         lost = torch.rand(features.shape[:3], generator=self.generator) < self.wrong
         noise = torch.randn(features[lost].shape, generator=self.generator)
         features[lost] = noise.to(features)         # which are bf16 on some processors
-        return Grid(features.permute(0, 3, 1, 2), None)
+        return FeatureMap(features.permute(0, 3, 1, 2), None)
 
 
 def wall_pictures(centres) -> tuple[list[Picture], list[np.ndarray]]:

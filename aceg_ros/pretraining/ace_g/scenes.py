@@ -25,7 +25,7 @@ from aceg_ros.mapping.matching import look, measured_depths
 from aceg_ros.mapping.triangulation import TriangulationOptions
 from aceg_ros.synthetic.room_sessions import render_room_sessions
 from aceg_ros.synthetic.textures import load_atlas
-from aceg_ros.utils.malloc import keep_heap
+from aceg_ros.utils.malloc import configure_malloc
 
 FIRST_ROOM = 2_000_000                 # seeds: no room of the encoder's training among them
 LANDMARKS, PATCHES = 30_000, 1200      # of a place, of a later picture
@@ -113,7 +113,7 @@ _device = "cpu"
 
 def _start(textures: Path | None, device: str) -> None:
     global _textures, _device
-    keep_heap()
+    configure_malloc()
     torch.set_num_threads(1)
     _textures, _device = textures, device
 

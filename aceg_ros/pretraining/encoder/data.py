@@ -29,7 +29,7 @@ from aceg_ros.pretraining.encoder.pairs import (
     render_views,
 )
 from aceg_ros.synthetic.textures import TextureAtlas, load_atlas
-from aceg_ros.utils.malloc import keep_heap
+from aceg_ros.utils.malloc import configure_malloc
 
 LESSON_POINTS, ROOM_LESSON_POINTS = 1500, 800
 
@@ -141,7 +141,7 @@ _atlas: TextureAtlas                   # of a worker process: every room it rend
 
 def _start_renderer(textures: Path | None) -> None:
     global _atlas
-    keep_heap()
+    configure_malloc()
     torch.set_num_threads(1)
     _atlas = load_atlas(textures)
 

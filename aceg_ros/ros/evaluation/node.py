@@ -33,7 +33,7 @@ from aceg_ros.ros.players.playback import clock_offset_ns, recorded_ns
 from aceg_ros.ros.players.scene_player import SceneParameters
 from aceg_ros.utils.atomic_file import without_nan, write_json
 from aceg_ros.utils.device import pick_device
-from aceg_ros.utils.malloc import keep_heap
+from aceg_ros.utils.malloc import configure_malloc
 
 START_S = 120.0         # for player and localizer to get ready
 _DEEP = QoSProfile(depth=10000)
@@ -139,7 +139,7 @@ def difference(answered: Sequence[FrameResult], offline: Sequence[FrameResult]) 
 
 
 def main() -> int:
-    keep_heap()
+    configure_malloc()
     nodes: list[EvaluationNode] = []
 
     def make_node() -> EvaluationNode:

@@ -45,7 +45,7 @@ from aceg_ros.ros.localizer.status import Tally, Window, answer_status, array, m
 from aceg_ros.ros.localizer.worker import BAD_STAMP, REPLACED, Answer, LoadedMap, MapState, Request, Worker
 from aceg_ros.ros.mapping.mapping import Mapping
 from aceg_ros.utils.atomic_file import write_bytes
-from aceg_ros.utils.malloc import give_back_heap, keep_heap
+from aceg_ros.utils.malloc import configure_malloc, release_free_memory
 from aceg_ros.visualization.overlay import draw_estimate
 
 if TYPE_CHECKING:
@@ -468,7 +468,7 @@ def load_localizer(path: str, device: str, seed: int, threads: int = 0) -> Loade
     from aceg_ros.methods.registry import make_localizer
     scene_map = SceneMap.load(path)
     localizer = _OnThreads(make_localizer(scene_map, device, seed), threads or max(1, (os.cpu_count() or 1) // 2))
-    give_back_heap()        # of this map's making, and of maps before it
+    release_free_memory()        # of this map's making, and of maps before it
     noise = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
     camera = Camera(width=640, height=480, fx=500.0, fy=500.0, cx=320.0, cy=240.0)
     localizer.localize(Frame(image=noise, camera=camera))       # the first call is the slow one
@@ -478,7 +478,7 @@ def load_localizer(path: str, device: str, seed: int, threads: int = 0) -> Loade
 def main() -> int:
     # Here, before there are threads: scipy fails in one thread while another one is in the middle of importing torch.
     import torch  # noqa: F401
-    keep_heap()
+    configure_malloc()
     cv2.setNumThreads(1)        # torch has the cores
     return run(lambda: LocalizerNode(load_localizer))
 
