@@ -48,7 +48,8 @@ class PatchBuffer:
     def capacity(self) -> int:
         return len(self._features)
 
-    def add(self, grid: FeatureMap, picture: Picture, count: int, rng: np.random.Generator, only_known: bool = False) -> int:
+    def add(self, grid: FeatureMap, picture: Picture, count: int, rng: np.random.Generator,
+            only_known: bool = False) -> int:
         """Add up to `count` random valid cells of one encoded picture; returns how many. More reliable ones are
         likelier to be taken. only_known: those whose depth is known, and no others."""
         features = grid.features[0]
