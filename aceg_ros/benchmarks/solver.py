@@ -1,4 +1,4 @@
-"""Pose solvers on recorded scene-coordinate predictions: `python -m aceg_ros.benchmarks.solver [PATH]`.
+"""Compares pose solvers on recorded scene-coordinate predictions: `python -m aceg_ros.benchmarks.solver [PATH]`.
 
 PATH: a safetensors file with scene_coordinates (F, N, 3) on a 60x80 grid, camera_to_world (F, 4, 4) and intrinsics
 (fx, fy, cx, cy). Every row is one solver over all frames and several seeds, one thread, CPU time.
@@ -21,14 +21,15 @@ from scipy.stats import chi2
 
 from aceg_ros.camera import Camera
 from aceg_ros.errors import UserError
-from aceg_ros.estimate import PoseEstimate
-from aceg_ros.pose.solver import SolverConfig, solve_pose
+from aceg_ros.pose.config import SolverConfig
+from aceg_ros.pose.correspondences import Correspondences
+from aceg_ros.pose.verify import estimate_verified_pose
 
 DEFAULT_PATH = Path(__file__).resolve().parents[3] / "shared/solver/redkitchen_predictions.safetensors"
 REFERENCE = "PoseLib, all points"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Predictions:
     """pixels: (N, 2). points: (F, N, 3) map frame, metres. poses: (F, 4, 4) true map_from_camera."""
 
@@ -37,18 +38,22 @@ class Predictions:
     poses: np.ndarray
     camera: Camera
 
+    def correspondences(self, points: np.ndarray) -> Correspondences:
+        """The pixels with map points (N, 3)."""
+        return Correspondences(pixels=self.pixels, points=points, camera=self.camera)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Row:
-    """Means over the seeds. Errors over accepted frames, recall over all; a refused frame counts as a miss.
+    """Means over the seeds. Errors over accepted frames, recall over all; a rejected frame counts as a miss.
 
-    spread_cm: standard deviation of median_cm over the seeds. nees: mean normalised squared error (6 is ideal), and
-    inside_95 the share of frames inside the 95 percent ellipsoid; NaN for a solver without covariance.
+    seed_std_cm: standard deviation of median_cm over the seeds. nees: mean normalized estimation error squared (6 is
+    ideal), and inside_95 the share of frames inside the 95 percent ellipsoid; NaN for a solver without covariance.
     """
 
     name: str
     median_cm: float
-    spread_cm: float
+    seed_std_cm: float
     median_deg: float
     recall_5cm: float
     recall_10cm: float
@@ -61,34 +66,37 @@ class Row:
 
 
 def load(path: Path) -> Predictions:
+    """Read a predictions file. Raises UserError if there is none."""
     if not Path(path).is_file():
         raise UserError(f"No solver predictions at {path}: give the path of a predictions file.")
     data = load_file(path)
     fx, fy, cx, cy = (float(value) for value in data["intrinsics"].ravel())
     row, column = np.mgrid[:60, :80]
-    pixels = np.column_stack([column.ravel() + 0.5, row.ravel() + 0.5]) * 8.0  # as the set's README has it
-    return Predictions(pixels, data["scene_coordinates"].astype(np.float64), data["camera_to_world"],
-                       Camera(width=640, height=480, fx=fx, fy=fy, cx=cx, cy=cy))
+    pixels = np.column_stack([column.ravel() + 0.5, row.ravel() + 0.5]) * 8.0  # as the README of the set says
+    return Predictions(pixels=pixels, points=data["scene_coordinates"].astype(np.float64),
+                       poses=data["camera_to_world"],
+                       camera=Camera(width=640, height=480, fx=fx, fy=fy, cx=cx, cy=cy))
 
 
-Solver = Callable[[np.ndarray, np.ndarray, Camera, int], tuple[np.ndarray | None, np.ndarray | None]]
+# From correspondences and a seed to map_from_camera and its covariance, None if there is none.
+Solver = Callable[[Correspondences, int], tuple[np.ndarray | None, np.ndarray | None]]
 
 
 def ours(config: SolverConfig) -> Solver:
-    def solve(pixels: np.ndarray, points: np.ndarray, camera: Camera, seed: int
-              ) -> tuple[np.ndarray | None, np.ndarray | None]:
-        estimate: PoseEstimate = solve_pose(pixels, points, camera, config, seed=seed)
+    """The solver of this package, gates included."""
+    def solve(correspondences: Correspondences, seed: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+        estimate = estimate_verified_pose(correspondences, config, seed=seed)
         return estimate.map_from_camera, estimate.covariance
     return solve
 
 
-def reference(pixels: np.ndarray, points: np.ndarray, camera: Camera, seed: int
-              ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """PoseLib on all points, 10 px, 100..1000 iterations: the best row of the solver set's README."""
+def reference(correspondences: Correspondences, seed: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """PoseLib on all points, 10 px, 100..1000 iterations: the best row of the README of the solver set."""
+    camera = correspondences.camera
     model = {"model": "PINHOLE", "width": camera.width, "height": camera.height,
              "params": [camera.fx, camera.fy, camera.cx, camera.cy]}
     options = {"max_reproj_error": 10.0, "min_iterations": 100, "max_iterations": 1000, "seed": seed}
-    pose, _ = poselib.estimate_absolute_pose(pixels, points, model, options, {})
+    pose, _ = poselib.estimate_absolute_pose(correspondences.pixels, correspondences.points, model, options)
     map_from_camera = np.eye(4)
     map_from_camera[:3, :3], map_from_camera[:3, 3] = pose.R.T, -pose.R.T @ pose.t
     return map_from_camera, None
@@ -102,33 +110,35 @@ SOLVERS: dict[str, Solver] = {
 
 
 def evaluate(name: str, solve: Solver, data: Predictions, seeds: range) -> Row:
-    medians, rows, times, nees = [], [], [], []
+    """Run one solver on all frames with each seed."""
+    medians, rates, times, nees = [], [], [], []
     for seed in seeds:
-        off = np.full((len(data.points), 2), np.inf)
+        errors = np.full((len(data.points), 2), np.inf)         # centimetres and degrees, infinite if rejected
         for frame, points in enumerate(data.points):
             start = thread_time()
-            found, covariance = solve(data.pixels, points, data.camera, seed)
+            found, covariance = solve(data.correspondences(points), seed)
             times.append((thread_time() - start) * 1e3)
             if found is None:
                 continue
             error = _error(found, data.poses[frame])
-            off[frame] = np.linalg.norm(error[:3]) * 100.0, np.degrees(np.linalg.norm(error[3:]))
+            errors[frame] = np.linalg.norm(error[:3]) * 100.0, np.degrees(np.linalg.norm(error[3:]))
             if covariance is not None:
                 nees.append(float(error @ np.linalg.solve(covariance, error)))
-        accepted = np.isfinite(off[:, 0])
-        medians.append(np.median(off[accepted], axis=0) if accepted.any() else np.full(2, np.nan))
-        rows.append([float(((off[:, 0] <= limit) & (off[:, 1] <= 5.0)).mean()) for limit in (5.0, 10.0, 25.0)]
-                    + [float(accepted.mean())])
+        accepted = np.isfinite(errors[:, 0])
+        medians.append(np.median(errors[accepted], axis=0) if accepted.any() else np.full(2, np.nan))
+        rates.append([float(((errors[:, 0] <= limit) & (errors[:, 1] <= 5.0)).mean()) for limit in (5.0, 10.0, 25.0)]
+                     + [float(accepted.mean())])
     cm, deg = np.array(medians).T
-    inside = float((np.array(nees) < chi2.ppf(0.95, 6)).mean()) if nees else float("nan")
-    recall_5, recall_10, recall_25, accepted_share = (float(value) for value in np.mean(rows, axis=0))
-    return Row(name, float(cm.mean()), float(cm.std()), float(deg.mean()), recall_5, recall_10, recall_25,
-               accepted_share, float(np.median(times)), float(np.percentile(times, 95)),
-               float(np.mean(nees)) if nees else float("nan"), inside)
+    recall_5cm, recall_10cm, recall_25cm, accepted_share = (float(value) for value in np.mean(rates, axis=0))
+    return Row(name=name, median_cm=float(cm.mean()), seed_std_cm=float(cm.std()), median_deg=float(deg.mean()),
+               recall_5cm=recall_5cm, recall_10cm=recall_10cm, recall_25cm=recall_25cm, accepted=accepted_share,
+               median_ms=float(np.median(times)), p95_ms=float(np.percentile(times, 95)),
+               nees=float(np.mean(nees)) if nees else float("nan"),
+               inside_95=float((np.array(nees) < chi2.ppf(0.95, 6)).mean()) if nees else float("nan"))
 
 
-def nonsense(data: Predictions, every: int = 1) -> dict[str, tuple[int, int]]:
-    """(accepted, tried) for the set's own frames made wrong: mirrored, shuffled by patch or by block, half mixed."""
+def count_false_acceptances(data: Predictions, every: int = 1) -> dict[str, tuple[int, int]]:
+    """(accepted, tried) for frames of the set made wrong: mirrored, shuffled by patch or by block, two mixed."""
     rng = np.random.default_rng(0)
     counts: dict[str, tuple[int, int]] = {}
     for frame in range(0, len(data.points), every):
@@ -136,18 +146,18 @@ def nonsense(data: Predictions, every: int = 1) -> dict[str, tuple[int, int]]:
         blocks = grid.reshape(6, 10, 8, 10, 3).swapaxes(1, 2).reshape(48, 10, 10, 3)
         mixed = rng.permutation(blocks).reshape(6, 8, 10, 10, 3).swapaxes(1, 2).reshape(60, 80, 3)
         other = data.points[(frame + 37) % len(data.points)].reshape(60, 80, 3)
-        for name, field in {"mirrored": grid[:, ::-1], "upside down": grid[::-1], "blocks shuffled": mixed,
+        for name, wrong in {"mirrored": grid[:, ::-1], "upside down": grid[::-1], "blocks shuffled": mixed,
                             "patches shuffled": rng.permutation(grid.reshape(-1, 3)),
                             "two mirrored frames mixed": np.where(rng.random((60, 80, 1)) < 0.5, grid[:, ::-1],
                                                                   other[:, ::-1])}.items():
-            accepted = solve_pose(data.pixels, field.reshape(-1, 3), data.camera, seed=frame).accepted
+            accepted = estimate_verified_pose(data.correspondences(wrong.reshape(-1, 3)), seed=frame).accepted
             before = counts.get(name, (0, 0))
             counts[name] = before[0] + int(accepted), before[1] + 1
     return counts
 
 
 def run(predictions_path: Path | str = DEFAULT_PATH, seeds: range = range(5)) -> str:
-    """The table as text. Raises UserError where the file is missing."""
+    """The table as text. Raises UserError if the file is missing."""
     data = load(Path(predictions_path))
     cv2.setNumThreads(1)
     rows = [evaluate(name, solve, data, seeds) for name, solve in SOLVERS.items()]
@@ -155,17 +165,18 @@ def run(predictions_path: Path | str = DEFAULT_PATH, seeds: range = range(5)) ->
     lines = ["| solver | cm (sd over seeds) | deg | 5/5 | 10/5 | 25/5 | accepted | CPU ms p50 | p95 | p50 / reference "
              "| NEES | in 95 % |", "|---|---|---|---|---|---|---|---|---|---|---|---|"]
     for row in rows:
-        lines.append(f"| {row.name} | {row.median_cm:.2f} ({row.spread_cm:.2f}) | {row.median_deg:.2f} | "
+        lines.append(f"| {row.name} | {row.median_cm:.2f} ({row.seed_std_cm:.2f}) | {row.median_deg:.2f} | "
                      f"{row.recall_5cm:.3f} | {row.recall_10cm:.3f} | {row.recall_25cm:.3f} | {row.accepted:.3f} | "
                      f"{row.median_ms:.1f} | {row.p95_ms:.1f} | {row.median_ms / base:.2f} | {row.nees:.1f} | "
                      f"{row.inside_95:.2f} |")
-    lines += ["", f"{len(data.points)} frames, {len(seeds)} seeds. Nonsense accepted (default solver): "
-              + ", ".join(f"{name} {hit}/{tried}" for name, (hit, tried) in nonsense(data).items()) + "."]
+    lines += ["", f"{len(data.points)} frames, {len(seeds)} seeds. Wrong frames accepted (default solver): "
+              + ", ".join(f"{name} {hit}/{tried}" for name, (hit, tried) in count_false_acceptances(data).items())
+              + "."]
     return "\n".join(lines)
 
 
 def _error(found: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """(6,) true minus found: position, then rotation vector about the map's axes."""
+    """(6,) true minus found: position, then rotation vector about the axes of the map."""
     return np.r_[true[:3, 3] - found[:3, 3], Rotation.from_matrix(true[:3, :3] @ found[:3, :3].T).as_rotvec()]
 
 

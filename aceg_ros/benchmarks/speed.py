@@ -20,7 +20,8 @@ from aceg_ros.evaluation.metrics import percentiles
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.registry import make_localizer, specs
 from aceg_ros.methods.scene_coordinates import RegressionLocalizer
-from aceg_ros.pose.solver import solve_pose
+from aceg_ros.pose.correspondences import Correspondences
+from aceg_ros.pose.verify import estimate_verified_pose
 from aceg_ros.synthetic.demo_room import demo_world, query_path
 from aceg_ros.synthetic.render import EVENING
 from aceg_ros.utils.device import on_device, pick_device
@@ -46,7 +47,7 @@ def run_bench(map_path: str | None, device: str, repeats: int) -> dict[str, Any]
         coordinates_ms = 1e3 * (time.perf_counter() - started)
         pixels, points = _predictions(frame, seen.pixels, number)
         started = time.perf_counter()
-        solve_pose(pixels, points, seen.camera, seed=number)
+        estimate_verified_pose(Correspondences(pixels=pixels, points=points, camera=seen.camera), seed=number)
         solve_ms = 1e3 * (time.perf_counter() - started)
         if number >= 3:                                   # the first ones warm up
             for stage, milliseconds in seen.stage_ms.items():

@@ -17,7 +17,8 @@ from aceg_ros.errors import UserError
 from aceg_ros.estimate import Matches, PoseEstimate
 from aceg_ros.maps.header import MIN_COVARIANCE_SCALE
 from aceg_ros.maps.scene_map import SceneMap
-from aceg_ros.pose.solver import solve_pose
+from aceg_ros.pose.correspondences import Correspondences
+from aceg_ros.pose.verify import estimate_verified_pose
 
 MAX_PATCHES = {"cpu": 2400, "cuda": 1_000_000}       # that a picture is localized by: beyond, one of each 2x2
 MOST_RELIABLE = {"cpu": 600, "cuda": 4800}           # of these, where the encoder tells: the others are rarely right
@@ -60,7 +61,8 @@ class RegressionLocalizer:
             return refusal
         seen = self.scene_coordinates(frame)
         started = time.perf_counter()
-        estimate = solve_pose(seen.pixels, seen.points, seen.camera, mask=seen.mask, seed=self._seed)
+        correspondences = Correspondences(pixels=seen.pixels, points=seen.points, camera=seen.camera, mask=seen.mask)
+        estimate = estimate_verified_pose(correspondences, seed=self._seed)
         seen.stage_ms["solve"] = 1e3 * (time.perf_counter() - started)
         covariance = None if estimate.covariance is None else self._covariance_scale * estimate.covariance
         return replace(estimate, covariance=covariance, stage_ms=estimate.stage_ms | seen.stage_ms,

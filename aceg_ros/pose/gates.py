@@ -1,143 +1,184 @@
-"""Reasons to refuse a pose that a solver is happy with.
+"""Reasons to reject a pose that a solver is satisfied with.
 
-Each gate takes the evidence at the final pose and returns a Refusal, or None to let it pass. Thresholds live in
-`SolverConfig`; how they were chosen is in docs/benchmarks/2026-11-21-pose-solver.md.
+Each gate takes the evidence at the final pose and returns a Rejection, or None to let it pass. Thresholds are in
+`config.GateConfig`; how they were chosen is in docs/benchmarks/2026-11-21-pose-solver.md.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 
 from aceg_ros.estimate import Status
-from aceg_ros.pose.refinement import BLOCK_COUNT, Correspondences, refine
+from aceg_ros.pose.config import GateConfig
+from aceg_ros.pose.correspondences import BLOCK_COUNT, CameraFromMap, Consensus, UsableCorrespondences
+from aceg_ros.pose.refinement import refine
 
-PLANAR = 0.03  # thickness over length of an inlier cloud that counts as a plane
-# Standard deviations by which the inliers have to pass the least share: of few correspondences, a tenth is soon found
-# at a wrong place that looks alike (docs/benchmarks/2026-11-26-encoder.md).
-SHARE_MARGIN = 2.0
+PLANAR_THICKNESS = 0.03     # thickness over length of an inlier cloud that counts as a plane
+# Standard deviations by which the inliers have to exceed the minimal ratio: of few correspondences, a tenth agrees by
+# chance with a pose at a position that looks similar (docs/benchmarks/2026-11-26-encoder.md).
+RATIO_MARGIN_SIGMAS = 2.0
 
 
-class Refusal(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Rejection:
+    """Why there is no pose. stage_ms: milliseconds of the stages before it was clear."""
+
     status: Status
     message: str
+    stage_ms: dict[str, float] = field(default_factory=dict)
 
 
-def check_number(number: int, offered: int, min_inliers: int, min_ratio: float, threshold_px: float
-                 ) -> Refusal | None:
-    """At least min_inliers, and a share of those offered that passes min_ratio by `SHARE_MARGIN` deviations."""
-    if number < min_inliers:
-        return Refusal(Status.TOO_FEW_INLIERS, f"{number} of {offered} correspondences agree with the best pose within "
-                       f"{threshold_px:g} px and lie in front of the camera, need {min_inliers}")
-    needed = min_ratio * offered + SHARE_MARGIN * np.sqrt(min_ratio * (1.0 - min_ratio) * offered)
-    if number < needed:
-        return Refusal(Status.LOW_INLIER_RATIO, f"{number} of {offered} correspondences ({number / offered:.1%}) agree "
-                       f"with the best pose within {threshold_px:g} px, need {needed / offered:.1%}")
+def check_usable_count(data: UsableCorrespondences, min_correspondences: int) -> Rejection | None:
+    """Need min_correspondences that are not masked and have finite values and a positive weight."""
+    if data.count < min_correspondences:
+        return Rejection(status=Status.TOO_FEW_CORRESPONDENCES,
+                         message=f"{data.count} of {data.total_count} correspondences are usable (finite, positive "
+                                 f"weight), need {min_correspondences}")
     return None
 
 
-def check_spread(data: Correspondences, inliers: np.ndarray, min_blocks: float) -> Refusal | None:
-    """Effective number of picture blocks the inliers cover, n (n - 1) / sum n_b (n_b - 1) (Simpson's index).
+def check_inlier_count(inlier_count: int, correspondence_count: int, config: GateConfig, threshold_px: float
+                       ) -> Rejection | None:
+    """Need min_inliers, and a ratio that exceeds min_inlier_ratio by `RATIO_MARGIN_SIGMAS` standard deviations."""
+    if inlier_count < config.min_inliers:
+        return Rejection(status=Status.TOO_FEW_INLIERS,
+                         message=f"{inlier_count} of {correspondence_count} correspondences agree with the best "
+                                 f"pose within {threshold_px:g} px and lie in front of the camera, need "
+                                 f"{config.min_inliers}")
+    min_ratio = config.min_inlier_ratio
+    needed = (min_ratio * correspondence_count
+              + RATIO_MARGIN_SIGMAS * np.sqrt(min_ratio * (1.0 - min_ratio) * correspondence_count))
+    if inlier_count < needed:
+        return Rejection(status=Status.LOW_INLIER_RATIO,
+                         message=f"{inlier_count} of {correspondence_count} correspondences "
+                                 f"({inlier_count / correspondence_count:.1%}) agree with the best pose within "
+                                 f"{threshold_px:g} px, need {needed / correspondence_count:.1%}")
+    return None
+
+
+def check_spread(consensus: Consensus, config: GateConfig) -> Rejection | None:
+    """Effective number of image blocks that the inliers cover, n (n - 1) / sum n_b (n_b - 1) (Simpson's index).
 
     A few stray inliers do not count as spread, and few inliers do not count against it.
     """
-    counts = np.bincount(data.blocks[inliers], minlength=BLOCK_COUNT)
-    number = int(counts.sum())
-    blocks = number * (number - 1) / max(int((counts * (counts - 1)).sum()), 1)
-    if blocks < min_blocks:
-        return Refusal(Status.POOR_SPREAD, f"the {number} inliers cover {blocks:.1f} of {BLOCK_COUNT} "
-                       f"picture blocks, need {min_blocks:g}")
+    counts = np.bincount(consensus.data.blocks[consensus.inliers], minlength=BLOCK_COUNT)
+    inlier_count = int(counts.sum())
+    blocks = inlier_count * (inlier_count - 1) / max(int((counts * (counts - 1)).sum()), 1)
+    if blocks < config.min_spread_blocks:
+        return Rejection(status=Status.POOR_SPREAD,
+                         message=f"the {inlier_count} inliers cover {blocks:.1f} of {BLOCK_COUNT} image blocks, "
+                                 f"need {config.min_spread_blocks:g}")
     return None
 
 
-def check_shape(data: Correspondences, inliers: np.ndarray, depth_m: float, min_width: float) -> Refusal | None:
-    """Points in one spot or on a line do not fix a pose, nor do pixels on a line.
+def check_extent(consensus: Consensus, depth_m: float, config: GateConfig) -> Rejection | None:
+    """Points in one spot or on a line do not determine a pose, nor do pixels on a line.
 
-    depth_m: median depth of the inliers. min_width: least second singular value, of the points over the first (a
-    line) and of both over the depth and the picture width (a spot).
+    depth_m: median depth of the inliers. Both the points and the pixels need a first singular value of at least
+    min_extent_ratio times the depth or the image width (else a spot), and a second of as much of the first (else a
+    line).
     """
+    data = consensus.data
     for name, cloud, size in (("points", data.points, depth_m), ("pixels", data.pixels, data.camera.width)):
-        length, width = _extents(cloud[:, inliers])[:2]
-        if length < min_width * size:
-            return Refusal(Status.DEGENERATE_POINTS, f"the inlier {name} lie in one spot: their spread is "
-                           f"{length / size:.2%} of {size:.3g}, need {min_width:.0%}")
-        if width < min_width * length:
-            return Refusal(Status.DEGENERATE_POINTS, f"the inlier {name} lie on a line: width over length "
-                           f"{width / length:.2%}, need {min_width:.0%}")
+        length, width = _extents(cloud[:, consensus.inliers])[:2]
+        if length < config.min_extent_ratio * size:
+            return Rejection(status=Status.DEGENERATE_POINTS,
+                             message=f"the inlier {name} lie in one spot: their extent is {length / size:.2%} of "
+                                     f"{size:.3g}, need {config.min_extent_ratio:.0%}")
+        if width < config.min_extent_ratio * length:
+            return Rejection(status=Status.DEGENERATE_POINTS,
+                             message=f"the inlier {name} lie on a line: width over length {width / length:.2%}, "
+                                     f"need {config.min_extent_ratio:.0%}")
     return None
 
 
-def check_planar_twin(data: Correspondences, rotation: np.ndarray, inliers: np.ndarray, threshold_px: float
-                      ) -> Refusal | None:
-    """A plane seen with little perspective fits two poses (Collins & Bartoli, IPPE, IJCV 2014): refuse a tie."""
-    extents = _extents(data.points[:, inliers])
-    if extents[2] > PLANAR * extents[0]:
+def check_planar_ambiguity(consensus: Consensus) -> Rejection | None:
+    """A plane seen with little perspective fits two poses (Collins & Bartoli, IPPE, IJCV 2014): reject a tie."""
+    extents = _extents(consensus.data.points[:, consensus.inliers])
+    if extents[2] > PLANAR_THICKNESS * extents[0]:
         return None
-    chosen = np.flatnonzero(inliers)
-    part = data.subset(chosen[np.linspace(0, chosen.size - 1, min(chosen.size, 400)).astype(int)])
+    chosen = np.flatnonzero(consensus.inliers)
+    part = consensus.data.subset(chosen[np.linspace(0, chosen.size - 1, min(chosen.size, 400)).astype(int)])
+    points, pixels = part.points.T.copy(), part.pixels.T.copy()
     try:
-        _, vectors, translations, _ = cv2.solvePnPGeneric(part.points.T.copy(), part.pixels.T.copy(),
-                                                          part.camera.K, None, flags=cv2.SOLVEPNP_IPPE)
+        _, vectors, translations, _ = cv2.solvePnPGeneric(points, pixels, part.camera.K, None,
+                                                          flags=cv2.SOLVEPNP_IPPE)
     except cv2.error:
         return None
     for vector, translation in zip(vectors, translations, strict=True):
-        twin, twin_translation = refine(part, cv2.Rodrigues(vector)[0], translation.ravel(), (threshold_px,), 6)
-        angle = np.degrees(np.arccos(np.clip((np.trace(twin @ rotation.T) - 1.0) / 2.0, -1.0, 1.0)))
-        share = float((part.residuals(twin, twin_translation).squared_px < threshold_px**2).mean())
+        start = CameraFromMap(rotation=cv2.Rodrigues(vector)[0], translation=translation.ravel())
+        other = refine(part, start, (consensus.threshold_px,), 6)
+        cosine = (np.trace(other.rotation @ consensus.pose.rotation.T) - 1.0) / 2.0
+        angle = np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0)))
+        share = float((part.residuals(other).squared_px < consensus.threshold_px**2).mean())
         if angle > 3.0 and share > 0.9:
-            return Refusal(Status.DEGENERATE_POINTS, "the inlier points lie on a plane seen with little perspective: "
-                           f"a second pose, turned by {angle:.0f} deg, explains {share:.0%} of the inliers as well")
+            return Rejection(status=Status.DEGENERATE_POINTS,
+                             message="the inlier points lie on a plane seen with little perspective: a second pose, "
+                                     f"turned by {angle:.0f} deg, explains {share:.0%} of the inliers as well")
     return None
 
 
-def check_chance(ratio: float, mirror_ratio: float, min_gain: float) -> Refusal | None:
-    """Compare with the best pose for the mirrored picture.
-
-    Mirrored pixels with the same points keep everything that lets nonsense find inliers (bunching, smoothness,
-    outliers) and have no true pose. What does not clearly beat them is chance.
-    """
-    if ratio < min_gain * mirror_ratio:
-        return Refusal(Status.CHANCE_CONSENSUS, f"{ratio:.1%} of the correspondences agree with the best pose, but "
-                       f"{mirror_ratio:.1%} do when the picture is mirrored: need {min_gain:g} times as many")
-    return None
-
-
-def check_peak(squared_px: np.ndarray, threshold_px: float, min_peak: float) -> Refusal | None:
-    """Share of the residuals within three thresholds that lie within one. Chance gives 1/9, a true pose a peak."""
-    near = int((squared_px < threshold_px**2).sum())
-    around = int((squared_px < (3.0 * threshold_px) ** 2).sum())
-    if near < min_peak * around:
-        return Refusal(Status.CHANCE_CONSENSUS, f"{near} correspondences agree with the best pose within "
-                       f"{threshold_px:g} px, but {around} do within {3.0 * threshold_px:g} px: no peak "
-                       f"({near / around:.0%}, need {min_peak:.0%})")
-    return None
-
-
-def check_rival(number: int, rival: int, max_share: float) -> Refusal | None:
-    """Compare with the best pose for what the chosen one does not explain.
-
-    Where a place repeats itself (doors, panels, tiles), its patches are divided among the copies, and the pose that
-    wins may be at the wrong one; the others then have their share of inliers too.
-    """
-    if rival > max_share * number:
-        return Refusal(Status.AMBIGUOUS_POSE, f"{number} correspondences agree with the best pose, but of the others"
-                       f" {rival} agree with another one: at most {max_share:.0%} as many may")
-    return None
-
-
-def check_covariance(covariance: np.ndarray, max_position_m: float, max_rotation_rad: float) -> Refusal | None:
+def check_covariance(covariance: np.ndarray, depth_m: float, config: GateConfig) -> Rejection | None:
     """Largest standard deviations, over all directions, of the camera's position and rotation."""
+    max_position_m = min(config.max_position_std_per_depth * depth_m, config.max_position_std_m)
+    max_rotation_rad = config.max_rotation_std_rad
     if not np.isfinite(covariance).all():
-        return Refusal(Status.UNCERTAIN_POSE, "the correspondences do not determine the pose (singular Hessian)")
+        return Rejection(status=Status.UNCERTAIN_POSE,
+                         message="the correspondences do not determine the pose (singular Hessian)")
     smallest = np.linalg.eigvalsh(covariance)[0]
     position_m = float(np.sqrt(np.linalg.eigvalsh(covariance[:3, :3])[-1].clip(0.0)))
     rotation_rad = float(np.sqrt(np.linalg.eigvalsh(covariance[3:, 3:])[-1].clip(0.0)))
     if smallest <= 0.0 or position_m > max_position_m or rotation_rad > max_rotation_rad:
-        return Refusal(Status.UNCERTAIN_POSE,
-                       f"standard deviation {position_m:.3g} m and {np.degrees(rotation_rad):.2g} deg, at most "
-                       f"{max_position_m:.3g} m and {np.degrees(max_rotation_rad):.2g} deg allowed")
+        return Rejection(status=Status.UNCERTAIN_POSE,
+                         message=f"standard deviation {position_m:.3g} m and {np.degrees(rotation_rad):.2g} deg, at "
+                                 f"most {max_position_m:.3g} m and {np.degrees(max_rotation_rad):.2g} deg allowed")
+    return None
+
+
+def check_peak(consensus: Consensus, config: GateConfig) -> Rejection | None:
+    """Need min_peak of the residuals within three thresholds to lie within one.
+
+    Chance gives 1/9, a true pose a peak at zero.
+    """
+    threshold_px = consensus.threshold_px
+    within = int((consensus.residuals.squared_px < threshold_px**2).sum())
+    around = int((consensus.residuals.squared_px < (3.0 * threshold_px) ** 2).sum())
+    if within < config.min_peak * around:
+        return Rejection(status=Status.CHANCE_CONSENSUS,
+                         message=f"{within} correspondences agree with the best pose within {threshold_px:g} px, but "
+                                 f"{around} do within {3.0 * threshold_px:g} px: no peak ({within / around:.0%}, need "
+                                 f"{config.min_peak:.0%})")
+    return None
+
+
+def check_chance(inlier_ratio: float, mirror_ratio: float, config: GateConfig) -> Rejection | None:
+    """Compare with the best pose for the mirrored image.
+
+    Mirrored pixels with the same points keep everything that gives unrelated input its inliers (clustering, smoothness,
+    outliers) but have no true pose. A pose that does not clearly exceed them is a product of chance.
+    """
+    if inlier_ratio < config.min_mirror_gain * mirror_ratio:
+        return Rejection(status=Status.CHANCE_CONSENSUS,
+                         message=f"{inlier_ratio:.1%} of the correspondences agree with the best pose, but "
+                                 f"{mirror_ratio:.1%} do when the image is mirrored: need "
+                                 f"{config.min_mirror_gain:g} times as many")
+    return None
+
+
+def check_second_pose(inlier_count: int, second_count: int, config: GateConfig) -> Rejection | None:
+    """Compare with the best pose for the correspondences that the first pose does not explain.
+
+    If a scene repeats itself (doors, panels, tiles), the matches of its patches are divided among the copies, and the
+    pose with most inliers may be at the wrong copy; the others then have their share of inliers too.
+    """
+    if second_count > config.max_second_pose_share * inlier_count:
+        return Rejection(status=Status.AMBIGUOUS_POSE,
+                         message=f"{inlier_count} correspondences agree with the best pose, but of the others "
+                                 f"{second_count} agree with another one: at most "
+                                 f"{config.max_second_pose_share:.0%} as many may")
     return None
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import pytest
 
-from aceg_ros.benchmarks.solver import DEFAULT_PATH, Predictions, evaluate, load, nonsense, ours
-from aceg_ros.pose.solver import SolverConfig
+from aceg_ros.benchmarks.solver import DEFAULT_PATH, Predictions, count_false_acceptances, evaluate, load, ours
+from aceg_ros.pose.config import SolverConfig
 
 pytestmark = pytest.mark.skipif(not DEFAULT_PATH.is_file(), reason=f"no solver set at {DEFAULT_PATH}")
 
@@ -30,6 +30,6 @@ def test_opencv_backend(data: Predictions) -> None:
     assert row.median_cm <= 3.6 and row.recall_10cm >= 0.93 and row.recall_25cm >= 0.96
 
 
-def test_wrong_frames_are_refused(data: Predictions) -> None:
-    counts = nonsense(data, every=3)
+def test_wrong_frames_are_rejected(data: Predictions) -> None:
+    counts = count_false_acceptances(data, every=3)
     assert sum(accepted for accepted, _ in counts.values()) <= 1, counts

@@ -8,7 +8,8 @@ from torch import Tensor
 from aceg_ros.camera import Camera
 from aceg_ros.geometry import invert, pose_error
 from aceg_ros.mapping.losses import View
-from aceg_ros.pose.solver import solve_pose
+from aceg_ros.pose.correspondences import Correspondences
+from aceg_ros.pose.verify import estimate_verified_pose
 
 
 def located(points: Tensor, view: View, mask: Tensor | None) -> float:
@@ -18,8 +19,9 @@ def located(points: Tensor, view: View, mask: Tensor | None) -> float:
     """
     fx, fy, cx, cy = view.intrinsics[0].tolist()
     camera = Camera(width=round(2 * cx) + 1, height=round(2 * cy) + 1, fx=fx, fy=fy, cx=cx, cy=cy)
-    estimate = solve_pose(view.pixels.cpu().numpy(), points.cpu().numpy(), camera,
-                          mask=None if mask is None else mask.cpu().numpy())
+    estimate = estimate_verified_pose(Correspondences(
+        pixels=view.pixels.cpu().numpy(), points=points.cpu().numpy(), camera=camera,
+        mask=None if mask is None else mask.cpu().numpy()))
     if estimate.map_from_camera is None:
         return 0.0
     truth = invert(np.vstack([view.camera_from_map[0].cpu().numpy(), (0, 0, 0, 1)]).astype(float))

@@ -1,0 +1,79 @@
+"""Settings of pose estimation and of the gates; how the defaults were chosen is in
+docs/benchmarks/2026-11-21-pose-solver.md."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+BACKENDS = ("poselib", "opencv")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SolverConfig:
+    """Settings of RANSAC and of the refinement after it.
+
+    Attributes:
+        backend: RANSAC implementation, one of `BACKENDS`.
+        min_correspondences: number of usable correspondences below which RANSAC is not tried.
+        max_correspondences: size of the subset that RANSAC sees.
+        ransac_threshold_px: inlier threshold of RANSAC. Wide on purpose: the errors of a network vary smoothly over
+            the image, and with a narrow threshold the pose is fitted to the corner of the image that fits best.
+        min_iterations, max_iterations: of RANSAC.
+        coarse_scales_px: decreasing scales of the robust loss, for the refinement on the subset.
+        fine_scales_px: the same for the refinement on all correspondences.
+        refine_steps: Gauss-Newton steps at each scale.
+        inlier_threshold_px: reprojection error below which a correspondence is an inlier of the refined pose.
+    """
+
+    backend: str = "poselib"
+    min_correspondences: int = 12
+    max_correspondences: int = 400
+    ransac_threshold_px: float = 30.0
+    min_iterations: int = 100
+    max_iterations: int = 1000
+    coarse_scales_px: tuple[float, ...] = (30.0, 15.0)
+    fine_scales_px: tuple[float, ...] = (8.0, 4.0)
+    refine_steps: int = 3
+    inlier_threshold_px: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.backend not in BACKENDS:
+            raise ValueError(f"unknown pose solver backend '{self.backend}': use one of {', '.join(BACKENDS)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateConfig:
+    """Thresholds that a pose has to pass to be accepted, see `gates`.
+
+    Attributes:
+        min_inliers: number of inliers that are needed.
+        min_inlier_ratio: inliers over all unmasked correspondences; the number needed is larger by a margin that
+            allows for chance (`gates.check_inlier_count`).
+        min_spread_blocks: effective number of image blocks, of 48, that the inliers have to cover.
+        min_extent_ratio: smallest extent of the inliers, see `gates.check_extent`.
+        confident_inlier_ratio: below this inlier ratio, the pose is compared with the best pose for the mirrored image
+            and its residuals need a peak.
+        min_mirror_gain: how many times the inliers of the mirrored image are needed (`gates.check_chance`).
+        min_peak: share of the residuals near zero that is needed (`gates.check_peak`).
+        unique_inlier_ratio: below this inlier ratio, a second pose is searched for among the outliers.
+        max_second_pose_share: inliers that a second pose may have, as a share of those of the first.
+        max_position_std_per_depth: largest standard deviation of the position over the median depth of the inliers.
+        max_position_std_m: largest standard deviation of the position whatever the depth.
+        max_rotation_std_rad: largest standard deviation of the rotation.
+        residual_correlation: mean correlation between the residuals of two correspondences, for the covariance.
+            None measures it, 0 takes the residuals as independent.
+    """
+
+    min_inliers: int = 12
+    min_inlier_ratio: float = 0.1
+    min_spread_blocks: float = 10.0
+    min_extent_ratio: float = 0.02
+    confident_inlier_ratio: float = 0.3
+    min_mirror_gain: float = 1.5
+    min_peak: float = 0.33
+    unique_inlier_ratio: float = 0.2
+    max_second_pose_share: float = 0.28
+    max_position_std_per_depth: float = 0.1
+    max_position_std_m: float = 5.0
+    max_rotation_std_rad: float = 0.1
+    residual_correlation: float | None = None

@@ -1,0 +1,220 @@
+"""2D-3D correspondences, their residuals under a pose, and which of them agree with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from aceg_ros.camera import Camera
+
+MAX_COORDINATE = 1e6        # metres or pixels: anything beyond is a broken prediction
+MIN_DEPTH_M = 0.1
+BLOCK_COLUMNS, BLOCK_ROWS = 8, 6
+BLOCK_COUNT = BLOCK_COLUMNS * BLOCK_ROWS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Correspondences:
+    """Pixels of a rectified image and the map points that they show, as a method predicts or matches them.
+
+    Bad values (not finite, weight not positive) are allowed and never used.
+
+    Attributes:
+        pixels: (N, 2).
+        points: (N, 3) in the map frame, metres.
+        camera: camera of the rectified image.
+        weights: (N,), larger is more trusted; steers sampling and refinement. None weighs all alike.
+        mask: (N,) bool, False is never used and does not count as a correspondence. None uses all.
+
+    Raises:
+        ValueError: shapes do not match, or the camera has lens distortion (programming errors, not bad data).
+    """
+
+    pixels: np.ndarray
+    points: np.ndarray
+    camera: Camera
+    weights: np.ndarray | None = None
+    mask: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.pixels)
+        if np.shape(self.pixels) != (count, 2) or np.shape(self.points) != (count, 3):
+            raise ValueError(f"pixels {np.shape(self.pixels)} and points {np.shape(self.points)} must be (N, 2) and "
+                             "(N, 3)")
+        for name, values in (("weights", self.weights), ("mask", self.mask)):
+            if values is not None and np.shape(values) != (count,):
+                raise ValueError(f"{name} {np.shape(values)} must be ({count},)")
+        if not self.camera.is_pinhole:
+            raise ValueError("correspondences need a rectified camera")
+
+    @cached_property
+    def usable(self) -> UsableCorrespondences:
+        """Unmasked correspondences with finite values and positive weight, prepared for the solver."""
+        pixels, points = np.asarray(self.pixels, np.float64), np.asarray(self.points, np.float64)
+        count = len(pixels)
+        weights = np.ones(count) if self.weights is None else np.asarray(self.weights, np.float64)
+        mask = np.ones(count, bool) if self.mask is None else np.asarray(self.mask, bool)
+        # Written so that NaN fails: every comparison with NaN is false.
+        usable = (mask & (np.abs(pixels) < MAX_COORDINATE).all(1) & (np.abs(points) < MAX_COORDINATE).all(1)
+                  & (weights > 0) & (weights < np.inf))
+        indices = np.flatnonzero(usable)
+        kept = weights[indices]
+        if kept.size:
+            kept = kept / kept.max()
+            kept = np.maximum(kept / kept.mean(), 1e-12)
+        return UsableCorrespondences(pixels=np.ascontiguousarray(pixels[indices].T),
+                                     points=np.ascontiguousarray(points[indices].T), weights=kept, camera=self.camera,
+                                     indices=indices, total_count=int(mask.sum()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CameraFromMap:
+    """The pose as the solver has it: rotation (3, 3) and translation (3,) that take map points into the camera."""
+
+    rotation: np.ndarray
+    translation: np.ndarray
+
+    @classmethod
+    def from_pose(cls, map_from_camera: np.ndarray) -> CameraFromMap:
+        rotation = np.ascontiguousarray(np.asarray(map_from_camera, np.float64)[:3, :3].T)
+        return cls(rotation=rotation, translation=-rotation @ np.asarray(map_from_camera, np.float64)[:3, 3])
+
+    @property
+    def map_from_camera(self) -> np.ndarray:
+        pose = np.eye(4)
+        pose[:3, :3] = self.rotation.T
+        pose[:3, 3] = -self.rotation.T @ self.translation
+        return pose
+
+
+@dataclass(frozen=True, kw_only=True)
+class Residuals:
+    """Reprojection of N map points under one pose.
+
+    pixels: (2, N) projected minus observed. depth_m: (N,). squared_px: (N,) squared length of `pixels`, infinite
+    if the point is nearer than MIN_DEPTH_M or behind the camera.
+    """
+
+    pixels: np.ndarray
+    depth_m: np.ndarray
+    squared_px: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsableCorrespondences:
+    """N correspondences without bad values, one row per coordinate, and their reprojection under a pose.
+
+    pixels: (2, N). points: (3, N), map frame, metres. weights: (N,) with mean 1. indices: (N,) among the
+    correspondences that were given. total_count: number of unmasked correspondences that were given.
+    """
+
+    pixels: np.ndarray
+    points: np.ndarray
+    weights: np.ndarray
+    camera: Camera
+    indices: np.ndarray
+    total_count: int
+
+    @property
+    def count(self) -> int:
+        return self.pixels.shape[1]
+
+    @cached_property
+    def blocks(self) -> np.ndarray:
+        """(N,) index of the image block of each pixel, in 0 .. BLOCK_COUNT - 1; pixels outside count as border."""
+        column = np.clip(self.pixels[0] * (BLOCK_COLUMNS / self.camera.width), 0, BLOCK_COLUMNS - 1).astype(int)
+        row = np.clip(self.pixels[1] * (BLOCK_ROWS / self.camera.height), 0, BLOCK_ROWS - 1).astype(int)
+        return row * BLOCK_COLUMNS + column
+
+    def subset(self, chosen: np.ndarray) -> UsableCorrespondences:
+        return UsableCorrespondences(pixels=self.pixels[:, chosen], points=self.points[:, chosen],
+                                     weights=self.weights[chosen], camera=self.camera, indices=self.indices[chosen],
+                                     total_count=self.total_count)
+
+    def mirrored(self) -> UsableCorrespondences:
+        """The same points with the pixels flipped left to right about the principal point."""
+        pixels = np.stack([2.0 * self.camera.cx - self.pixels[0], self.pixels[1]])
+        return UsableCorrespondences(pixels=pixels, points=self.points, weights=self.weights, camera=self.camera,
+                                     indices=self.indices, total_count=self.total_count)
+
+    def residuals(self, pose: CameraFromMap) -> Residuals:
+        """Reprojection errors under a pose."""
+        projected, _ = self._transform(pose)
+        return self._residuals(projected)
+
+    def linearize(self, pose: CameraFromMap) -> tuple[Residuals, np.ndarray]:
+        """Residuals and their Jacobian (6, 2, N) with respect to (d, w), see `refinement`.
+
+        Single precision, which is enough for a direction.
+        """
+        projected, inverse_depth = self._transform(pose)
+        x, y = projected[:2]
+        jacobian = np.zeros((6, 2, x.size), np.float32)
+        jacobian[0, 0] = jacobian[1, 1] = inverse_depth
+        jacobian[2, 0] = -x * inverse_depth
+        jacobian[2, 1] = -y * inverse_depth
+        jacobian[3, 0] = -x * y
+        jacobian[3, 1] = -1.0 - y * y
+        jacobian[4, 0] = 1.0 + x * x
+        jacobian[4, 1] = x * y
+        jacobian[5, 0] = -y
+        jacobian[5, 1] = x
+        jacobian *= np.array([[self.camera.fx], [self.camera.fy]], np.float32)
+        return self._residuals(projected), jacobian
+
+    def _transform(self, pose: CameraFromMap) -> tuple[np.ndarray, np.ndarray]:
+        """Points in the camera as (x / z, y / z, z) (3, N), and 1 / z (N,) that is 0 if z is too small."""
+        projected = pose.rotation @ self.points + pose.translation[:, None]
+        in_front = projected[2] > MIN_DEPTH_M
+        inverse_depth = np.where(in_front, 1.0 / np.where(in_front, projected[2], 1.0), 0.0)
+        projected[:2] *= inverse_depth
+        return projected, inverse_depth
+
+    def _residuals(self, projected: np.ndarray) -> Residuals:
+        camera = self.camera
+        pixels = np.stack([camera.fx * projected[0] + camera.cx, camera.fy * projected[1] + camera.cy]) - self.pixels
+        squared = np.einsum("ij,ij->j", pixels, pixels)
+        squared[projected[2] <= MIN_DEPTH_M] = np.inf
+        return Residuals(pixels=pixels, depth_m=projected[2], squared_px=squared)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Consensus:
+    """Which correspondences agree with a pose.
+
+    residuals: of all correspondences of `data` under `pose`. inliers: (N,) bool, residuals within threshold_px.
+    """
+
+    data: UsableCorrespondences
+    pose: CameraFromMap
+    residuals: Residuals
+    inliers: np.ndarray
+    threshold_px: float
+
+    @classmethod
+    def of(cls, data: UsableCorrespondences, pose: CameraFromMap, threshold_px: float) -> Consensus:
+        """Count the inliers of a pose."""
+        residuals = data.residuals(pose)
+        return cls(data=data, pose=pose, residuals=residuals, inliers=residuals.squared_px < threshold_px**2,
+                   threshold_px=threshold_px)
+
+    @cached_property
+    def inlier_count(self) -> int:
+        return int(self.inliers.sum())
+
+    @property
+    def inlier_ratio(self) -> float:
+        """Inliers over all unmasked correspondences, unusable ones included; 0 if there are none."""
+        return self.inlier_count / self.data.total_count if self.data.total_count else 0.0
+
+    @property
+    def inlier_indices(self) -> np.ndarray:
+        """Indices of the inliers among the correspondences that were given."""
+        return self.data.indices[self.inliers]
+
+    @property
+    def rms_px(self) -> float:
+        """Root mean square reprojection error of the inliers; NaN if there are none."""
+        return float(np.sqrt(self.residuals.squared_px[self.inliers].mean())) if self.inlier_count else float("nan")

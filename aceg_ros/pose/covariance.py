@@ -1,0 +1,78 @@
+"""Covariance of a camera pose from the residuals of its 2D-3D correspondences."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from aceg_ros.pose.correspondences import BLOCK_COUNT, Consensus
+from aceg_ros.pose.refinement import balanced_weights, geman_mcclure
+
+PRIOR_CORRELATION, PRIOR_PAIRS = 0.25, 30.0     # measured on the solver set, and how many pairs it counts for
+# Mean correlation over the whole image as a share of that within a block, measured on the solver set
+# (docs/benchmarks/2026-11-21-pose-solver.md).
+WHOLE_IMAGE_CORRELATION = 0.5
+MIN_CURVATURE = 0.1
+FLOOR_PX = 0.1      # no camera is calibrated better than this
+
+
+def pose_covariance(consensus: Consensus, scale_px: float, correlation: float | None = None) -> np.ndarray:
+    """(6, 6) covariance of map_from_camera in ROS order: x, y, z, rotation about the fixed axes of the map frame.
+
+    The sandwich estimator A^-1 B A^-1 of an M-estimator (Huber, Robust Statistics, 1981): A is the Hessian of the loss
+    at the refined pose, B the scatter of the scores of the residuals, with at least FLOOR_PX of noise. B assumes
+    independent residuals; those of a network are not. So the result is multiplied by Kish's design effect
+    1 + (n - 1) correlation (Survey Sampling, 1965), n the effective number of correspondences, (sum w)^2 / sum w^2.
+
+    Args:
+        consensus: the pose and the residuals of all correspondences under it.
+        scale_px: scale of the Geman-McClure loss that the pose was refined with.
+        correlation: mean correlation of two residuals. None measures it: WHOLE_IMAGE_CORRELATION times the correlation
+            within a block. A refined pose has absorbed the errors that all patches have in common, so its residuals
+            cannot show how far the correlation extends.
+
+    Returns:
+        The covariance, infinite if the Hessian is singular.
+    """
+    data, rotation = consensus.data, consensus.pose.rotation
+    residuals, jacobian = data.linearize(consensus.pose)
+    weights = balanced_weights(data, data.weights * geman_mcclure(residuals.squared_px, scale_px))
+    jacobian_rows = jacobian.reshape(6, -1)
+    hessian = ((jacobian * weights.astype(np.float32)).reshape(6, -1) @ jacobian_rows.T).astype(np.float64)
+    # Curvature of the loss over its weight: (1 - u) / (1 + u)^3 against 1 / (1 + u)^2, u the squared residual.
+    u = np.minimum(residuals.squared_px, 1e12) / scale_px**2
+    curvature = float((weights * (1 - u) / (1 + u)).sum() / weights.sum())
+    hessian *= max(curvature, MIN_CURVATURE)
+    effective_count = float(weights.sum() ** 2 / np.square(weights).sum())
+    # The scatter, with the squared residual distributed evenly over its two directions.
+    score_variance = weights**2 * (np.minimum(residuals.squared_px, 1e12) / 2.0 * effective_count
+                                   / max(effective_count - 3.0, 1.0) + FLOOR_PX**2)
+    scatter = (jacobian * score_variance.astype(np.float32)).reshape(6, -1) @ jacobian_rows.T
+    if correlation is None:
+        correlation = WHOLE_IMAGE_CORRELATION * block_correlation(consensus)
+    design_effect = 1.0 + max(effective_count - 1.0, 0.0) * correlation
+    try:
+        inverse = np.linalg.inv(hessian)
+    except np.linalg.LinAlgError:
+        return np.full((6, 6), np.inf)
+    # Y' = exp(w) Y + d moves the camera in the map by -R^T d and turns it by -R^T w (both to first order).
+    to_map = np.kron(np.eye(2), rotation.T) @ inverse
+    result = design_effect * to_map @ scatter @ to_map.T
+    return (result + result.T) / 2.0
+
+
+def block_correlation(consensus: Consensus) -> float:
+    """Correlation of the residuals of two inliers in the same image block, in [0, 1].
+
+    From the block sums: E |sum of n residuals|^2 = variance (n + n (n - 1) correlation). With few pairs, the value is
+    drawn to PRIOR_CORRELATION.
+    """
+    residuals, inliers = consensus.residuals, consensus.inliers
+    blocks = consensus.data.blocks[inliers]
+    counts = np.bincount(blocks, minlength=BLOCK_COUNT)
+    sums = [np.bincount(blocks, row[inliers], BLOCK_COUNT) for row in residuals.pixels]
+    total = float(residuals.squared_px[inliers].sum())
+    pairs = float((counts * (counts - 1)).sum())
+    if total == 0.0:
+        return 0.0
+    agreeing = (np.square(sums).sum() - total) / (total / counts.sum())
+    return float(np.clip((agreeing + PRIOR_PAIRS * PRIOR_CORRELATION) / (pairs + PRIOR_PAIRS), 0.0, 1.0))

@@ -1,0 +1,109 @@
+"""Decides whether a pose is accepted: recounts its inliers, applies the gates and computes its covariance.
+
+The pose may come from anywhere: RANSAC, a transformer, motion averaging, tracking. All go through the same gates.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from aceg_ros.estimate import PoseEstimate, Status
+from aceg_ros.geometry import is_pose
+from aceg_ros.pose import gates
+from aceg_ros.pose.config import GateConfig, SolverConfig
+from aceg_ros.pose.correspondences import CameraFromMap, Consensus, Correspondences, UsableCorrespondences
+from aceg_ros.pose.covariance import pose_covariance
+from aceg_ros.pose.gates import Rejection
+from aceg_ros.pose.ransac import run_ransac, stratified_subset
+from aceg_ros.pose.solver import Hypothesis, estimate_pose
+from aceg_ros.utils.stopwatch import Stopwatch
+
+
+def verify_pose(pose: np.ndarray | Hypothesis, correspondences: Correspondences, config: GateConfig | None = None, *,
+                solver: SolverConfig | None = None, seed: int = 0) -> PoseEstimate:
+    """Accept or reject a pose by the 2D-3D correspondences that agree with it.
+
+    Args:
+        pose: map_from_camera (4, 4) from any source, or a hypothesis of `estimate_pose`. It is not refined: the
+            covariance is that of a pose at the minimum of the reprojection error.
+        correspondences: pixels and the map points that they show.
+        config: thresholds of the gates.
+        solver: inlier threshold, and settings of RANSAC, by which two of the gates search for a competing pose.
+        seed: of these RANSAC runs.
+
+    Returns:
+        An accepted estimate with this very pose and its covariance, or a rejection with its reason. Bad data is
+        rejected, never raised.
+    """
+    config, solver = config or GateConfig(), solver or SolverConfig()
+    stopwatch = Stopwatch()
+    if isinstance(pose, Hypothesis):
+        camera_from_map, map_from_camera, stage_ms = pose.camera_from_map, pose.map_from_camera, pose.stage_ms
+    elif is_pose(pose):
+        camera_from_map, map_from_camera, stage_ms = CameraFromMap.from_pose(pose), np.array(pose, np.float64), {}
+    else:
+        return PoseEstimate(status=Status.NO_CONSENSUS, message="the pose is not a finite rigid transform (4, 4)")
+    consensus = Consensus.of(correspondences.usable, camera_from_map, solver.inlier_threshold_px)
+    covariance, rejection = _apply_gates(consensus, config, solver, seed)
+    stopwatch.lap("gates")
+    if rejection is None:
+        status, message = Status.ACCEPTED, (f"{consensus.inlier_count} of {consensus.data.total_count} correspondences "
+                                            f"agree, {consensus.rms_px:.1f} px RMS")
+    else:
+        status, message = rejection.status, rejection.message
+    return PoseEstimate(status=status, message=message, map_from_camera=map_from_camera if rejection is None else None,
+                        covariance=covariance, inliers=consensus.inlier_count, inlier_ratio=consensus.inlier_ratio,
+                        reprojection_rms_px=consensus.rms_px, inlier_indices=consensus.inlier_indices,
+                        stage_ms=stage_ms | stopwatch.laps_ms)
+
+
+def estimate_verified_pose(correspondences: Correspondences, solver: SolverConfig | None = None,
+                           gate_config: GateConfig | None = None, *, seed: int = 0) -> PoseEstimate:
+    """Estimate a pose from correspondences and verify it: `estimate_pose`, then `verify_pose`."""
+    hypothesis = estimate_pose(correspondences, solver, seed=seed)
+    if isinstance(hypothesis, Rejection):
+        return PoseEstimate(status=hypothesis.status, message=hypothesis.message, stage_ms=hypothesis.stage_ms)
+    return verify_pose(hypothesis, correspondences, gate_config, solver=solver, seed=seed)
+
+
+def _apply_gates(consensus: Consensus, config: GateConfig, solver: SolverConfig, seed: int
+                 ) -> tuple[np.ndarray | None, Rejection | None]:
+    """The covariance, or the reason of the first gate that rejects; cheap gates come first."""
+    data = consensus.data
+    rejection = (gates.check_usable_count(data, solver.min_correspondences)
+                 or gates.check_inlier_count(consensus.inlier_count, data.total_count, config, consensus.threshold_px)
+                 or gates.check_spread(consensus, config))
+    if rejection is not None:
+        return None, rejection
+    depth_m = float(np.median(consensus.residuals.depth_m[consensus.inliers]))
+    covariance = pose_covariance(consensus, solver.fine_scales_px[-1], config.residual_correlation)
+    rejection = (gates.check_extent(consensus, depth_m, config)
+                 or gates.check_covariance(covariance, depth_m, config)
+                 or gates.check_planar_ambiguity(consensus))
+    if rejection is None and consensus.inlier_ratio < config.confident_inlier_ratio:
+        rejection = (gates.check_peak(consensus, config)
+                     or gates.check_chance(consensus.inlier_ratio, _mirror_ratio(data, solver, seed), config))
+    if rejection is None and consensus.inlier_ratio < config.unique_inlier_ratio:
+        second_count = _second_inlier_count(consensus, solver, seed)
+        rejection = gates.check_second_pose(consensus.inlier_count, second_count, config)
+    return (covariance, None) if rejection is None else (None, rejection)
+
+
+def _mirror_ratio(data: UsableCorrespondences, solver: SolverConfig, seed: int) -> float:
+    """Inlier ratio of the best pose for the mirrored image."""
+    mirrored = stratified_subset(data, solver.max_correspondences, seed).mirrored()
+    pose = run_ransac(mirrored, solver, seed)
+    if pose is None:
+        return 0.0
+    ratio = float((mirrored.residuals(pose).squared_px < solver.inlier_threshold_px**2).mean())
+    return ratio * data.count / data.total_count
+
+
+def _second_inlier_count(consensus: Consensus, solver: SolverConfig, seed: int) -> int:
+    """Inliers of the best pose for the correspondences that are far from the verified one."""
+    far = consensus.residuals.squared_px > (3.0 * solver.inlier_threshold_px) ** 2
+    rest = consensus.data.subset(np.flatnonzero(far))
+    if rest.count < solver.min_correspondences:
+        return 0
+    pose = run_ransac(stratified_subset(rest, solver.max_correspondences, seed), solver, seed)
+    return 0 if pose is None else Consensus.of(rest, pose, solver.inlier_threshold_px).inlier_count
