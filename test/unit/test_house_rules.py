@@ -145,9 +145,9 @@ NOT_A_METHOD = {"aceg_ros/encoders": {"ace"}, "aceg_ros/datasets": {"ace"}}
 
 
 def method_names() -> set[str]:
-    from aceg_ros.methods import base
+    from aceg_ros.methods import registry
 
-    return set(base._MODULES)
+    return set(registry.names())
 
 
 def compared_strings(node: ast.AST) -> Iterator[ast.Constant]:

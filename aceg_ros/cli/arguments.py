@@ -1,0 +1,116 @@
+"""What the verbs have in common: flags, checks of their values, and what the flags say."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from aceg_ros.errors import UserError
+
+if TYPE_CHECKING:
+    from aceg_ros.datasets import BagOptions
+
+DEVICES = ("auto", "cpu", "cuda")
+SCENE_HELP = ("a folder of posed images: ACE (rgb/ poses/ calibration/), 7-Scenes, TUM RGB-D, COLMAP model or"
+              " transforms.json; or a ROS bag (mcap, sqlite3, ROS 1); recognised by what is in it")
+
+
+def add_verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+    """Add a verb that runs a function. text: one phrase, for the list of verbs and for the verb's own help."""
+    verb = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    verb.set_defaults(run=run)
+    return verb
+
+
+def add_scene_flags(verb: argparse.ArgumentParser) -> None:
+    """Flags of verbs that read a scene: which frames, and what of a bag."""
+    verb.add_argument("--every", type=positive, default=1, metavar="N", help="take every N-th frame only")
+    bag = verb.add_argument_group("ROS bags", "What to read of a bag; by default the only topic that fits.")
+    bag.add_argument("--image", metavar="TOPIC", help="images, raw or compressed")
+    bag.add_argument("--camera-info", metavar="TOPIC", help="intrinsics of the camera")
+    poses = bag.add_mutually_exclusive_group()
+    poses.add_argument("--pose-topic", metavar="TOPIC", help="PoseStamped, PoseWithCovarianceStamped or Odometry")
+    poses.add_argument("--tf", nargs=2, metavar=("MAP", "CAMERA"), help="poses from TF; CAMERA '' is the frame_id"
+                       " of the images")
+    bag.add_argument("--pose-of", metavar="FRAME", help="whose pose the topic gives (default: the camera's;"
+                     " odometry names it)")
+    bag.add_argument("--start", type=float, default=0.0, metavar="S", help="leave out what is before")
+    bag.add_argument("--end", type=float, default=float("inf"), metavar="S", help="and after these seconds")
+    bag.add_argument("--rectified", action="store_true", help="the images are free of distortion already")
+
+
+def add_computing_flags(verb: argparse.ArgumentParser) -> None:
+    """Flags of verbs that compute: seed and device."""
+    verb.add_argument("--seed", type=seed, default=0, metavar="N", help="of random choices (default: %(default)s)")
+    add_device_flag(verb)
+
+
+def add_device_flag(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--device", default="auto", choices=DEVICES, help="(default: %(default)s)")
+
+
+def bag_options(options: argparse.Namespace) -> BagOptions | None:
+    """Return what was asked for of a bag, None if nothing was."""
+    from aceg_ros.datasets import BagOptions
+
+    chosen = BagOptions(image=options.image or "", camera_info=options.camera_info or "",
+                        pose_topic=options.pose_topic or "", pose_of=options.pose_of or "",
+                        tf=None if options.tf is None else tuple(options.tf), start_s=options.start, end_s=options.end,
+                        rectified=options.rectified)
+    return None if chosen == BagOptions() else chosen
+
+
+def check_outputs(options: argparse.Namespace) -> None:
+    """Raise UserError unless --json and --report can be written: before the work, not after it."""
+    from aceg_ros.maps.scene_map import check_writable
+
+    for target in filter(None, (options.json, options.report and f"{options.report}/summary.json")):
+        check_writable(target)
+
+
+def parsed_by(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return an argparse type for a function that raises UserError."""
+    def parsed(text: str) -> Any:
+        try:
+            return parse(text)
+        except UserError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parsed
+
+
+def seconds(text: str) -> float:
+    """Parse a number of seconds, at least 5."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 5 <= value < 1e6:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds, 5 or more")
+    return value
+
+
+def share(text: str) -> float:
+    """Parse a number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a share from 0 to 1")
+    return value
+
+
+def seed(text: str) -> int:
+    """Parse the seed of a random generator."""
+    if not text.isdecimal() or int(text) >= 2**31:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 0 to {2**31 - 1}")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """Parse a whole number, at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 1 or more")
+    return int(text)

@@ -1,0 +1,114 @@
+"""`aceg map`: posed images to a map file."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from aceg_ros.cli.arguments import (
+    SCENE_HELP,
+    add_computing_flags,
+    add_scene_flags,
+    add_verb,
+    bag_options,
+    parsed_by,
+    seconds,
+)
+from aceg_ros.cli.console import StopOnInterrupt, frame_bar, tell_skipped
+from aceg_ros.methods import registry
+from aceg_ros.methods.base import MappingOptions
+from aceg_ros.utils.progress import JsonProgress, MappingBar
+
+if TYPE_CHECKING:
+    from aceg_ros.datasets import Scene
+    from aceg_ros.mapping.budget import MappingBudget
+    from aceg_ros.maps.scene_map import SceneMap
+
+BUDGET_S = {"cpu": 300.0, "cuda": 120.0}
+
+
+def add_parser(verbs: Any) -> None:
+    verb = add_verb(verbs, "map", run, "make a map from posed images")
+    verb.add_argument("scene", metavar="SCENE", help=SCENE_HELP)
+    verb.add_argument("-o", "--output", metavar="MAP", required=True, help="map file to write")
+    described = ", ".join(f"{spec.name} ({spec.summary})" for spec in registry.specs())
+    verb.add_argument("--method", metavar="METHOD", help=f"how to map: {described}; by default, the first of"
+                      f" {', '.join(registry.default_names())} that reads the encoder and has the flags that are given")
+    verb.add_argument("--encoder", default="compact", help="shipped encoder or a file from 'aceg import'"
+                      " (default: %(default)s)")
+    verb.add_argument("--budget", type=seconds, metavar="S", help="seconds until the map is written, at most (default:"
+                      " 300 on a CPU, 120 on a GPU)")
+    conflicting = {"use_depth": verb.add_mutually_exclusive_group()}
+    conflicting["use_depth"].add_argument("--use-depth", action="store_true", help="learn from the scene's depth"
+                                          " images")
+    _add_method_flags(verb, conflicting)
+    verb.add_argument("--json-progress", action="store_true", help="one JSON object a line on stdout, for programs")
+    add_scene_flags(verb)
+    add_computing_flags(verb)
+
+
+def _add_method_flags(verb: argparse.ArgumentParser, conflicting: dict[str, Any]) -> None:
+    """One flag for each option of any method; it is in the parsed options only if it was given.
+
+    conflicting: by the name of a common option, the group of flags that cannot be given together with it.
+    """
+    for name, (option, owners) in registry.all_options().items():
+        target = verb if option.conflicts_with is None else conflicting[option.conflicts_with]
+        text = f"of --method {' or '.join(owners)}: {option.description}"
+        if option.kind is bool:
+            target.add_argument(option.flag, dest=name, action="store_true", default=argparse.SUPPRESS, help=text)
+            continue
+        if option.default is not None:
+            text += f" (default: {option.default})"
+        target.add_argument(option.flag, dest=name, type=parsed_by(option.parse), default=argparse.SUPPRESS, help=text,
+                            metavar=option.metavar)
+
+
+def run(options: argparse.Namespace) -> int:
+    started = time.monotonic()
+    from aceg_ros.datasets import open_scene
+    from aceg_ros.mapping.budget import MappingBudget
+    from aceg_ros.maps.scene_map import check_writable
+    from aceg_ros.utils.device import pick_device
+
+    given = {name: getattr(options, name) for name in registry.all_options() if hasattr(options, name)}
+    if options.method is not None:
+        registry.own_options(options.method, given)          # complains before the scene is opened
+    device = pick_device(options.device)
+    total_s = BUDGET_S[device] if options.budget is None else options.budget
+    scene = open_scene(options.scene, options.every, bag_options(options))
+    check_writable(options.output)
+    mapping = MappingOptions(encoder=options.encoder, seed=options.seed, device=device, use_depth=options.use_depth)
+    method = options.method or registry.default_method(mapping, given)
+    own = registry.own_options(method, given)
+    with StopOnInterrupt() as stop, (JsonProgress() if options.json_progress else MappingBar()) as bar:
+        budget = MappingBudget.start(total_s, progress=bar.show, should_stop=stop.asked, started=started)
+        scene_map = _build(method, mapping, own, scene, budget)
+    size = scene_map.save(options.output)
+    _tell_result(scene_map, options.output, size, time.monotonic() - started, total_s)
+    return 0
+
+
+def _build(method: str, mapping: MappingOptions, own: Any, scene: Scene, budget: MappingBudget) -> SceneMap:
+    from aceg_ros.methods.build_map import build_map
+
+    frames = frame_bar(scene, "reading frames")
+    scene_map, unusable = build_map(method, mapping, frames, budget, method_options=own)
+    unreadable = [skipped.reason for skipped in scene.skipped]
+    tell_skipped(unreadable + unusable, len(scene))
+    skipped = scene_map.statistics.skipped + len(unreadable)
+    return replace(scene_map, statistics=replace(scene_map.statistics, skipped=skipped))
+
+
+def _tell_result(scene_map: SceneMap, path: str, size: int, took_s: float, total_s: float) -> None:
+    done = scene_map.statistics
+    if done.encoded < done.frames and done.mapping_s > 0.75 * total_s:
+        print(f"aceg: there was time for {done.encoded} of {done.frames} images only: give more with --budget, or take"
+              " fewer with --every.", file=sys.stderr)
+    note = "" if done.complete else " (stopped early: what was learned so far)"
+    made = f"{done.patches} landmarks" if done.iterations == 0 else \
+        f"{done.iterations} iterations, training reprojection error {done.reprojection_px:.1f} px"
+    print(f"{path}: {done.frames} frames, {made}, {took_s:.0f} s, {size / 1e6:.1f} MB{note}")

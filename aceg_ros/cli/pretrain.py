@@ -1,0 +1,119 @@
+"""`aceg pretrain`: the weights that ship with the package."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from aceg_ros.cli.arguments import add_computing_flags, add_verb, positive, share
+
+
+def add_parser(verbs: Any) -> None:
+    verb = verbs.add_parser("pretrain", help="train the weights that ship with the package",
+                            description="Train the weights that ship with the package. An interrupted run goes on.")
+    networks = verb.add_subparsers(dest="what", required=True, metavar="WHAT")
+    _add_encoder(networks)
+    _add_ace_g(networks)
+
+
+def _add_encoder(networks: Any) -> None:
+    verb = add_verb(networks, "encoder", run_encoder, "the encoder of images")
+    _add_common(verb, rooms=320, iterations=6000, iterations_text="6000")
+    verb.add_argument("--teacher", metavar="FILE", help="another encoder to learn from as well")
+    verb.add_argument("--teacher-every", type=positive, default=1, metavar="N", help="ask the teacher about every N-th"
+                      " image (default: %(default)s)")
+    verb.add_argument("--start", metavar="FILE", help="weights of an earlier run to begin with")
+    verb.add_argument("--without", nargs="*", default=(), choices=("coordinates", "reliability"), help="losses to leave"
+                      " out, to see what they are worth (without a teacher: no --teacher)")
+
+
+def _add_ace_g(networks: Any) -> None:
+    verb = add_verb(networks, "ace-g", run_ace_g, "the regressor of method ace_g")
+    _add_common(verb, rooms=100, iterations=None, iterations_text="6000; from noise 20000")
+    verb.add_argument("--encoder", default="compact", metavar="FILE", help="whose features it reads (default:"
+                      " %(default)s)")
+    verb.add_argument("--query-share", type=share, default=1.0, metavar="X", help="share of steps that ask about"
+                      " images of a later session (the others ask about mapping images); with --codes-from noise,"
+                      " query steps for a mapping step (default: %(default)s)")
+    verb.add_argument("--feature-dropout", type=share, metavar="X", help="share of a feature's entries left out in"
+                      " training (default: 0; from noise 0.1, as in the paper)")
+    verb.add_argument("--batch", type=positive, default=1024, metavar="N", help="patches of a step (default:"
+                      " %(default)s)")
+    verb.add_argument("--codes-from", choices=("landmarks", "noise"), default="landmarks", help="what a scene is to the"
+                      " regressor: landmarks, or embeddings learned from noise as published; that one can be started"
+                      " by torchrun on several GPUs (default: %(default)s)")
+    verb.add_argument("--width", type=positive, metavar="N", help="(default: 48; from noise 128; the paper: 512)")
+    verb.add_argument("--blocks", type=positive, metavar="N", help="(default: 1; from noise 4; the paper: 6)")
+    verb.add_argument("--heads", type=positive, metavar="N", help="(default: 4; the paper: 8)")
+    verb.add_argument("--nearest", type=positive, default=4, metavar="N", help="landmarks that a patch attends to"
+                      " (default: %(default)s)")
+    noise = verb.add_argument_group("--codes-from noise", "The published training; defaults are for two CPU cores.")
+    noise.add_argument("--mlp-ratio", type=positive, default=2, metavar="N", help="(the paper: 4; default:"
+                       " %(default)s)")
+    noise.add_argument("--codes", type=positive, default=256, metavar="N", help="codes of a scene (the paper: 4096;"
+                       " default: %(default)s)")
+    noise.add_argument("--active", type=positive, default=8, metavar="N", help="scenes mapped at a time (default:"
+                       " %(default)s)")
+    noise.add_argument("--lifetime", type=positive, default=300, metavar="N", help="steps of mapping before a scene"
+                       " begins from scratch (the paper: 1000; default: %(default)s)")
+
+
+def _add_common(verb: argparse.ArgumentParser, *, rooms: int, iterations: int | None, iterations_text: str) -> None:
+    verb.add_argument("--run", dest="run_folder", metavar="DIR", required=True, help="folder of the run; an"
+                      " interrupted run in it is resumed")
+    verb.add_argument("--scenes", nargs="*", default=(), metavar="SCENE", help="posed images to learn from as well"
+                      " (mapping parts only)")
+    verb.add_argument("--textures", metavar="DIR", help="images of surfaces for the rendered rooms")
+    verb.add_argument("--rooms", type=positive, default=rooms, metavar="N", help="rendered rooms (default:"
+                      " %(default)s)")
+    verb.add_argument("--iterations", type=positive, default=iterations, metavar="N",
+                      help=f"(default: {iterations_text})")
+    add_computing_flags(verb)
+
+
+def run_encoder(options: argparse.Namespace) -> int:
+    from aceg_ros.pretraining.encoder.data import EncoderData
+    from aceg_ros.pretraining.encoder.train import EncoderTraining, train
+    from aceg_ros.utils.device import pick_device
+
+    device = pick_device(options.device)
+    data = EncoderData(tuple(Path(scene) for scene in options.scenes),
+                       None if options.textures is None else Path(options.textures), options.rooms,
+                       teacher=options.teacher, teacher_every=options.teacher_every, seed=options.seed,
+                       device=device)
+    training = EncoderTraining(Path(options.run_folder), data, options.iterations, seed=options.seed, device=device,
+                               start=None if options.start is None else Path(options.start),
+                               without=tuple(options.without))
+    print(f"weights: {train(training)}")
+    return 0
+
+
+def run_ace_g(options: argparse.Namespace) -> int:
+    from aceg_ros.encoders.base import load_encoder
+    from aceg_ros.networks.landmark_regressor import LandmarkSize
+    from aceg_ros.networks.map_code_transformer import HeadSize
+    from aceg_ros.pretraining.ace_g.map_codes import CodePretraining
+    from aceg_ros.pretraining.ace_g.map_codes import train as pretrain_on_codes
+    from aceg_ros.pretraining.ace_g.scenes import PlaceData
+    from aceg_ros.pretraining.ace_g.train import RegressorTraining, train
+    from aceg_ros.utils.device import pick_device
+
+    device = pick_device(options.device)
+    data = PlaceData(options.encoder, tuple(Path(scene) for scene in options.scenes),
+                     None if options.textures is None else Path(options.textures), options.rooms, device=device)
+    run, dim = Path(options.run_folder), load_encoder(options.encoder).dim
+    from_noise = options.codes_from == "noise"
+    dropout = (0.1 if from_noise else 0.0) if options.feature_dropout is None else options.feature_dropout
+    common = {"iterations": options.iterations or (20_000 if from_noise else 6000), "batch": options.batch,
+              "query_share": options.query_share, "feature_dropout": dropout, "seed": options.seed, "device": device}
+    if from_noise:
+        head = HeadSize(dim, options.blocks or 4, options.heads or 4, options.width or 128, options.mlp_ratio,
+                        unit_features=True)
+        weights = pretrain_on_codes(CodePretraining(run, data, size=head, codes=options.codes, active=options.active,
+                                                    lifetime=options.lifetime, **common))
+    else:
+        size = LandmarkSize(dim, options.width or 48, options.heads or 4, options.blocks or 1, options.nearest)
+        weights = train(RegressorTraining(run, data, size=size, **common))
+    print(f"weights: {weights}")
+    return 0

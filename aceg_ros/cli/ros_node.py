@@ -1,0 +1,14 @@
+"""Verbs that are ROS nodes."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def become_node(name: str, parameters: dict[str, object]) -> int:
+    """Go on as a ROS node, the module of that name in `aceg_ros.ros`; does not return."""
+    from aceg_ros.demo.processes import node_command, ros_environment
+
+    os.execve(sys.executable, [sys.executable, *node_command(f"aceg_ros.ros.{name}", parameters)],
+              os.environ | ros_environment())
