@@ -40,17 +40,17 @@ def sections_of_format_1(file: MapFile) -> dict[str, dict[str, Tensor]]:
                         " file from a backup.")
     sections: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
-        section, key = _section_and_key(name, file.header.method)
+        section, key = _section_and_key(name)
         sections.setdefault(section, {})[key] = tensor
     return sections
 
 
-def _section_and_key(name: str, method: str) -> tuple[str, str]:
+def _section_and_key(name: str) -> tuple[str, str]:
     if name == "trajectory":
         return "trajectory", "map_from_camera"
     if name.startswith("cloud."):
         return "cloud", name.removeprefix("cloud.")
     key = name.removeprefix("method.")
-    if method == "ace":
+    if key.startswith("head."):
         return "head", key.removeprefix("head.")
     return ("landmarks" if key in _LANDMARKS else "code"), key

@@ -13,7 +13,7 @@ from aceg_ros.encoders.base import load_encoder
 from aceg_ros.encoders.feature_map import FeatureMap
 from aceg_ros.errors import UserError
 from aceg_ros.geometry import pose_error
-from aceg_ros.importers.importing import import_file
+from aceg_ros.importers.registry import import_file
 from aceg_ros.mapping.augmentation import Picture, prepared_picture
 from aceg_ros.mapping.budget import MappingBudget
 from aceg_ros.mapping.landmarks import Landmarks, find_landmarks, merge, thin
@@ -84,7 +84,7 @@ def test_other_networks_than_the_published_one_are_refused(tmp_path, change):
     config = {"num_attention_heads": 2} | change
     torch.save(head.state_dict() | {"_extra_state": {"_head_config_dict": config}}, tmp_path / "h.pt")
     with pytest.raises(UserError):
-        import_file("ace-g", tmp_path / "h.pt", tmp_path / "h.st", None)
+        import_file("ace-g", tmp_path / "h.pt", tmp_path / "h.st")
     assert not (tmp_path / "h.st").exists()
 
 
@@ -92,7 +92,7 @@ def test_files_that_run_code_are_refused(tmp_path):
     import pickle
     (tmp_path / "evil.pt").write_bytes(pickle.dumps(print))
     with pytest.raises(UserError, match="damaged"):
-        import_file("ace-g", tmp_path / "evil.pt", tmp_path / "h.st", None)
+        import_file("ace-g", tmp_path / "evil.pt", tmp_path / "h.st")
 
 
 def test_codes_are_projected_once_for_all_patches():

@@ -1,6 +1,8 @@
 """`aceg import`: files of the ACE release, as the release writes them."""
 
+import inspect
 import pickle
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from aceg_ros.cli import main
 from aceg_ros.encoders.ace import AceNet
 from aceg_ros.encoders.base import load_encoder
 from aceg_ros.errors import UserError
+from aceg_ros.importers.registry import INPUTS, import_file, importers
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.registry import make_localizer
 from aceg_ros.utils.device import computes_in_bf16
@@ -113,3 +116,17 @@ def test_a_map_whose_encoder_changed_is_refused(imported):
     assert main(["import", "ace-encoder", str(folder / "encoder.pt"), "-o", str(folder / "ace.safetensors")]) == 0
     with pytest.raises(UserError, match="was made with encoder"):
         make_localizer(SceneMap.load(folder / "scene.map"), "cpu")
+
+
+def test_every_importer_is_there_and_takes_its_inputs():
+    """What specs name by a string has to exist: `aceg --help` does not load it."""
+    for spec in importers().values():
+        module, name = spec.function.split(":")
+        parameters = inspect.signature(getattr(import_module(module), name)).parameters
+        assert tuple(parameters) == ("source", "target", *spec.inputs) and set(spec.inputs) <= set(INPUTS)
+    assert set(importers()) == {"ace-encoder", "ace-head", "ace-g", "ace-g-map", "aliked"}
+
+
+def test_unknown_kinds_are_refused(tmp_path):
+    with pytest.raises(UserError, match="Unknown kind 'magic'"):
+        import_file("magic", tmp_path / "x.pt", tmp_path / "y")
