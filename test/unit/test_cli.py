@@ -211,7 +211,7 @@ def test_one_unreadable_picture_does_not_cost_the_others(rendered_map, rendered_
     assert main(["localize", str(rendered_map), bad, good, "--json", str(result)]) == 2
     answers = json.loads(result.read_text())["images"]
     assert len(answers) == 2 and answers[0]["status"] == "bad_image" and "bad.png" in answers[0]["message"]
-    assert "1 of 2 pictures" in capsys.readouterr().err
+    assert "1 of 2 images" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", ["map", "evaluate"])
