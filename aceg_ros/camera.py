@@ -3,7 +3,7 @@
 Conventions of the whole package
     Axes: OpenCV optical (x right, y down, z forward). Units: metres, pixels, seconds.
     Pixels: the centre of the top-left pixel is (0, 0), as in OpenCV and in ROS camera_info.
-    Lens distortion: methods never see it. `Camera.rectify` resamples the picture once, through cached maps, to a
+    Lens distortion: methods never see it. `Camera.rectify` resamples the image once, through cached maps, to a
     pinhole camera with the same K; everything after it is linear algebra.
 """
 
@@ -22,7 +22,7 @@ DISTORTION_COUNTS = {"pinhole": (0,), "plumb_bob": (4, 5), "rational_polynomial"
 
 @dataclass(frozen=True, kw_only=True)
 class Camera:
-    """Intrinsics of one picture size.
+    """Intrinsics for one image size.
 
     model: "pinhole" (no distortion) or one of ROS' names "plumb_bob" (k1 k2 p1 p2 [k3]), "rational_polynomial"
     (k1 k2 p1 p2 k3 k4 k5 k6), "equidistant" (fisheye, k1..k4).
@@ -63,7 +63,7 @@ class Camera:
         return self.model != "equidistant" and not any(self.distortion)
 
     def resized(self, width: int, height: int) -> Camera:
-        """The camera of the same picture resampled to width x height pixels."""
+        """The camera of the same image resampled to width x height pixels."""
         sx, sy = width / self.width, height / self.height
         return replace(self, width=width, height=height, fx=self.fx * sx, fy=self.fy * sy,
                        cx=(self.cx + 0.5) * sx - 0.5, cy=(self.cy + 0.5) * sy - 0.5)
@@ -99,19 +99,22 @@ class Camera:
         return cv2.convertPointsToHomogeneous(normalized).reshape(-1, 3)
 
     def rectify(self, image: np.ndarray, interpolation: int = cv2.INTER_LINEAR) -> tuple[np.ndarray, np.ndarray | None]:
-        """Undistort a picture (H, W[, C]) of this camera; depth needs cv2.INTER_NEAREST.
+        """Undistort an image (H, W[, C]) of this camera; depth needs cv2.INTER_NEAREST.
 
-        Returns the picture of `rectified()`, black where the lens saw nothing, and a read-only bool mask (H, W) of the
-        pixels that it saw, or None for the mask where every pixel counts (no distortion: the picture itself is
-        returned).
+        Returns:
+            The image of the camera `rectified()`, black outside the original image, and a read-only bool mask (H, W) of
+            the pixels inside it. Without distortion, the image itself and None for the mask (all pixels are valid).
+
+        Raises:
+            UserError: the image is not of this camera's size.
         """
         if image.shape[:2] != (self.height, self.width):
-            raise UserError(f"The picture has {image.shape[1]}x{image.shape[0]} pixels, its camera "
+            raise UserError(f"The image has {image.shape[1]}x{image.shape[0]} pixels, its camera "
                             f"{self.width}x{self.height}.")
         if self.is_pinhole:
             return image, None
-        map_x, map_y, seen = _rectification(self)
-        return cv2.remap(image, map_x, map_y, interpolation, borderMode=cv2.BORDER_CONSTANT), seen
+        map_x, map_y, valid = _rectification(self)
+        return cv2.remap(image, map_x, map_y, interpolation, borderMode=cv2.BORDER_CONSTANT), valid
 
 
 @lru_cache(maxsize=8)
@@ -123,36 +126,36 @@ def _rectification(camera: Camera) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     else:
         maps = cv2.initUndistortRectifyMap(camera.K, distortion, None, camera.K, size, cv2.CV_32FC1)
     map_x, map_y = maps
-    seen = (map_x >= 0) & (map_x <= camera.width - 1) & (map_y >= 0) & (map_y <= camera.height - 1)
+    valid = (map_x >= 0) & (map_x <= camera.width - 1) & (map_y >= 0) & (map_y <= camera.height - 1)
     x = (np.arange(camera.width) - camera.cx) / camera.fx
     y = (np.arange(camera.height) - camera.cy) / camera.fy
     radius = np.hypot(x[None, :], y[:, None])
-    seen &= radius < _fold_radius(camera, float(radius.max()))
-    map_x[~seen] = map_y[~seen] = -2.0        # outside the picture by more than the bilinear pixel: black
-    seen.setflags(write=False)
-    return map_x, map_y, seen
+    valid &= radius < _fold_radius(camera, float(radius.max()))
+    map_x[~valid] = map_y[~valid] = -2.0        # outside the image by more than the bilinear pixel: black
+    valid.setflags(write=False)
+    return map_x, map_y, valid
 
 
 def _fold_radius(camera: Camera, limit: float) -> float:
-    """Distance from the axis, at z = 1, from which the lens polynomial runs backwards; inf where not below limit.
+    """Distance from the axis, at z = 1, from which the lens polynomial decreases; inf if it never does below limit.
 
-    Beyond it the polynomial, fitted only to what the lens saw, maps far rays back into the picture: ghosts.
+    Beyond it the polynomial, fitted only to the field of view of the lens, maps far rays back into the image: ghosts.
     """
     radius = np.linspace(0.0, limit, 1000)
     distortion = camera.distortion if camera.model == "equidistant" else (
         *camera.distortion[:2], 0.0, 0.0, *camera.distortion[4:])       # the radial part alone
     radial = replace(camera, fx=1.0, fy=1.0, cx=0.0, cy=0.0, distortion=distortion)
     image_radius = radial.project(np.column_stack([radius, 0 * radius, 1 + 0 * radius]))[:, 0]
-    backwards = np.flatnonzero(np.diff(image_radius) <= 0)
-    return float(radius[backwards[0]]) if len(backwards) else np.inf
+    decreasing = np.flatnonzero(np.diff(image_radius) <= 0)
+    return float(radius[decreasing[0]]) if len(decreasing) else np.inf
 
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """One picture and what is known about it.
+    """One image and what is known about it.
 
     image: (H, W, 3) uint8 RGB. map_from_camera: (4, 4), camera pose in the map frame, or None for a query.
-    depth_m: (H, W) float32 z-depth in metres, 0 or NaN where unknown, or None. name: for messages and reports.
+    depth_m: (H, W) float32 z-depth in metres, 0 or NaN for unknown pixels, or None. name: for messages and reports.
     """
 
     image: np.ndarray
@@ -163,9 +166,9 @@ class Frame:
     depth_m: np.ndarray | None = field(default=None, repr=False)
 
     def rectified(self) -> tuple[Frame, np.ndarray | None]:
-        """The frame without lens distortion (picture, depth and camera), and the mask of `Camera.rectify`."""
-        image, seen = self.camera.rectify(self.image)
+        """The frame without lens distortion (image, depth and camera), and the mask of `Camera.rectify`."""
+        image, valid = self.camera.rectify(self.image)
         depth_m = self.depth_m
         if depth_m is not None:
             depth_m, _ = self.camera.rectify(depth_m, cv2.INTER_NEAREST)
-        return replace(self, image=image, depth_m=depth_m, camera=self.camera.rectified()), seen
+        return replace(self, image=image, depth_m=depth_m, camera=self.camera.rectified()), valid

@@ -1,4 +1,4 @@
-"""What localization answers: a pose with covariance, or a typed refusal."""
+"""The result of localization: a pose with covariance, or a rejection with its reason."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from aceg_ros.camera import Camera
 
 
 class Status(Enum):
-    """ACCEPTED, or the reason of a refusal (the value is the key in reports and status messages)."""
+    """ACCEPTED, or the reason of a rejection (the value is the key in reports and status messages)."""
 
     ACCEPTED = "accepted"
-    BAD_IMAGE = "bad_image"                      # wrong shape, type or size, or nothing to see
+    BAD_IMAGE = "bad_image"                      # wrong shape, type or size, or of one colour
     BAD_CAMERA = "bad_camera"                    # missing or impossible intrinsics
     TOO_FEW_CORRESPONDENCES = "too_few_correspondences"
     NO_CONSENSUS = "no_consensus"                # RANSAC found no model
     TOO_FEW_INLIERS = "too_few_inliers"
     LOW_INLIER_RATIO = "low_inlier_ratio"
-    CHANCE_CONSENSUS = "chance_consensus"        # hardly more inliers than nonsense of the same kind would give
-    AMBIGUOUS_POSE = "ambiguous_pose"          # another pose, elsewhere, explains much of the picture as well
-    POOR_SPREAD = "poor_spread"                  # inliers huddle in one part of the picture
-    DEGENERATE_POINTS = "degenerate_points"      # inlier points (nearly) on a line or in one spot
+    CHANCE_CONSENSUS = "chance_consensus"        # hardly more inliers than unrelated points would have
+    AMBIGUOUS_POSE = "ambiguous_pose"            # a second pose, elsewhere, explains many outliers
+    POOR_SPREAD = "poor_spread"                  # inliers lie in one part of the image
+    DEGENERATE_POINTS = "degenerate_points"      # inlier points on a line, in one spot, or on an ambiguous plane
     UNCERTAIN_POSE = "uncertain_pose"            # covariance too large, singular or not finite
 
 
 @dataclass(frozen=True, kw_only=True)
 class Matches:
-    """What the solver was given: pixels (N, 2) of the rectified, resampled `camera`, and map points (N, 3)."""
+    """Correspondences of a pose: pixels (N, 2) of the rectified, resampled `camera`, and map points (N, 3)."""
 
     pixels: np.ndarray
     points: np.ndarray
@@ -38,11 +38,20 @@ class Matches:
 
 @dataclass(frozen=True, kw_only=True)
 class PoseEstimate:
-    """Answer of `Localizer.localize`. A refusal carries no pose and no covariance.
+    """Result of `Localizer.localize`. A rejection carries no pose and no covariance.
 
-    map_from_camera: (4, 4) or None. covariance: (6, 6) or None, ROS order (x, y, z, rotation about the fixed x, y, z
-    axes of the map frame; m^2, rad^2). inlier_indices: of the correspondences given to the solver, which are `matches`
-    where the localizer keeps them for display.
+    Attributes:
+        status: ACCEPTED, or the reason of the rejection.
+        message: the reason in a sentence, with numbers.
+        map_from_camera: pose (4, 4) of the camera in the map, or None.
+        covariance: (6, 6) or None, ROS order (x, y, z, rotation about the fixed x, y, z axes of the map frame; m^2,
+            rad^2).
+        inliers: number of correspondences that agree with the pose.
+        inlier_ratio: inliers over all correspondences.
+        reprojection_rms_px: of the inliers.
+        inlier_indices: of the correspondences given to the solver; they index `matches` if the localizer keeps these.
+        stage_ms: milliseconds of each stage.
+        matches: the correspondences, for display; None if the method has none.
     """
 
     status: Status
@@ -58,7 +67,7 @@ class PoseEstimate:
 
     def __post_init__(self) -> None:
         if (self.map_from_camera is not None) != self.accepted or (self.covariance is not None) != self.accepted:
-            raise ValueError("A pose and covariance belong to an accepted estimate, and to no other.")
+            raise ValueError("An accepted estimate needs a pose and a covariance; a rejection has neither.")
 
     @property
     def accepted(self) -> bool:

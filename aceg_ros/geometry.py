@@ -94,9 +94,9 @@ def interpolate_poses(stamp_s: float, stamps_s: np.ndarray, poses: np.ndarray) -
 
 
 def look_at(position: np.ndarray, target: np.ndarray, up: Sequence[float] | np.ndarray = (0.0, 0.0, 1.0)) -> np.ndarray:
-    """map_from_camera of a camera at position that sees target in its centre, with up pointing up in the picture.
+    """map_from_camera of a camera at position that has target in the image centre, with up pointing up in the image.
 
-    Camera axes are OpenCV's (x right, y down, z forward). Raises ValueError where up is parallel to the view.
+    Camera axes are OpenCV's (x right, y down, z forward). Raises ValueError if up is parallel to the view.
     """
     position = np.asarray(position, np.float64)
     forward = np.asarray(target, np.float64) - position
@@ -111,6 +111,6 @@ def look_at(position: np.ndarray, target: np.ndarray, up: Sequence[float] | np.n
 
 
 def pose_difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """What takes pose b to pose a, in the order of the covariances: (6,) metres and radians about the fixed axes."""
+    """The difference (6,) of pose a from pose b in the order of covariances: metres, radians about the fixed axes."""
     turn = Rotation.from_matrix(a[:3, :3] @ b[:3, :3].T).as_rotvec()
     return np.concatenate([a[:3, 3] - b[:3, 3], turn])

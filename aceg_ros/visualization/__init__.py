@@ -1,1 +1,1 @@
-"""Images and 3D scenes for people to look at."""
+"""Debug images and the Rerun viewer."""

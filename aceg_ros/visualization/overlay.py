@@ -1,4 +1,4 @@
-"""Draws what a pose rests on: the inliers, and where the pose puts their map points."""
+"""Draws the correspondences behind a pose: inliers, outliers, and the reprojection of the map points."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ INLIER, OUTLIER, REPROJECTION = (60, 220, 90), (235, 70, 60), (255, 255, 255)   
 
 
 def draw_estimate(frame: Frame, estimate: PoseEstimate) -> np.ndarray:
-    """The rectified picture (H, W, 3) uint8 RGB with a dot for each correspondence, green for inliers and red for the
-    others, a white line from each inlier to the reprojection of its map point, and the outcome in words."""
+    """Draw an estimate into the rectified image.
+
+    Returns (H, W, 3) uint8 RGB with a dot for each correspondence, green for inliers and red for outliers, a white line
+    from each inlier to the reprojection of its map point, and the status in words.
+    """
     image = frame.camera.rectify(frame.image)[0].copy()
     height, width = image.shape[:2]
     matches = estimate.matches
     if matches is not None and len(matches.pixels):
-        # Pixel centres are whole numbers in both pictures.
+        # Pixel centres are whole numbers in both images.
         scale = np.array([width / matches.camera.width, height / matches.camera.height])
         pixels = (matches.pixels + 0.5) * scale - 0.5
         is_inlier = np.zeros(len(pixels), bool)
@@ -48,6 +51,7 @@ def _dots(image: np.ndarray, pixels: np.ndarray, colour: tuple[int, int, int]) -
 
 
 def _lines(image: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> None:
-    near = np.abs(ends).max(axis=1, initial=0) < 1e5
-    for (x0, y0), (x1, y1) in zip(np.round(starts[near]).astype(int), np.round(ends[near]).astype(int), strict=True):
+    drawable = np.abs(ends).max(axis=1, initial=0) < 1e5
+    starts, ends = np.round(starts[drawable]).astype(int), np.round(ends[drawable]).astype(int)
+    for (x0, y0), (x1, y1) in zip(starts, ends, strict=True):
         cv2.line(image, (int(x0), int(y0)), (int(x1), int(y1)), REPROJECTION, 1, cv2.LINE_AA)

@@ -1,4 +1,4 @@
-"""Shows a map, and how a recording is localized in it, in the Rerun viewer (pip install rerun-sdk)."""
+"""Shows a map and the localization of a recording in it in the Rerun viewer (pip install rerun-sdk)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:      # a node starts seconds sooner without torch
 
 
 class Viewer:
-    """file: record into it (.rrd) instead of opening a window. Raises UserError where Rerun is not installed."""
+    """Logs to Rerun. file: record into it (.rrd) instead of opening a window. Raises UserError if Rerun is missing."""
 
     def __init__(self, file: Path | None = None) -> None:
         self._rerun = _rerun()
@@ -29,13 +29,14 @@ class Viewer:
             self._rerun.save(str(file))
 
     def show_map(self, scene_map: SceneMap) -> None:
+        """Log the point cloud and the trajectory of the mapping run."""
         rr = self._rerun
         rr.log("map", rr.ViewCoordinates.RIGHT_HAND_Z_UP, static=True)
         rr.log("map/cloud", rr.Points3D(scene_map.cloud_xyz, colors=scene_map.cloud_rgb), static=True)
-        rr.log("map/mapping_drive", rr.LineStrips3D([scene_map.trajectory[:, :3, 3]]), static=True)
+        rr.log("map/mapping_trajectory", rr.LineStrips3D([scene_map.trajectory[:, :3, 3]]), static=True)
 
-    def show_answer(self, frame: Frame, estimate: PoseEstimate) -> None:
-        """The picture with its inliers, the pose, and the truth where it is known."""
+    def show_estimate(self, frame: Frame, estimate: PoseEstimate) -> None:
+        """Log the image with its inliers, the pose, and the true pose if the frame has one."""
         rr = self._rerun
         rr.set_time("recording", timestamp=frame.stamp_s)
         rr.log("status", rr.TextLog(f"{frame.name}: {estimate.status.value}, {estimate.message}"))
@@ -48,24 +49,24 @@ class Viewer:
             pose = estimate.map_from_camera
             rr.log("map/camera", rr.Transform3D(translation=pose[:3, 3], mat3x3=pose[:3, :3]))
             camera = frame.camera.rectified()
-            rr.log("map/camera/picture", rr.Pinhole(image_from_camera=camera.K, width=camera.width,
+            rr.log("map/camera/image", rr.Pinhole(image_from_camera=camera.K, width=camera.width,
                                                     height=camera.height))
-        rr.log("map/camera/picture", rr.Image(frame.camera.rectify(frame.image)[0]).compress())
+        rr.log("map/camera/image", rr.Image(frame.camera.rectify(frame.image)[0]).compress())
         if matches is not None and estimate.inlier_indices is not None:
             colours = np.tile(np.array(OUTLIER, np.uint8), (len(matches.pixels), 1))
             colours[estimate.inlier_indices] = INLIER
             scale = np.array([frame.camera.width / matches.camera.width, frame.camera.height / matches.camera.height])
-            rr.log("map/camera/picture/patches", rr.Points2D((matches.pixels + 0.5) * scale, colors=colours))
+            rr.log("map/camera/image/patches", rr.Points2D((matches.pixels + 0.5) * scale, colors=colours))
 
 
 def show(scene_map: SceneMap, localizer: Localizer | None, frames: Iterable[Frame], file: Path | None) -> int:
-    """The map, and each frame as it is localized; returns how many frames there were."""
+    """Show a map and each frame as it is localized, and return the number of frames."""
     viewer = Viewer(file)
     viewer.show_map(scene_map)
     count = 0
     for frame in frames:
         assert localizer is not None
-        viewer.show_answer(frame, localizer.localize(frame))
+        viewer.show_estimate(frame, localizer.localize(frame))
         count += 1
     return count
 

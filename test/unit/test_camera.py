@@ -74,11 +74,11 @@ def test_unproject_inverts_project(kind, seed):
 @pytest.mark.parametrize("kind", MODELS[1:])
 def test_rectified_pixels_come_from_where_the_lens_put_them(kind, seed):
     camera = random_camera(kind, seed)
-    coordinates, seen = camera.rectify(pixel_grid(camera).astype(np.float32))     # a picture of its own coordinates
+    coordinates, valid = camera.rectify(pixel_grid(camera).astype(np.float32))     # an image of its own coordinates
     expected = project_by_hand(camera, rays_of(camera)).reshape(camera.height, camera.width, 2)
     inside = ((expected > 0.01) & (expected < (camera.width - 1.01, camera.height - 1.01))).all(axis=-1)
     outside = ((expected < -0.01) | (expected > (camera.width - 0.99, camera.height - 0.99))).any(axis=-1)
-    assert inside.mean() > 0.5 and seen[inside].all() and not seen[outside].any()
+    assert inside.mean() > 0.5 and valid[inside].all() and not valid[outside].any()
     np.testing.assert_allclose(coordinates[inside], expected[inside], atol=0.04)  # remap works in 1/32 pixel
     assert not coordinates[outside].any()
 
@@ -88,11 +88,11 @@ def test_strong_barrel_has_no_ghosts():
     camera = Camera(width=640, height=480, fx=220.0, fy=220.0, cx=319.5, cy=239.5, model="plumb_bob",
                     distortion=(-0.3, 0.0, 0.0, 0.0))
     radius = np.linalg.norm(rays_of(camera)[:, :2], axis=1).reshape(480, 640)
-    picture, seen = camera.rectify(np.full((480, 640), 255, np.uint8))
+    image, valid = camera.rectify(np.full((480, 640), 255, np.uint8))
     turning = 1 / np.sqrt(3 * 0.3)
     assert radius.max() > turning + 0.3
-    assert not seen[radius > turning + 0.01].any() and not picture[radius > turning + 0.01].any()
-    assert seen[radius < turning - 0.01].all()
+    assert not valid[radius > turning + 0.01].any() and not image[radius > turning + 0.01].any()
+    assert valid[radius < turning - 0.01].all()
 
 
 def test_wide_fisheye_round_trip():
@@ -113,21 +113,21 @@ def test_fisheye_without_coefficients_is_no_pinhole():
     assert coordinates[100, 180, 0] == pytest.approx(u, abs=0.05)
 
 
-def test_pinhole_picture_is_returned_untouched():
+def test_pinhole_image_is_returned_untouched():
     camera = Camera(width=20, height=10, fx=15.0, fy=15.0, cx=9.5, cy=4.5, model="plumb_bob",
                     distortion=(0.0, 0.0, 0.0, 0.0))
-    picture = np.zeros((10, 20, 3), np.uint8)
-    rectified, seen = camera.rectify(picture)
-    assert rectified is picture and seen is None
+    image = np.zeros((10, 20, 3), np.uint8)
+    rectified, valid = camera.rectify(image)
+    assert rectified is image and valid is None
     assert camera.rectified() == Camera(width=20, height=10, fx=15.0, fy=15.0, cx=9.5, cy=4.5)
 
 
-def test_picture_of_another_size_is_refused():
+def test_image_of_another_size_is_rejected():
     with pytest.raises(UserError, match="20x10"):
         Camera(width=10, height=20, fx=15.0, fy=15.0, cx=4.5, cy=9.5).rectify(np.zeros((10, 20), np.uint8))
 
 
-def test_resized_camera_sees_the_same_point_in_the_resized_picture():
+def test_resized_camera_sees_the_same_point_in_the_resized_image():
     # Half the size: pixel j averages pixels 2j and 2j + 1, so its centre lies at 2j + 0.5.
     camera = Camera(width=640, height=480, fx=500.0, fy=510.0, cx=300.0, cy=200.0, model="plumb_bob",
                     distortion=(-0.1, 0.02, 1e-3, -1e-3))
@@ -157,14 +157,14 @@ def test_cropped_camera_shifts_pixels():
     np.testing.assert_allclose(part.project(point), camera.project(point) - np.array([100, 50]), atol=1e-9)
 
 
-def test_frame_rectifies_picture_and_depth():
+def test_frame_rectifies_image_and_depth():
     camera = Camera(width=64, height=48, fx=60.0, fy=60.0, cx=31.5, cy=23.5, model="plumb_bob",
                     distortion=(-0.2, 0.0, 0.0, 0.0))
     depth_m = np.where(np.arange(64) < 32, 1.0, 5.0).astype(np.float32) * np.ones((48, 1), np.float32)
-    frame, seen = Frame(image=np.full((48, 64, 3), 200, np.uint8), camera=camera, depth_m=depth_m).rectified()
+    frame, valid = Frame(image=np.full((48, 64, 3), 200, np.uint8), camera=camera, depth_m=depth_m).rectified()
     assert frame.camera == camera.rectified() and frame.image.shape == (48, 64, 3)
-    assert set(np.unique(frame.depth_m[seen])) == {1.0, 5.0}         # never a mixture of two surfaces
-    assert (frame.image[seen] == 200).all()
+    assert set(np.unique(frame.depth_m[valid])) == {1.0, 5.0}         # never a mixture of two surfaces
+    assert (frame.image[valid] == 200).all()
 
 
 @pytest.mark.parametrize("change", [
@@ -172,7 +172,7 @@ def test_frame_rectifies_picture_and_depth():
     {"model": "fov"}, {"distortion": (0.1,)}, {"model": "plumb_bob", "distortion": (0.1, 0.2, 0.3)},
     {"model": "equidistant", "distortion": (0.1, float("nan"), 0.0, 0.0)},
 ])
-def test_impossible_cameras_are_refused(change):
+def test_impossible_cameras_are_rejected(change):
     with pytest.raises(UserError):
         replace(Camera(width=640, height=480, fx=500.0, fy=500.0, cx=320.0, cy=240.0), **change)
 

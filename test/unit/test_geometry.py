@@ -50,7 +50,7 @@ def test_is_pose_accepts_rigid_and_rounded(poses):
     assert is_pose(poses[0].round(5))
 
 
-def test_is_pose_refuses_everything_else():
+def test_is_pose_rejects_everything_else():
     scaled, mirrored, not_a_number, bottom = (np.eye(4) for _ in range(4))
     scaled[:3, :3] *= 1.01
     mirrored[0, 0] = -1
@@ -76,7 +76,7 @@ def test_quaternions_are_xyzw_with_positive_w(poses):
 
 
 @pytest.mark.parametrize("quaternion", [(0, 0, 0, 0), (np.nan, 0, 0, 1), (np.inf, 0, 0, 0)])
-def test_quaternion_without_direction_is_refused(quaternion):
+def test_quaternion_without_direction_is_rejected(quaternion):
     with pytest.raises(ValueError):
         pose_from_quaternion(np.zeros(3), np.array(quaternion))
 
@@ -106,10 +106,10 @@ def test_look_at_puts_target_ahead_and_up_up():
     distance = np.linalg.norm(target - position)
     np.testing.assert_allclose(invert(pose) @ (*target, 1), (0, 0, distance, 1), atol=1e-12)
     above = invert(pose) @ (*target[:2], target[2] + 0.2, 1)
-    assert above[0] == pytest.approx(0, abs=1e-12) and above[1] < 0          # y points down in the picture
+    assert above[0] == pytest.approx(0, abs=1e-12) and above[1] < 0          # y points down in the image
 
 
 @pytest.mark.parametrize("target", [(0, 0, 5), (0, 0, 0)])
-def test_look_at_without_direction_is_refused(target):
+def test_look_at_without_direction_is_rejected(target):
     with pytest.raises(ValueError):
         look_at(np.zeros(3), np.array(target), up=(0, 0, 1))

@@ -19,5 +19,5 @@ def test_a_map_and_a_drive_are_saved(rendered_map, rendered_scene, tmp_path, cap
     assert main(["view", str(rendered_map), str(rendered_scene / "query"), "--save", str(file)]) == 0
     assert "12 frames shown" in capsys.readouterr().out
     content = file.read_bytes()
-    for entity in (b"map/cloud", b"map/camera/picture", b"map/truth", b"status"):
+    for entity in (b"map/cloud", b"map/camera/image", b"map/truth", b"status"):
         assert entity in content

@@ -240,7 +240,7 @@ class LocalizerNode(LifecycleNodeMixin, Node):
     def _show(self, frame: Frame, estimate: PoseEstimate, header: Header) -> None:
         """To those who look."""
         if self._viewer is not None:
-            self._viewer.show_answer(frame, estimate)
+            self._viewer.show_estimate(frame, estimate)
         if self._debug_images.get_subscription_count():
             self._debug_images.publish(image_message(draw_estimate(frame, estimate), header))
 
