@@ -96,7 +96,8 @@ def _predictions(frame, pixels: np.ndarray, seed: int) -> tuple[np.ndarray, np.n
 def _references(frame, device: str) -> dict[str, float]:
     """What a user would otherwise run, on the same picture in the same process."""
     torch.manual_seed(0)
-    ace = Encoder("ace", "", "", 8, 512, 480, on_device(AceNet().eval(), device))
+    ace = Encoder(name="ace", identity="", source="", stride=8, dim=512, short_side_px=480,
+                  net=on_device(AceNet().eval(), device))
     image = image_to_tensor(frame.image, device)
     rows, columns = np.mgrid[4:480:8, 4:640:8]
     pixels, points = _predictions(frame, np.column_stack([columns.ravel(), rows.ravel()]).astype(float), 0)

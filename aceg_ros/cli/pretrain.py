@@ -91,8 +91,8 @@ def run_encoder(options: argparse.Namespace) -> int:
 
 def run_ace_g(options: argparse.Namespace) -> int:
     from aceg_ros.encoders.base import load_encoder
-    from aceg_ros.networks.landmark_regressor import LandmarkSize
-    from aceg_ros.networks.map_code_transformer import HeadSize
+    from aceg_ros.networks.landmark_regressor import LandmarkConfig
+    from aceg_ros.networks.map_code_transformer import TransformerHeadConfig
     from aceg_ros.pretraining.ace_g.map_codes import CodePretraining
     from aceg_ros.pretraining.ace_g.map_codes import train as pretrain_on_codes
     from aceg_ros.pretraining.ace_g.scenes import PlaceData
@@ -108,12 +108,14 @@ def run_ace_g(options: argparse.Namespace) -> int:
     common = {"iterations": options.iterations or (20_000 if from_noise else 6000), "batch": options.batch,
               "query_share": options.query_share, "feature_dropout": dropout, "seed": options.seed, "device": device}
     if from_noise:
-        head = HeadSize(dim, options.blocks or 4, options.heads or 4, options.width or 128, options.mlp_ratio,
-                        unit_features=True)
+        head = TransformerHeadConfig(
+            dim_in=dim, num_blocks=options.blocks or 4, num_attention_heads=options.heads or 4,
+            dim_emb=options.width or 128, mlp_ratio=options.mlp_ratio, unit_features=True)
         weights = pretrain_on_codes(CodePretraining(run, data, size=head, codes=options.codes, active=options.active,
                                                     lifetime=options.lifetime, **common))
     else:
-        size = LandmarkSize(dim, options.width or 48, options.heads or 4, options.blocks or 1, options.nearest)
+        size = LandmarkConfig(dim_in=dim, width=options.width or 48, heads=options.heads or 4,
+                              blocks=options.blocks or 1, nearest=options.nearest)
         weights = train(RegressorTraining(run, data, size=size, **common))
     print(f"weights: {weights}")
     return 0

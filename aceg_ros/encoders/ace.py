@@ -1,9 +1,11 @@
-"""The encoder of ACE (Brachmann et al., CVPR 2023): grey picture -> features at stride 8.
+"""The encoder of ACE (Brachmann et al., CVPR 2023): grey image -> features at stride 8.
 
 Built from the published facts; reproduces the authors' network for given weights (test_parity_ace.py).
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,16 +13,26 @@ from torch.nn import functional
 
 from aceg_ros.encoders.feature_map import FeatureMap
 
-GREY = (0.2989, 0.587, 0.114)
-MEAN, DEVIATION = 0.4, 0.25
+
+@dataclass(frozen=True, kw_only=True)
+class AceEncoderConfig:
+    """Published constants. short_side_px: of images; grey: weights of R, G, B; mean, deviation: of grey values, which
+    are normalised by them."""
+
+    short_side_px: int = 480
+    grey: tuple[float, float, float] = (0.2989, 0.587, 0.114)
+    mean: float = 0.4
+    deviation: float = 0.25
 
 
 class AceNet(nn.Module):
     """(B, 3, H, W) RGB in [0, 1] -> (B, dim, H / 8, W / 8); dim is 512 in the release."""
 
-    def __init__(self, dim: int = 512):
+    stride = 8
+
+    def __init__(self, dim: int = 512, config: AceEncoderConfig | None = None):
         super().__init__()
-        self.dim = dim
+        self.dim, self.config = dim, config or AceEncoderConfig()
         self.conv1 = nn.Conv2d(1, 32, 3, 1, 1)
         self.conv2 = nn.Conv2d(32, 64, 3, 2, 1)
         self.conv3 = nn.Conv2d(64, 128, 3, 2, 1)
@@ -34,19 +46,20 @@ class AceNet(nn.Module):
         self.res2_skip = nn.Conv2d(256, dim, 1)
 
     @classmethod
-    def from_state(cls, state: dict[str, Tensor]) -> AceNet:
+    def from_state(cls, state: dict[str, Tensor], config: AceEncoderConfig | None = None) -> AceNet:
         """The network of a state dict; its width is read from `res2_conv3`."""
-        net = cls(state["res2_conv3.weight"].shape[0])
+        net = cls(state["res2_conv3.weight"].shape[0], config)
         net.load_state_dict(state)
         return net
 
     def forward(self, images: Tensor) -> FeatureMap:
-        weights = torch.tensor(GREY, device=images.device, dtype=images.dtype)
+        config = self.config
+        weights = torch.tensor(config.grey, device=images.device, dtype=images.dtype)
         grey = (images * weights[:, None, None]).sum(1, keepdim=True)
-        return FeatureMap(self.features((grey - MEAN) / DEVIATION), None)
+        return FeatureMap(self.features((grey - config.mean) / config.deviation), None)
 
     def features(self, grey: Tensor) -> Tensor:
-        """Features of a normalised grey picture (B, 1, H, W)."""
+        """Features of normalised grey images (B, 1, H, W)."""
         x = grey
         for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
             x = functional.relu(conv(x))

@@ -1,11 +1,13 @@
 """ALIKED (Zhao et al., IEEE TIM 2023) as a dense encoder: its descriptor at the centre of every 8x8 patch.
 
-A published local-feature network that a user may import (`aceg import aliked`): the yardstick for our own encoder, and
+A published local-feature network that a user may import (`aceg import aliked`): the baseline of our own encoder, and
 its teacher. Layers and state-dict keys are those of the release; the deformable convolutions are written with
 grid_sample, so that torchvision is not needed.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,18 +15,24 @@ from torch.nn import functional
 
 from aceg_ros.encoders.feature_map import FeatureMap
 
-STRIDE = 8
+
+@dataclass(frozen=True, kw_only=True)
+class AlikedConfig:
+    """short_side_px: of images; stride: pixels from descriptor to descriptor."""
+
+    short_side_px: int = 480
+    stride: int = 8
 
 
-def sample_pixels(grid: Tensor, pixels: Tensor) -> Tensor:
-    """Bilinear values (B, C, N) of a grid (B, C, H, W) at pixels (B, N, 2); zero outside."""
-    size = torch.tensor([grid.shape[3] - 1, grid.shape[2] - 1], device=grid.device)
-    where = (2.0 * pixels / size - 1.0)[:, :, None]
-    return functional.grid_sample(grid, where, align_corners=True)[..., 0]
+def sample_pixels(features: Tensor, pixels: Tensor) -> Tensor:
+    """Bilinear values (B, C, N) of a feature image (B, C, H, W) at pixels (B, N, 2); zero outside."""
+    size = torch.tensor([features.shape[3] - 1, features.shape[2] - 1], device=features.device)
+    normalised = (2.0 * pixels / size - 1.0)[:, :, None]
+    return functional.grid_sample(features, normalised, align_corners=True)[..., 0]
 
 
 class DeformableConv(nn.Module):
-    """3x3 convolution whose nine taps move by predicted offsets (dy, dx), at most a quarter of the picture."""
+    """3x3 convolution whose nine taps move by predicted offsets (dy, dx), at most a quarter of the image."""
 
     def __init__(self, dim_in: int, dim_out: int):
         super().__init__()
@@ -33,8 +41,8 @@ class DeformableConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, dim, height, width = x.shape
-        reach = max(height, width) / 4
-        offsets = self.offset_conv(x).float().clamp(-reach, reach).reshape(batch, 9, 2, height, width)
+        largest = max(height, width) / 4
+        offsets = self.offset_conv(x).float().clamp(-largest, largest).reshape(batch, 9, 2, height, width)
         rows, columns = torch.meshgrid(torch.arange(height, device=x.device), torch.arange(width, device=x.device),
                                        indexing="ij")
         taps = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
@@ -47,7 +55,7 @@ class DeformableConv(nn.Module):
 
 
 class _Block(nn.Module):
-    """Two convolutions with batch norm and SELU; residual where `skip` is given."""
+    """Two convolutions with batch norm and SELU; residual if `skip`."""
 
     def __init__(self, dim_in: int, dim_out: int, deformable: bool, skip: bool):
         super().__init__()
@@ -77,7 +85,7 @@ class _DescriptorHead(nn.Module):
         self.agg_weights = nn.Parameter(torch.zeros(positions, dim, dim))
 
     def forward(self, features: Tensor, pixels: Tensor) -> Tensor:
-        """Unit descriptors (N, dim) of one feature picture (dim, H, W) at pixels (N, 2)."""
+        """Unit descriptors (N, dim) of one feature image (dim, H, W) at pixels (N, 2)."""
         dim, height, width = features.shape
         corner = (pixels.long() - 0.5).long()
         corner = torch.minimum(corner.clamp(min=0), torch.tensor([width - 4, height - 4], device=pixels.device))
@@ -85,10 +93,10 @@ class _DescriptorHead(nn.Module):
         rows = (corner[:, 1, None] + around)[:, :, None]
         columns = (corner[:, 0, None] + around)[:, None, :]
         patches = features[:, rows, columns].permute(1, 0, 2, 3)
-        reach = max(height, width) / 4
-        offsets = self.offset_conv(patches).float().clamp(-reach, reach)[:, :, 0, 0].reshape(-1, 2, self.positions)
-        where = pixels[:, None] + offsets.permute(0, 2, 1)
-        sampled = sample_pixels(features[None], where.reshape(1, -1, 2))[0].T
+        largest = max(height, width) / 4
+        offsets = self.offset_conv(patches).float().clamp(-largest, largest)[:, :, 0, 0]
+        positions = pixels[:, None] + offsets.reshape(-1, 2, self.positions).permute(0, 2, 1)
+        sampled = sample_pixels(features[None], positions.reshape(1, -1, 2))[0].T
         sampled = functional.selu(functional.linear(sampled, self.sf_conv.weight.flatten(1)))
         described = torch.einsum("npc,pcd->nd", sampled.reshape(-1, self.positions, dim), self.agg_weights)
         return functional.normalize(described, dim=1)
@@ -97,9 +105,11 @@ class _DescriptorHead(nn.Module):
 class AlikedNet(nn.Module):
     """(B, 3, H, W) RGB in [0, 1] -> unit descriptors times sqrt(dim), and the score of each patch's best pixel."""
 
-    def __init__(self, c1: int, c2: int, c3: int, dim: int, positions: int):
+    def __init__(self, channels: tuple[int, int, int], dim: int, positions: int, config: AlikedConfig | None = None):
         super().__init__()
-        self.dim = dim
+        c1, c2, c3 = channels
+        self.dim, self.config = dim, config or AlikedConfig()
+        self.stride = self.config.stride
         self.block1 = _Block(3, c1, False, False)
         self.block2 = _Block(c1, c2, False, True)
         self.block3 = _Block(c2, c3, True, True)
@@ -115,25 +125,26 @@ class AlikedNet(nn.Module):
         self.desc_head = _DescriptorHead(dim, positions)
 
     @classmethod
-    def from_state(cls, state: dict[str, Tensor]) -> AlikedNet:
+    def from_state(cls, state: dict[str, Tensor], config: AlikedConfig | None = None) -> AlikedNet:
         """The network of a state dict of the release; all sizes are read from it."""
         positions, dim, _ = state["desc_head.agg_weights"].shape
-        net = cls(state["conv1.weight"].shape[1], state["conv2.weight"].shape[1], state["conv3.weight"].shape[1],
-                  dim, positions)
+        c1, c2, c3 = (state[f"conv{level}.weight"].shape[1] for level in (1, 2, 3))
+        net = cls((c1, c2, c3), dim, positions, config)
         counters = {key: value for key, value in net.state_dict().items() if key.endswith("num_batches_tracked")}
         net.load_state_dict(state | counters)
         return net
 
     def forward(self, images: Tensor) -> FeatureMap:
-        height, width = images.shape[2:]
+        stride = self.stride
+        height, width = (side // stride for side in images.shape[2:])
         dense = self._dense(images.contiguous())
-        rows, columns = torch.meshgrid(torch.arange(height // STRIDE), torch.arange(width // STRIDE), indexing="ij")
-        pixels = (torch.stack([columns, rows], -1).reshape(-1, 2).to(images.device) + 0.5) * STRIDE - 0.5
-        score = functional.max_pool2d(torch.sigmoid(self.score_head(dense)), STRIDE)[:, 0]
+        rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        pixels = (torch.stack([columns, rows], -1).reshape(-1, 2).to(images.device) + 0.5) * stride - 0.5
+        score = functional.max_pool2d(torch.sigmoid(self.score_head(dense)), stride)[:, 0]
         dense = functional.normalize(dense, dim=1)
         described = torch.stack([self.desc_head(one, pixels) for one in dense])
-        grid = described.transpose(1, 2).reshape(len(images), self.dim, height // STRIDE, width // STRIDE)
-        return FeatureMap(grid * self.dim**0.5, score)
+        features = described.transpose(1, 2).reshape(len(images), self.dim, height, width)
+        return FeatureMap(features * self.dim**0.5, score)
 
     def _dense(self, images: Tensor) -> Tensor:
         """(B, dim, H, W) of four scales."""

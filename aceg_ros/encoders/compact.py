@@ -1,11 +1,13 @@
 """Our own encoder: RGB -> 128-D unit features at stride 8 with a reliability each, made for robots without a GPU.
 
-Much of the computation is spent at 1/16 and 1/32, where a patch learns its surroundings; two fusion steps bring them
-back to 1/8. Pictures are standardised per channel first, which takes out exposure and colour temperature. 1.3 GMAC for
-640x480, 1.45 M parameters.
+Much of the computation is spent at 1/16 and 1/32, where the receptive field of a patch grows; two fusion steps return
+to 1/8. Images are standardised per channel first, which removes exposure and colour temperature. 1.3 GMAC for 640x480,
+1.45 M parameters.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +16,24 @@ from torch.nn import functional
 from aceg_ros.encoders.feature_map import FeatureMap
 
 STRIDE, DIM = 8, 128
-QUARTER, EIGHTH, SIXTEENTH, THIRTYSECOND = 32, 64, 96, 160          # channels at these sizes of the picture
+QUARTER, EIGHTH, SIXTEENTH, THIRTYSECOND = 32, 64, 96, 160          # channels at these shares of the resolution
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompactConfig:
+    """Constants that the weights were trained with.
+
+    short_side_px: of images. statistics_step: mean and deviation are those of every so many pixels in rows and columns.
+    min_deviation: of a channel, of 1; less is noise.
+    """
+
+    short_side_px: int = 480
+    statistics_step: int = 4
+    min_deviation: float = 0.02
 
 
 def _conv(dim_in: int, dim_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    """Convolution, batch norm, ReLU. Even kernels halve the grid with cell centres kept on pixel-block centres."""
+    """Convolution, batch norm, ReLU. Even kernels keep cell centres on the centres of pixel blocks."""
     padding = (kernel - stride + 1) // 2
     return nn.Sequential(nn.Conv2d(dim_in, dim_out, kernel, stride, padding, bias=False), nn.BatchNorm2d(dim_out),
                          nn.ReLU(inplace=True))
@@ -38,10 +53,11 @@ class CompactNet(nn.Module):
     """(B, 3, H, W) in [0, 1], H and W multiples of 8 -> `FeatureMap` at stride 8; features are unit vectors times
     sqrt(128)."""
 
-    dim = DIM
+    dim, stride = DIM, STRIDE
 
-    def __init__(self) -> None:
+    def __init__(self, config: CompactConfig | None = None) -> None:
         super().__init__()
+        self.config = config or CompactConfig()
         self.quarter = nn.Sequential(_conv(3, QUARTER, 4, 4), _conv(QUARTER, QUARTER, 3))
         self.eighth = nn.Sequential(_conv(QUARTER, EIGHTH, 2, 2), _conv(EIGHTH, EIGHTH, 3))
         self.sixteenth = nn.Sequential(_conv(EIGHTH, SIXTEENTH, 2, 2), _Residual(SIXTEENTH))
@@ -60,7 +76,7 @@ class CompactNet(nn.Module):
 
     def raw(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, 128, h, w) of any length, and the logit (B, h, w) of their reliability."""
-        x = standardise(images)
+        x = standardise(images, self.config)
         height, width = x.shape[2:]
         if height % 32 or width % 32:
             x = functional.pad(x, (0, -width % 32, 0, -height % 32), mode="replicate")
@@ -73,10 +89,11 @@ class CompactNet(nn.Module):
         return self.describe(fused), self.rate(fused)[:, 0]
 
 
-def standardise(images: Tensor) -> Tensor:
-    """Zero mean, unit deviation per picture and channel, as every fourth pixel of every fourth row measures them."""
-    variance, mean = torch.var_mean(images[:, :, 2::4, 2::4], (2, 3), keepdim=True)
-    return (images - mean) * (1.0 / variance.sqrt().clamp(min=0.02))
+def standardise(images: Tensor, config: CompactConfig) -> Tensor:
+    """Zero mean and unit deviation per image and channel, measured on a subsample of the pixels."""
+    sampled = slice(config.statistics_step // 2, None, config.statistics_step)
+    variance, mean = torch.var_mean(images[:, :, sampled, sampled], (2, 3), keepdim=True)
+    return (images - mean) * (1.0 / variance.sqrt().clamp(min=config.min_deviation))
 
 
 def _upsample(x: Tensor) -> Tensor:

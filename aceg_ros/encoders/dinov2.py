@@ -35,7 +35,7 @@ class Dinov2Net(nn.Module):
 def load_dinov2(source: str) -> Dinov2Net:
     """From a folder of the model hub's format, or a name such as "facebook/dinov2-with-registers-large".
 
-    Raises UserError without `transformers`, or where there is no such model.
+    Raises UserError without `transformers`, or if there is no such model.
     """
     try:
         from transformers import AutoModel

@@ -1,4 +1,4 @@
-"""What an encoder says of a picture."""
+"""What an encoder extracts from an image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from torch import Tensor
 
 
 class FeatureMap(NamedTuple):
-    """features (B, C, h, w); reliability (B, h, w) in [0, 1], how likely a patch is recognised again, or None."""
+    """features (B, C, h, w), one descriptor per cell; reliability (B, h, w) in [0, 1]: how likely a cell is matched
+    correctly in another image, None if the encoder does not tell."""
 
     features: Tensor
     reliability: Tensor | None

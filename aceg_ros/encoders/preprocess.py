@@ -1,4 +1,4 @@
-"""A frame as the encoder takes it: undistorted, resampled, a tensor; and where its cells are in the image."""
+"""From a frame to what an encoder takes: undistorted, resampled, a tensor; and the pixels of its cells."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def patch_centres(columns: Tensor, rows: Tensor, stride: int) -> Tensor:
 
 
 def reject_image(frame: Frame) -> PoseEstimate | None:
-    """A refusal for a picture that cannot be localized in, or None."""
+    """A rejection of an image that cannot be localized, or None."""
     image, camera = frame.image, frame.camera
     if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         return PoseEstimate(status=Status.BAD_IMAGE, message="The image is not (height, width, 3) uint8 RGB.")

@@ -1,4 +1,4 @@
-"""Dense RootSIFT (Lowe 2004; Arandjelovic & Zisserman 2012) of OpenCV: the yardstick without any training."""
+"""Dense RootSIFT (Lowe 2004; Arandjelovic & Zisserman 2012) of OpenCV: the baseline without any training."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ class SiftNet(nn.Module):
     dim = DIM
 
     def forward(self, images: Tensor) -> FeatureMap:
-        grids = [self._describe(image) for image in (images.permute(0, 2, 3, 1).cpu().numpy() * 255).astype(np.uint8)]
-        return FeatureMap(torch.stack(grids).to(images.device), None)
+        bytes_ = (images.permute(0, 2, 3, 1).cpu().numpy() * 255).astype(np.uint8)
+        descriptors = [self._describe(image) for image in bytes_]
+        return FeatureMap(torch.stack(descriptors).to(images.device), None)
 
     @staticmethod
     def _describe(image: np.ndarray) -> Tensor:

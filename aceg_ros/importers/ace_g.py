@@ -13,7 +13,7 @@ from aceg_ros.maps.header import NetworkReference
 from aceg_ros.maps.scene_map import SceneMap, check_writable
 from aceg_ros.methods.ace_g import SPEC, AceGMapSettings
 from aceg_ros.networks.map_code_transformer import TransformerHead, head_from_release
-from aceg_ros.networks.weights_file import load_regressor, save_regressor
+from aceg_ros.networks.regressor import load_regressor, save_regressor
 
 # Of the configuration in the file: what the published network has, and ours alone computes.
 PUBLISHED_CONFIG = {"use_homogeneous": True, "use_uncertainty": True, "dim_map_emb": None,
@@ -34,7 +34,7 @@ def import_regressor(source: Path, target: Path) -> str:
             raise UserError(f"{source} has {name} = {config[name]}: only the published {published} is supported.")
     check_writable(target)
     save_regressor(head, "", target, half=False)
-    size = head.size
+    size = head.config
     return (f"{target}: ACE-G regressor for {size.dim_in}-D features, {size.num_blocks} blocks of {size.dim_emb}; use"
             f" it with 'aceg map SCENE --method {SPEC.name} --regressor {target} --encoder ENCODER -o MAP'.")
 
@@ -51,7 +51,7 @@ def import_map(source: Path, target: Path, *, encoder: str | None, regressor: st
         embeddings, mean = state["map_embeddings"], state["mean"].float().reshape(3)
     except (KeyError, RuntimeError) as error:
         raise UserError(f"{source} is not a map of the ACE-G release ({first_line(error)}).") from None
-    if not isinstance(reader.net, TransformerHead) or embeddings.shape[1:] != (reader.net.size.dim_emb,):
+    if not isinstance(reader.net, TransformerHead) or embeddings.shape[1:] != (reader.net.config.dim_emb,):
         raise UserError(f"The map's codes are {tuple(embeddings.shape)}: they do not fit regressor {regressor}.")
     if reader.dim_in != owner.dim:
         raise UserError(f"The regressor takes {reader.dim_in}-D features, the encoder gives {owner.dim}: it belongs to"

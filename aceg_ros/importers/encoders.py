@@ -23,11 +23,9 @@ IMPORTERS = (
 def import_encoder(source: Path, target: Path, net_class: type[AceNet] | type[AlikedNet], *, kind: str,
                    label: str) -> str:
     """Write an encoder file of a kind that `load_encoder` knows. label: name of the release, for messages."""
-    from safetensors.torch import save_file
-
     from aceg_ros.importers.reading import first_line, read_state
     from aceg_ros.maps.scene_map import check_writable
-    from aceg_ros.utils.atomic_file import replacing
+    from aceg_ros.networks.weights_file import write_weights
 
     state = read_state(source)
     try:
@@ -35,7 +33,6 @@ def import_encoder(source: Path, target: Path, net_class: type[AceNet] | type[Al
     except (KeyError, RuntimeError, IndexError, ValueError) as error:
         raise UserError(f"{source} is not an encoder of the {label} release ({first_line(error)}).") from None
     check_writable(target)
-    tensors = {key: value.contiguous() for key, value in net.state_dict().items() if value.is_floating_point()}
-    with replacing(target) as temporary:
-        save_file(tensors, temporary, {"kind": kind})
+    tensors = {key: value for key, value in net.state_dict().items() if value.is_floating_point()}
+    write_weights(target, tensors, kind=kind, config=net.config)
     return f"{target}: {label} encoder, {net.dim}-D features; use it with 'aceg map SCENE --encoder {target} -o MAP'."

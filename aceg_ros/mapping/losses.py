@@ -97,7 +97,7 @@ def guide_loss(coordinates: Tensor, view: View, depth_m: Tensor,
 def _distance(coordinates: Tensor, view: View, depth_m: Tensor, contraction: Contraction | None) -> Tensor:
     """Distances (B,) to the points at z-depths (B,)."""
     truth = points_in_map(view, depth_m)
-    return (coordinates - truth).norm(dim=1) if contraction is None else contraction.apart(coordinates, truth)
+    return (coordinates - truth).norm(dim=1) if contraction is None else contraction.distance(coordinates, truth)
 
 
 def _pull(distance_m: Tensor, depth_m: Tensor, view: View) -> Tensor:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from aceg_ros.maps.scene_map import SceneMap
     from aceg_ros.methods.scene_coordinates import Regress, RegressionLocalizer
-    from aceg_ros.networks.map_code_transformer import Regressed
+    from aceg_ros.networks.landmark_regressor import LandmarkRegressor
+    from aceg_ros.networks.map_code_transformer import PredictedPoints, TransformerHead
 
 SHIPPED_REGRESSOR, ITS_ENCODER = "ace_g", "compact"
 
@@ -64,7 +65,7 @@ def make_regression(scene_map: SceneMap, device: str) -> Regress:
     """Return the regressor with the map's code. Raises UserError if it is another regressor now than the map's."""
     from aceg_ros.networks.landmark_regressor import LandmarkCode, LandmarkRegressor
     from aceg_ros.networks.map_code_transformer import MapCode
-    from aceg_ros.networks.weights_file import load_regressor
+    from aceg_ros.networks.regressor import load_regressor
     reference = scene_map.network("regressor")
     regressor = load_regressor(reference.source, device)
     if regressor.identity != reference.identity:
@@ -74,22 +75,16 @@ def make_regression(scene_map: SceneMap, device: str) -> Regress:
     try:
         if isinstance(net, LandmarkRegressor):
             landmarks = sections["landmarks"]
-            landmark_code = LandmarkCode(landmarks["keys"].float(), landmarks["points"]).to(device)
-            return lambda features: _surest(net(features, landmark_code))
+            landmark_code = LandmarkCode(landmarks["keys"].float(), landmarks["points"], net.config).to(device)
+            return lambda features: _confident(net, net(features, landmark_code))
         map_code = MapCode(sections["code"]["embeddings"].float(), sections["code"]["mean"]).to(device)
-        return lambda features: _sure(net(features, map_code))
+        return lambda features: _confident(net, net(features, map_code))
     except (KeyError, RuntimeError) as error:
         raise UserError(f"The map's code cannot be used ({error}): map the scene again.") from None
 
 
-def _sure(found: Regressed) -> tuple[Tensor, Tensor]:
-    from aceg_ros.networks.map_code_transformer import surer
-    return found.coordinates.float(), surer(found.sigma.float())
-
-
-def _surest(found: Regressed) -> tuple[Tensor, Tensor]:
-    from aceg_ros.networks.landmark_regressor import surest
-    return found.coordinates, surest(found.sigma)
+def _confident(net: LandmarkRegressor | TransformerHead, found: PredictedPoints) -> tuple[Tensor, Tensor]:
+    return found.coordinates.float(), net.select_confident(found.sigma.float())
 
 
 SPEC = MethodSpec(

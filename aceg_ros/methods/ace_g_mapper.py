@@ -29,7 +29,7 @@ from aceg_ros.methods.ace_g import AceGMapSettings, AceGOptions
 from aceg_ros.methods.base import MappingOptions
 from aceg_ros.networks.landmark_regressor import LandmarkRegressor
 from aceg_ros.networks.map_code_transformer import MapCode, TransformerHead
-from aceg_ros.networks.weights_file import Regressor, load_regressor
+from aceg_ros.networks.regressor import Regressor, load_regressor
 from aceg_ros.utils.device import pick_device
 
 MIN_LANDMARKS = 200
@@ -116,7 +116,7 @@ class AceGMapper:
         mean = torch.tensor(self._collection.poses[:, :3, 3].mean(0)).float()
         generator = torch.Generator().manual_seed(options.seed)
         codes = self._own.codes or self._regressor.codes or settings.training.codes
-        code = MapCode.noise(codes, net.size.dim_emb, mean, generator).to(self._device)
+        code = MapCode.noise(codes, net.config.dim_emb, mean, generator).to(self._device)
         report = budget.phase("training").report
         result = train_code(net, code, buffer, settings.training, budget.deadline,
                             lambda done, left, error: report(done, error, left), budget.should_stop)

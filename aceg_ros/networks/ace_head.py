@@ -1,4 +1,4 @@
-"""The scene coordinate head of ACE (CVPR 2023): a small MLP that turns a patch feature into a point of the map."""
+"""The scene coordinate head of ACE (CVPR 2023): a small MLP that maps a patch feature to a point of the map."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class SceneHead(nn.Module):
     Layers and state-dict keys are those of the release (1x1 convolutions there, linear layers here: `head_state`
     converts). width: hidden size; extra_blocks: residual blocks beside the first; homogeneous: four outputs instead
     of three, the fourth a scale. mean: mean camera centre of the mapping poses, added to every coordinate. radius: of
-    heads that we train; what they say are contracted coordinates, see `Contraction`.
+    heads that we train, whose outputs are contracted coordinates, see `Contraction`; None for published ones.
     """
 
     mean: Tensor
@@ -45,7 +45,7 @@ class SceneHead(nn.Module):
 
     @property
     def contraction(self) -> Contraction | None:
-        return None if self.radius is None else Contraction(self.mean, self.radius)
+        return None if self.radius is None else Contraction(centre=self.mean, radius=self.radius)
 
     def forward(self, features: Tensor) -> Tensor:
         x = functional.relu(self.res3_conv1(features))
@@ -76,7 +76,7 @@ RELEASE_BUFFERS = ("max_scale", "min_scale", "max_inv_scale", "min_inv_scale", "
 
 
 def check_scales(state: dict[str, Tensor]) -> None:
-    """Raises ValueError where a release's state dict has other scales of its homogeneous output than published."""
+    """Raise ValueError if a release's state dict has other scales of its homogeneous output than published."""
     for name, published in (("max_scale", MAX_SCALE), ("min_scale", MIN_SCALE)):
         if name in state and abs(float(state[name].flatten()[0]) - published) > 1e-3 * published:
             raise ValueError(f"its {name} is {float(state[name].flatten()[0]):g}, not {published:g}")
@@ -85,8 +85,8 @@ def check_scales(state: dict[str, Tensor]) -> None:
 def head_from_state(state: dict[str, Tensor]) -> SceneHead:
     """Head of a state dict in the release's layout (1x1 convolutions) or ours; all sizes are read from the shapes.
 
-    Raises KeyError or RuntimeError where the dict is not of such a head, ValueError where its scales are not the
-    published ones.
+    Raises KeyError or RuntimeError if the dict is not of such a head, ValueError if its scales are not the published
+    ones.
     """
     check_scales(state)
     ours = {key: value.float().flatten(1) if value.ndim == 4 and key.endswith("weight") else value.float()

@@ -1,8 +1,8 @@
-"""Space made small: what lies beyond a radius is drawn in to twice the radius (Barron et al., Mip-NeRF 360, CVPR 2022,
-section 3).
+"""Scene contraction (Barron et al., Mip-NeRF 360, CVPR 2022, section 3): all points beyond a radius are mapped to
+within twice the radius.
 
-A terrace is a few metres of chairs before a city at a hundred times their distance. A network whose outputs are metres
-learns the chairs and never reaches the city; contracted, both are numbers of about one.
+Outdoors, a scene has near objects a few metres away and a background at a hundred times their distance. A network whose
+outputs are metres learns the near ones and never reaches the background; contracted, both are numbers of about one.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from torch import Tensor
 FARTHEST = 100.0        # radii; beyond it the map goes on straight, so that it can be inverted everywhere
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Contraction:
-    """centre (3,) and radius of the part of the map that keeps its shape, in map units."""
+    """centre (3,) and radius of the part of the map that keeps its shape, map units."""
 
     centre: Tensor
     radius: Tensor
@@ -37,14 +37,16 @@ class Contraction:
         distance = 1.0 / (2.0 - near) + (length - near) * FARTHEST**2
         return contracted / length * distance * self.radius + self.centre
 
-    def apart(self, points: Tensor, truth: Tensor) -> Tensor:
-        """Distances (...) from map points to true ones, in map units at the truth, measured where all is small: a
-        skyline's distance, which no camera can tell, counts for little, its direction for what it is."""
-        there = self.contract(truth)
-        stretch = (truth - self.centre).norm(dim=-1) / there.norm(dim=-1).clamp(min=1e-9)
-        return (self.contract(points) - there).norm(dim=-1) * torch.where(stretch > 0, stretch, self.radius)
+    def distance(self, points: Tensor, truth: Tensor) -> Tensor:
+        """Distances (...) from map points to true ones, measured in contracted space and scaled to map units at the
+        truth. An error in the depth of the background, which images hardly show, counts for little, one in its
+        direction in full."""
+        target = self.contract(truth)
+        scale = (truth - self.centre).norm(dim=-1) / target.norm(dim=-1).clamp(min=1e-9)
+        return (self.contract(points) - target).norm(dim=-1) * torch.where(scale > 0, scale, self.radius)
 
 
 def fitting_radius(points: Tensor, centre: Tensor) -> Tensor:
-    """Keeps the shape of the nearer part of a place: 1.5 times the median distance of points (N, 3) from the centre."""
+    """The radius that keeps the shape of the nearer part of a scene: 1.5 times the median distance of points (N, 3)
+    from the centre."""
     return 1.5 * (points - centre).norm(dim=1).median().clamp(min=1e-6)

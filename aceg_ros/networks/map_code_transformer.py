@@ -1,5 +1,5 @@
-"""The published regressor of ACE-G (Bruns et al., ICCV 2025): one transformer for all places, trained once and frozen.
-A place is the code that it reads.
+"""The published regressor of ACE-G (Bruns et al., ICCV 2025): one transformer for all scenes, trained once and frozen.
+It reads a scene's code by cross-attention.
 """
 
 from __future__ import annotations
@@ -13,20 +13,22 @@ from torch.nn import functional
 
 from aceg_ros.networks.ace_head import RELEASE_BUFFERS, check_scales, dehomogenize
 
-SURE = 2.0                           # times the 10 % quantile of sigma
 
-
-class Regressed(NamedTuple):
+class PredictedPoints(NamedTuple):
     """coordinates (B, 3) in the map; sigma (B,): standard deviation of their distance from the truth, map units."""
 
     coordinates: Tensor
     sigma: Tensor
 
 
-@dataclass(frozen=True)
-class HeadSize:
-    """The released class's names for its sizes, and its defaults. unit_features: ours are trained on features of unit
-    length, the released on those of its encoder as they come."""
+@dataclass(frozen=True, kw_only=True)
+class TransformerHeadConfig:
+    """Sizes and constants, with the names of the released class and its defaults.
+
+    unit_features: ours are trained on features of unit length, the released on those of its encoder as they come.
+    confident_ratio: patches are confident whose sigma is below so many times the 10 % quantile of an image's sigmas
+    (the paper's rule).
+    """
 
     dim_in: int = 1024
     num_blocks: int = 6
@@ -35,10 +37,11 @@ class HeadSize:
     mlp_ratio: float = 4.0
     final_mlp_ratio: float = 1.0
     unit_features: bool = False
+    confident_ratio: float = 2.0
 
 
 class MapCode(nn.Module):
-    """What a place is to `TransformerHead`: embeddings (n, d), and the mean camera centre (3,)."""
+    """What `TransformerHead` knows of a scene: embeddings (n, d), and the mean camera centre (3,)."""
 
     mean: Tensor
 
@@ -49,12 +52,12 @@ class MapCode(nn.Module):
 
     @classmethod
     def noise(cls, count: int, width: int, mean: Tensor, generator: torch.Generator) -> MapCode:
-        """As mapping begins: N(0, 0.01^2)."""
+        """The code that mapping starts from: N(0, 0.01^2)."""
         return cls(0.01 * torch.randn(count, width, generator=generator), mean)
 
 
 class _Mlp(nn.Module):
-    """Linear, GELU, LayerNorm or none, Linear."""
+    """Linear, GELU, LayerNorm if `norm`, Linear."""
 
     def __init__(self, dim_in: int, hidden: int, dim_out: int, norm: bool):
         super().__init__()
@@ -81,13 +84,13 @@ class _CrossAttention(nn.Module):
 
 
 class _Block(nn.Module):
-    def __init__(self, size: HeadSize):
+    def __init__(self, config: TransformerHeadConfig):
         super().__init__()
-        width = size.dim_emb
+        width = config.dim_emb
         self.q_norm, self.k_norm, self.v_norm = (nn.LayerNorm(width) for _ in range(3))
-        self.attn = _CrossAttention(width, size.num_attention_heads)
+        self.attn = _CrossAttention(width, config.num_attention_heads)
         self.norm2 = nn.LayerNorm(width)
-        self.mlp = _Mlp(width, int(width * size.mlp_ratio), width, norm=False)
+        self.mlp = _Mlp(width, int(width * config.mlp_ratio), width, norm=False)
 
     def forward(self, x: Tensor, codes: Tensor) -> Tensor:
         x = x + self.attn(self.q_norm(x), self.k_norm(codes), self.v_norm(codes))
@@ -97,32 +100,31 @@ class _Block(nn.Module):
 class TransformerHead(nn.Module):
     """Features (B, dim_in) and a map code -> coordinates and sigma. State-dict keys are the release's."""
 
-    def __init__(self, size: HeadSize):
+    def __init__(self, config: TransformerHeadConfig):
         super().__init__()
-        width = size.dim_emb
-        self.size = size
-        self.in_mlp = _Mlp(size.dim_in, int(size.dim_in * size.mlp_ratio), width, norm=True)
-        self.transformer_blocks = nn.ModuleList(_Block(size) for _ in range(size.num_blocks))
-        self.out_mlp = _Mlp(width, int(width * size.final_mlp_ratio), 5, norm=True)
+        width = config.dim_emb
+        self.config = config
+        self.in_mlp = _Mlp(config.dim_in, int(config.dim_in * config.mlp_ratio), width, norm=True)
+        self.transformer_blocks = nn.ModuleList(_Block(config) for _ in range(config.num_blocks))
+        self.out_mlp = _Mlp(width, int(width * config.final_mlp_ratio), 5, norm=True)
 
-    def forward(self, features: Tensor, code: MapCode) -> Regressed:
-        x = self.in_mlp(functional.normalize(features, dim=1) if self.size.unit_features else features)
+    def forward(self, features: Tensor, code: MapCode) -> PredictedPoints:
+        x = self.in_mlp(functional.normalize(features, dim=1) if self.config.unit_features else features)
         for block in self.transformer_blocks:
             x = block(x, code.embeddings)
         with torch.autocast(x.device.type, enabled=False):             # 8 bits of a coordinate are not enough
             x = self.out_mlp(x.float())
-        return Regressed(dehomogenize(x[:, :4]) + code.mean, x[:, 4].exp())
+        return PredictedPoints(dehomogenize(x[:, :4]) + code.mean, x[:, 4].exp())
 
-
-def surer(sigma: Tensor) -> Tensor:
-    """The patches (B,) of a picture whose points the solver should see (the paper's rule)."""
-    return sigma < SURE * sigma.quantile(0.1)
+    def select_confident(self, sigma: Tensor) -> Tensor:
+        """Mask (B,) of the patches of an image that the pose solver should use, by their sigma (B,)."""
+        return sigma < self.config.confident_ratio * sigma.quantile(0.1)
 
 
 def head_from_release(state: dict[str, Tensor], heads: int) -> TransformerHead:
     """The regressor of a state dict with the release's keys; all sizes but the number of heads are in its shapes.
 
-    Raises KeyError or RuntimeError where the dict is not of such a network, ValueError where its scales are others.
+    Raises KeyError or RuntimeError if the dict is not of such a network, ValueError if its scales are others.
     """
     check_scales(state)
     others = (*RELEASE_BUFFERS, "mean", "_extra_state")
@@ -134,7 +136,8 @@ def head_from_release(state: dict[str, Tensor], heads: int) -> TransformerHead:
         raise ValueError(f"{heads} heads do not divide its width of {width}")
     if hidden * width != dim_in * weights["transformer_blocks.0.mlp.fcs.0.weight"].shape[0]:
         raise ValueError("its two MLPs have different ratios")
-    head = TransformerHead(HeadSize(dim_in, blocks, heads, width, hidden / dim_in,
-                                    weights["out_mlp.fcs.0.weight"].shape[0] / width))
+    head = TransformerHead(TransformerHeadConfig(
+        dim_in=dim_in, num_blocks=blocks, num_attention_heads=heads, dim_emb=width, mlp_ratio=hidden / dim_in,
+        final_mlp_ratio=weights["out_mlp.fcs.0.weight"].shape[0] / width))
     head.load_state_dict(weights)
     return head

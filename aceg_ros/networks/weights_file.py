@@ -1,73 +1,96 @@
-"""Regressors as files: ours (shipped, trained by `aceg pretrain ace-g`) and the published one (`aceg import ace-g`)."""
+"""Weights as safetensors files: the tensors, and in the metadata the kind of network and its configuration.
+
+The configuration is a frozen dataclass of the network: sizes, and the constants that change what the weights compute.
+Files of the first release store none; the defaults of these dataclasses are the constants of that release and must
+stay as they are.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from aceg_ros.errors import UserError
-from aceg_ros.networks.landmark_regressor import LandmarkRegressor, LandmarkSize
-from aceg_ros.networks.map_code_transformer import HeadSize, TransformerHead
+from aceg_ros.utils.atomic_file import replacing
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 SHIPPED = Path(__file__).parent.parent / "weights"
-LANDMARKS, PUBLISHED = "ace-g-landmarks", "ace-g"
-_KINDS = {LANDMARKS: (LandmarkRegressor, LandmarkSize), PUBLISHED: (TransformerHead, HeadSize)}
+Config = TypeVar("Config", bound="DataclassInstance")
 
 
-@dataclass(frozen=True)
-class Regressor:
-    """A frozen regressor. identity: kind and content hash; encoder: identity of the one it was trained on, "" where the
-    file does not say; source: where it was found; codes: how many a map of it should have, 0 where it does not say."""
+@dataclass(frozen=True, kw_only=True)
+class WeightsFile:
+    """What a file holds. kind: of network; config: None if the file stores none; tensors: as they are stored;
+    metadata: all of it."""
 
-    net: LandmarkRegressor | TransformerHead
-    identity: str
-    encoder: str
-    source: str
-    codes: int = 0
+    kind: str
+    config: dict[str, Any] | None
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
 
-    @property
-    def dim_in(self) -> int:
-        return self.net.size.dim_in
+    def config_as(self, config_type: type[Config]) -> Config:
+        """The configuration as the network's dataclass; its defaults if the file stores none.
 
-
-def save_regressor(net: LandmarkRegressor | TransformerHead, encoder: str, path: Path,
-                   half: bool = True, codes: int = 0) -> None:
-    """Write the weights, in fp16 if half, by way of a temporary file. codes: as in `Regressor`."""
-    kind = LANDMARKS if isinstance(net, LandmarkRegressor) else PUBLISHED
-    state = {key: (value.half() if half else value).detach().cpu().contiguous()
-             for key, value in net.state_dict().items()}
-    temporary = path.with_name(f".{path.name}.tmp")
-    save_file(state, temporary, {"kind": kind, "size": json.dumps(asdict(net.size)), "encoder": encoder,
-                                 "codes": str(codes)})
-    temporary.replace(path)
+        Raises TypeError if the file stores other fields.
+        """
+        stored = {name: tuple(value) if isinstance(value, list) else value
+                  for name, value in (self.config or {}).items()}
+        return config_type(**stored)
 
 
-def load_regressor(source: str, device: str = "cpu") -> Regressor:
-    """By the name of a shipped one ("ace_g") or the path of a file. Raises UserError where there is none of ours."""
+def find_weights(source: str) -> tuple[Path, str] | None:
+    """Path of a weights file and what a map remembers as its source: the name of a shipped file, or an absolute path;
+    None if there is neither."""
     shipped = SHIPPED / f"{source}.safetensors"
-    path = shipped if shipped.exists() else Path(source).resolve()
-    if not path.is_file():
-        raise UserError(f"No regressor '{source}': give 'ace_g' or a file made by 'aceg import ace-g'.")
+    if shipped.exists():
+        return shipped, source
+    path = Path(source).resolve()
+    return (path, str(path)) if path.is_file() else None
+
+
+def read_weights(path: Path, role: str) -> WeightsFile:
+    """Read a file of weights; role, such as "encoder", is for the message. Raises UserError if it cannot be read."""
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()}
-        net_class, size_class = _KINDS[metadata["kind"]]
-        net = net_class(size_class(**json.loads(metadata["size"])))
-        codes = int(metadata.get("codes", 0))
-        net.load_state_dict({key: value.float() for key, value in state.items()})
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path} is not a readable regressor file ({error!r}).") from None
-    return Regressor(net.eval().requires_grad_(False).to(device), f"{metadata['kind']}:{digest(state)}",
-                     metadata.get("encoder", ""), source if path == shipped else str(path), codes)
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+        config = json.loads(metadata["config"]) if "config" in metadata else None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path} is not a readable {role} file ({error}).") from None
+    return WeightsFile(kind=metadata.get("kind", ""), config=config, tensors=tensors, metadata=metadata)
 
 
-def digest(state: dict[str, Tensor]) -> str:
-    """Content hash of weights: what tells one file from another in an identity."""
-    return hashlib.sha256(b"".join(state[key].numpy().tobytes() for key in sorted(state))).hexdigest()[:16]
+def write_weights(path: Path, tensors: Mapping[str, Tensor], *, kind: str, config: DataclassInstance,
+                  **metadata: str) -> None:
+    """Write a file of weights with its configuration; an existing file is replaced by a complete one."""
+    stored = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    with replacing(path) as temporary:
+        save_file(stored, temporary, {"kind": kind, "config": json.dumps(asdict(config)), **metadata})
+
+
+def identity_of(kind: str, tensors: Mapping[str, Tensor], config: DataclassInstance | None = None) -> str:
+    """What tells one network from another: its kind, and a hash of its weights and configuration.
+
+    Values that are the defaults of the configuration are left out of the hash, so that maps which name a network of the
+    first release, whose hash was of the weights alone, still find it.
+    """
+    digest = hashlib.sha256()
+    for key in sorted(tensors):
+        digest.update(tensors[key].contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    known = () if config is None else fields(config)
+    changed = {entry.name: getattr(config, entry.name) for entry in known
+               if getattr(config, entry.name) != entry.default}
+    if changed:
+        digest.update(json.dumps(changed, sort_keys=True).encode())
+    return f"{kind}:{digest.hexdigest()[:16]}"

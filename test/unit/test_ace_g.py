@@ -1,6 +1,7 @@
 """ACE-G: the published regressor and its files, ours, its codes, and mapping with both."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,15 +27,25 @@ from aceg_ros.methods.ace_g import AceGOptions
 from aceg_ros.methods.base import MappingOptions
 from aceg_ros.methods.build_map import build_map
 from aceg_ros.methods.registry import make_localizer, make_mapper
-from aceg_ros.networks.landmark_regressor import LandmarkCode, LandmarkRegressor, LandmarkSize, Mixture, Search, nearest
-from aceg_ros.networks.map_code_transformer import HeadSize, MapCode, TransformerHead, head_from_release
-from aceg_ros.networks.weights_file import load_regressor, save_regressor
+from aceg_ros.networks.landmark_regressor import (
+    LandmarkCode,
+    LandmarkConfig,
+    LandmarkRegressor,
+    Mixture,
+    Search,
+    nearest,
+)
+from aceg_ros.networks.map_code_transformer import MapCode, TransformerHead, TransformerHeadConfig, head_from_release
+from aceg_ros.networks.regressor import load_regressor, save_regressor
 from aceg_ros.synthetic.demo_room import demo_world, mapping_path, query_path
 from aceg_ros.synthetic.render import EVENING
 
 
 def unit(count: int, dim: int, seed: int = 0) -> torch.Tensor:
     return torch.nn.functional.normalize(torch.randn(count, dim, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+SMALL = TransformerHeadConfig(dim_in=16, num_blocks=1, num_attention_heads=2, dim_emb=32)
 
 
 # --- the published network and its files ----------------------------------------------------------------------------
@@ -80,7 +91,7 @@ def test_release_files_are_imported_and_compute_the_same(tmp_path):
 
 @pytest.mark.parametrize("change", [{"num_attention_heads": 5}, {"use_uncertainty": False}, {"dim_map_emb": 32}])
 def test_other_networks_than_the_published_one_are_refused(tmp_path, change):
-    head = TransformerHead(HeadSize(16, 1, 2, 32))
+    head = TransformerHead(SMALL)
     config = {"num_attention_heads": 2} | change
     torch.save(head.state_dict() | {"_extra_state": {"_head_config_dict": config}}, tmp_path / "h.pt")
     with pytest.raises(UserError):
@@ -97,7 +108,7 @@ def test_files_that_run_code_are_refused(tmp_path):
 
 def test_codes_are_projected_once_for_all_patches():
     """Time must not be tested; what is: the keys' layer sees the codes, not a copy of them for each patch."""
-    head = TransformerHead(HeadSize(16, 1, 2, 32))
+    head = TransformerHead(SMALL)
     seen = []
     head.transformer_blocks[0].attn.k_proj.register_forward_hook(
         lambda layer, inputs, out: seen.append(inputs[0].shape))
@@ -142,11 +153,11 @@ def test_mixture_prefers_weight_where_the_truth_is():
 
 def landmarks(count: int = 400, seed: int = 3) -> LandmarkCode:
     generator = torch.Generator().manual_seed(seed)
-    return LandmarkCode(unit(count, 16, seed), 4 * torch.rand(count, 3, generator=generator))
+    return LandmarkCode(unit(count, 16, seed), 4 * torch.rand(count, 3, generator=generator), LandmarkConfig(dim_in=16))
 
 
 def test_an_untrained_regressor_is_the_nearest_landmark():
-    code, net = landmarks(), LandmarkRegressor(LandmarkSize(16))
+    code, net = landmarks(), LandmarkRegressor(LandmarkConfig(dim_in=16))
     with torch.inference_mode():
         found = net(code.keys[:50], code)
     assert ((found.coordinates - code.points[:50]).norm(dim=1) < code.spacing).all()
@@ -154,10 +165,11 @@ def test_an_untrained_regressor_is_the_nearest_landmark():
 
 def test_maps_of_any_scale_and_place_are_alike_to_it():
     torch.manual_seed(1)
-    code, net = landmarks(), LandmarkRegressor(LandmarkSize(16))
+    code, net = landmarks(), LandmarkRegressor(LandmarkConfig(dim_in=16))
     torch.nn.init.normal_(net.weigh.weight)
     turn = torch.linalg.qr(torch.randn(3, 3))[0]
-    moved = LandmarkCode(code.keys, 7 * code.points @ turn.T + torch.tensor([10.0, -3.0, 2.0]))
+    moved = LandmarkCode(code.keys, 7 * code.points @ turn.T + torch.tensor([10.0, -3.0, 2.0]),
+                         net.config)
     with torch.inference_mode():
         here, there = (net(unit(30, 16, 9), each) for each in (code, moved))
     assert torch.allclose(7 * here.coordinates @ turn.T + torch.tensor([10.0, -3.0, 2.0]), there.coordinates, atol=1e-2)
@@ -165,10 +177,10 @@ def test_maps_of_any_scale_and_place_are_alike_to_it():
 
 
 def test_regressor_files_come_back_and_others_are_refused(tmp_path):
-    net = LandmarkRegressor(LandmarkSize(16, width=32, heads=2, blocks=1, nearest=4))
+    net = LandmarkRegressor(LandmarkConfig(dim_in=16, width=32, heads=2, blocks=1, nearest=4))
     save_regressor(net, "compact:0", tmp_path / "r.safetensors")
     found = load_regressor(str(tmp_path / "r.safetensors"))
-    assert (found.dim_in, found.encoder, found.net.size) == (16, "compact:0", net.size)
+    assert (found.dim_in, found.encoder, found.net.config) == (16, "compact:0", net.config)
     assert found.identity == load_regressor(str(tmp_path / "r.safetensors")).identity
     with pytest.raises(UserError, match="was trained for encoder compact:0"):
         make_mapper("ace_g", MappingOptions(), AceGOptions(regressor=str(tmp_path / "r.safetensors")))
@@ -220,7 +232,8 @@ def test_a_rough_search_finds_what_an_exact_one_does():
     keys = torch.nn.functional.normalize(keys, dim=1)
     changed = keys[:200] + 0.02 * torch.randn(200, 128, generator=generator)
     features = torch.nn.functional.normalize(changed, dim=1)
-    (exact, exact_index), (rough, rough_index) = (Search(keys, in_bf16)(features, 4) for in_bf16 in (False, True))
+    (exact, exact_index), (rough, rough_index) = (Search(keys, LandmarkConfig(), in_bf16)(features, 4)
+                                                     for in_bf16 in (False, True))
     assert torch.equal(exact_index[:, 0], rough_index[:, 0])
     assert torch.allclose(exact[:, 0], rough[:, 0], atol=1e-5)           # rescored, not rounded
     assert (exact_index == rough_index).float().mean() > 0.99
@@ -247,7 +260,7 @@ def test_measured_depths_make_landmarks_where_they_are():
 def test_training_a_code_explains_the_buffer():
     """A buffer whose features tell their points, and a frozen network: the code alone learns."""
     torch.manual_seed(0)
-    head = TransformerHead(HeadSize(8, 2, 2, 32))
+    head = TransformerHead(replace(SMALL, dim_in=8, num_blocks=2))
     before = {key: value.clone() for key, value in head.state_dict().items()}
     head.requires_grad_(False)
     buffer = PatchBuffer(600, 8, 8, "cpu", False)
@@ -268,7 +281,7 @@ def test_training_a_code_explains_the_buffer():
 def test_published_regressor_maps_and_its_map_comes_back(tmp_path, rendered_scene):
     write_encoder(tmp_path / "e.safetensors", 16)
     torch.manual_seed(0)
-    save_regressor(TransformerHead(HeadSize(16, 1, 2, 32)), "", tmp_path / "r.safetensors")
+    save_regressor(TransformerHead(SMALL), "", tmp_path / "r.safetensors")
     assert main(["map", str(rendered_scene / "mapping"), "-o", str(tmp_path / "p.map"), "--method", "ace_g", "--every",
                  "8", "--encoder", str(tmp_path / "e.safetensors"), "--regressor", str(tmp_path / "r.safetensors"),
                  "--budget", "20"]) == 0
@@ -276,7 +289,7 @@ def test_published_regressor_maps_and_its_map_comes_back(tmp_path, rendered_scen
     assert scene_map.method == "ace_g" and scene_map.sections["code"]["embeddings"].shape == (1024, 32)
     make_localizer(scene_map, "cpu")
     (tmp_path / "r.safetensors").unlink()
-    save_regressor(TransformerHead(HeadSize(16, 1, 4, 32)), "", tmp_path / "r.safetensors")
+    save_regressor(TransformerHead(replace(SMALL, num_attention_heads=4)), "", tmp_path / "r.safetensors")
     with pytest.raises(UserError, match="made with regressor"):
         make_localizer(scene_map, "cpu")
 

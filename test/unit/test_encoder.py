@@ -135,7 +135,7 @@ def test_deformable_convolution_is_a_convolution_of_moved_taps():
 
 def test_aliked_sizes_are_read_from_its_weights_and_its_grid_follows_the_picture():
     torch.manual_seed(0)
-    net = AlikedNet(8, 16, 32, 64, 16)
+    net = AlikedNet((8, 16, 32), 64, 16)
     torch.nn.init.normal_(net.desc_head.agg_weights)
     again = AlikedNet.from_state(net.eval().state_dict()).eval()
     image = torch.rand(1, 3, 96, 120)

@@ -72,7 +72,7 @@ def test_a_contracted_head_keeps_its_radius_and_reaches_the_skyline():
 
 
 def test_contraction_keeps_what_is_near_and_its_inverse_gives_back_what_is_far():
-    contraction = Contraction(torch.tensor([1.0, 0.0, -2.0]), torch.tensor(4.0))
+    contraction = Contraction(centre=torch.tensor([1.0, 0.0, -2.0]), radius=torch.tensor(4.0))
     directions = torch.nn.functional.normalize(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), dim=1)
     near = contraction.centre + directions * torch.linspace(0.0, 4.0, 50)[:, None]
     assert torch.allclose(contraction.contract(near) * 4.0 + contraction.centre, near, atol=1e-5)
@@ -84,16 +84,16 @@ def test_contraction_keeps_what_is_near_and_its_inverse_gives_back_what_is_far()
 
 
 def test_contracted_distance_of_a_skyline_is_that_of_its_direction():
-    contraction = Contraction(torch.zeros(3), torch.tensor(4.0))
+    contraction = Contraction(centre=torch.zeros(3), radius=torch.tensor(4.0))
     truth = torch.tensor([[0.0, 0.0, 200.0], [0.0, 0.0, 2.0]])
-    aside = contraction.apart(truth + torch.tensor([[2.0, 0.0, 0.0], [0.02, 0.0, 0.0]]), truth)
+    aside = contraction.distance(truth + torch.tensor([[2.0, 0.0, 0.0], [0.02, 0.0, 0.0]]), truth)
     assert aside.tolist() == pytest.approx([2.0, 0.02], rel=1e-3)
-    nearer = contraction.apart(0.8 * truth, truth)
+    nearer = contraction.distance(0.8 * truth, truth)
     assert nearer[0] < 1.0 and nearer[1].item() == pytest.approx(0.4, rel=1e-3)
 
 
 def test_contracted_pull_has_a_gradient_everywhere():
-    contraction = Contraction(torch.zeros(3), torch.tensor(4.0))
+    contraction = Contraction(centre=torch.zeros(3), radius=torch.tensor(4.0))
     for start in ([0.0, 0.0, 0.0], [1.0, 0.0, -3.0], [0.0, 300.0, 0.0], [9000.0, 0.0, 0.0]):
         for depth in (2.0, 200.0):
             prediction = contraction.contract(torch.tensor([start])).requires_grad_()

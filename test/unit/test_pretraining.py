@@ -19,8 +19,8 @@ from aceg_ros.encoders.base import load_encoder
 from aceg_ros.encoders.compact import CompactNet
 from aceg_ros.errors import UserError
 from aceg_ros.mapping.losses import reproject
-from aceg_ros.networks.map_code_transformer import HeadSize, MapCode, TransformerHead
-from aceg_ros.networks.weights_file import load_regressor
+from aceg_ros.networks.map_code_transformer import MapCode, TransformerHead, TransformerHeadConfig
+from aceg_ros.networks.regressor import load_regressor
 from aceg_ros.pretraining import ace_g as regressor_training
 from aceg_ros.pretraining import encoder as training
 from aceg_ros.pretraining.ace_g import map_codes
@@ -207,7 +207,8 @@ def test_rearranged_rooms_keep_their_walls():
 # --- the published pre-training: codes from noise -------------------------------------------------------------------
 
 
-SMALL = HeadSize(128, 2, 2, 32, 1.0, 1.0, unit_features=True)
+SMALL = TransformerHeadConfig(dim_in=128, num_blocks=2, num_attention_heads=2, dim_emb=32, mlp_ratio=1.0,
+                              final_mlp_ratio=1.0, unit_features=True)
 
 
 @pytest.fixture

@@ -38,6 +38,11 @@ class WallEncoder(torch.nn.Module):
         return FeatureMap(features.permute(0, 3, 1, 2), None)
 
 
+def wall_encoder(wrong: float) -> Encoder:
+    return Encoder(name="wall", identity="wall:0", source="wall", stride=8, dim=64, short_side_px=240,
+                   net=WallEncoder(wrong))
+
+
 def wall_pictures(centres) -> tuple[list[Picture], list[np.ndarray]]:
     """Pictures of the wall x = 5 that hold its (y, z) as colours, and their exact depths at the patch centres."""
     pictures, depths = [], []
@@ -62,7 +67,7 @@ def run(pictures, encoder, **options):
 @pytest.mark.parametrize("wrong", [0.0, 0.4])
 def test_depths_are_right_and_wrong_matches_are_left_out(wrong):
     pictures, exact = wall_pictures([(0.0, y, 0.1 * y) for y in np.linspace(-1.0, 1.0, 7)])
-    encoder = Encoder("wall", "wall:0", "wall", 8, 64, 240, WallEncoder(wrong))
+    encoder = wall_encoder(wrong)
     depths = run(pictures, encoder, patches=1200)
     assert len(depths) == 7
     found = np.stack([depths[index] for index in range(7)])
@@ -74,7 +79,7 @@ def test_depths_are_right_and_wrong_matches_are_left_out(wrong):
 
 def test_measured_depths_are_taken_where_patches_were_found_and_nowhere_else():
     pictures, _ = wall_pictures([(0.0, y, 0.1 * y) for y in np.linspace(-1.0, 1.0, 7)])
-    encoder = Encoder("wall", "wall:0", "wall", 8, 64, 240, WallEncoder(0.0))
+    encoder = wall_encoder(0.0)
     found = run(pictures, encoder)
     measured = np.full((240, 320), 7.0, np.float16)
     measured[:, 160:] = 0.0
@@ -89,7 +94,7 @@ def test_measured_depths_are_taken_where_patches_were_found_and_nowhere_else():
 
 
 def test_one_spot_and_two_pictures_give_no_depth():
-    encoder = Encoder("wall", "wall:0", "wall", 8, 64, 240, WallEncoder(0.0))
+    encoder = wall_encoder(0.0)
     for places, why in (([(0.0, 0.0, 0.0)] * 5, "one spot"), ([(0.0, 0.0, 0.0), (0.0, 0.5, 0.0)], "two pictures"),
                         ([(0.0, 0.002 * i, 0.0) for i in range(5)], "millimetres of parallax")):
         depths = run(wall_pictures(places)[0], encoder)
@@ -100,7 +105,7 @@ def test_masked_patches_take_no_part():
     pictures, _ = wall_pictures([(0.0, y, 0.1 * y) for y in np.linspace(-1.0, 1.0, 7)])
     mask = np.ones((240, 320), bool)
     mask[:, :81] = False                        # ten columns of cells, and a sliver of the next
-    encoder = Encoder("wall", "wall:0", "wall", 8, 64, 240, WallEncoder(0.0))
+    encoder = wall_encoder(0.0)
     depths = run([replace(picture, mask=mask) for picture in pictures], encoder)
     assert depths and all(np.isnan(depth[:, :11]).all() for depth in depths.values())
     assert run([replace(picture, mask=np.zeros_like(mask)) for picture in pictures], encoder) == {}
@@ -108,7 +113,7 @@ def test_masked_patches_take_no_part():
 
 def test_it_stops_when_time_is_up():
     pictures, _ = wall_pictures([(0.0, y, 0.0) for y in np.linspace(-1.0, 1.0, 7)])
-    encoder = Encoder("wall", "wall:0", "wall", 8, 64, 240, WallEncoder(0.0))
+    encoder = wall_encoder(0.0)
     asked = iter([False] * 9 + [True] * 100)
     depths = triangulate(pictures, encoder, "cpu", TriangulationOptions(), 0, float("inf"), lambda: next(asked),
                          lambda _: None)
@@ -118,7 +123,7 @@ def test_it_stops_when_time_is_up():
 
 def test_a_buffer_of_known_depths_takes_all_of_a_picture_that_nobody_tried():
     pictures = wall_pictures([(0.0, y, 0.0) for y in (-1.0, 0.0, 1.0)])[0]
-    encoder = Encoder("wall", "wall:0", "wall", 8, 64, 240, WallEncoder(0.0))
+    encoder = wall_encoder(0.0)
     tried = np.full((240, 320), np.nan, np.float32)
     nothing = replace(pictures[1], depth_m=tried.copy())
     tried[120:] = 5.0
@@ -131,7 +136,7 @@ def test_a_buffer_of_known_depths_takes_all_of_a_picture_that_nobody_tried():
 
 
 def seen(pictures):
-    encoder = Encoder("wall", "wall:0", "wall", 8, 64, 240, WallEncoder(0.0))
+    encoder = wall_encoder(0.0)
     return [look(picture, encoder, "cpu", 1200) for picture in pictures]
 
 

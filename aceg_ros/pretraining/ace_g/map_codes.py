@@ -25,8 +25,8 @@ from aceg_ros.encoders.base import load_encoder
 from aceg_ros.errors import UserError
 from aceg_ros.mapping.losses import laplace_loss, laplace_reprojection_loss
 from aceg_ros.mapping.train_head import one_cycle
-from aceg_ros.networks.map_code_transformer import HeadSize, MapCode, TransformerHead, surer
-from aceg_ros.networks.weights_file import save_regressor
+from aceg_ros.networks.map_code_transformer import MapCode, TransformerHead, TransformerHeadConfig
+from aceg_ros.networks.regressor import save_regressor
 from aceg_ros.pretraining.ace_g.scenes import Place, PlaceData, open_places
 from aceg_ros.pretraining.common.distributed import Ranks, join
 from aceg_ros.pretraining.common.run import claim, log_figures, resume, save_checkpoint, warm_cosine
@@ -45,7 +45,8 @@ class CodePretraining:
     run: Path
     data: PlaceData
     iterations: int = 20_000
-    size: HeadSize = field(default_factory=lambda: HeadSize(128, 4, 4, 128, 2.0, unit_features=True))
+    size: TransformerHeadConfig = field(default_factory=lambda: TransformerHeadConfig(
+        dim_in=128, num_blocks=4, num_attention_heads=4, dim_emb=128, mlp_ratio=2.0, unit_features=True))
     codes: int = 256
     active: int = 8
     lifetime: int = 300
@@ -249,7 +250,7 @@ def evaluate(net: TransformerHead, places: list[Place], options: CodePretraining
             apart = (found.coordinates - truth).norm(dim=1)
             rows.append([float(apart.median()), float((apart < 0.1).float().mean()),
                          located(found.coordinates, view, None),
-                         located(found.coordinates, view, surer(found.sigma))])
+                         located(found.coordinates, view, net.select_confident(found.sigma))])
     names = ("median_m", "patches_10cm", "recall", "sure_recall")
     return dict(zip(names, np.mean(rows, 0).tolist(), strict=True)) if rows else {}
 

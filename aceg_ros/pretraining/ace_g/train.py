@@ -19,8 +19,8 @@ from torch.nn import functional
 from aceg_ros.encoders.base import load_encoder
 from aceg_ros.errors import UserError
 from aceg_ros.mapping.losses import MAX_ERROR_PX, MIN_DEPTH_M, View, reproject
-from aceg_ros.networks.landmark_regressor import LandmarkCode, LandmarkRegressor, LandmarkSize, Mixture, surest
-from aceg_ros.networks.weights_file import save_regressor
+from aceg_ros.networks.landmark_regressor import LandmarkCode, LandmarkConfig, LandmarkRegressor, Mixture
+from aceg_ros.networks.regressor import save_regressor
 from aceg_ros.pretraining.ace_g.scenes import Place, PlaceData, open_places
 from aceg_ros.pretraining.common.distributed import join
 from aceg_ros.pretraining.common.run import claim, log_figures, resume, save_checkpoint, warm_cosine
@@ -43,7 +43,7 @@ class RegressorTraining:
     peak_rate: float = 1e-3
     query_share: float = 1.0
     feature_dropout: float = 0.0
-    size: LandmarkSize = field(default_factory=LandmarkSize)
+    size: LandmarkConfig = field(default_factory=LandmarkConfig)
     seed: int = 0
     device: str = "cpu"
     keep_every: int = 500
@@ -91,13 +91,13 @@ def _step_loss(net: LandmarkRegressor, place: Place, rng: np.random.Generator, o
     count = int(np.exp(rng.uniform(*np.log(CODES))))
     order = torch.from_numpy(rng.permutation(len(place.points))).to(place.points.device)
     if rng.random() < options.query_share:
-        code = _code(place, order[:count])
+        code = _code(place, order[:count], net.config)
         picture = int(rng.integers(len(place.camera_from_map)))
         index = _some((place.picture == picture).nonzero()[:, 0], options.batch, rng)
         features, view, truth = place.features[index].float(), place.view(index), place.truth(index)
     else:
         asked = place.source == place.source[int(rng.integers(len(place.source)))]
-        code = _code(place, order[~asked[order]][:count])
+        code = _code(place, order[~asked[order]][:count], net.config)
         index = order[asked[order]][:options.batch]
         features, view, truth = place.keys[index].float(), None, place.points[index]
     if options.feature_dropout:
@@ -130,8 +130,8 @@ def _some(index: Tensor, count: int, rng: np.random.Generator) -> Tensor:
     return index[torch.from_numpy(rng.permutation(len(index))[:count]).to(index.device)]
 
 
-def _code(place: Place, index: Tensor) -> LandmarkCode:
-    return LandmarkCode(place.keys[index], place.points[index])
+def _code(place: Place, index: Tensor, config: LandmarkConfig) -> LandmarkCode:
+    return LandmarkCode(place.keys[index], place.points[index], config)
 
 
 @torch.inference_mode()
@@ -141,13 +141,13 @@ def evaluate(net: LandmarkRegressor, places: list[Place], codes: int = 3000) -> 
     rows = []
     for place in places:
         order = torch.from_numpy(np.random.default_rng(0).permutation(len(place.points))).to(place.points.device)
-        code = _code(place, order[:codes])
+        code = _code(place, order[:codes], net.config)
         for picture in range(len(place.camera_from_map)):
             index = (place.picture == picture).nonzero()[:, 0]
             features, view, truth = place.features[index].float(), place.view(index), place.truth(index)
             found = net(features, code)
             nearest = code.points[(features @ code.keys.T).argmax(1)]
-            sure = surest(found.sigma)
+            sure = net.select_confident(found.sigma)
             apart = [(points - truth).norm(dim=1) for points in (found.coordinates, nearest)]
             recalls = [located(points, view, mask) for points, mask in
                        ((found.coordinates, None), (found.coordinates, sure), (nearest, None))]

@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from aceg_ros.encoders.base import load_encoder
 from aceg_ros.encoders.compact import DIM, CompactNet
 from aceg_ros.errors import UserError
+from aceg_ros.networks.weights_file import write_weights
 from aceg_ros.pretraining.common.run import claim, log_figures, resume, save_checkpoint, warm_cosine
 from aceg_ros.pretraining.encoder.augment import Sample, make_sample
 from aceg_ros.pretraining.encoder.data import EncoderData, open_sources
@@ -98,12 +99,9 @@ def evaluate(net: CompactNet, source: PairSource, options: EncoderTraining, batc
 
 
 def export(net: CompactNet, path: Path) -> None:
-    """Write the weights in fp16, by way of a temporary file."""
-    state = {key: value.detach().cpu().contiguous().half() for key, value in net.state_dict().items()
-             if not key.endswith("num_batches_tracked")}
-    temporary = path.with_suffix(".tmp")
-    save_file(state, temporary, {"kind": "compact"})
-    temporary.rename(path)
+    """Write the weights in fp16 with the constants they were trained with."""
+    state = {key: value.half() for key, value in net.state_dict().items() if not key.endswith("num_batches_tracked")}
+    write_weights(path, state, kind="compact", config=net.config)
 
 
 def _begin_with(net: CompactNet, path: Path) -> None:
