@@ -11,9 +11,12 @@ from tf2_msgs.msg import TFMessage
 
 from aceg_ros.camera import Camera, Frame
 from aceg_ros.datasets import open_scene, write_ace_scene
+from aceg_ros.datasets.camera_info import camera_from_info
+from aceg_ros.datasets.image_decoder import decode_image
 from aceg_ros.geometry import pose_from_quaternion
-from aceg_ros.ros.common.messages import camera_from_info, image_to_rgb, pose_from_message, stamp_ns
+from aceg_ros.ros.common.messages import pose_from_message
 from aceg_ros.synthetic.demo_room import LIGHTS, demo_world, mapping_path, query_path
+from aceg_ros.utils.stamps import stamp_to_ns
 
 PLAYER, RECORDER, BAG = "aceg_ros.ros.scene_player", "aceg_ros.ros.scene_recorder", "aceg_ros.ros.bag_recorder"
 
@@ -46,9 +49,9 @@ def test_every_frame_of_a_scene_is_played_with_its_camera_and_its_true_pose(grap
     images, infos, truths, transforms = [], {}, {}, []
     node = graph.node
     node.create_subscription(Image, "image", images.append, qos_profile_sensor_data)
-    node.create_subscription(CameraInfo, "camera_info", lambda m: infos.update({stamp_ns(m.header.stamp): m}), 100)
+    node.create_subscription(CameraInfo, "camera_info", lambda m: infos.update({stamp_to_ns(m.header.stamp): m}), 100)
     node.create_subscription(PoseStamped, "/scene_player/ground_truth",
-                             lambda m: truths.update({stamp_ns(m.header.stamp): m}), 100)
+                             lambda m: truths.update({stamp_to_ns(m.header.stamp): m}), 100)
     node.create_subscription(TFMessage, "/tf", lambda m: transforms.extend(m.transforms), 100)
     player = graph.start(PLAYER, scene=str(scene), rate=10.0, camera_frame="cam", map_frame="hall")
     assert graph.spin_until(lambda: player.poll() is not None)
@@ -57,8 +60,8 @@ def test_every_frame_of_a_scene_is_played_with_its_camera_and_its_true_pose(grap
 
     assert len(images) == len(infos) == len(truths) == 12
     for image, expected in zip(images, open_scene(scene), strict=True):
-        stamp = stamp_ns(image.header.stamp)
-        np.testing.assert_array_equal(image_to_rgb(image), expected.image)
+        stamp = stamp_to_ns(image.header.stamp)
+        np.testing.assert_array_equal(decode_image(image), expected.image)
         assert camera_from_info(infos[stamp]) == expected.camera
         np.testing.assert_allclose(pose_from_message(truths[stamp].pose), expected.map_from_camera, atol=1e-12)
         assert (image.header.frame_id, truths[stamp].header.frame_id) == ("cam", "hall")
@@ -68,7 +71,7 @@ def test_every_frame_of_a_scene_is_played_with_its_camera_and_its_true_pose(grap
 
 def test_a_scene_can_be_looped_and_the_player_stopped(graph, scene):
     stamps = []
-    graph.node.create_subscription(Image, "image", lambda m: stamps.append(stamp_ns(m.header.stamp)),
+    graph.node.create_subscription(Image, "image", lambda m: stamps.append(stamp_to_ns(m.header.stamp)),
                                    qos_profile_sensor_data)
     player = graph.start(PLAYER, scene=str(scene), rate=50.0, loop=True, start_delay=0.0)
     assert graph.spin_until(lambda: len(stamps) > 30), output(player)
@@ -134,9 +137,9 @@ def test_a_recorder_never_mixes_into_an_old_recording(graph, scene):
 def test_the_rendered_room_is_played_with_exact_poses(graph, path, light, prerender):
     images, truths, depths = [], {}, {}
     graph.node.create_subscription(Image, "image", images.append, qos_profile_sensor_data)
-    graph.node.create_subscription(Image, "depth/image", lambda m: depths.update({stamp_ns(m.header.stamp): m}), 10)
+    graph.node.create_subscription(Image, "depth/image", lambda m: depths.update({stamp_to_ns(m.header.stamp): m}), 10)
     graph.node.create_subscription(PoseStamped, "/sim_camera/ground_truth",
-                                   lambda m: truths.update({stamp_ns(m.header.stamp): m}), 10)
+                                   lambda m: truths.update({stamp_to_ns(m.header.stamp): m}), 10)
     camera = graph.start("aceg_ros.ros.sim_camera", path=path, light=light, frames=3, publish_depth=True,
                          prerender=prerender)
     assert graph.spin_until(lambda: camera.poll() is not None)
@@ -145,8 +148,8 @@ def test_the_rendered_room_is_played_with_exact_poses(graph, path, light, preren
     poses = {"mapping": mapping_path, "query": query_path}[path](3, world.room)
     for image, pose in zip(images, poses, strict=True):
         expected = world.render_frame(pose, LIGHTS[light])
-        stamp = stamp_ns(image.header.stamp)
-        np.testing.assert_array_equal(image_to_rgb(image), expected.image)
+        stamp = stamp_to_ns(image.header.stamp)
+        np.testing.assert_array_equal(decode_image(image), expected.image)
         np.testing.assert_allclose(pose_from_message(truths[stamp].pose), pose, atol=1e-12)
         depth = np.frombuffer(depths[stamp].data, np.float32).reshape(480, 640)
         np.testing.assert_array_equal(depth, expected.depth_m)

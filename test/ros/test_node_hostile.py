@@ -9,7 +9,8 @@ from ros_graph import output, stop
 from sensor_msgs.msg import CameraInfo, Image
 
 from aceg_ros.datasets import open_scene
-from aceg_ros.ros.common.messages import image_message, info_message, stamp_ns
+from aceg_ros.ros.common.messages import image_message, info_message
+from aceg_ros.utils.stamps import stamp_to_ns
 
 MESSAGES = 10_000
 ENCODINGS = ("rgb8", "bgr8", "mono8", "mono16", "rgba8", "bgra8", "yuv422", "yuv422_yuy2", "bayer_rggb8",
@@ -61,7 +62,7 @@ def test_ten_thousand(graph, rendered_map, rendered_scene):
     def localized() -> np.ndarray:
         image = image_message(frame.image, bench.header())
         assert bench.answer(image, good)[1]["status"] == "accepted"
-        place = bench.poses.pop(stamp_ns(image.header.stamp))[0].pose.pose.position
+        place = bench.poses.pop(stamp_to_ns(image.header.stamp))[0].pose.pose.position
         return np.array([place.x, place.y, place.z])
 
     before = localized()

@@ -20,13 +20,7 @@ from tf2_ros import StaticTransformBroadcaster, TransformBroadcaster
 from aceg_ros.datasets import open_scene
 from aceg_ros.geometry import invert
 from aceg_ros.maps.scene_map import SceneMap
-from aceg_ros.ros.common.messages import (
-    depth_message,
-    image_message,
-    info_message,
-    pose_to_message,
-    pose_to_transform,
-)
+from aceg_ros.ros.common.messages import depth_message, image_message, info_message, pose_to_message, pose_to_transform
 from aceg_ros.ros.players.camera_publisher import BASE_FROM_CAMERA
 
 LOCALIZER = "aceg_ros.ros.localizer_node"

@@ -10,16 +10,14 @@ from sensor_msgs_py import point_cloud2
 from std_msgs.msg import Header
 
 from aceg_ros.camera import Camera
+from aceg_ros.datasets.camera_info import camera_from_info
+from aceg_ros.datasets.image_decoder import decode_depth, decode_image
 from aceg_ros.errors import UserError
 from aceg_ros.geometry import pose_from_quaternion
 from aceg_ros.ros.common.messages import (
-    camera_from_info,
     cloud_message,
-    compressed_to_rgb,
     depth_message,
     image_message,
-    image_to_depth,
-    image_to_rgb,
     info_message,
     pose_from_message,
     pose_to_message,
@@ -41,20 +39,20 @@ def message(pixels: np.ndarray, encoding: str, padding: int = 0) -> Image:
     ("rgb8", RGB), ("bgr8", RGB[..., ::-1]), ("rgba8", cv2.cvtColor(RGB, cv2.COLOR_RGB2RGBA)),
     ("bgra8", cv2.cvtColor(RGB, cv2.COLOR_RGB2BGRA))])
 def test_colours_and_padded_rows(encoding, pixels, padding):
-    np.testing.assert_array_equal(image_to_rgb(message(np.ascontiguousarray(pixels), encoding, padding)), RGB)
+    np.testing.assert_array_equal(decode_image(message(np.ascontiguousarray(pixels), encoding, padding)), RGB)
 
 
 @pytest.mark.parametrize(("encoding", "pixels"),
                          [("mono8", RGB[..., 0]), ("mono16", RGB[..., 0].astype(np.uint16) * 257)])
 def test_grey_becomes_three_equal_channels(encoding, pixels):
-    rgb = image_to_rgb(message(np.ascontiguousarray(pixels), encoding))
+    rgb = decode_image(message(np.ascontiguousarray(pixels), encoding))
     np.testing.assert_array_equal(rgb, np.repeat(RGB[..., :1], 3, axis=2))
 
 
 def test_an_image_survives_the_round_trip():
     sent = image_message(RGB, Header(frame_id="cam"))
     assert (sent.encoding, sent.step, sent.header.frame_id) == ("rgb8", 30, "cam")
-    np.testing.assert_array_equal(image_to_rgb(sent), RGB)
+    np.testing.assert_array_equal(decode_image(sent), RGB)
 
 
 def test_unknown_depth_is_nan():
@@ -137,19 +135,19 @@ def test_a_rectified_image_has_the_camera_of_p():
 def test_compressed_images_are_read(form):
     bgr = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8), (9, 9), 3)
     message = CompressedImage(format=form, data=cv2.imencode(f".{form}", bgr)[1].tobytes())
-    assert np.abs(compressed_to_rgb(message).astype(int) - bgr[..., ::-1]).max() < (1 if form == "png" else 25)
+    assert np.abs(decode_image(message).astype(int) - bgr[..., ::-1]).max() < (1 if form == "png" else 25)
     for data in (b"", b"no picture", bytes(message.data)[:20]):
         with pytest.raises(UserError, match="compressed image"):
-            compressed_to_rgb(CompressedImage(format=form, data=data))
+            decode_image(CompressedImage(format=form, data=data))
 
 
 def test_depth_is_metres_whatever_its_encoding():
     depth_m = np.array([[0.0, 1.234], [2.5, np.nan]], np.float32)
-    np.testing.assert_allclose(image_to_depth(depth_message(depth_m, Header())), [[0, 1.234], [2.5, 0]], rtol=1e-6)
+    np.testing.assert_allclose(decode_depth(depth_message(depth_m, Header())), [[0, 1.234], [2.5, 0]], rtol=1e-6)
     millimetres = CvBridge().cv2_to_imgmsg(np.array([[0, 1234], [2500, 0]], np.uint16), "16UC1")
-    np.testing.assert_allclose(image_to_depth(millimetres), [[0, 1.234], [2.5, 0]], rtol=1e-6)
+    np.testing.assert_allclose(decode_depth(millimetres), [[0, 1.234], [2.5, 0]], rtol=1e-6)
     with pytest.raises(UserError, match="rgb8"):
-        image_to_depth(image_message(np.zeros((2, 2, 3), np.uint8), Header()))
+        decode_depth(image_message(np.zeros((2, 2, 3), np.uint8), Header()))
 
 
 def test_a_cloud_keeps_places_and_colours():

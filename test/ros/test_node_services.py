@@ -18,7 +18,8 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 from std_srvs.srv import SetBool, Trigger
 
-from aceg_ros.ros.common.messages import compressed_message, image_message, info_message, stamp_ns
+from aceg_ros.ros.common.messages import compressed_message, image_message, info_message
+from aceg_ros.utils.stamps import stamp_to_ns
 
 
 def write_map(path, **content):
@@ -50,7 +51,7 @@ def call(bench, name):
 def position(bench):
     image = image_message(picture(5), bench.header())
     assert bench.answer(image, good_info())[1]["status"] == "accepted"
-    return bench.poses[stamp_ns(image.header.stamp)][0].pose.pose.position.x
+    return bench.poses[stamp_to_ns(image.header.stamp)][0].pose.pose.position.x
 
 
 # --- lifecycle ---
@@ -194,7 +195,7 @@ def test_compressed_images(start, map_file):
     bench.graph.spin(0.2)
     rgb = np.full((48, 64, 3), (200, 100, 50), np.uint8)
     message = compressed_message(rgb, bench.header())
-    key = stamp_ns(message.header.stamp)
+    key = stamp_to_ns(message.header.stamp)
     publisher.publish(message)
     assert bench.graph.spin_until(lambda: key in bench.poses)
     place = bench.poses[key][0].pose.pose.position
@@ -202,7 +203,7 @@ def test_compressed_images(start, map_file):
     for data in (b"", b"no picture", bytes(message.data[: len(message.data) // 2])):
         broken = CompressedImage(header=bench.header(), format="jpeg", data=data)
         publisher.publish(broken)
-        assert bench.graph.spin_until(lambda broken=broken: stamp_ns(broken.header.stamp) in bench.statuses)
+        assert bench.graph.spin_until(lambda broken=broken: stamp_to_ns(broken.header.stamp) in bench.statuses)
     kinds = [values["status"] for ((_, values),) in bench.statuses.values()]
     assert kinds[:3] == ["accepted", "bad_image", "bad_image"]
 

@@ -20,17 +20,17 @@ from tf2_msgs.msg import TFMessage
 from tf2_ros import StaticTransformBroadcaster, TransformBroadcaster
 
 from aceg_ros.geometry import invert, pose_error
-from aceg_ros.ros.common.frames import matrix_of
 from aceg_ros.ros.common.messages import (
     image_message,
     info_message,
     pose_from_message,
+    pose_from_transform,
     pose_to_message,
     pose_to_transform,
-    stamp_ns,
 )
 from aceg_ros.ros.players.camera_publisher import BASE_FROM_CAMERA
 from aceg_ros.synthetic.odometry import DriftingOdometry
+from aceg_ros.utils.stamps import stamp_to_ns
 
 
 def truth_at(step: int) -> np.ndarray:
@@ -63,7 +63,7 @@ class Robot:
         static.sendTransform(pose_to_transform(pose_to_message(BASE_FROM_CAMERA), Header(frame_id="base_link"), "cam"))
         self._static = static
         node.create_subscription(PoseWithCovarianceStamped, "/localizer/pose",
-                                 lambda m: self.poses.update({stamp_ns(m.header.stamp): m}), DEEP)
+                                 lambda m: self.poses.update({stamp_to_ns(m.header.stamp): m}), DEEP)
         node.create_subscription(DiagnosticArray, "/localizer/status", self._status, DEEP)
         node.create_subscription(TFMessage, "/tf", self._heard, DEEP)
         node.create_subscription(PathMessage, "/localizer/path", self.paths.append, 10)
@@ -71,7 +71,7 @@ class Robot:
     def _status(self, message):
         status = message.status[0]
         if status.name.endswith(": image"):
-            self.statuses[stamp_ns(message.header.stamp)] = status, {v.key: v.value for v in status.values}
+            self.statuses[stamp_to_ns(message.header.stamp)] = status, {v.key: v.value for v in status.values}
 
     def _heard(self, message):
         self.transforms += [t for t in message.transforms if t.header.frame_id == "map"]
@@ -100,7 +100,7 @@ class Robot:
         truth = truth_at(self.step)
         stamp = stamp or (self.graph.node.get_clock().now().to_msg() if self.now is None
                           else RosTime(seconds=self.now).to_msg())
-        key = stamp_ns(stamp)
+        key = stamp_to_ns(stamp)
         odom_from_base = self.odometry.update(truth @ invert(BASE_FROM_CAMERA))
         if with_odometry:
             self._tf.sendTransform(pose_to_transform(pose_to_message(odom_from_base),
@@ -154,9 +154,10 @@ def test_each_policy_against_the_truth(start, policy, child):
         pose = pose_from_message(robot.poses[key].pose.pose)
         np.testing.assert_allclose(pose, child_pose(robot, key, posed), atol=1e-6)
     assert {t.child_frame_id for t in robot.transforms} == {child}
-    stamps = [stamp_ns(t.header.stamp) for t in robot.transforms]
+    stamps = [stamp_to_ns(t.header.stamp) for t in robot.transforms]
     assert stamps == sorted(set(stamps)), "what was said of a moment stays said"
-    translation_m, rotation_deg = pose_error(matrix_of(robot.transforms[-1]), child_pose(robot, keys[-1], child))
+    last = pose_from_transform(robot.transforms[-1])
+    translation_m, rotation_deg = pose_error(last, child_pose(robot, keys[-1], child))
     assert translation_m < 0.03 and rotation_deg < 0.5
     assert stamps[0] - keys[first] == 200_000_000
 
@@ -164,9 +165,9 @@ def test_each_policy_against_the_truth(start, policy, child):
     robot.graph.spin(1.0)
     again = robot.transforms[heard:]
     assert len(again) >= 3, "published again between fixes"
-    ages = [stamp_ns(t.header.stamp) - robot.graph.node.get_clock().now().nanoseconds for t in again]
+    ages = [stamp_to_ns(t.header.stamp) - robot.graph.node.get_clock().now().nanoseconds for t in again]
     assert max(ages) < 0.25e9
-    np.testing.assert_array_equal(matrix_of(again[-1]), matrix_of(again[0]))
+    np.testing.assert_array_equal(pose_from_transform(again[-1]), pose_from_transform(again[0]))
     robot.graph.spin(1.5)
     heard = len(robot.transforms)
     robot.graph.spin(1.0)
@@ -193,11 +194,11 @@ def test_one_wrong_pose_never_moves_the_robot_and_several_that_agree_do(start):
         wrong[:3, 3] += 3.0 * turn
         key, status, values = robot.drive(wrong @ truth_at(robot.step + 1))
         assert values["status"] == "unconfirmed" and key not in robot.poses and status.level == status.WARN
-        assert pose_error(matrix_of(robot.transforms[-1]), child_pose(robot, key, "odom"))[0] < 0.05
+        assert pose_error(pose_from_transform(robot.transforms[-1]), child_pose(robot, key, "odom"))[0] < 0.05
     outcomes = [robot.drive(elsewhere @ truth_at(robot.step + 1)) for _ in range(3)]      # carried away: they agree
     assert [values["status"] for *_, values in outcomes] == ["unconfirmed", "unconfirmed", "accepted"]
     expected = elsewhere @ child_pose(robot, outcomes[-1][0], "odom")
-    assert pose_error(matrix_of(robot.transforms[-1]), expected)[0] < 0.1
+    assert pose_error(pose_from_transform(robot.transforms[-1]), expected)[0] < 0.1
 
 
 def test_late_images_do_not_turn_time_back(start):
@@ -207,13 +208,13 @@ def test_late_images_do_not_turn_time_back(start):
     now = robot.graph.node.get_clock().now().nanoseconds
     robot.graph.spin(0.5)
     robot.drive()
-    before = matrix_of(robot.transforms[-1])
+    before = pose_from_transform(robot.transforms[-1])
     late = RosTime(nanoseconds=now).to_msg()
     _, _, values = robot.drive(stamp=late, advance=False)
     assert values["status"] in ("accepted", "unconfirmed", "no_transform")
-    stamps = [stamp_ns(t.header.stamp) for t in robot.transforms]
+    stamps = [stamp_to_ns(t.header.stamp) for t in robot.transforms]
     assert stamps == sorted(stamps)
-    np.testing.assert_allclose(matrix_of(robot.transforms[-1]), before, atol=1e-12)
+    np.testing.assert_allclose(pose_from_transform(robot.transforms[-1]), before, atol=1e-12)
 
 
 def test_without_odometry_or_extrinsics_there_is_no_pose_but_a_reason(start):
@@ -296,7 +297,7 @@ def test_a_simulated_clock_that_starts_again_and_one_that_stands_still(start):
             robot.set_clock(100.0 + 0.2 * second)
             robot.graph.spin(0.1)
             outcomes.append(robot.drive()[2]["status"])
-        rounds.append((outcomes, matrix_of(robot.transforms[-1])))
+        rounds.append((outcomes, pose_from_transform(robot.transforms[-1])))
         assert all(99 < t.header.stamp.sec < 103 for t in robot.transforms)
     assert rounds[0][0] == rounds[1][0] == ["unconfirmed"] * 2 + ["accepted"] * 6
     np.testing.assert_allclose(rounds[0][1], rounds[1][1], atol=1e-9)

@@ -20,8 +20,8 @@ from aceg_ros.errors import UserError
 from aceg_ros.estimate import PoseEstimate, Status
 from aceg_ros.geometry import pose_from_quaternion
 from aceg_ros.ros.common.run import run
+from aceg_ros.ros.localizer.map_loader import LoadedMap
 from aceg_ros.ros.localizer.node import LocalizerNode
-from aceg_ros.ros.localizer.worker import LoadedMap
 
 
 @dataclass
@@ -55,7 +55,7 @@ def load(path: str, device: str, seed: int, threads: int) -> LoadedMap:
         with open(path) as file:
             content = json.load(file)
         time.sleep(content.pop("load_s", 0.0))
-        return LoadedMap(FakeLocalizer(**content))
+        return LoadedMap(localizer=FakeLocalizer(**content))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is damaged.") from error
 

@@ -15,7 +15,8 @@ from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
 
 from aceg_ros.camera import Camera
-from aceg_ros.ros.common.messages import info_message, stamp_ns
+from aceg_ros.ros.common.messages import info_message
+from aceg_ros.utils.stamps import stamp_to_ns
 
 FAKE_NODE = Path(__file__).with_name("fake_localizer_node.py")
 CAMERA = Camera(width=64, height=48, fx=60.0, fy=61.0, cx=31.5, cy=23.5)
@@ -38,7 +39,7 @@ class Bench:
         self._stamp = 0
 
     def _pose(self, message):
-        self.poses.setdefault(stamp_ns(message.header.stamp), []).append(message)
+        self.poses.setdefault(stamp_to_ns(message.header.stamp), []).append(message)
 
     def _status(self, message):
         status = message.status[0]
@@ -46,7 +47,7 @@ class Bench:
         if status.name.endswith(": node"):
             self.health.append((status, values))
         elif status.name.endswith(": image"):
-            self.statuses.setdefault(stamp_ns(message.header.stamp), []).append((status, values))
+            self.statuses.setdefault(stamp_to_ns(message.header.stamp), []).append((status, values))
 
     def connected(self) -> bool:
         listeners = (self.image.get_subscription_count(), self.info.get_subscription_count(),
@@ -63,7 +64,7 @@ class Bench:
             info.header.stamp = image.header.stamp
             self.info.publish(info)
         self.image.publish(image)
-        stamp = stamp_ns(image.header.stamp)
+        stamp = stamp_to_ns(image.header.stamp)
         assert self.graph.spin_until(lambda: stamp in self.statuses), "the node said nothing about this image"
         self.graph.spin(0.1)        # whatever else it might say
         (answer,) = self.statuses[stamp]

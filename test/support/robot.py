@@ -14,9 +14,9 @@ from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
 
 from aceg_ros.geometry import invert, pose_error
-from aceg_ros.ros.common.frames import matrix_of
-from aceg_ros.ros.common.messages import pose_from_message, stamp_ns
+from aceg_ros.ros.common.messages import pose_from_message, pose_from_transform
 from aceg_ros.ros.players.camera_publisher import BASE_FROM_CAMERA
+from aceg_ros.utils.stamps import stamp_to_ns
 
 DEEP = QoSProfile(depth=1000)
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -43,18 +43,18 @@ class Observer:
         node.create_subscription(PointCloud2, "/localizer/map_cloud", self.clouds.append, LATCHED)
 
     def _truth(self, message: PoseStamped) -> None:
-        self.truth[stamp_ns(message.header.stamp)] = pose_from_message(message.pose)
+        self.truth[stamp_to_ns(message.header.stamp)] = pose_from_message(message.pose)
 
     def _transforms(self, message: TFMessage) -> None:
         for transform in message.transforms:
-            stamp = stamp_ns(transform.header.stamp)
+            stamp = stamp_to_ns(transform.header.stamp)
             if (transform.header.frame_id, transform.child_frame_id) == ("odom", "base_link"):
-                self.odometry[stamp] = matrix_of(transform)
+                self.odometry[stamp] = pose_from_transform(transform)
             elif (transform.header.frame_id, transform.child_frame_id) == ("map", "odom"):
-                self.map_from_odom.append((stamp, matrix_of(transform)))
+                self.map_from_odom.append((stamp, pose_from_transform(transform)))
 
     def _pose(self, message: PoseWithCovarianceStamped) -> None:
-        self.poses[stamp_ns(message.header.stamp)] = time.monotonic(), pose_from_message(message.pose.pose)
+        self.poses[stamp_to_ns(message.header.stamp)] = time.monotonic(), pose_from_message(message.pose.pose)
 
     def _status(self, message: DiagnosticArray) -> None:
         for status in message.status:

@@ -65,7 +65,8 @@ def test_the_node_answers_every_picture_as_evaluation_does(kitchen_map, shared_s
     from rclpy.qos import QoSProfile
     from ros_graph import RosGraph, output
 
-    from aceg_ros.ros.common.messages import pose_from_message, stamp_ns
+    from aceg_ros.ros.common.messages import pose_from_message
+    from aceg_ros.utils.stamps import stamp_to_ns
 
     query = shared_scenes / "redkitchen7s" / "query"
     localizer = make_localizer(SceneMap.load(kitchen_map))
@@ -76,12 +77,12 @@ def test_the_node_answers_every_picture_as_evaluation_does(kitchen_map, shared_s
         status = message.status[0]
         if not status.name.endswith(": node"):
             values = {pair.key: pair.value for pair in status.values}
-            statuses[stamp_ns(message.header.stamp)] = values["status"]
+            statuses[stamp_to_ns(message.header.stamp)] = values["status"]
 
     with RosGraph(tmp_path) as graph:
         graph.node.create_subscription(DiagnosticArray, "/localizer/status", note, QoSProfile(depth=1000))
         graph.node.create_subscription(PoseWithCovarianceStamped, "/localizer/pose",
-                                       lambda m: poses.update({stamp_ns(m.header.stamp): m}), QoSProfile(depth=1000))
+                                       lambda m: poses.update({stamp_to_ns(m.header.stamp): m}), QoSProfile(depth=1000))
         node = graph.start("aceg_ros.ros.localizer_node", map_path=str(kitchen_map))
         assert graph.spin_until(lambda: "Localizing in" in output(node), 120), output(node)
         player = graph.start("aceg_ros.ros.scene_player", scene=str(query), rate=5.0, start_delay=2.0)

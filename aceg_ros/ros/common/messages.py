@@ -1,13 +1,12 @@
-"""ROS messages to core types and back. What cannot be converted raises UserError with the reason."""
+"""Convert ROS messages to core types and back. What cannot be converted raises UserError with the reason."""
 
 from __future__ import annotations
 
 from array import array
 
-import cv2
 import numpy as np
 from builtin_interfaces.msg import Time
-from cv_bridge import CvBridge, CvBridgeError
+from cv_bridge import CvBridge
 from geometry_msgs.msg import Pose, PoseWithCovarianceStamped, TransformStamped
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
 from sensor_msgs_py import point_cloud2
@@ -15,86 +14,43 @@ from std_msgs.msg import Header
 
 from aceg_ros.camera import Camera, Frame
 from aceg_ros.datasets.camera_info import camera_from_info
+from aceg_ros.datasets.image_decoder import decode_image
 from aceg_ros.errors import UserError
 from aceg_ros.geometry import pose_from_quaternion, rotation_to_quaternion
+from aceg_ros.utils.stamps import NS_PER_S, stamp_to_s
 
 _BRIDGE = CvBridge()
 
 
-def stamp_ns(stamp: Time) -> int:
-    return stamp.sec * 1_000_000_000 + stamp.nanosec
+def stamp_message(nanoseconds: int) -> Time:
+    sec, nanosec = divmod(nanoseconds, NS_PER_S)
+    return Time(sec=sec, nanosec=nanosec)
 
 
 class BadCameraError(UserError):
     """The camera_info cannot be used, or not with this image."""
 
 
-def frame_from_messages(image: Image | CompressedImage, info: CameraInfo | None, rectified: bool = False) -> Frame:
-    """The picture with its camera and stamp. Raises BadCameraError, or UserError for the image, with the reason."""
-    if info is None:
+def frame_from_messages(image: Image | CompressedImage, camera_info: CameraInfo | None,
+                        rectified: bool = False) -> Frame:
+    """Decode the image, with its camera and stamp.
+
+    Raises:
+        BadCameraError: if there is no camera_info that belongs to it.
+        UserError: if the image cannot be decoded.
+    """
+    if camera_info is None:
         raise BadCameraError("No camera_info has been received yet.")
     try:
-        camera = camera_from_info(info, rectified)
+        camera = camera_from_info(camera_info, rectified)
     except UserError as error:
         raise BadCameraError(str(error)) from None
-    rgb = compressed_to_rgb(image) if isinstance(image, CompressedImage) else image_to_rgb(image)
-    check_same_size(rgb, camera)
-    return Frame(image=rgb, camera=camera, stamp_s=stamp_ns(image.header.stamp) * 1e-9)
-
-
-def image_to_rgb(message: Image) -> np.ndarray:
-    """Any colour or grey picture to (H, W, 3) uint8 RGB. The size that the header claims is checked against the data
-    before anything is converted."""
-    height, width, step = message.height, message.width, message.step
-    _check_data(message)
-    try:
-        rgb = _BRIDGE.imgmsg_to_cv2(message, desired_encoding="rgb8")
-    except (CvBridgeError, ValueError, TypeError, KeyError, cv2.error) as error:
-        raise UserError(f"The image encoding '{message.encoding}' cannot be converted to rgb8 ({error}).") from error
-    if rgb.shape != (height, width, 3) or rgb.dtype != np.uint8:
-        raise UserError(f"The image's step of {step} bytes does not fit {width} pixels of {message.encoding}.")
-    return rgb
-
-
-def compressed_to_rgb(message: CompressedImage) -> np.ndarray:
-    """A JPEG or PNG, colour or grey, to (H, W, 3) uint8 RGB."""
-    if not len(message.data):
-        raise UserError("The compressed image is empty.")
-    try:
-        return _BRIDGE.compressed_imgmsg_to_cv2(message, desired_encoding="rgb8")
-    except (CvBridgeError, ValueError, TypeError, KeyError, cv2.error) as error:
-        raise UserError(f"The compressed image of format '{message.format}' cannot be decoded ({error}).") from error
-
-
-def image_to_depth(message: Image) -> np.ndarray:
-    """Depth as REP-118 has it, 16UC1 in mm or 32FC1 in m, to (H, W) float32 metres, 0 where unknown."""
-    if message.encoding not in ("16UC1", "mono16", "32FC1"):
-        raise UserError(f"Depth images are 16UC1 (mm) or 32FC1 (m), this one is '{message.encoding}'.")
-    _check_data(message)
-    try:
-        depth = _BRIDGE.imgmsg_to_cv2(message)
-    except (CvBridgeError, ValueError, TypeError) as error:
-        raise UserError(f"The depth image cannot be read ({error}).") from error
-    scale = 1.0 if message.encoding == "32FC1" else 1e-3
-    return np.nan_to_num(depth.astype(np.float32) * scale, nan=0.0, posinf=0.0, neginf=0.0)
-
-
-def _check_data(message: Image) -> None:
-    """That the data is as long as the header says."""
-    height, width, step, length = message.height, message.width, message.step, len(message.data)
-    if not height or not width:
-        raise UserError(f"The image is empty ({width}x{height} pixels).")
-    if step < width:
-        raise UserError(f"The image's step of {step} bytes is too small for {width} pixels of {message.encoding}.")
-    if length < step * height:
-        raise UserError(f"The image data is truncated: {length} bytes instead of {step * height}.")
-
-
-def check_same_size(image: np.ndarray, camera: Camera) -> None:
-    height, width = image.shape[:2]
+    rgb = decode_image(image)
+    height, width = rgb.shape[:2]
     if (width, height) != (camera.width, camera.height):
         raise BadCameraError(f"The image has {width}x{height} pixels, but camera_info is for {camera.width}x"
                              f"{camera.height}: use the camera_info of this image.")
+    return Frame(image=rgb, camera=camera, stamp_s=stamp_to_s(image.header.stamp))
 
 
 def image_message(rgb: np.ndarray, header: Header) -> Image:
@@ -102,14 +58,14 @@ def image_message(rgb: np.ndarray, header: Header) -> Image:
 
 
 def compressed_message(rgb: np.ndarray, header: Header) -> CompressedImage:
-    """JPEG of quality 95, OpenCV's default."""
+    """Compress to a JPEG of quality 95, OpenCV's default."""
     message = _BRIDGE.cv2_to_compressed_imgmsg(np.ascontiguousarray(rgb[..., ::-1]), "jpg")
     message.header = header
     return message
 
 
 def depth_message(depth_m: np.ndarray, header: Header) -> Image:
-    """Depth in metres as REP-118 has it: 32FC1, NaN where unknown."""
+    """Return depth in metres as REP-118 has it: 32FC1, NaN if unknown."""
     return _image(np.where(depth_m > 0, depth_m, np.nan).astype(np.float32), "32FC1", header)
 
 
@@ -144,7 +100,7 @@ def pose_to_message(matrix: np.ndarray) -> Pose:
 
 
 def pose_from_message(pose: Pose) -> np.ndarray:
-    """Pose to 4x4. Raises UserError where it is no rigid transform."""
+    """Return the pose (4, 4). Raises UserError if it is no rigid transform."""
     p, q = pose.position, pose.orientation
     quaternion = np.array([q.x, q.y, q.z, q.w])
     if not np.isfinite([p.x, p.y, p.z]).all() or not abs(np.linalg.norm(quaternion) - 1.0) < 1e-3:
@@ -152,8 +108,14 @@ def pose_from_message(pose: Pose) -> np.ndarray:
     return pose_from_quaternion(np.array([p.x, p.y, p.z]), quaternion)
 
 
+def pose_from_transform(message: TransformStamped) -> np.ndarray:
+    """Return parent_from_child (4, 4)."""
+    t, q = message.transform.translation, message.transform.rotation
+    return pose_from_quaternion(np.array([t.x, t.y, t.z]), np.array([q.x, q.y, q.z, q.w]))
+
+
 def pose_with_covariance(matrix: np.ndarray, covariance: np.ndarray, header: Header) -> PoseWithCovarianceStamped:
-    """matrix (4, 4), covariance (6, 6) in ROS order."""
+    """Return a message of a pose (4, 4) and its covariance (6, 6) in ROS order."""
     message = PoseWithCovarianceStamped(header=header)
     message.pose.pose = pose_to_message(matrix)
     message.pose.covariance = np.asarray(covariance, np.float64).ravel()
@@ -169,7 +131,7 @@ def pose_to_transform(pose: Pose, header: Header, child_frame: str) -> Transform
 
 
 def cloud_message(xyz: np.ndarray, rgb: np.ndarray, header: Header) -> PointCloud2:
-    """xyz (N, 3) metres, rgb (N, 3) uint8: as RViz shows it, the colour packed into a float field `rgb`."""
+    """Return a cloud of xyz (N, 3) metres, rgb (N, 3) uint8, the colour packed into a float field as RViz has it."""
     fields = [PointField(name=name, offset=4 * index, datatype=PointField.FLOAT32, count=1)
               for index, name in enumerate(("x", "y", "z", "rgb"))]
     red, green, blue = (rgb[:, channel].astype(np.uint32) for channel in range(3))

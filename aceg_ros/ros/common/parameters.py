@@ -1,8 +1,8 @@
 """Node parameters as frozen dataclasses: one class per concern, declared, described and validated by one helper.
 
-    @dataclass(frozen=True)
+    @dataclass(frozen=True, kw_only=True)
     class StreamParameters:
-        rate: float = parameter(5.0, "Frames per second.", minimum=0.1, maximum=100.0)
+        rate: float = parameter(5.0, "Rate of the frames in Hz.", minimum=0.1, maximum=100.0)
 
     stream = ParameterGroup(node, StreamParameters)
     stream.value.rate
@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import field, fields, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from weakref import WeakKeyDictionary
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.node import Node
@@ -29,24 +30,33 @@ T = TypeVar("T", bound="DataclassInstance")
 
 def parameter(default: Any, description: str, *, minimum: float | None = None, maximum: float | None = None,
               choices: tuple[str, ...] = (), read_only: bool = False, check: Check | None = None,
-              check_change: Check | None = None) -> Any:
-    """A dataclass field that is a node parameter. Its type is that of `default`.
+              check_change: Check | None = None, old_name: str = "") -> Any:
+    """Make a dataclass field that is a node parameter of the type of `default`.
 
-    read_only: can be given at start-up, not changed later. check: a value to the sentence that refuses it, or None;
-    check_change: the same for later changes only.
+    Args:
+        description: A full sentence with the unit: `ros2 param describe` shows it alone.
+        minimum, maximum: The range, both ends included; both or none.
+        choices: The only values that are accepted.
+        read_only: Whether it can be given at start-up only.
+        check: Takes a value, returns the sentence that rejects it, or None.
+        check_change: The same for changes at run time only.
+        old_name: A name that it had in the last release: accepted with a warning.
     """
     if (minimum is None) != (maximum is None):
         raise ValueError("A range needs both ends.")
     metadata = {"description": description, "range": (minimum, maximum), "choices": choices, "read_only": read_only,
-                "check": check, "check_change": check_change}
+                "check": check, "check_change": check_change, "old_name": old_name}
     return field(default=default, metadata=metadata)
 
 
 class ParameterGroup(Generic[T]):
-    """The parameters of one dataclass on one node: `value` is always a valid instance.
+    """Declares the parameters of one dataclass on one node; `value` is always a valid instance.
 
-    on_change(old, new) runs after a change was accepted. A method `refusal()` of the class, where it has one, gives the
-    sentence that refuses values which do not go together, or None. Raises UserError on refused start-up values.
+    on_change(old, new) runs after a change was accepted. If the class has a method `rejection()`, it returns the
+    sentence that rejects values which do not go together, or None.
+
+    Raises:
+        UserError: if a start-up value is rejected.
     """
 
     def __init__(self, node: Node, kind: type[T], on_change: Callable[[T, T], None] | None = None) -> None:
@@ -54,21 +64,25 @@ class ParameterGroup(Generic[T]):
         self._on_change = on_change
         values = {name: self._declare(node, name) for name in self._fields}
         self.value: T = kind(**values)
-        reason = _joint_refusal(self.value)
+        reason = _joint_rejection(self.value)
         if reason:
             raise UserError(reason)
         node.add_on_set_parameters_callback(self._validate)
         node.add_post_set_parameters_callback(self._apply)
 
     def _declare(self, node: Node, name: str) -> Any:
-        default = self._fields[name].default
-        value = node.declare_parameter(name, default, _descriptor(name, default, self._fields[name].metadata)).value
-        reason = self._refusal(name, value)
+        default, metadata = self._fields[name].default, self._fields[name].metadata
+        given = default
+        if metadata["old_name"]:
+            given = _value_of_old_name(node, metadata["old_name"], name, default)
+            _accept_old_name(node, metadata["old_name"], name)
+        value = node.declare_parameter(name, given, _descriptor(name, default, metadata)).value
+        reason = self._rejection(name, value)
         if reason:
             raise UserError(f"Parameter '{name}': {reason}")
         return value
 
-    def _refusal(self, name: str, value: Any) -> str | None:
+    def _rejection(self, name: str, value: Any) -> str | None:
         metadata = self._fields[name].metadata
         if metadata["choices"] and value not in metadata["choices"]:
             return f"'{value}' is not one of {', '.join(metadata['choices'])}."
@@ -77,33 +91,71 @@ class ParameterGroup(Generic[T]):
     def _validate(self, changes: list[Parameter]) -> SetParametersResult:
         for change in (change for change in changes if change.name in self._fields):
             check_change = self._fields[change.name].metadata["check_change"] or (lambda _: None)
-            reason = self._refusal(change.name, change.value) or check_change(change.value)
+            reason = self._rejection(change.name, change.value) or check_change(change.value)
             if reason:
                 return SetParametersResult(successful=False, reason=reason)
-        reason = _joint_refusal(replace(self.value, **self._mine(changes)))
+        reason = _joint_rejection(replace(self.value, **self._own_values(changes)))
         if reason:
             return SetParametersResult(successful=False, reason=reason)
         return SetParametersResult(successful=True)
 
     def _apply(self, changes: list[Parameter]) -> None:
-        mine = self._mine(changes)
-        if not mine:
+        own = self._own_values(changes)
+        if not own:
             return
-        old, self.value = self.value, replace(self.value, **mine)
+        old, self.value = self.value, replace(self.value, **own)
         if self._on_change:
             self._on_change(old, self.value)
 
-    def _mine(self, changes: list[Parameter]) -> dict[str, Any]:
+    def _own_values(self, changes: list[Parameter]) -> dict[str, Any]:
         return {change.name: change.value for change in changes if change.name in self._fields}
 
 
-def _joint_refusal(value: Any) -> str | None:
-    return value.refusal() if hasattr(value, "refusal") else None
+# Old names by node. rclpy joins what its pre-set callbacks return, so a node can have one of them only.
+_new_names: WeakKeyDictionary[Node, dict[str, str]] = WeakKeyDictionary()
+
+
+def _value_of_old_name(node: Node, old_name: str, name: str, default: Any) -> Any:
+    """Return the start-up value given under the old name, or the default."""
+    given = node.declare_parameter(old_name, descriptor=ParameterDescriptor(dynamic_typing=True)).value
+    node.undeclare_parameter(old_name)
+    if given is None:
+        return default
+    if type(given) is not type(default):
+        raise UserError(f"Parameter '{old_name}' must be of type {type(default).__name__}.")
+    _warn_of_old_name(node, old_name, name)
+    return given
+
+
+def _accept_old_name(node: Node, old_name: str, name: str) -> None:
+    """Let changes under the old name pass for changes under the new one."""
+    if node in _new_names:
+        _new_names[node][old_name] = name
+        return
+    renamed = _new_names[node] = {old_name: name}
+
+    def rename(changes: list[Parameter]) -> list[Parameter]:
+        for change in (change for change in changes if change.name in renamed):
+            _warn_of_old_name(node, change.name, renamed[change.name])
+        return [Parameter(renamed.get(change.name, change.name), change.type_, change.value) for change in changes]
+
+    node.add_pre_set_parameters_callback(rename)
+
+
+def _warn_of_old_name(node: Node, old_name: str, name: str) -> None:
+    node.get_logger().warning(f"The parameter '{old_name}' is now called '{name}'; the next release will not know the"
+                              " old name.")
+
+
+def _joint_rejection(value: Any) -> str | None:
+    return value.rejection() if hasattr(value, "rejection") else None
 
 
 def _descriptor(name: str, default: Any, metadata: Any) -> ParameterDescriptor:
-    descriptor = ParameterDescriptor(name=name, description=metadata["description"], read_only=metadata["read_only"],
-                                     additional_constraints=", ".join(metadata["choices"]))
+    descriptor = ParameterDescriptor(name=name, description=metadata["description"], read_only=metadata["read_only"])
+    if metadata["choices"]:
+        choices = ", ".join(choice or "(empty)" for choice in metadata["choices"])
+        descriptor.additional_constraints = f"One of: {choices}."
     minimum, maximum = metadata["range"]
     if minimum is not None:
         if isinstance(default, float):
@@ -114,5 +166,5 @@ def _descriptor(name: str, default: Any, metadata: Any) -> ParameterDescriptor:
 
 
 def not_empty(value: str) -> str | None:
-    """Check for names that must be given."""
+    """Reject an empty name."""
     return None if value.strip() else "it must not be empty."

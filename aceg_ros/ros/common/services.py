@@ -1,4 +1,4 @@
-"""The services of the localizer node. Each answers when its thing is done, or says truthfully that it was started."""
+"""Services that run an action and answer with its outcome: a success flag and a sentence."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from aceg_ros.ros.common.executor import WaitingCallbackGroup
 Outcome = tuple[bool, str]
 
 
-def offer_triggers(node: Node, actions: dict[str, Callable[[], Outcome]]) -> None:
-    """A std_srvs/Trigger service ~/name for each action. Actions may wait, and be called while others do."""
+def create_trigger_services(node: Node, actions: dict[str, Callable[[], Outcome]]) -> None:
+    """Create a std_srvs/Trigger service ~/name for each action. Actions may wait, and run beside each other."""
     for name, action in actions.items():
         node.create_service(Trigger, f"~/{name}", _answering(node, name, action), callback_group=WaitingCallbackGroup())
 
 
-def offer_switch(node: Node, name: str, action: Callable[[bool], Outcome]) -> None:
-    """A std_srvs/SetBool service ~/name."""
+def create_switch_service(node: Node, name: str, action: Callable[[bool], Outcome]) -> None:
+    """Create a std_srvs/SetBool service ~/name."""
     def call(request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         return _answering(node, name, lambda: action(request.data))(request, response)
 
@@ -30,7 +30,7 @@ def _answering(node: Node, name: str, action: Callable[[], Outcome]) -> Callable
     def call(_request, response):
         try:
             response.success, response.message = action()
-        except Exception as error:      # a fault of ours: the caller hears of it, the node stays up
+        except Exception as error:      # a bug of ours: the caller is told, the node stays up
             node.get_logger().error(f"~/{name} failed: {error!r}")
             response.success, response.message = False, f"An internal error: {error!r}."
         return response

@@ -26,7 +26,7 @@ from aceg_ros.evaluation.html_page import write_page
 from aceg_ros.evaluation.metrics import FrameResult, summarize
 from aceg_ros.geometry import pose_error
 from aceg_ros.maps.scene_map import SceneMap
-from aceg_ros.ros.common.messages import pose_from_message, stamp_ns
+from aceg_ros.ros.common.messages import pose_from_message
 from aceg_ros.ros.common.parameters import ParameterGroup, not_empty, parameter
 from aceg_ros.ros.common.run import run
 from aceg_ros.ros.players.playback import clock_offset_ns, recorded_ns
@@ -34,6 +34,7 @@ from aceg_ros.ros.players.scene_player import SceneParameters
 from aceg_ros.utils.atomic_file import without_nan, write_json
 from aceg_ros.utils.device import pick_device
 from aceg_ros.utils.malloc import configure_malloc
+from aceg_ros.utils.stamps import stamp_to_ns
 
 START_S = 120.0         # for player and localizer to get ready
 _DEEP = QoSProfile(depth=10000)
@@ -76,14 +77,14 @@ class EvaluationNode(Node):
         self._heard_s = time.monotonic()
 
     def _status(self, message: DiagnosticArray) -> None:
-        status, stamp = message.status[0], stamp_ns(message.header.stamp)
+        status, stamp = message.status[0], stamp_to_ns(message.header.stamp)
         if status.name.endswith(": image") and stamp in self.recorded:
             values = {pair.key: pair.value for pair in status.values}
             self.drive.answers[stamp] = values["status"], status.message, values
             self._heard_s = time.monotonic()
 
     def _pose(self, message: PoseWithCovarianceStamped) -> None:
-        self.drive.poses[stamp_ns(message.header.stamp)] = (pose_from_message(message.pose.pose),
+        self.drive.poses[stamp_to_ns(message.header.stamp)] = (pose_from_message(message.pose.pose),
                                                             np.reshape(message.pose.covariance, (6, 6)))
 
     def _check(self) -> None:

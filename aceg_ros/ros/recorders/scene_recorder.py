@@ -6,7 +6,7 @@ import queue
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from geometry_msgs.msg import PoseStamped
 from rclpy.node import Node
@@ -17,9 +17,10 @@ from sensor_msgs.msg import CameraInfo, Image
 from aceg_ros.camera import Frame
 from aceg_ros.datasets import write_ace_scene
 from aceg_ros.errors import UserError
-from aceg_ros.ros.common.messages import camera_from_info, check_same_size, image_to_rgb, pose_from_message, stamp_ns
+from aceg_ros.ros.common.messages import frame_from_messages, pose_from_message
 from aceg_ros.ros.common.parameters import ParameterGroup, not_empty, parameter
 from aceg_ros.ros.common.run import once_it_spins, run
+from aceg_ros.utils.stamps import stamp_to_ns
 
 _PENDING = 32       # messages kept of each topic while their partners are on the way
 _RELIABLE = QoSProfile(depth=_PENDING)
@@ -56,7 +57,7 @@ class SceneRecorder(Node):
         super().destroy_node()
 
     def _received(self, kind: str, message: CameraInfo | PoseStamped | Image) -> None:
-        stamp = stamp_ns(message.header.stamp)
+        stamp = stamp_to_ns(message.header.stamp)
         self._pending[kind][stamp] = message
         if all(stamp in waiting for waiting in self._pending.values()):
             self._complete.put(tuple(waiting.pop(stamp) for waiting in self._pending.values()))
@@ -74,9 +75,7 @@ class SceneRecorder(Node):
         while (messages := self._complete.get()) is not None:
             info, pose, image = messages
             try:
-                frame = Frame(image=image_to_rgb(image), camera=camera_from_info(info),
-                              stamp_s=stamp_ns(image.header.stamp) * 1e-9, map_from_camera=pose_from_message(pose.pose))
-                check_same_size(frame.image, frame.camera)
+                frame = replace(frame_from_messages(image, info), map_from_camera=pose_from_message(pose.pose))
             except UserError as error:
                 self.get_logger().warning(f"Left out a frame: {error}")
                 continue

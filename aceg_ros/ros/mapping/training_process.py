@@ -1,4 +1,4 @@
-"""The mapping run in a process of its own, so that the localizer stays responsive while it trains."""
+"""Train a map in a process of its own, so that the localizer stays responsive."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _NICENESS = 10                  # the robot's other programs come first
 _KILL_S = 5.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """What `aceg map` is told. method: empty for the default."""
+    """The arguments of `aceg map`. method: empty for the default."""
 
     recording: Path
     output: Path
@@ -31,7 +31,7 @@ class TrainingConfig:
     use_depth: bool = False
 
 
-class Training:
+class TrainingProcess:
     """Runs `aceg map`. on_progress, then on_end(error or None) are called from a thread of its own."""
 
     def __init__(self, config: TrainingConfig, on_progress: Callable[[Progress], None],
@@ -45,7 +45,7 @@ class Training:
         self._thread.start()
 
     def cancel(self) -> None:
-        """End it, unfinished; on_end is told."""
+        """End it before it is finished; on_end is called."""
         with self._lock:
             self._cancelled = True
             if self._process is not None:
@@ -59,22 +59,22 @@ class Training:
         error: str | None
         try:
             error = self._train()
-        except Exception as failure:    # of any kind: whoever waits for the end has to hear of it
+        except Exception as failure:    # of any kind: on_end must be called
             error = f"The training failed: {failure!r}."
         self._on_end("Cancelled." if self._cancelled else error)
 
     def _train(self) -> str | None:
-        """From start to end. Returns why it failed, or None."""
+        """Run the process from start to end. Returns why it failed, or None."""
         with self._lock:
             if self._cancelled:
                 return "Cancelled."
             # From this thread, which lives as long as the process: it dies with it.
             self._process = subprocess.Popen(_command(self.config), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                             stderr=subprocess.PIPE, text=True, preexec_fn=_lower)
+                                             stderr=subprocess.PIPE, text=True, preexec_fn=_prepare_child)
         process = self._process
         assert process.stdout is not None and process.stderr is not None
-        said: list[str] = []
-        reader = threading.Thread(target=said.extend, args=(process.stderr,), daemon=True)
+        errors: list[str] = []
+        reader = threading.Thread(target=errors.extend, args=(process.stderr,), daemon=True)
         reader.start()
         for line in process.stdout:
             if line.startswith("{"):
@@ -84,8 +84,8 @@ class Training:
         reader.join()
         if code == 0:
             return None
-        sentences = [line.removeprefix("aceg: ").strip() for line in said if line.startswith("aceg: ")]
-        last = said[-1].strip() if said else "it said nothing"
+        sentences = [line.removeprefix("aceg: ").strip() for line in errors if line.startswith("aceg: ")]
+        last = errors[-1].strip() if errors else "no error output"
         return sentences[-1] if sentences else f"The training ended with code {code} ({last})."
 
 
@@ -100,6 +100,6 @@ def _command(config: TrainingConfig) -> list[str]:
     return command
 
 
-def _lower() -> None:
+def _prepare_child() -> None:
     os.nice(_NICENESS)
     die_with_parent()

@@ -1,4 +1,4 @@
-"""Collects keyframes while the robot drives: image, camera and pose, and depth where there is one, straight to disk."""
+"""Record keyframes while the robot drives: image, camera and pose, and depth if there is one, straight to disk."""
 
 from __future__ import annotations
 
@@ -16,22 +16,24 @@ from sensor_msgs.msg import Image
 
 from aceg_ros.camera import Frame
 from aceg_ros.datasets import write_ace_scene
+from aceg_ros.datasets.image_decoder import decode_depth
 from aceg_ros.errors import UserError
 from aceg_ros.mapping.keyframes import KeyframeConfig, KeyframeSelector, has_parallax
-from aceg_ros.ros.common.frames import clean
-from aceg_ros.ros.common.messages import frame_from_messages, image_to_depth, stamp_ns
-from aceg_ros.ros.localizer.worker import Request
+from aceg_ros.ros.common.messages import frame_from_messages
+from aceg_ros.ros.common.transform_lookup import normalize_frame_id
+from aceg_ros.ros.localizer.results import LocalizationRequest
 from aceg_ros.ros.mapping.pose_source import PoseSource
+from aceg_ros.utils.stamps import stamp_to_ns, stamp_to_s
 
 MIN_KEYFRAMES = 5
-_WAITING = 8                    # images between topic and disk: all the memory that a session takes
-_DEPTHS = 16
-_DEPTH_APART_NS = 20_000_000
-_DEPTH_WAIT_S = 0.2
+_QUEUED_IMAGES = 8              # between topic and disk: all the memory that a recording takes
+_QUEUED_DEPTHS = 16
+_MAX_DEPTH_DIFFERENCE_NS = 20_000_000
+_DEPTH_TIMEOUT_S = 0.2
 
 
-@dataclass(frozen=True)
-class SessionConfig:
+@dataclass(frozen=True, kw_only=True)
+class KeyframeRecorderConfig:
     """camera_frame: empty for the frame_id of the image. max_keyframes: what disk and training can bear."""
 
     keyframes: KeyframeConfig
@@ -41,21 +43,27 @@ class SessionConfig:
     use_depth: bool = False
 
 
-class MappingSession:
-    """One recording, an ACE folder. Whatever happens to this process, what was written is a recording."""
+class KeyframeRecorder:
+    """Writes one recording, an ACE folder. Whatever happens to this process, what was written is a recording.
 
-    def __init__(self, folder: Path, config: SessionConfig, poses: PoseSource, logger: RcutilsLogger) -> None:
+    Attributes:
+        outcomes: What became of the images, counted.
+        problem: The newest reason for leaving one out.
+        with_depth: Number of keyframes that have depth.
+    """
+
+    def __init__(self, folder: Path, config: KeyframeRecorderConfig, poses: PoseSource, logger: RcutilsLogger) -> None:
         self.folder, self.config = folder, config
-        self.outcomes: Counter[str] = Counter()         # what became of the images
-        self.problem = ""                               # the newest reason for leaving one out
+        self.outcomes: Counter[str] = Counter()
+        self.problem = ""
         self.with_depth = 0
         self._poses, self._logger = poses, logger
         self._selector = KeyframeSelector(config.keyframes)
         self._positions: list[np.ndarray] = []
-        self._waiting: queue.Queue[Request | None] = queue.Queue(_WAITING)
-        self._depths: deque[Image] = deque(maxlen=_DEPTHS)
+        self._images: queue.Queue[LocalizationRequest | None] = queue.Queue(_QUEUED_IMAGES)
+        self._depths: deque[Image] = deque(maxlen=_QUEUED_DEPTHS)
         self._closed = False
-        self._thread = threading.Thread(target=self._write, name="mapping session", daemon=True)
+        self._thread = threading.Thread(target=self._write, name="keyframe recorder", daemon=True)
         self._thread.start()
 
     @property
@@ -66,20 +74,21 @@ class MappingSession:
     def is_full(self) -> bool:
         return self.keyframes >= self.config.max_keyframes
 
-    def offer(self, request: Request) -> None:
+    def submit(self, request: LocalizationRequest) -> None:
         """Consider this image. Never waits: images come faster than a slow disk writes."""
         if self._closed or self.is_full:
             return
         try:
-            self._waiting.put_nowait(request)
+            self._images.put_nowait(request)
         except queue.Full:
             self.outcomes["too_fast"] += 1
 
-    def offer_depth(self, depth: Image) -> None:
+    def submit_depth(self, depth: Image) -> None:
+        """Keep this depth for the image with its stamp."""
         self._depths.append(depth)
 
     def missing(self) -> str | None:
-        """The sentence that says why this is no recording to map from yet, or None."""
+        """Return the sentence that says why no map can be made of this recording yet, or None."""
         if self.keyframes < MIN_KEYFRAMES:
             why = f" (last problem: {self.problem})" if self.problem else ""
             return f"There are {self.keyframes} keyframes, a map needs {MIN_KEYFRAMES} at least{why}: drive on."
@@ -89,11 +98,11 @@ class MappingSession:
         return None
 
     def close(self) -> None:
-        """Write what is waiting, then end."""
+        """Write what is queued, then end."""
         self._closed = True
         if self._thread.is_alive():
             try:
-                self._waiting.put(None, timeout=10.0)
+                self._images.put(None, timeout=10.0)
             except queue.Full:
                 self._logger.error(f"The disk of {self.folder} does not keep up: the last images are left out.")
         self._thread.join(20.0)
@@ -102,13 +111,13 @@ class MappingSession:
     def _write(self) -> None:
         try:
             write_ace_scene(self.folder, self._keyframes(), "jpg")
-        except Exception as error:      # of any kind: a thread that ends must not end without a word
+        except Exception as error:      # of any kind: a thread that ends must say so
             self._closed = True
             self.problem = f"recording to {self.folder} failed: {error!r}"
             self._logger.error(f"Mapping stopped, {self.problem}")
 
     def _keyframes(self) -> Iterator[Frame]:
-        while (request := self._waiting.get()) is not None:
+        while (request := self._images.get()) is not None:
             try:
                 frame, outcome = self._keyframe(request)
             except UserError as error:
@@ -121,36 +130,34 @@ class MappingSession:
                 self.with_depth += frame.depth_m is not None
             self.outcomes[outcome] += 1
 
-    def _keyframe(self, request: Request) -> tuple[Frame | None, str]:
+    def _keyframe(self, request: LocalizationRequest) -> tuple[Frame | None, str]:
+        """Return the frame if it is a keyframe, and the outcome. Raises UserError if it cannot be decoded."""
         header = request.image.header
         try:
-            pose = self._poses.lookup(header.stamp, clean(self.config.camera_frame or header.frame_id),
+            pose = self._poses.lookup(header.stamp, normalize_frame_id(self.config.camera_frame or header.frame_id),
                                       self.config.pose_timeout_s)
         except UserError as error:
             self.problem = str(error)
             return None, "no_pose"
-        stamp_s = stamp_ns(header.stamp) * 1e-9
-        moved = self._selector.moved(stamp_s, pose)
+        moved = self._selector.moved(stamp_to_s(header.stamp), pose)
         if moved < 1.0:
             return None, "not_moved"
-        frame = frame_from_messages(request.image, request.info, request.rectified)
+        frame = frame_from_messages(request.image, request.camera_info, request.rectified)
         if not self._selector.is_sharp(frame.image, moved):
             return None, "blurred"
-        depth_m = self._depth(stamp_ns(header.stamp), frame) if self.config.use_depth else None
+        depth_m = self._depth(stamp_to_ns(header.stamp), frame) if self.config.use_depth else None
         return replace(frame, map_from_camera=pose, depth_m=depth_m), "keyframe"
 
-    def _depth(self, stamp: int, frame: Frame) -> np.ndarray | None:
-        deadline = time.monotonic() + _DEPTH_WAIT_S
-        while True:
-            near = [m for m in list(self._depths) if abs(stamp_ns(m.header.stamp) - stamp) <= _DEPTH_APART_NS]
-            if near:
-                break
+    def _depth(self, stamp_ns: int, frame: Frame) -> np.ndarray | None:
+        def difference_ns(depth: Image) -> int:
+            return abs(stamp_to_ns(depth.header.stamp) - stamp_ns)
+
+        deadline = time.monotonic() + _DEPTH_TIMEOUT_S
+        while not (matching := [m for m in list(self._depths) if difference_ns(m) <= _MAX_DEPTH_DIFFERENCE_NS]):
             if time.monotonic() > deadline:
                 return None
             time.sleep(0.01)
-        depth_m = image_to_depth(min(near, key=lambda m: abs(stamp_ns(m.header.stamp) - stamp)))
+        depth_m = decode_depth(min(matching, key=difference_ns))
         if depth_m.shape != frame.image.shape[:2]:
             raise UserError("The depth image is not as large as the image: it has to be aligned to it.")
         return depth_m
-
-

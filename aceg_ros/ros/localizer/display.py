@@ -1,0 +1,56 @@
+"""Show map and results to people: the cloud of the map, the debug image, the Rerun viewer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rclpy.node import Node
+from sensor_msgs.msg import Image, PointCloud2
+from std_msgs.msg import Header
+
+from aceg_ros.ros.common.messages import cloud_message, image_message
+from aceg_ros.ros.localizer.map_loader import MapState
+from aceg_ros.ros.localizer.results import LocalizationResult
+from aceg_ros.ros.localizer.status_publisher import LATCHED
+from aceg_ros.visualization.overlay import draw_estimate
+
+if TYPE_CHECKING:
+    from aceg_ros.visualization.rerun_viewer import Viewer
+
+
+class Display:
+    """rerun: path of an .rrd file, or 'window'; empty for no viewer."""
+
+    def __init__(self, node: Node, rerun: str) -> None:
+        self._node = node
+        self._clouds = node.create_publisher(PointCloud2, "~/map_cloud", LATCHED)
+        self._debug_images = node.create_publisher(Image, "~/debug_image", 2)
+        self._viewer = _open_viewer(rerun)
+
+    def show_result(self, result: LocalizationResult) -> None:
+        """Draw the pose into the image, if anybody subscribes to it."""
+        if result.frame is None or result.estimate is None:
+            return
+        if self._viewer is not None:
+            self._viewer.show_estimate(result.frame, result.estimate)
+        if self._debug_images.get_subscription_count():
+            self._debug_images.publish(image_message(draw_estimate(result.frame, result.estimate), result.header))
+
+    def show_map(self, state: MapState, map_frame: str) -> None:
+        """Publish the cloud of the map; an empty one if there is no map."""
+        scene_map = None if state.loaded is None else state.loaded.scene_map
+        xyz, rgb = (np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8)) if scene_map is None else \
+            (scene_map.cloud_xyz, scene_map.cloud_rgb)
+        header = Header(stamp=self._node.get_clock().now().to_msg(), frame_id=map_frame)
+        self._clouds.publish(cloud_message(xyz, rgb, header))
+        if self._viewer is not None and scene_map is not None:
+            self._viewer.show_map(scene_map)
+
+
+def _open_viewer(target: str) -> Viewer | None:
+    if not target:
+        return None
+    from aceg_ros.visualization.rerun_viewer import Viewer
+    return Viewer(None if target == "window" else Path(target).expanduser())

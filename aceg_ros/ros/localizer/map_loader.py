@@ -1,0 +1,130 @@
+"""Load maps in a thread of its own, and hold the one in use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rclpy.impl.rcutils_logger import RcutilsLogger
+
+from aceg_ros.camera import Camera, Frame
+from aceg_ros.errors import UserError
+from aceg_ros.estimate import PoseEstimate
+from aceg_ros.utils.malloc import release_free_memory
+
+if TYPE_CHECKING:      # a node starts seconds sooner without torch
+    from aceg_ros.maps.scene_map import SceneMap
+    from aceg_ros.methods.base import Localizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedMap:
+    """A map ready to localize in. scene_map: None if there is nothing to show."""
+
+    localizer: Localizer
+    scene_map: SceneMap | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapState:
+    """The map in use.
+
+    Attributes:
+        path: Empty if there is none.
+        error: Why the newest map could not be loaded; empty if it could.
+        number: Counts the changes of the map.
+        loaded: None if there is none.
+    """
+
+    path: str = ""
+    error: str = ""
+    number: int = 0
+    loaded: LoadedMap | None = field(default=None, repr=False)
+
+
+class MapLoader:
+    """Replaces the map in use by another; the present one stays in use until then, or if that fails.
+
+    on_change(state) is called from the loading thread after each attempt.
+    """
+
+    def __init__(self, load: Callable[[str], LoadedMap], on_change: Callable[[MapState], None],
+                 logger: RcutilsLogger) -> None:
+        self._load, self._on_change, self._logger = load, on_change, logger
+        self._executor: ThreadPoolExecutor | None = None
+        self.state = MapState()     # replaced as a whole: readers in other threads take one snapshot
+
+    @property
+    def is_running(self) -> bool:
+        return self._executor is not None
+
+    def start(self) -> None:
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="map loading")
+
+    def stop(self) -> None:
+        """Finish the loading at hand, end the thread and release the map."""
+        if self._executor is not None:
+            self._executor.shutdown(wait=True, cancel_futures=True)
+            self._executor = None
+        self.state = MapState(number=self.state.number + 1)
+
+    def load(self, path: str) -> Future[MapState]:
+        """Load this map, or no map if the path is empty. The result is the state after it."""
+        if self._executor is None:
+            raise RuntimeError("The map loader is not running.")
+        return self._executor.submit(self._replace_map, path)
+
+    def _replace_map(self, path: str) -> MapState:
+        try:
+            loaded = self._load(path) if path else None
+            self.state = MapState(path=path, number=self.state.number + 1, loaded=loaded)
+        except UserError as error:
+            self.state = replace(self.state, error=str(error))
+        except Exception as error:
+            self._logger.error(f"Unexpected failure while loading {path}: {error!r}")
+            self.state = replace(self.state, error=f"{path} could not be loaded ({error!r}).")
+        try:
+            self._on_change(self.state)
+        except Exception as error:
+            self._logger.error(f"Publishing failed: {error!r}")
+        return self.state
+
+
+@dataclass(frozen=True)
+class _LocalizerOnThreads:
+    """A localizer that computes on so many threads, whichever thread calls it: torch keeps their number per thread."""
+
+    localizer: Localizer
+    threads: int
+
+    def localize(self, frame: Frame) -> PoseEstimate:
+        import torch
+        torch.set_num_threads(self.threads)
+        return self.localizer.localize(frame)
+
+
+def load_localizer(path: str, device: str, seed: int, threads: int = 0) -> LoadedMap:
+    """Load a map file and run its localizer once.
+
+    Args:
+        threads: CPU cores for inference; 0 for half of them. An operation of two threads waits for the slower one, so
+            that one thread is as fast and steadier if the second core has other work as well
+            (docs/benchmarks/2026-11-25-node.md).
+
+    Raises:
+        UserError: if the file is no map that can be used.
+    """
+    from aceg_ros.maps.scene_map import SceneMap
+    from aceg_ros.methods.registry import make_localizer
+    scene_map = SceneMap.load(path)
+    localizer = _LocalizerOnThreads(make_localizer(scene_map, device, seed),
+                                    threads or max(1, (os.cpu_count() or 1) // 2))
+    release_free_memory()        # of loading this map, and of maps before it
+    noise = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
+    camera = Camera(width=640, height=480, fx=500.0, fy=500.0, cx=320.0, cy=240.0)
+    localizer.localize(Frame(image=noise, camera=camera))       # the first call is the slow one
+    return LoadedMap(localizer=localizer, scene_map=scene_map)

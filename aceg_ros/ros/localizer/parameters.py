@@ -1,0 +1,126 @@
+"""The parameters of the localizer node, but for those of mapping (aceg_ros.ros.mapping.parameters)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+
+from aceg_ros.pose.odometry_gate import OdometryGateConfig
+from aceg_ros.ros.common.parameters import not_empty, parameter
+
+TF_POLICIES = ("auto", "map_to_odom", "map_to_base", "map_to_camera", "none")
+
+
+def _existing_file_or_empty(path: str) -> str | None:
+    return None if not path or os.path.isfile(path) else f"there is no file {path}."
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalizerParameters:
+    """Map, device and start of the node."""
+
+    map_path: str = parameter(
+        "", "Path of the map file to localize in, made by 'aceg map' or on the robot; it can be changed at run time, "
+        "and empty means no map.", check_change=_existing_file_or_empty)
+    save_path: str = parameter("", "Path of the file that ~/save_map copies the map in use to.")
+    rerun: str = parameter(
+        "", "Where the Rerun viewer (rerun-sdk) shows map, images and poses: the path of an .rrd file to record into, "
+        "or 'window' to open the viewer; empty means nowhere.", read_only=True)
+    autostart: bool = parameter(
+        True, "Whether the node configures and activates itself at start; set it to false for a lifecycle manager such "
+        "as Nav2's.", read_only=True)
+    device: str = parameter("auto", "Device that inference runs on; auto takes the GPU if there is one.",
+                            choices=("auto", "cpu", "cuda"), read_only=True)
+    threads: int = parameter(
+        0, "Number of CPU cores that inference may use; 0 means half of them, so that the robot's other programs have "
+        "the rest.", minimum=0, maximum=1024, read_only=True)
+    seed: int = parameter(
+        0, "Seed of the random draws of the pose solver and of mapping; the same image, map and seed give the same "
+        "pose.", minimum=0, maximum=2**31 - 1, read_only=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageParameters:
+    """The images that come in."""
+
+    image_transport: str = parameter(
+        "raw", "Form of the images: raw is sensor_msgs/Image on the topic image, compressed is "
+        "sensor_msgs/CompressedImage (JPEG or PNG) on the topic image/compressed.", choices=("raw", "compressed"),
+        read_only=True)
+    image_rectified: bool = parameter(
+        False, "Whether the images are free of distortion already (image_rect); the camera is then taken from P of "
+        "camera_info instead of K and D.")
+    max_rate: float = parameter(0.0, "Highest rate in Hz at which images are localized; 0 means no limit.",
+                                minimum=0.0, maximum=1000.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoseParameters:
+    """Frames, TF, and the check of each pose against odometry."""
+
+    map_frame: str = parameter("map", "TF frame that poses are given in.", read_only=True, check=not_empty)
+    odom_frame: str = parameter(
+        "", "TF frame of the odometry; if it is set, each pose is checked against odometry before it is published, and "
+        "map_to_odom can be published.")
+    base_frame: str = parameter(
+        "", "TF frame of the robot's base, whose pose is published on ~/pose; empty means that ~/pose is the pose of "
+        "the camera.")
+    camera_frame: str = parameter("", "Optical TF frame of the camera; empty means the frame_id of the image.",
+                                  read_only=True)
+    tf_policy: str = parameter(
+        "auto", "Transform that is published; auto means map_to_odom if odom_frame is set, else map_to_base if "
+        "base_frame is set, else map_to_camera.", choices=TF_POLICIES)
+    transform_tolerance: float = parameter(
+        0.1, "Time in seconds by which transforms are post-dated, so that they can be looked up until the next one.",
+        minimum=0.0, maximum=10.0)
+    tf_rate: float = parameter(20.0, "Rate in Hz at which the transform is published again between two poses.",
+                               minimum=0.1, maximum=200.0, read_only=True)
+    tf_hold: float = parameter(
+        1.0, "Time in seconds for which map_to_base and map_to_camera are published again after a pose, because no "
+        "odometry propagates them; map_to_odom is published without end.", minimum=0.0, maximum=3600.0)
+    tf_timeout: float = parameter(
+        0.3, "Time in seconds to wait until TF knows odometry and extrinsics at the stamp of the image.",
+        minimum=0.0, maximum=10.0)
+    covariance: str = parameter(
+        "full", "Form of the published covariance; diagonal is for subscribers that reject negative off-diagonal "
+        "entries, such as parts of Nav2.", choices=("full", "diagonal"))
+    gate_sigmas: float = parameter(
+        4.0, "Number of standard deviations from the pose predicted by odometry beyond which a pose is rejected until "
+        "gate_agreeing_fixes poses agree.", minimum=1.0, maximum=100.0)
+    gate_agreeing_fixes: int = parameter(
+        3, "Number of consecutive poses that must agree before one far from the prediction, or the first one after "
+        "start, is accepted; 1 accepts every pose.", minimum=1, maximum=100)
+    gate_floor_m: float = parameter(
+        0.05, "Smallest standard deviation of the position, in metres, that the check against odometry assumes; it "
+        "covers errors of the map and of the extrinsics.", minimum=0.0, maximum=100.0)
+    gate_floor_deg: float = parameter(
+        2.0, "Smallest standard deviation of the rotation, in degrees, that the check against odometry assumes.",
+        minimum=0.0, maximum=180.0)
+    odometry_drift: float = parameter(
+        0.1, "Error of the odometry as a fraction of the distance and of the angle travelled.",
+        minimum=0.0, maximum=10.0)
+
+    def rejection(self) -> str | None:
+        if self.tf_policy == "map_to_odom" and not self.odom_frame:
+            return "tf_policy map_to_odom needs odom_frame, the frame of the odometry in TF."
+        if self.tf_policy == "map_to_base" and not self.base_frame:
+            return "tf_policy map_to_base needs base_frame, the frame of the robot in TF."
+        if self.tf_policy == "map_to_camera" and (self.odom_frame or self.base_frame):
+            return ("tf_policy map_to_camera does not go with odom_frame or base_frame: the camera has a parent in TF"
+                    " there and can have only one.")
+        return None
+
+    @property
+    def published_transform(self) -> str:
+        """Return the policy in force: `tf_policy`, decided if it is auto."""
+        if self.tf_policy != "auto":
+            return self.tf_policy
+        return "map_to_odom" if self.odom_frame else "map_to_base" if self.base_frame else "map_to_camera"
+
+    @property
+    def odometry_gate(self) -> OdometryGateConfig:
+        return OdometryGateConfig(sigmas=self.gate_sigmas, floor_m=self.gate_floor_m,
+                                  floor_rad=np.radians(self.gate_floor_deg), agreeing_fixes=self.gate_agreeing_fixes,
+                                  drift=self.odometry_drift)

@@ -1,0 +1,113 @@
+"""The way of an image, from top to bottom: received, localized, checked and published, reported."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import contextmanager
+
+from rclpy.node import Node
+
+from aceg_ros.ros.localizer.display import Display
+from aceg_ros.ros.localizer.image_input import ImageInput
+from aceg_ros.ros.localizer.map_loader import MapLoader
+from aceg_ros.ros.localizer.pose_output import FUTURE_NS, PoseOutput
+from aceg_ros.ros.localizer.results import BAD_STAMP, REPLACED, LocalizationRequest, LocalizationResult
+from aceg_ros.ros.localizer.status_publisher import StatusPublisher
+from aceg_ros.ros.localizer.worker import LocalizationWorker
+from aceg_ros.ros.mapping.controller import MappingController
+from aceg_ros.utils.stamps import stamp_to_ns
+
+
+class LocalizationPipeline:
+    """Takes images from their topic to ~/pose, TF and ~/status while it is active.
+
+    is_enabled: what ~/enable says; if it is off, only images that wait_for_result() waits for are localized.
+    """
+
+    def __init__(self, node: Node, maps: MapLoader, mapping: MappingController, output: PoseOutput,
+                 status: StatusPublisher, display: Display) -> None:
+        self._node, self._maps, self._mapping = node, maps, mapping
+        self._output, self._status, self._display = output, status, display
+        self.is_active, self.is_enabled = False, True
+        self._waiting: list[tuple[int, Future[LocalizationResult]]] = []    # after which image, and for its result
+        self._waiting_lock = threading.Lock()
+        self.input = ImageInput(node, self._image_received)
+        self.worker = LocalizationWorker(maps, self._result_ready, node.get_logger())
+
+    # --- 1. in the executor: the image is received, and left to the worker ---
+
+    def _image_received(self, request: LocalizationRequest, is_due: bool) -> None:
+        self._status.count_received()
+        self._mapping.submit(request)
+        is_wanted = bool(self._waiting) or (self.is_enabled and is_due)
+        if not is_wanted or not self.worker.is_running:
+            self._status.count_skipped()
+            return
+        problem = self._problem_of_stamp(stamp_to_ns(request.image.header.stamp))
+        if problem:
+            self._finish(_not_localized(request, BAD_STAMP, problem))
+            return
+        replaced = self.worker.submit(request)
+        if replaced is not None:
+            self._status.publish_result(
+                _not_localized(replaced, REPLACED, "A newer image came before this one's turn."))
+
+    def _problem_of_stamp(self, stamp_ns: int) -> str:
+        if stamp_ns == 0:
+            return "The image has no stamp: the camera driver must set it."
+        if stamp_ns > self._node.get_clock().now().nanoseconds + FUTURE_NS:
+            return ("The image's stamp lies in the future: synchronize the clocks, or set use_sim_time with a bag's"
+                    " clock.")
+        return ""
+
+    # --- 2. in the worker's thread: the image was localized (worker.py), its pose is checked and published ---
+
+    def _result_ready(self, result: LocalizationResult) -> None:
+        if not self.is_active:
+            return
+        with ignore_errors_after_shutdown(self._node):
+            if result.accepted and result.map_number != self._maps.state.number:
+                result = result.rejected(REPLACED, "The map was changed while this image was being localized.")
+            if result.accepted:
+                result = self._output.publish(result)
+            self._finish(result)
+            self._display.show_result(result)
+
+    # --- 3. in either thread: what became of it is said, to services that wait as well ---
+
+    def _finish(self, result: LocalizationResult) -> None:
+        self._status.publish_result(result)
+        with self._waiting_lock:
+            finished = [future for number, future in self._waiting if result.number > number]
+            self._waiting = [(number, future) for number, future in self._waiting if result.number <= number]
+        for future in finished:
+            future.set_result(result)
+
+    def wait_for_result(self, timeout_s: float) -> LocalizationResult | None:
+        """Wait for the result of an image that is yet to come; None if there was none in time."""
+        future: Future[LocalizationResult] = Future()
+        with self._waiting_lock:
+            self._waiting.append((self._status.received, future))
+        try:
+            return future.result(timeout_s)
+        except FutureTimeoutError:
+            with self._waiting_lock:
+                self._waiting = [entry for entry in self._waiting if entry[1] is not future]
+            return None
+
+
+def _not_localized(request: LocalizationRequest, status: str, message: str) -> LocalizationResult:
+    return LocalizationResult(number=request.number, header=request.image.header, status=status, message=message)
+
+
+@contextmanager
+def ignore_errors_after_shutdown(node: Node) -> Iterator[None]:
+    """Ignore what fails because a signal ended the context: nobody waits any more for what a thread publishes then."""
+    try:
+        yield
+    except Exception:
+        if node.context.ok():
+            raise

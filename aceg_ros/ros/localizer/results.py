@@ -1,0 +1,67 @@
+"""What goes to the localization thread and what comes back: one request and one result for each image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
+
+from aceg_ros.camera import Frame
+from aceg_ros.estimate import PoseEstimate, Status
+
+# Statuses that only a node has; all others are those of `estimate.Status`.
+NO_MAP = "no_map"
+REPLACED = "replaced"                # a newer image came before this one's turn, or the map was changed meanwhile
+INTERNAL_ERROR = "internal_error"
+BAD_STAMP = "bad_stamp"              # zero, or in the future
+NO_TRANSFORM = "no_transform"        # TF lacks the odometry or the extrinsics of the camera
+UNCONFIRMED = "unconfirmed"          # far from the pose that odometry predicts: others have to agree first
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalizationRequest:
+    """An image to localize.
+
+    Attributes:
+        number: Counts the images that the node received.
+        camera_info: The one that belongs to the image; None if none has been received yet.
+        rectified: Whether the image is free of distortion already.
+    """
+
+    number: int
+    image: Image | CompressedImage
+    camera_info: CameraInfo | None
+    rectified: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalizationResult:
+    """What became of one image.
+
+    Attributes:
+        number: That of the request.
+        header: That of the image.
+        status: A value of `estimate.Status`, or one of the statuses above.
+        message: The reason, as a sentence.
+        estimate: None if the localizer was not run.
+        map_number: Number of the map that it was localized in.
+        frame: The decoded image; None if it was not decoded.
+    """
+
+    number: int
+    header: Header
+    status: str
+    message: str
+    estimate: PoseEstimate | None = None
+    stage_ms: dict[str, float] = field(default_factory=dict)
+    map_number: int = 0
+    frame: Frame | None = field(default=None, repr=False)
+
+    @property
+    def accepted(self) -> bool:
+        return self.status == Status.ACCEPTED.value
+
+    def rejected(self, status: str, message: str) -> LocalizationResult:
+        """Return the result for the same image with its pose rejected."""
+        return replace(self, status=status, message=message)
