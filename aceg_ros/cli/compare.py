@@ -41,12 +41,12 @@ def run(options: argparse.Namespace) -> int:
     scene = open_scene(options.scene, options.every, bag_options(options))
     check_outputs(options)
     with localizing_bar(len(paths) * len(scene)) as progress:
-        runs = compare(paths, scene, device, options.seed, progress)
+        evaluations = compare(paths, scene, device=device, seed=options.seed, progress=progress)
     tell_skipped([skipped.reason for skipped in scene.skipped], len(scene))
     if options.json:
-        write_json({run.name: run.content for run in runs}, Path(options.json))
+        write_json({each.name: each.statistics for each in evaluations}, Path(options.json))
     if options.report:
         from aceg_ros.evaluation.html_page import write_page
-        write_page(Path(options.report) / "report.html", runs, scene.name, scene)
-    print(table(runs))
+        write_page(Path(options.report) / "report.html", evaluations, scene.name, scene)
+    print(table(evaluations))
     return 0

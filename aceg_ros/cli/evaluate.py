@@ -40,15 +40,16 @@ def run(options: argparse.Namespace) -> int:
     scene = open_scene(options.scene, options.every, bag_options(options))
     check_outputs(options)
     with localizing_bar(len(scene)) as progress:
-        run = evaluate_map(path.name, path, scene_map, scene, device, options.seed, progress)
+        evaluation = evaluate_map(scene_map, scene, name=path.name, path=path, device=device, seed=options.seed,
+                                  progress=progress)
     tell_skipped([skipped.reason for skipped in scene.skipped], len(scene))
     if options.json:
-        write_json(run.content, Path(options.json))
+        write_json(evaluation.statistics, Path(options.json))
     if options.report:
         from aceg_ros.evaluation.html_page import write_page
         from aceg_ros.evaluation.report import write_report
-        write_report(Path(options.report), run.results, scene_map)
-        write_json(run.content, Path(options.report) / "summary.json")
-        write_page(Path(options.report) / "report.html", [run], scene.name, scene)
-    print(json.dumps(run.content, indent=2))
+        write_report(Path(options.report), evaluation.results, scene_map)
+        write_json(evaluation.statistics, Path(options.report) / "summary.json")
+        write_page(Path(options.report) / "report.html", [evaluation], scene.name, scene)
+    print(json.dumps(evaluation.statistics, indent=2))
     return 0

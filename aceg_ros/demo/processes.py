@@ -1,4 +1,4 @@
-"""The processes of a demo: started in one ROS graph of their own, watched, and gone at the end whatever happens."""
+"""Starts the nodes of a demo in a ROS graph of their own, watches them, and ends them whatever happens."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from aceg_ros.utils.child_process import die_with_parent
 
 _STOP_S = 30.0
 _START_S = 120.0
-_PLAIN_LOG = ("--disable-external-lib-logs",)     # all it says is in its own log file already
+_PLAIN_LOG = ("--disable-external-lib-logs",)     # its own log file has all of it already
 _CONFIG_FOLDERS = (Path(__file__).resolve().parents[2] / "config",
                    *(Path(prefix) / "share" / "aceg_ros" / "config"
                      for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NodeProcess:
+    """A node and the file that it logs into."""
+
     name: str
     popen: subprocess.Popen
     log: Path
@@ -31,13 +33,13 @@ class NodeProcess:
         return self.log.read_text(errors="replace").splitlines()
 
     def last_line(self) -> str:
-        """The last thing it said, without the logger's prefix."""
+        """The last line of the log, without the logger's prefix."""
         lines = self.lines()
         return lines[-1].split("]: ")[-1].strip() if lines else ""
 
 
 class Processes:
-    """Use as a context manager. Each process logs into a file of its own in log_folder."""
+    """Running nodes; a context manager. Each logs into a file of its own in log_folder."""
 
     def __init__(self, log_folder: Path) -> None:
         self._folder = log_folder
@@ -61,6 +63,7 @@ class Processes:
 
     def start(self, module: str, parameters: dict[str, object],
               remappings: dict[str, str] | None = None) -> NodeProcess:
+        """Start a module of this package as a node."""
         name = module.rsplit(".", 1)[-1]
         self._started += 1
         log = self._folder / f"{self._started}_{name}.log"
@@ -69,12 +72,12 @@ class Processes:
         with open(log, "w") as file:
             popen = subprocess.Popen(command, env=self._environment, stdin=subprocess.DEVNULL, stdout=file,
                                      stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=die_with_parent)
-        process = NodeProcess(name, popen, log)
+        process = NodeProcess(name=name, popen=popen, log=log)
         self._running.append(process)
         return process
 
     def stop(self, process: NodeProcess) -> None:
-        """Ask it to finish, and wait until it has."""
+        """Ask a process to finish, and wait until it has. Raises UserError if it fails or takes too long."""
         process.popen.send_signal(signal.SIGINT)
         try:
             process.popen.wait(_STOP_S)
@@ -83,7 +86,7 @@ class Processes:
         self._check(process)
 
     def wait_for_end(self, process: NodeProcess) -> None:
-        """Until it ends by itself, showing what it says."""
+        """Wait until a process ends by itself, printing its log. Raises UserError if it or another one fails."""
         shown = ""
         while process.popen.poll() is None:
             self._check_others(process)
@@ -94,7 +97,7 @@ class Processes:
         self._check(process)
 
     def wait_for_line(self, process: NodeProcess, words: str) -> None:
-        """Until it says these words."""
+        """Wait until a process logs these words. Raises UserError if it or another one fails, or takes too long."""
         deadline = time.monotonic() + _START_S
         while not any(words in line for line in process.lines()):
             self._check_others(None)
@@ -106,10 +109,10 @@ class Processes:
         for other in self._running:
             if other is not process and other.popen.poll() is not None:
                 self._check(other)
-                raise UserError(f"{other.name} ended before its time: {other.last_line()}")
+                raise UserError(f"{other.name} ended too early: {other.last_line()}")
 
     def _check(self, process: NodeProcess) -> None:
-        """Take note of an end. Raises UserError with what it said where it was no good one."""
+        """Take an ended process off the list. Raises UserError with its last error if it failed."""
         self._running.remove(process)
         if process.popen.returncode != 0:
             errors = [line.removeprefix("Error: ") for line in process.lines() if line.startswith("Error: ")]
@@ -118,18 +121,18 @@ class Processes:
 
 
 def node_command(module: str, parameters: dict[str, object], remappings: dict[str, str] | None = None) -> list[str]:
-    """What python is given to run a module as a node."""
+    """Arguments of python that run a module as a node."""
     flags = [flag for key, value in parameters.items() for flag in ("-p", f"{key}:={_yaml(value)}")]
     flags += [flag for key, value in (remappings or {}).items() for flag in ("-r", f"{key}:={value}")]
     return ["-m", module, "--ros-args", *flags, *_PLAIN_LOG]
 
 
 def ros_environment() -> dict[str, str]:
-    """What a node needs of the environment and does not have there: a transport that large images get through."""
+    """Environment variables that a node needs and the environment lacks: a transport for large images."""
     profiles = (folder / "fastdds_profile.xml" for folder in _CONFIG_FOLDERS)
     found = next((str(profile) for profile in profiles if profile.is_file()), None)
     if found is None or "FASTDDS_DEFAULT_PROFILES_FILE" in os.environ:
-        return {}           # the transport is as the user has set it up
+        return {}           # the user has chosen a transport
     return {"FASTDDS_DEFAULT_PROFILES_FILE": found}
 
 

@@ -1,4 +1,4 @@
-"""The whole story, once: a camera drives, a map is built from what it saw, a node localizes another drive in it.
+"""Runs the demo: a camera drives, a map is built from its recording, a node localizes another drive in the map.
 
 Every image goes over real ROS 2 topics between processes. This file starts those processes and needs no ROS itself.
 """
@@ -31,99 +31,117 @@ MAPPING_RATE, QUERY_RATE = 10.0, 5.0
 _NODES = "aceg_ros.ros"
 
 
-@dataclass(frozen=True)
-class Drive:
-    """A node that plays one drive. topics: its name, under which it publishes the truth."""
+@dataclass(frozen=True, kw_only=True)
+class Player:
+    """A node that plays one drive. name: of the node; it publishes the true poses on /NAME/ground_truth."""
 
-    module: str
-    topics: str
+    name: str
     parameters: dict[str, object]
+
+    @property
+    def ground_truth(self) -> str:
+        return f"/{self.name}/ground_truth"
 
 
 def run_demo(output: Path | str = "demo_output", scene: Path | str | None = None, budget_s: float | None = None,
              method: str | None = None, encoder: str = "compact", seed: int = 0, device: str = "auto",
              sim_frames: tuple[int, int] = (200, 60)) -> dict[str, object]:
-    """Run the demo in the rendered room, or on the folders mapping/ and query/ of a real scene; returns the figures.
+    """Run the demo; no process is left behind, whatever happens.
 
-    `output` is replaced as a whole, once everything is done. Raises UserError where anything fails; no process is left.
+    Args:
+        output: Folder of the results. It is replaced as a whole, once everything has been done.
+        scene: Folder of a recorded scene with mapping/ and query/; None: the rendered room.
+        budget_s: Seconds for the mapping; None: a default.
+        method: Name of the method; None: the default one.
+        encoder: Encoder of the map.
+        seed: Seed of mapping and pose solver.
+        device: Device of mapping and localization.
+        sim_frames: Numbers of images to map and to localize in the rendered room.
+
+    Returns:
+        The statistics, as in report.json.
+
+    Raises:
+        UserError: If anything fails.
     """
     output = Path(output)
-    mapping, query = _sim_drives(sim_frames) if scene is None else _scene_drives(Path(scene))
+    mapping, query = _sim_players(sim_frames) if scene is None else _scene_players(Path(scene))
     budget_s = budget_s or (SIM_BUDGET_S if scene is None else SCENE_BUDGET_S)
-    with _fresh_folder(output) as folder, Processes(folder / "logs") as processes:
+    options = MappingOptions(encoder=encoder, seed=seed, device=device)
+    with _replaced_folder(output) as folder, Processes(folder / "logs") as processes:
         bag = processes.start(f"{_NODES}.bag_recorder", {"output": folder / "bag"})
-        _say("1/4 The camera drives; what it sees is recorded.")
+        _say("1/4 A camera drives through the scene; its images and poses are recorded.")
         _record(processes, mapping, folder / "recording")
         _say(f"2/4 A map is built from the recording, within {budget_s:.0f} s.")
-        scene_map = _build_map(folder / "recording", method,
-                               MappingOptions(encoder=encoder, seed=seed, device=device), budget_s)
+        scene_map = _build_map(folder / "recording", method, options, budget_s)
         scene_map.save(folder / "scene.map")
-        _say("3/4 The localizer node localizes another drive" + (" under evening light." if scene is None else "."))
-        since_ns = _localize(processes, query, folder / "scene.map", device, seed)
+        _say("3/4 The localizer node localizes another drive" + (" in evening light." if scene is None else "."))
+        since_ns = _localize(processes, query, {"map_path": folder / "scene.map", "device": device, "seed": seed})
         processes.stop(bag)
-        _say("4/4 Report.")
-        figures = write_demo_report(folder, f"/{query.topics}/ground_truth", since_ns, scene_map, device, seed)
-    _say(f"Everything is in {output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
-    return figures
+        _say("4/4 The estimated poses are compared with the true ones.")
+        statistics = write_demo_report(folder, query.ground_truth, since_ns, scene_map, device=device, seed=seed)
+    _say(f"The results are in {output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
+    return statistics
 
 
-def _sim_drives(frames: tuple[int, int]) -> tuple[Drive, Drive]:
+def _sim_players(frames: tuple[int, int]) -> tuple[Player, Player]:
     mapping = {"path": "mapping", "light": "day", "frames": frames[0], "rate": MAPPING_RATE}
     query = {"path": "query", "light": "evening", "frames": frames[1], "rate": QUERY_RATE, "prerender": True}
-    return Drive(f"{_NODES}.sim_camera", "sim_camera", mapping), Drive(f"{_NODES}.sim_camera", "sim_camera", query)
+    return Player(name="sim_camera", parameters=mapping), Player(name="sim_camera", parameters=query)
 
 
-def _scene_drives(scene: Path) -> tuple[Drive, Drive]:
+def _scene_players(scene: Path) -> tuple[Player, Player]:
     missing = [part for part in ("mapping", "query") if not (scene / part).is_dir()]
     if missing:
         raise UserError(f"The demo needs a folder with the scenes mapping/ and query/: {scene} has no {missing[0]}/.")
     for part in ("mapping", "query"):
-        open_scene(scene / part)
+        open_scene(scene / part)            # raises UserError before any process is started
 
-    def drive(part: str, rate: float) -> Drive:
-        return Drive(f"{_NODES}.scene_player", "scene_player", {"scene": (scene / part).resolve(), "rate": rate})
+    def player(part: str, rate: float) -> Player:
+        return Player(name="scene_player", parameters={"scene": (scene / part).resolve(), "rate": rate})
 
-    return drive("mapping", MAPPING_RATE), drive("query", QUERY_RATE)
+    return player("mapping", MAPPING_RATE), player("query", QUERY_RATE)
 
 
-def _record(processes: Processes, drive: Drive, folder: Path) -> None:
-    recorder = processes.start(f"{_NODES}.scene_recorder", {"output": folder},
-                               {"ground_truth": f"/{drive.topics}/ground_truth"})
-    _play(processes, drive)
+def _record(processes: Processes, player: Player, folder: Path) -> None:
+    """Play a drive and record it as a scene."""
+    recorder = processes.start(f"{_NODES}.scene_recorder", {"output": folder}, {"ground_truth": player.ground_truth})
+    _play(processes, player)
     processes.stop(recorder)
     print(f"    {recorder.last_line()}", flush=True)
 
 
-def _play(processes: Processes, drive: Drive) -> None:
-    """Play to its end; the bag and one more must listen to the images before it starts."""
-    camera = processes.start(drive.module, drive.parameters | {"wait_for_subscribers": 2, "start_delay": 2.0})
-    processes.wait_for_end(camera)
-
-
 def _build_map(recording: Path, method: str | None, options: MappingOptions, budget_s: float) -> SceneMap:
     with MappingBar() as bar:
-        scene_map, refused = build_map(method or default_method(options), options, open_scene(recording),
+        scene_map, skipped = build_map(method or default_method(options), options, open_scene(recording),
                                        MappingBudget.start(budget_s, progress=bar.show))
-    for reason in refused[:3]:
+    for reason in skipped[:3]:
         print(f"    skipped: {reason}", flush=True)
     return scene_map
 
 
-def _localize(processes: Processes, drive: Drive, map_path: Path, device: str, seed: int) -> int:
-    """Returns the time (ns) before the first image of this drive."""
-    localizer = processes.start(f"{_NODES}.localizer_node", {"map_path": map_path, "device": device, "seed": seed})
+def _localize(processes: Processes, player: Player, parameters: dict[str, object]) -> int:
+    """Play a drive to a localizer node with these parameters; returns the time (ns) before its first image."""
+    localizer = processes.start(f"{_NODES}.localizer_node", parameters)
     processes.wait_for_line(localizer, "Localizing in")
     since_ns = time.time_ns()
-    _play(processes, drive)
+    _play(processes, player)
     processes.stop(localizer)
     return since_ns
 
 
+def _play(processes: Processes, player: Player) -> None:
+    """Play a drive to its end. It starts when two nodes listen to the images: the bag recorder and one more."""
+    process = processes.start(f"{_NODES}.{player.name}",
+                              player.parameters | {"wait_for_subscribers": 2, "start_delay": 2.0})
+    processes.wait_for_end(process)
+
+
 @contextmanager
-def _fresh_folder(output: Path) -> Iterator[Path]:
-    """A new folder that takes the place of `output` when the body succeeds, and vanishes when it does not."""
+def _replaced_folder(output: Path) -> Iterator[Path]:
+    """Yield a new folder, which replaces `output` if the body succeeds and is deleted if it does not."""
     if output.exists() and not (output / "report.json").is_file() and any(output.iterdir()):
-        raise UserError(f"{output} holds something else than a demo's results: choose another folder.")
+        raise UserError(f"{output} holds something else than the results of a demo: choose another folder.")
     output.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{output.name}_", dir=output.parent)).resolve()
     previous_handler = signal.signal(signal.SIGTERM, _exit_on_signal)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from aceg_ros.datasets import Scene
-from aceg_ros.evaluation.evaluate import Run, evaluate_map
+from aceg_ros.evaluation.evaluate import Evaluation, Progress, evaluate_map
 from aceg_ros.maps.scene_map import SceneMap
 
+# Title, key of the statistics, factor, format.
 ROWS = (("localized", "localized", 1.0, "{:.0f}"), ("false accepts", "false_accepts", 1.0, "{:.0f}"),
         ("median cm", "median_translation_m", 100.0, "{:.1f}"), ("median deg", "median_rotation_deg", 1.0, "{:.2f}"),
         ("recall 5 cm 5 deg", "recall.0.05m_5deg", 1.0, "{:.2f}"),
@@ -19,23 +21,23 @@ ROWS = (("localized", "localized", 1.0, "{:.0f}"), ("false accepts", "false_acce
         ("map MB", "map_bytes", 1e-6, "{:.2f}"))
 
 
-def compare(paths: Sequence[Path], scene: Scene, device: str, seed: int,
-            progress: Callable[[int, int], None]) -> list[Run]:
-    """Each map evaluated on the scene, in turn; progress as for `evaluate`, beginning again with each map."""
-    return [evaluate_map(path.stem, path, SceneMap.load(path), scene, device, seed, progress) for path in paths]
+def compare(paths: Sequence[Path], scene: Scene, *, device: str, seed: int, progress: Progress) -> list[Evaluation]:
+    """Evaluate each map on the scene, in turn; progress begins again with each map."""
+    return [evaluate_map(SceneMap.load(path), scene, name=path.stem, path=path, device=device, seed=seed,
+                         progress=progress) for path in paths]
 
 
-def table(runs: Sequence[Run]) -> str:
-    """One column for each run."""
-    width = max(12, *(len(run.name) for run in runs)) + 2
-    lines = [f"{'':20}" + "".join(f"{run.name:>{width}}" for run in runs)]
+def table(evaluations: Sequence[Evaluation]) -> str:
+    """A text table with a column for each evaluation."""
+    width = max(12, *(len(evaluation.name) for evaluation in evaluations)) + 2
+    lines = [f"{'':20}" + "".join(f"{evaluation.name:>{width}}" for evaluation in evaluations)]
     for title, key, scale, form in ROWS:
-        cells = (_cell(run.content, key, scale, form) for run in runs)
+        values = [_value(evaluation.statistics, key) for evaluation in evaluations]
+        cells = ("-" if value is None else form.format(scale * value) for value in values)
         lines.append(f"{title:20}" + "".join(f"{cell:>{width}}" for cell in cells))
     return "\n".join(lines)
 
 
-def _cell(content: dict, key: str, scale: float, form: str) -> str:
+def _value(statistics: dict[str, Any], key: str) -> float | None:
     group, _, name = key.partition(".")
-    value = content[group][name] if name else content[group]
-    return "-" if value is None else form.format(scale * value)
+    return statistics[group][name] if name else statistics[group]

@@ -1,4 +1,4 @@
-"""Localizes every frame of a scene and compares with its poses."""
+"""Localizes every frame of a scene and compares with its true poses."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from aceg_ros.camera import Frame
 from aceg_ros.datasets import Scene
@@ -17,54 +19,71 @@ from aceg_ros.methods.base import Localizer
 from aceg_ros.methods.registry import make_localizer
 from aceg_ros.utils.atomic_file import without_nan
 
+Progress = Callable[[int, int], None]       # frames done, frames in all
 
-@dataclass(frozen=True)
-class Run:
-    """One map on one scene. content: as `report_json` gives it."""
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """A map evaluated on a scene. statistics: as `report_json` gives them."""
 
     name: str
     results: Sequence[FrameResult]
     scene_map: SceneMap
-    content: dict[str, Any]
+    statistics: dict[str, Any]
 
 
-def evaluate_map(name: str, path: Path, scene_map: SceneMap, scene: Scene, device: str, seed: int,
-                 progress: Callable[[int, int], None] | None = None) -> Run:
-    """Localize a scene in a map that was loaded from path, and sum it up."""
+def evaluate_map(scene_map: SceneMap, scene: Scene, *, name: str, path: Path, device: str, seed: int,
+                 progress: Progress | None = None) -> Evaluation:
+    """Localize the frames of a scene in a map, and sum up.
+
+    Args:
+        scene_map: The map.
+        scene: Posed frames in the frame of the map.
+        name: How the reports call this evaluation.
+        path: The file that the map was loaded from.
+        device: Device of the localizer.
+        seed: Seed of the pose solver.
+        progress: Called after each frame.
+    """
     results = evaluate(make_localizer(scene_map, device, seed), scene, progress)
-    content = report_json(summarize(results), scene_map, path, device, seed, len(scene.skipped))
-    return Run(name, results, scene_map, content)
+    statistics = report_json(summarize(results), scene_map, path=path, device=device, seed=seed,
+                             skipped=len(scene.skipped))
+    return Evaluation(name=name, results=results, scene_map=scene_map, statistics=statistics)
 
 
-def evaluate(localizer: Localizer, scene: Scene | list[Frame], progress: Callable[[int, int], None] | None = None
-             ) -> list[FrameResult]:
-    """Localize the usable frames of a scene, in order. The first frame is run once more beforehand, untimed: it pays
-    for lazy initialisation that a running robot has behind it."""
+def evaluate(localizer: Localizer, scene: Scene | list[Frame], progress: Progress | None = None) -> list[FrameResult]:
+    """Localize the usable frames of a scene, in order.
+
+    The first frame is localized once more beforehand, untimed: lazy initialization is not part of the latency of a
+    running robot.
+    """
     results: list[FrameResult] = []
     for frame in scene:
+        assert frame.map_from_camera is not None
         query = replace(frame, map_from_camera=None, depth_m=None)
         if not results:
             localizer.localize(query)
         started = time.perf_counter()
         estimate = localizer.localize(query)
-        latency = 1e3 * (time.perf_counter() - started)
-        assert frame.map_from_camera is not None
-        results.append(FrameResult(frame.name, frame.stamp_s, frame.map_from_camera, estimate, latency))
+        latency_ms = 1e3 * (time.perf_counter() - started)
+        results.append(FrameResult(name=frame.name, stamp_s=frame.stamp_s, truth=frame.map_from_camera,
+                                   estimate=estimate, latency_ms=latency_ms))
         if progress is not None:
             progress(len(results), len(scene))
     return results
 
 
-def report_json(summary: Summary, scene_map: SceneMap, map_path: Path, device: str, seed: int,
-                skipped: int) -> dict[str, Any]:
-    """The figures under the keys that other tools rely on; NaN becomes null."""
-    content = asdict(summary) | {
-        "map_bytes": map_path.stat().st_size, "mapping_s": scene_map.statistics.mapping_s, "method": scene_map.method,
-        "encoder": scene_map.network("encoder").identity, "device": device, "seed": seed, "skipped": skipped}
-    return without_nan(content)
+def report_json(summary: Summary, scene_map: SceneMap, *, path: Path, device: str, seed: int,
+                skipped: int = 0) -> dict[str, Any]:
+    """The statistics under the keys that other tools rely on; NaN becomes null."""
+    keys = {"rejected": "refused"}          # the key of the first release stays
+    content = {keys.get(name, name): value for name, value in asdict(summary).items()}
+    return without_nan(content | {
+        "map_bytes": path.stat().st_size, "mapping_s": scene_map.statistics.mapping_s, "method": scene_map.method,
+        "encoder": scene_map.network("encoder").identity, "device": device, "seed": seed, "skipped": skipped})
 
 
-def tum_line(stamp_s: float, map_from_camera: Any) -> str:
+def tum_line(stamp_s: float, map_from_camera: np.ndarray) -> str:
     """One pose in TUM's format: stamp tx ty tz qx qy qz qw."""
     numbers = [*map_from_camera[:3, 3], *rotation_to_quaternion(map_from_camera[:3, :3])]
     return f"{stamp_s:.6f} " + " ".join(f"{number:.7f}" for number in numbers)

@@ -1,4 +1,4 @@
-"""One HTML page of one or several evaluations: opens offline, holds everything, and shows the numbers of the JSON."""
+"""Writes evaluations as one HTML page, which opens offline, holds everything, and shows the numbers of the JSON."""
 
 from __future__ import annotations
 
@@ -15,46 +15,56 @@ import cv2
 import numpy as np
 
 from aceg_ros.camera import Frame
-from aceg_ros.evaluation.evaluate import Run
+from aceg_ros.evaluation.evaluate import Evaluation
 from aceg_ros.evaluation.metrics import FrameResult
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.utils.atomic_file import without_nan, write_text
 from aceg_ros.visualization.overlay import draw_estimate
 
 CLOUD_POINTS = 15_000
-PICTURES = 3                    # of the best and of the worst
-_PICTURE_WIDTH, _JPEG_QUALITY = 640, 80
+BEST, WORST = 3, 3              # frames whose images are shown
+_IMAGE_WIDTH, _JPEG_QUALITY = 640, 80
 
 
-def write_page(path: Path, runs: Sequence[Run], scene: str, frames: Iterable[Frame]) -> None:
-    """frames: those of the results once more, for the pictures. Raises UserError where path cannot be written."""
-    pictures = _pictures(runs, frames)
-    title = f"{runs[0].name} in {scene}" if len(runs) == 1 else f"{len(runs)} maps in {scene}"
-    data = {"title": title, "scene": f"{scene}, {len(runs[0].results)} frames",
+def write_page(path: Path, evaluations: Sequence[Evaluation], scene: str, frames: Iterable[Frame]) -> None:
+    """Write the page of one or several evaluations on the same frames.
+
+    Args:
+        path: The file to write.
+        evaluations: What to show.
+        scene: Name of the scene.
+        frames: The frames of the results once more, for their images.
+
+    Raises:
+        UserError: If the file cannot be written.
+    """
+    images = _example_images(evaluations, frames)
+    title = f"{evaluations[0].name} in {scene}" if len(evaluations) == 1 else f"{len(evaluations)} maps in {scene}"
+    data = {"title": title, "scene": f"{scene}, {len(evaluations[0].results)} frames",
             "created": datetime.now().strftime("%Y-%m-%d %H:%M"),
-            "runs": [_run(run, pictures[index]) for index, run in enumerate(runs)]}
+            "runs": [_run(evaluation, shown) for evaluation, shown in zip(evaluations, images, strict=True)]}
     template = files("aceg_ros.evaluation").joinpath("page.html").read_text()
     # "</script>" in a name must not end the element.
     text = json.dumps(without_nan(data), allow_nan=False, separators=(",", ":")).replace("</", "<\\/")
     write_text(path, template.replace("@DATA@", text))
 
 
-def _run(run: Run, pictures: list[dict[str, str]]) -> dict[str, Any]:
-    figures = run.content
-    scene_map = run.scene_map
+def _run(evaluation: Evaluation, images: list[dict[str, str]]) -> dict[str, Any]:
+    """What the page shows of one evaluation."""
+    scene_map = evaluation.scene_map
     sources = {f"{role} source": network.source for role, network in scene_map.networks.items()}
     configuration = {**sources, "created": scene_map.created, "settings": scene_map.settings,
                      "covariance scale": scene_map.covariance_scale, "mapping": asdict(scene_map.statistics),
                      "cameras": [asdict(camera) for camera in scene_map.cameras[:3]]}
-    return {"name": run.name, "summary": figures, "configuration": _plain(configuration),
-            "frames": [_frame(result) for result in run.results], "cloud": _cloud(scene_map),
-            "mapped": np.round(scene_map.trajectory[:, :3, 3].astype(float), 4).tolist(), "pictures": pictures}
+    return {"name": evaluation.name, "summary": evaluation.statistics, "configuration": _plain(configuration),
+            "frames": [_frame(result) for result in evaluation.results], "cloud": _cloud(scene_map),
+            "mapped": np.round(scene_map.trajectory[:, :3, 3].astype(float), 4).tolist(), "images": images}
 
 
 def _frame(result: FrameResult) -> dict[str, Any]:
     estimate = result.estimate
     metres, degrees = result.errors or (None, None)
-    std_m, std_deg = result.deviations or (None, None)
+    std_m, std_deg = result.standard_deviations or (None, None)
     pose = None if estimate.map_from_camera is None else np.round(estimate.map_from_camera[:3, 3], 5).tolist()
     return {"name": result.name, "t": result.stamp_s, "status": estimate.status.value, "message": estimate.message,
             "truth": np.round(result.truth[:3, 3], 5).tolist(), "pose": pose, "m": metres, "deg": degrees,
@@ -63,7 +73,7 @@ def _frame(result: FrameResult) -> dict[str, Any]:
 
 
 def _cloud(scene_map: SceneMap) -> dict[str, Any]:
-    """Points in 16 bits a coordinate, without those far off."""
+    """The points within the bounds of the map, subsampled, with 16 bits a coordinate."""
     low, high = (np.array(corner) for corner in scene_map.bounds)
     inside = ((scene_map.cloud_xyz >= low) & (scene_map.cloud_xyz <= high)).all(1)
     xyz, rgb = scene_map.cloud_xyz[inside], scene_map.cloud_rgb[inside]
@@ -74,24 +84,25 @@ def _cloud(scene_map: SceneMap) -> dict[str, Any]:
             "xyz": base64.b64encode(quantized.tobytes()).decode(), "rgb": base64.b64encode(rgb.tobytes()).decode()}
 
 
-def _pictures(runs: Sequence[Run], frames: Iterable[Frame]) -> list[list[dict[str, str]]]:
-    """For each run the worst and the best frames, refused ones among the worst, as JPEG with a caption."""
-    chosen = [_best_and_worst(run.results) for run in runs]
-    drawn: list[dict[str, str]] = [{} for _ in runs]
+def _example_images(evaluations: Sequence[Evaluation], frames: Iterable[Frame]) -> list[list[dict[str, str]]]:
+    """For each evaluation the images of its best and worst frames, as JPEG with a caption."""
+    chosen = [_best_and_worst(evaluation.results) for evaluation in evaluations]
+    drawn: list[dict[str, str]] = [{} for _ in evaluations]
     for frame in frames:
-        for results, pictures in zip(chosen, drawn, strict=True):
+        for results, images in zip(chosen, drawn, strict=True):
             for result in results:
                 if (result.name, result.stamp_s) == (frame.name, frame.stamp_s):
-                    pictures[result.name] = _jpeg(draw_estimate(frame, result.estimate))
-    return [[{"caption": _caption(result), "jpeg": pictures[result.name]} for result in results
-             if result.name in pictures] for results, pictures in zip(chosen, drawn, strict=True)]
+                    images[result.name] = _jpeg(draw_estimate(frame, result.estimate))
+    return [[{"caption": _caption(result), "jpeg": images[result.name]} for result in results
+             if result.name in images] for results, images in zip(chosen, drawn, strict=True)]
 
 
 def _best_and_worst(results: Sequence[FrameResult]) -> list[FrameResult]:
-    found = sorted((r for r in results if r.errors is not None), key=lambda r: r.errors or (0, 0))
-    refused = [r for r in results if r.errors is None]
-    best = found[:PICTURES]
-    worst = (refused[:1] + found[PICTURES:][::-1])[:PICTURES]
+    """The best frames, then the worst; a rejected one, if there is any, counts as the worst."""
+    localized = sorted((r for r in results if r.errors is not None), key=lambda r: r.errors or (0, 0))
+    rejected = [r for r in results if r.errors is None]
+    best = localized[:BEST]
+    worst = (rejected[:1] + localized[BEST:][::-1])[:WORST]
     return best + worst
 
 
@@ -104,8 +115,8 @@ def _caption(result: FrameResult) -> str:
 
 def _jpeg(rgb: np.ndarray) -> str:
     height, width = rgb.shape[:2]
-    if width > _PICTURE_WIDTH:
-        rgb = cv2.resize(rgb, (_PICTURE_WIDTH, round(height * _PICTURE_WIDTH / width)), interpolation=cv2.INTER_AREA)
+    if width > _IMAGE_WIDTH:
+        rgb = cv2.resize(rgb, (_IMAGE_WIDTH, round(height * _IMAGE_WIDTH / width)), interpolation=cv2.INTER_AREA)
     _, data = cv2.imencode(".jpg", np.ascontiguousarray(rgb[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
     return base64.b64encode(data.tobytes()).decode()
 

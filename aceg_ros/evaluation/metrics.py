@@ -1,4 +1,4 @@
-"""Figures of a localization run: errors, recall, refusals, trajectory, availability, consistency, latency."""
+"""Statistics of localized frames: errors, recall, rejections, trajectory, availability, consistency, latency."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from aceg_ros.geometry import invert, pose_error
 from aceg_ros.mapping.calibration import INSIDE, squared_distance
 
 RECALL_BOUNDS = ((0.05, 5.0), (0.1, 5.0), (0.25, 5.0), (0.5, 5.0))      # metres, degrees
-FALSE_BOUNDS = (0.5, 10.0)          # an accepted pose beyond either is a false one: metres, degrees
+FALSE_BOUNDS = (0.5, 10.0)          # an accepted pose that is wrong by more than either is false: metres, degrees
 AVAILABILITY_S = (0.2, 0.5, 1.0, 2.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FrameResult:
-    """One localized frame against its true pose. Errors are None for a refusal. latency_ms: wall time of localize."""
+    """The estimate of a frame, and its true pose (map_from_camera). latency_ms: wall time of `localize`."""
 
     name: str
     stamp_s: float
@@ -30,14 +30,14 @@ class FrameResult:
 
     @property
     def errors(self) -> tuple[float, float] | None:
-        """Translation in metres and rotation in degrees."""
+        """Translation error in metres and rotation error in degrees; None if the frame was rejected."""
         if self.estimate.map_from_camera is None:
             return None
         return pose_error(self.estimate.map_from_camera, self.truth)
 
     @property
-    def deviations(self) -> tuple[float, float] | None:
-        """What the covariance says: root of the summed variances, in metres and degrees."""
+    def standard_deviations(self) -> tuple[float, float] | None:
+        """Root of the summed variances of the covariance, in metres and degrees; None if the frame was rejected."""
         if self.estimate.covariance is None:
             return None
         variances = np.diag(self.estimate.covariance)
@@ -45,16 +45,20 @@ class FrameResult:
 
     @property
     def nees(self) -> float | None:
-        """Normalized estimation error squared, 6 degrees of freedom."""
+        """Normalized estimation error squared, 6 degrees of freedom; None if the frame was rejected."""
         if self.estimate.map_from_camera is None or self.estimate.covariance is None:
             return None
         return squared_distance(self.estimate.map_from_camera, self.estimate.covariance, self.truth)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Consistency:
-    """Whether covariances tell the truth (NaN without poses). inside_95: share of poses in their 95 % ellipsoid.
-    nees: chi-square of 6 degrees of freedom has the median 5.3. median_std_...: root of the summed variances."""
+    """Whether covariances agree with the errors (all NaN without poses).
+
+    inside_95: share of the true poses that lie in the 95 % ellipsoid of their estimate. nees: normalized estimation
+    error squared; if the covariances are right, it is chi-square distributed with 6 degrees of freedom (median 5.3).
+    median_std_...: root of the summed variances.
+    """
 
     inside_95: float
     median_nees: float
@@ -63,18 +67,19 @@ class Consistency:
     median_std_deg: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What `aceg evaluate` reports. Medians over localized frames (NaN where none), recall over all frames.
+    """The statistics of `aceg evaluate`. Medians are over localized frames (NaN if there are none), recall over all.
 
-    false_accepts: accepted poses beyond FALSE_BOUNDS. ate_m: root mean square of the position errors, both
-    trajectories being in the map's frame. rpe: the same for the motion between successive localized frames.
-    availability: share of the time of the recording at which the newest pose was no older than that; latency aside.
+    rejected: frames by status. false_accepts: accepted poses beyond FALSE_BOUNDS. ate_m: absolute trajectory error,
+    root mean square, without alignment: both trajectories are in the map frame. rpe_...: relative pose error between
+    successive localized frames, root mean square. availability: share of the recorded time at which the latest pose
+    was no older than that, latency not counted.
     """
 
     frames: int
     localized: int
-    refused: dict[str, int]
+    rejected: dict[str, int]
     false_accepts: int
     median_translation_m: float
     median_rotation_deg: float
@@ -89,8 +94,9 @@ class Summary:
 
 
 def summarize(results: Sequence[FrameResult]) -> Summary:
+    """Sum up the frames of one recording, in order."""
     errors = np.array([r.errors for r in results if r.errors is not None]).reshape(-1, 2)
-    refused = Counter(r.estimate.status.value for r in results if not r.estimate.accepted)
+    rejected = Counter(r.estimate.status.value for r in results if not r.estimate.accepted)
     count = max(len(results), 1)
     recall = {f"{metres:g}m_{degrees:g}deg": float((errors <= (metres, degrees)).all(1).sum() / count)
               for metres, degrees in RECALL_BOUNDS}
@@ -99,24 +105,27 @@ def summarize(results: Sequence[FrameResult]) -> Summary:
     stage_ms = {stage: float(np.median([r.estimate.stage_ms[stage] for r in results if stage in r.estimate.stage_ms]))
                 for stage in stages}
     motion = _motion_errors(results)
-    false_accepts = int((errors > FALSE_BOUNDS).any(1).sum())
-    return Summary(len(results), len(errors), dict(sorted(refused.items())), false_accepts, float(medians[0]),
-                   float(medians[1]), recall, _rms(errors[:, 0]), _rms(motion[:, 0]), _rms(motion[:, 1]),
-                   availability(results), consistency(results), percentiles([r.latency_ms for r in results]), stage_ms)
+    return Summary(
+        frames=len(results), localized=len(errors), rejected=dict(sorted(rejected.items())),
+        false_accepts=int((errors > FALSE_BOUNDS).any(1).sum()), median_translation_m=float(medians[0]),
+        median_rotation_deg=float(medians[1]), recall=recall, ate_m=_rms(errors[:, 0]), rpe_m=_rms(motion[:, 0]),
+        rpe_deg=_rms(motion[:, 1]), availability=availability(results), consistency=consistency(results),
+        latency_ms=percentiles([r.latency_ms for r in results]), stage_ms=stage_ms)
 
 
 def consistency(results: Sequence[FrameResult]) -> Consistency:
+    """Compare the errors of the localized frames with their covariances."""
     nees = np.array([r.nees for r in results if r.nees is not None])
-    deviations = np.array([r.deviations for r in results if r.deviations is not None]).reshape(-1, 2)
+    nan = float("nan")
     if not len(nees):
-        return Consistency(*[float("nan")] * 5)
-    std_m, std_deg = np.median(deviations, axis=0)
-    return Consistency(float((nees <= INSIDE).mean()), float(np.median(nees)), float(nees.mean()), float(std_m),
-                       float(std_deg))
+        return Consistency(inside_95=nan, median_nees=nan, mean_nees=nan, median_std_m=nan, median_std_deg=nan)
+    std_m, std_deg = np.median([r.standard_deviations for r in results if r.standard_deviations is not None], axis=0)
+    return Consistency(inside_95=float((nees <= INSIDE).mean()), median_nees=float(np.median(nees)),
+                       mean_nees=float(nees.mean()), median_std_m=float(std_m), median_std_deg=float(std_deg))
 
 
 def availability(results: Sequence[FrameResult]) -> dict[str, float]:
-    """Share of the time from the first to the last frame at which a pose no older than some seconds was there."""
+    """Share of the time from the first to the last frame at which the latest pose was no older than some seconds."""
     stamps = np.sort([r.stamp_s for r in results])
     found = np.sort([r.stamp_s for r in results if r.estimate.accepted])
     if len(stamps) < 2 or stamps[-1] <= stamps[0]:
@@ -127,11 +136,12 @@ def availability(results: Sequence[FrameResult]) -> dict[str, float]:
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
+    """p50, p95 and p99; NaN without values."""
     return {f"p{q}": float(np.percentile(values, q)) if len(values) else float("nan") for q in (50, 95, 99)}
 
 
 def _motion_errors(results: Sequence[FrameResult]) -> np.ndarray:
-    """(N, 2) metres and degrees between estimated and true motion of frames in a row that are both localized."""
+    """(N, 2) metres and degrees between estimated and true motion of successive frames that are both localized."""
     errors = [pose_error(invert(a.estimate.map_from_camera) @ b.estimate.map_from_camera, invert(a.truth) @ b.truth)
               for a, b in pairwise(results)
               if a.estimate.map_from_camera is not None and b.estimate.map_from_camera is not None]

@@ -1,4 +1,4 @@
-"""Pictures and tables of an evaluation, into one folder."""
+"""Writes the plots and tables of an evaluation into a folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from matplotlib import pyplot as plt
 
 
 def write_report(folder: Path, results: Sequence[FrameResult], scene_map: SceneMap) -> None:
-    """frames.csv, estimated.tum, truth.tum, trajectory.png, errors.png."""
+    """Write frames.csv, estimated.tum, truth.tum, trajectory.png and errors.png. Raises UserError if it cannot."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -27,7 +27,7 @@ def write_report(folder: Path, results: Sequence[FrameResult], scene_map: SceneM
     _write_frames(folder / "frames.csv", results)
     (folder / "truth.tum").write_text("".join(tum_line(r.stamp_s, r.truth) + "\n" for r in results))
     (folder / "estimated.tum").write_text("".join(tum_line(r.stamp_s, r.estimate.map_from_camera) + "\n"
-                                                  for r in results if r.estimate.accepted))
+                                                  for r in results if r.estimate.map_from_camera is not None))
     plot_trajectory(folder / "trajectory.png", results, scene_map)
     _plot_errors(folder / "errors.png", results)
 
@@ -39,27 +39,27 @@ def _write_frames(path: Path, results: Sequence[FrameResult]) -> None:
                         "reprojection_rms_px", "std_m", "std_deg", "nees", "latency_ms", "message"])
         for r in results:
             translation, rotation = r.errors or ("", "")
-            std_m, std_deg = r.deviations or ("", "")
+            std_m, std_deg = r.standard_deviations or ("", "")
             table.writerow([r.name, r.stamp_s, r.estimate.status.value, translation, rotation, r.estimate.inliers,
                             r.estimate.inlier_ratio, r.estimate.reprojection_rms_px, std_m, std_deg,
                             "" if r.nees is None else r.nees, r.latency_ms, r.estimate.message])
 
 
 def plot_trajectory(path: Path, results: Sequence[FrameResult], scene_map: SceneMap) -> None:
-    """From above: the two axes along which the cameras moved most, with the map cloud in its colours behind."""
+    """Plot the trajectories along the two axes in which the cameras moved most, in front of the map's point cloud."""
     truth = np.array([r.truth[:3, 3] for r in results])
     found = np.array([r.estimate.map_from_camera[:3, 3] for r in results if r.estimate.map_from_camera is not None])
     found = found.reshape(-1, 3)
     mapped = scene_map.trajectory[:, :3, 3]
-    spread = np.ptp(np.concatenate([truth, mapped]), axis=0)
-    a, b = sorted(np.argsort(spread)[-2:])
+    extent = np.ptp(np.concatenate([truth, mapped]), axis=0)
+    a, b = sorted(np.argsort(extent)[-2:])
     figure, axes = plt.subplots(figsize=(8, 8))
     low, high = np.array(scene_map.bounds)
     inside = ((scene_map.cloud_xyz > low) & (scene_map.cloud_xyz < high)).all(1)
     axes.scatter(scene_map.cloud_xyz[inside, a], scene_map.cloud_xyz[inside, b], s=1, alpha=0.25,
                  c=scene_map.cloud_rgb[inside] / 255.0, linewidths=0)
-    axes.plot(mapped[:, a], mapped[:, b], color="0.55", lw=1, label="mapping drive")
-    axes.plot(truth[:, a], truth[:, b], ".-", color="tab:green", ms=4, lw=1, label="truth")
+    axes.plot(mapped[:, a], mapped[:, b], color="0.55", lw=1, label="mapping trajectory")
+    axes.plot(truth[:, a], truth[:, b], ".-", color="tab:green", ms=4, lw=1, label="ground truth")
     axes.plot(found[:, a], found[:, b], ".", color="tab:red", ms=4, label="localized")
     axes.set_xlabel(f"{'xyz'[a]} [m]")
     axes.set_ylabel(f"{'xyz'[b]} [m]")
@@ -71,7 +71,7 @@ def plot_trajectory(path: Path, results: Sequence[FrameResult], scene_map: Scene
 
 
 def _plot_errors(path: Path, results: Sequence[FrameResult]) -> None:
-    """Cumulative error curves over all frames, refusals counted as misses."""
+    """Plot the share of all frames within an error; rejected frames are within none."""
     errors = np.array([r.errors for r in results if r.errors is not None]).reshape(-1, 2)
     figure, axes = plt.subplots(1, 2, figsize=(10, 4))
     for axis, values, unit in zip(axes, errors.T, ("translation [m]", "rotation [deg]"), strict=True):

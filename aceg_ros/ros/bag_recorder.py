@@ -1,6 +1,8 @@
 """Executable: `python -m aceg_ros.ros.bag_recorder`, the same as `ros2 run aceg_ros bag_recorder`."""
 
+import sys
+
 from aceg_ros.ros.recorders.bag_recorder import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,6 +1,8 @@
 """Executable: `python -m aceg_ros.ros.evaluation_node`, the same as `ros2 run aceg_ros evaluation_node`."""
 
+import sys
+
 from aceg_ros.ros.evaluation.node import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

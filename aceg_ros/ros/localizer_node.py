@@ -1,6 +1,8 @@
 """Executable: `python -m aceg_ros.ros.localizer_node`, the same as `ros2 run aceg_ros localizer_node`."""
 
+import sys
+
 from aceg_ros.ros.localizer.node import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,6 +1,8 @@
 """Executable: `python -m aceg_ros.ros.scene_player`, the same as `ros2 run aceg_ros scene_player`."""
 
+import sys
+
 from aceg_ros.ros.players.scene_player import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

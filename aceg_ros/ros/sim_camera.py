@@ -1,6 +1,8 @@
 """Executable: `python -m aceg_ros.ros.sim_camera`, the same as `ros2 run aceg_ros sim_camera`."""
 
+import sys
+
 from aceg_ros.ros.players.sim_camera import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

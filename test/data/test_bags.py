@@ -154,7 +154,7 @@ def test_damaged_bags_are_one_sentence(tmp_path, storage):
 
 
 def test_localization_in_a_bag_is_that_of_the_folder(rendered_map, rendered_scene, tmp_path):
-    """Raw and compressed (PNG), from the command line: the same figures to the last digit."""
+    """Raw and compressed (PNG), from the command line: the same statistics to the last digit."""
     import json
     frames = list(open_scene(rendered_scene / "query"))
     assert main(["evaluate", str(rendered_map), str(rendered_scene / "query"), "--json", str(tmp_path / "a.json")]) == 0
@@ -163,10 +163,10 @@ def test_localization_in_a_bag_is_that_of_the_folder(rendered_map, rendered_scen
         bag = write_bag(tmp_path / f"bag_{style.storage}", frames, style)
         options = ["--tf", "map", "cam"] if style.poses == "tf" else []
         assert main(["evaluate", str(rendered_map), str(bag), "--json", str(tmp_path / "b.json"), *options]) == 0
-        figures = json.loads((tmp_path / "b.json").read_text())
+        statistics = json.loads((tmp_path / "b.json").read_text())
         for key in ("frames", "localized", "rejected", "recall"):
-            assert figures[key] == expected[key]
-        assert figures["median_translation_m"] == pytest.approx(expected["median_translation_m"], rel=1e-6)
+            assert statistics[key] == expected[key]
+        assert statistics["median_translation_m"] == pytest.approx(expected["median_translation_m"], rel=1e-6)
 
 
 def test_a_map_from_a_bag(rendered_scene, tmp_path, capsys):

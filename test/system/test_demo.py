@@ -1,4 +1,4 @@
-"""The demo: its promises when something fails, and one small run of the whole story."""
+"""The demo: what it guarantees if something fails, and one small run of all of it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_a_scene_without_query_is_refused_before_anything_starts(tmp_path):
+def test_a_scene_without_query_is_rejected_before_anything_starts(tmp_path):
     flat_scene(tmp_path / "scene" / "mapping")
     with pytest.raises(UserError, match=r"has no query/"):
         run_demo(tmp_path / "out", tmp_path / "scene")
@@ -58,7 +58,7 @@ def test_a_folder_of_something_else_is_never_replaced(tmp_path):
 
 
 def test_a_failure_keeps_the_old_results_and_leaves_nothing_behind(tmp_path, monkeypatch):
-    """Pictures of one colour cannot be mapped: the failure comes after the drive was recorded."""
+    """Images of one colour cannot be mapped: the failure comes after the drive was recorded."""
     flat_scene(tmp_path / "scene" / "mapping")
     flat_scene(tmp_path / "scene" / "query")
     (tmp_path / "out").mkdir()
@@ -75,17 +75,17 @@ def test_a_failure_keeps_the_old_results_and_leaves_nothing_behind(tmp_path, mon
 
 def test_what_a_failed_process_said_is_the_error(tmp_path):
     with Processes(tmp_path / "logs") as processes:
-        player = processes.start(PLAYER, {"scene": "/nowhere"})
-        with pytest.raises(UserError, match=r"scene_player failed: Scene /nowhere does not exist"):
+        player = processes.start(PLAYER, {"scene": "/absent"})
+        with pytest.raises(UserError, match=r"scene_player failed: Scene /absent does not exist"):
             processes.wait_for_end(player)
 
 
 def test_a_bystander_that_dies_is_noticed(tmp_path):
     flat_scene(tmp_path / "scene")
     with Processes(tmp_path / "logs") as processes:
-        bystander = processes.start(PLAYER, {"scene": "/nowhere"})
+        bystander = processes.start(PLAYER, {"scene": "/absent"})
         player = processes.start(PLAYER, {"scene": tmp_path / "scene", "wait_for_subscribers": 9})
-        with pytest.raises(UserError, match="/nowhere"):
+        with pytest.raises(UserError, match="/absent"):
             processes.wait_for_end(player)
     assert not alive(bystander.popen.pid) and not alive(player.popen.pid)
 
@@ -114,7 +114,7 @@ def test_killing_the_demo_ends_its_processes(tmp_path):
 
 
 def test_the_overlay_puts_map_points_on_their_pixels():
-    """Points of a rendered picture, projected with its exact pose, have the colours of the pixels they land on."""
+    """Points of a rendered image, projected with its exact pose, have the colours of the pixels they land on."""
     world = demo_world(Camera(width=160, height=120, fx=130.0, fy=131.0, cx=79.0, cy=61.0))
     pose = mapping_path(8, world.room)[3]
     frame = world.render_frame(pose)
@@ -131,15 +131,16 @@ def test_the_overlay_puts_map_points_on_their_pixels():
 
 
 def test_small_demo_from_drive_to_report(tmp_path):
-    """Nothing of the story is left out but time and pictures; the node's answers are the localizer's own."""
+    """The whole demo in little time and with few images; the node's results are the localizer's own."""
     out = tmp_path / "out"
-    figures = run_demo(out, budget_s=25.0, sim_frames=(24, 5))
-    assert figures["frames"] == 5
-    assert figures["answered"] + sum(figures["unanswered"].values()) == 5 and "lost" not in figures["unanswered"]
-    assert figures["localized"] + sum(figures["refused"].values()) == figures["answered"] > 0
+    statistics = run_demo(out, budget_s=25.0, sim_frames=(24, 5))
+    assert statistics["frames"] == 5
+    assert statistics["answered"] + sum(statistics["unanswered"].values()) == 5
+    assert "lost" not in statistics["unanswered"]
+    assert statistics["localized"] + sum(statistics["refused"].values()) == statistics["answered"] > 0
 
     assert len(open_scene(out / "recording")) == 24
-    assert figures["mapping"]["frames"] == 24
+    assert statistics["mapping"]["frames"] == 24
     assert Image.open(out / "trajectory.png").size > (400, 400)
     assert (out / "report.txt").read_text()
 
@@ -155,7 +156,7 @@ def test_small_demo_from_drive_to_report(tmp_path):
     statuses = {stamp: {pair.key: pair.value for pair in m.status[0].values}
                 for stamp, m in stamped("/localizer/status").items() if stamp in images}
     answers = {stamp: values["status"] for stamp, values in statuses.items() if values["status"] != "replaced"}
-    assert len(images) == 29 and len(answers) == figures["answered"]
+    assert len(images) == 29 and len(answers) == statistics["answered"]
     camera = demo_world().camera
     for stamp, answer in answers.items():
         estimate = localizer.localize(Frame(image=images[stamp].data.reshape(480, 640, 3).copy(), camera=camera))

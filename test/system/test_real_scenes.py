@@ -1,4 +1,4 @@
-"""Real pictures (../shared/scenes): a map of the kitchen localizes its query part, and nothing else.
+"""Real images (../shared/scenes): a map of the kitchen localizes its query part, and nothing else.
 
 The bounds are well below what was measured (docs/benchmarks).
 """
@@ -22,14 +22,14 @@ def kitchen_map(shared_scenes, tmp_path_factory):
     return path
 
 
-def figures(scene_map, scene, capsys, *options) -> dict:
+def evaluated(scene_map, scene, capsys, options=()) -> dict:
     capsys.readouterr()
     assert main(["evaluate", str(scene_map), str(scene), *options]) == 0
     return json.loads(capsys.readouterr().out)
 
 
 def test_kitchen_is_localized(kitchen_map, shared_scenes, capsys):
-    found = figures(kitchen_map, shared_scenes / "redkitchen7s" / "query", capsys)
+    found = evaluated(kitchen_map, shared_scenes / "redkitchen7s" / "query", capsys)
     assert found["frames"] == 100
     # Measured on several machines and versions: 1.0 to 1.3 cm, 0.3 deg, 1.00.
     assert found["median_translation_m"] < 0.025 and found["median_rotation_deg"] < 0.8
@@ -40,25 +40,25 @@ def test_kitchen_is_localized(kitchen_map, shared_scenes, capsys):
 
 
 @pytest.mark.parametrize("style", [BagStyle(), BagStyle(storage="sqlite3", compressed=True, poses="tf")])
-def test_a_bag_gives_the_figures_of_the_folder(kitchen_map, shared_scenes, tmp_path, capsys, style):
+def test_a_bag_gives_the_statistics_of_the_folder(kitchen_map, shared_scenes, tmp_path, capsys, style):
     query = shared_scenes / "redkitchen7s" / "query"
     bag = write_bag(tmp_path / "bag", open_scene(query, 2), style)
-    from_folder = figures(kitchen_map, query, capsys, "--every", "2")
-    from_bag = figures(kitchen_map, bag, capsys, *(["--tf", "map", "cam"] if style.poses == "tf" else []))
+    from_folder = evaluated(kitchen_map, query, capsys, ["--every", "2"])
+    from_bag = evaluated(kitchen_map, bag, capsys, ["--tf", "map", "cam"] if style.poses == "tf" else [])
     for key in ("frames", "localized", "refused", "recall", "false_accepts"):
         assert from_bag[key] == from_folder[key]
     for key in ("median_translation_m", "median_rotation_deg", "ate_m", "rpe_m"):
         assert from_bag[key] == pytest.approx(from_folder[key], rel=1e-4)
 
 
-def test_other_places_are_refused(kitchen_map, shared_scenes, capsys):
-    found = [figures(kitchen_map, shared_scenes / other / "query", capsys, "--every", "3")
+def test_other_scenes_are_rejected(kitchen_map, shared_scenes, capsys):
+    found = [evaluated(kitchen_map, shared_scenes / other / "query", capsys, ["--every", "3"])
              for other in ("tum_fr1_rpy", "drone_lab_a", "terrace", "student_lab")]
     assert sum(f["localized"] for f in found) <= 0.01 * sum(f["frames"] for f in found)
 
 
-def test_the_node_answers_every_picture_as_evaluation_does(kitchen_map, shared_scenes, tmp_path):
-    """100 pictures at 5 Hz over real topics between processes: none is lost, and the poses are the same numbers."""
+def test_the_node_answers_every_image_as_evaluation_does(kitchen_map, shared_scenes, tmp_path):
+    """100 images at 5 Hz over real topics between processes: none is lost, and the poses are the same numbers."""
     pytest.importorskip("rclpy", reason="needs ROS 2")
     from diagnostic_msgs.msg import DiagnosticArray
     from geometry_msgs.msg import PoseWithCovarianceStamped
@@ -100,10 +100,10 @@ def test_the_node_answers_every_picture_as_evaluation_does(kitchen_map, shared_s
 
 def test_covariances_are_honest_where_the_solver_alone_is_not(shared_scenes, tmp_path, capsys):
     """Motion capture of a camera that turns fast: 0.30 of the poses are in the solver's own 95 % ellipsoid. Measured
-    with the factor that the held-out pictures ask for: 0.93, 4.5 cm claimed at a median error of 1.9 cm."""
+    with the factor that the held-out images ask for: 0.93, 4.5 cm claimed at a median error of 1.9 cm."""
     scene, path = shared_scenes / "tum_fr1_rpy", tmp_path / "tum.map"
     assert main(["map", str(scene / "mapping"), "-o", str(path)]) == 0
     assert SceneMap.load(path).covariance_scale > 2
-    found = figures(path, scene / "query", capsys, "--every", "2")
+    found = evaluated(path, scene / "query", capsys, ["--every", "2"])
     assert 0.7 <= found["consistency"]["inside_95"] <= 0.99
     assert found["consistency"]["median_std_m"] < 2.7 * found["median_translation_m"]

@@ -1,4 +1,4 @@
-"""Figures of a run against values worked out by hand; covariances against errors drawn from them."""
+"""Statistics of a run against values worked out by hand; covariances against errors drawn from them."""
 
 import numpy as np
 import pytest
@@ -31,14 +31,14 @@ def result(stamp_s: float, error=None, covariance=COVARIANCE) -> FrameResult:
         estimate = PoseEstimate(status=Status.ACCEPTED, message="Yes.",
                                 map_from_camera=shifted(truth, np.asarray(error)), covariance=covariance, inliers=100,
                                 inlier_ratio=0.5, reprojection_rms_px=1.0)
-    return FrameResult(f"{stamp_s:.1f}", stamp_s, truth, estimate, 10.0)
+    return FrameResult(name=f"{stamp_s:.1f}", stamp_s=stamp_s, truth=truth, estimate=estimate, latency_ms=10.0)
 
 
 def test_errors_of_position_and_motion():
     made = [result(0.0, [0.03, 0, 0, 0, 0, 0]), result(1.0, [0.03, 0.04, 0, 0, 0, 0]), result(2.0),
             result(3.0, [0, 0, 0.7, 0, 0, 0])]
     summary = summarize(made)
-    assert (summary.frames, summary.localized, summary.refused) == (4, 3, {"no_consensus": 1})
+    assert (summary.frames, summary.localized, summary.rejected) == (4, 3, {"no_consensus": 1})
     assert summary.false_accepts == 1
     assert summary.ate_m == pytest.approx(np.sqrt((0.03**2 + 0.05**2 + 0.7**2) / 3))
     assert summary.rpe_m == pytest.approx(0.04) and summary.rpe_deg == pytest.approx(0, abs=1e-5)

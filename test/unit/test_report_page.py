@@ -13,7 +13,7 @@ import pytest
 from aceg_ros.camera import Camera, Frame
 from aceg_ros.cli import main
 from aceg_ros.estimate import PoseEstimate, Status
-from aceg_ros.evaluation.evaluate import Run, report_json
+from aceg_ros.evaluation.evaluate import Evaluation, report_json
 from aceg_ros.evaluation.html_page import write_page
 from aceg_ros.evaluation.metrics import FrameResult, summarize
 from aceg_ros.maps.header import NetworkReference
@@ -39,7 +39,7 @@ def rendered(page: Path, profile: Path) -> str:
 
 
 def results(count: int) -> list[FrameResult]:
-    """A drive along a circle; every seventh frame is refused."""
+    """A drive along a circle; every seventh frame is rejected."""
     rng = np.random.default_rng(0)
     made = []
     for index in range(count):
@@ -52,11 +52,12 @@ def results(count: int) -> list[FrameResult]:
                                     covariance=np.eye(6) * 1e-4, inlier_ratio=0.5, reprojection_rms_px=2.0)
         else:
             estimate = PoseEstimate(status=Status.NO_CONSENSUS, message="Nothing fits </script><b>.")
-        made.append(FrameResult(f"{index:06d}", 0.1 * index, truth, estimate, 40.0))
+        made.append(FrameResult(name=f"{index:06d}", stamp_s=0.1 * index, truth=truth, estimate=estimate,
+                                latency_ms=40.0))
     return made
 
 
-def run_of(made: list[FrameResult], tmp_path: Path, name: str) -> Run:
+def run_of(made: list[FrameResult], tmp_path: Path, name: str) -> Evaluation:
     rng = np.random.default_rng(1)
     sections = sections_to_show(rng.uniform(-4, 4, (40_000, 3)), rng.integers(0, 255, (40_000, 3), np.uint8),
                                 np.tile(np.eye(4), (50, 1, 1)))
@@ -64,7 +65,8 @@ def run_of(made: list[FrameResult], tmp_path: Path, name: str) -> Run:
                          sections=sections, covariance_scale=1.25)
     path = tmp_path / f"{name}.map"
     scene_map.save(path)
-    return Run(name, made, scene_map, report_json(summarize(made), scene_map, path, "cpu", 0, 0))
+    statistics = report_json(summarize(made), scene_map, path=path, device="cpu", seed=0)
+    return Evaluation(name=name, results=made, scene_map=scene_map, statistics=statistics)
 
 
 def frames_of(made: list[FrameResult]) -> list[Frame]:
@@ -80,12 +82,12 @@ def test_the_report_of_a_drive_has_the_numbers_of_the_json(rendered_map, rendere
     data = embedded(page)
     (run,) = data["runs"]
     assert run["summary"] == summary
-    assert len(run["frames"]) == 12 and run["cloud"]["count"] > 1000 and len(run["pictures"]) == 6
+    assert len(run["frames"]) == 12 and run["cloud"]["count"] > 1000 and len(run["images"]) == 6
     assert not re.findall(r'(?:src|href)\s*=\s*"?https?:', page.read_text()), "it opens offline"
 
 
 @pytest.mark.parametrize("count", [30, 1000])
-def test_a_browser_shows_every_figure_of_the_json(tmp_path, count):
+def test_a_browser_shows_every_number_of_the_json(tmp_path, count):
     made = results(count)
     runs = [run_of(made, tmp_path, "first"), run_of(results(count), tmp_path, "second")]
     page = tmp_path / "report.html"
@@ -103,7 +105,7 @@ def test_a_browser_shows_every_figure_of_the_json(tmp_path, count):
             elif not isinstance(value, dict):
                 assert cells[f"{prefix}{name}"] == value, name
 
-    check(runs[0].content)
+    check(runs[0].statistics)
     assert shown.count("<circle") > count, "the charts are drawn"
     assert shown.count("<tr") > 2 * count and "Nothing fits &lt;/script&gt;&lt;b&gt;." in shown
 
@@ -111,7 +113,7 @@ def test_a_browser_shows_every_figure_of_the_json(tmp_path, count):
 def test_a_drive_without_a_single_pose_has_a_page_too(tmp_path):
     made = [r for r in results(60) if not r.estimate.accepted]
     run = run_of(made, tmp_path, "lost")
-    write_json(run.content, tmp_path / "summary.json")
+    write_json(run.statistics, tmp_path / "summary.json")
     write_page(tmp_path / "report.html", [run], "hall", frames_of(made))
     assert embedded(tmp_path / "report.html")["runs"][0]["summary"]["median_translation_m"] is None
     assert 'data-ready="true"' in rendered(tmp_path / "report.html", tmp_path / "profile")

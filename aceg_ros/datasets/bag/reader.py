@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 import threading
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,9 +62,8 @@ class ImageStream:
         return decode_image(message)
 
     def _read_all(self) -> Iterator[Any]:
-        with open_bag(self.path) as reader:
-            for connection, _, data in reader.messages([c for c in reader.connections if c.topic == self.topic]):
-                yield reader.deserialize(data, connection.msgtype)
+        for _, message in read_messages(self.path, {self.topic}):
+            yield message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +134,14 @@ def can_read(path: Path) -> bool:
 def open_bag(path: Path) -> AnyReader:
     """A reader of rosbags, to be used as a context manager."""
     return AnyReader([path], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
+
+
+def read_messages(path: Path, topics: Collection[str]) -> Iterator[tuple[str, Any]]:
+    """The messages of some topics with the topic of each, in the order in which they were recorded."""
+    with open_bag(path) as reader:
+        connections = [connection for connection in reader.connections if connection.topic in topics]
+        for connection, _, data in reader.messages(connections):
+            yield connection.topic, reader.deserialize(data, connection.msgtype)
 
 
 def list_entries(path: Path, options: BagOptions | None = None) -> list[BagEntry]:

@@ -20,10 +20,10 @@ from rclpy.task import Future
 from sensor_msgs.msg import Image
 
 from aceg_ros.errors import UserError
-from aceg_ros.evaluation.drive import STATUSES, Drive, frame_results
-from aceg_ros.evaluation.evaluate import Run, evaluate_map, report_json
+from aceg_ros.evaluation.evaluate import Evaluation, evaluate_map, report_json
 from aceg_ros.evaluation.html_page import write_page
 from aceg_ros.evaluation.metrics import FrameResult, summarize
+from aceg_ros.evaluation.node_recording import ImageStatus, NodeRecording
 from aceg_ros.geometry import pose_error
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.ros.common.messages import pose_from_message
@@ -61,8 +61,8 @@ class EvaluationNode(Node):
         self.done: Future[None] = Future()
         self.parameters = ParameterGroup(self, EvaluationParameters).value
         self.scene = ParameterGroup(self, SceneParameters).value.open()
-        self.drive, self.recorded = _expected(self.scene)
-        pause_s = 1e-9 * max(np.diff(self.drive.images), default=0) / self.parameters.speed
+        self.recording, self.recorded = _expected(self.scene)
+        pause_s = 1e-9 * max(np.diff(self.recording.images), default=0) / self.parameters.speed
         self._patience_s = self.parameters.silence + pause_s
         self._heard_s = time.monotonic() + START_S
         self.create_subscription(DiagnosticArray, "localizer/status", self._status, _DEEP)
@@ -70,7 +70,7 @@ class EvaluationNode(Node):
         # The player waits for this subscriber: nothing is played before everybody listens.
         self._listening = self.create_subscription(Image, "image", self._begun, qos_profile_sensor_data, raw=True)
         self.create_timer(0.5, self._check, clock=Clock(clock_type=ClockType.STEADY_TIME))
-        self.get_logger().info(f"Waiting for answers to {len(self.drive.images)} frames of {self.scene.name}.")
+        self.get_logger().info(f"Waiting for answers to {len(self.recording.images)} frames of {self.scene.name}.")
 
     def _begun(self, _image: bytes) -> None:
         self.destroy_subscription(self._listening)
@@ -80,50 +80,49 @@ class EvaluationNode(Node):
         status, stamp = message.status[0], stamp_to_ns(message.header.stamp)
         if status.name.endswith(": image") and stamp in self.recorded:
             values = {pair.key: pair.value for pair in status.values}
-            self.drive.answers[stamp] = values["status"], status.message, values
+            self.recording.statuses[stamp] = ImageStatus(status=values["status"], message=status.message, values=values)
             self._heard_s = time.monotonic()
 
     def _pose(self, message: PoseWithCovarianceStamped) -> None:
-        self.drive.poses[stamp_to_ns(message.header.stamp)] = (pose_from_message(message.pose.pose),
-                                                            np.reshape(message.pose.covariance, (6, 6)))
+        self.recording.poses[stamp_to_ns(message.header.stamp)] = (pose_from_message(message.pose.pose),
+                                                                   np.reshape(message.pose.covariance, (6, 6)))
 
     def _check(self) -> None:
-        last = self.drive.images[-1]
-        complete = last in self.drive.answers and time.monotonic() > self._heard_s + 1.0
+        last = self.recording.images[-1]
+        complete = last in self.recording.statuses and time.monotonic() > self._heard_s + 1.0
         if complete or time.monotonic() > self._heard_s + self._patience_s:
             self.done.set_result(None)
 
 
-def _expected(scene: Any) -> tuple[Drive, dict[int, tuple[str, float]]]:
+def _expected(scene: Any) -> tuple[NodeRecording, dict[int, tuple[str, float]]]:
     """The frames that will be played, with true poses, names and own stamps, by the stamps they will have."""
-    drive, recorded, offset = Drive(), {}, None
+    recording, recorded, offset = NodeRecording(), {}, None
     for frame in scene:
         offset = clock_offset_ns(frame.stamp_s) if offset is None else offset
         stamp = recorded_ns(frame.stamp_s) + offset
-        drive.images.append(stamp)
-        drive.truths[stamp], recorded[stamp] = frame.map_from_camera, (frame.name, frame.stamp_s)
-    return drive, recorded
+        recording.images.append(stamp)
+        recording.truths[stamp], recorded[stamp] = frame.map_from_camera, (frame.name, frame.stamp_s)
+    return recording, recorded
 
 
 def judge(node: EvaluationNode) -> dict[str, Any]:
     """Evaluate the scene offline as well; write and return both, and how far they are apart."""
-    parameters, drive = node.parameters, node.drive
-    answered = frame_results(drive, node.recorded, parameters.speed)
+    parameters, recording = node.parameters, node.recording
+    answered = recording.frame_results(node.recorded, parameters.speed)
     if not answered:
         raise UserError("The localizer answered no frame: is it running, with this map and use_sim_time?")
     device = pick_device(parameters.device)
     scene_map = SceneMap.load(parameters.map)
-    offline = evaluate_map("offline", Path(parameters.map), scene_map, node.scene, device, parameters.seed)
-    figures = report_json(summarize(answered), scene_map, Path(parameters.map), device, parameters.seed,
-                          len(node.scene.skipped))
-    unanswered = {status: sum(answer[0] == status for answer in drive.answers.values())
-                  for status in {answer[0] for answer in drive.answers.values()} - set(STATUSES)}
+    offline = evaluate_map(scene_map, node.scene, name="offline", path=Path(parameters.map), device=device,
+                           seed=parameters.seed)
+    figures = report_json(summarize(answered), scene_map, path=Path(parameters.map), device=device,
+                          seed=parameters.seed, skipped=len(node.scene.skipped))
     content = without_nan({
-        "frames": len(drive.images), "not_answered": unanswered | {"lost": len(drive.images) - len(drive.answers)},
-        "difference": difference(answered, offline.results), "over_topics": figures, "offline": offline.content})
+        "frames": len(recording.images), "not_answered": {"lost": 0} | recording.not_evaluated(),
+        "difference": difference(answered, offline.results), "over_topics": figures, "offline": offline.statistics})
     output = Path(parameters.output)
     write_json(content, output / "evaluation.json")
-    over_topics = Run("over topics", answered, scene_map, figures)
+    over_topics = Evaluation(name="over topics", results=answered, scene_map=scene_map, statistics=figures)
     write_page(output / "report.html", [over_topics, offline], node.scene.name, node.scene)
     return content
 
