@@ -19,7 +19,7 @@ from aceg_ros.encoders.preprocess import image_to_tensor
 from aceg_ros.evaluation.metrics import percentiles
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.registry import make_localizer, specs
-from aceg_ros.methods.scene_coordinates import RegressionLocalizer
+from aceg_ros.methods.scene_coordinates import SceneCoordinateLocalizer
 from aceg_ros.pose.correspondences import Correspondences
 from aceg_ros.pose.verify import estimate_verified_pose
 from aceg_ros.synthetic.demo_room import demo_world, query_path
@@ -34,7 +34,7 @@ def run_bench(map_path: str | None, device: str, repeats: int) -> dict[str, Any]
     world = demo_world()
     frames = [world.render_frame(pose, EVENING) for pose in query_path(8, world.room)]
     localizer = make_localizer(SceneMap.load(map_path), device) if map_path else _untrained(device)
-    assert isinstance(localizer, RegressionLocalizer)
+    assert isinstance(localizer, SceneCoordinateLocalizer)
     rows: dict[str, list[float]] = {"decode": [], "prepare": [], "encode": [], "head": [], "solve": [], "frame": []}
     pictures = [cv2.imencode(".jpg", frame.image[..., ::-1])[1] for frame in frames]
     for number in range(repeats + 3):
@@ -71,12 +71,12 @@ def run_bench(map_path: str | None, device: str, repeats: int) -> dict[str, Any]
     return content
 
 
-def _untrained(device: str) -> RegressionLocalizer:
+def _untrained(device: str) -> SceneCoordinateLocalizer:
     """Default sizes with random weights: the time does not depend on the values. The solver gets predictions of its
     own, see `_predictions`."""
     make_map = next(spec.untrained_map for spec in specs() if spec.untrained_map is not None)
     localizer = make_localizer(make_map(device, "compact"), device)
-    assert isinstance(localizer, RegressionLocalizer)
+    assert isinstance(localizer, SceneCoordinateLocalizer)
     return localizer
 
 

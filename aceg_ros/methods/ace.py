@@ -12,7 +12,7 @@ from aceg_ros.methods.registry import ImporterSpec, MethodSpec
 
 if TYPE_CHECKING:
     from aceg_ros.maps.scene_map import SceneMap
-    from aceg_ros.methods.scene_coordinates import Regress, RegressionLocalizer
+    from aceg_ros.methods.scene_coordinates import SceneCoordinateLocalizer, SceneCoordinateRegressor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,16 +39,13 @@ def make_mapper(options: MappingOptions, own: AceOptions) -> Mapper:
     return AceMapper(options, own)
 
 
-def make_localizer(scene_map: SceneMap, device: str = "auto", seed: int = 0) -> RegressionLocalizer:
-    from aceg_ros.methods.scene_coordinates import MOST_RELIABLE, localizer_of
-    from aceg_ros.utils.device import pick_device
-    device = pick_device(device)
+def make_localizer(scene_map: SceneMap, device: str = "auto", seed: int = 0) -> SceneCoordinateLocalizer:
+    from aceg_ros.methods.scene_coordinates import SceneCoordinateLocalizer
     offset_px = scene_map.settings_as(AceMapSettings).patch_offset_px
-    return localizer_of(scene_map, make_regression(scene_map, device), device=device, seed=seed,
-                        most_patches=MOST_RELIABLE[device], patch_offset_px=offset_px)
+    return SceneCoordinateLocalizer.of_map(scene_map, load_head, device=device, seed=seed, patch_offset_px=offset_px)
 
 
-def make_regression(scene_map: SceneMap, device: str) -> Regress:
+def load_head(scene_map: SceneMap, device: str) -> SceneCoordinateRegressor:
     """Return the map's head. Raises UserError if it cannot be used."""
     from aceg_ros.networks.ace_head import head_from_state
     try:
@@ -75,6 +72,7 @@ SPEC = MethodSpec(
     name="ace",
     summary="a small network per scene, trained by reprojection",
     options=AceOptions,
+    map_settings=AceMapSettings,
     make_mapper=make_mapper,
     make_localizer=make_localizer,
     untrained_map=untrained_map,

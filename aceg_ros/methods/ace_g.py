@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from aceg_ros.maps.scene_map import SceneMap
-    from aceg_ros.methods.scene_coordinates import Regress, RegressionLocalizer
+    from aceg_ros.methods.scene_coordinates import SceneCoordinateLocalizer, SceneCoordinateRegressor
     from aceg_ros.networks.landmark_regressor import LandmarkRegressor
     from aceg_ros.networks.map_code_transformer import PredictedPoints, TransformerHead
 
@@ -52,16 +52,14 @@ def make_mapper(options: MappingOptions, own: AceGOptions) -> Mapper:
     return AceGMapper(options, own)
 
 
-def make_localizer(scene_map: SceneMap, device: str = "auto", seed: int = 0) -> RegressionLocalizer:
-    from aceg_ros.methods.scene_coordinates import MOST_RELIABLE, localizer_of
-    from aceg_ros.utils.device import pick_device
-    device = pick_device(device)
+def make_localizer(scene_map: SceneMap, device: str = "auto", seed: int = 0) -> SceneCoordinateLocalizer:
+    from aceg_ros.methods.scene_coordinates import SceneCoordinateLocalizer
     offset_px = scene_map.settings_as(AceGMapSettings).patch_offset_px
-    return localizer_of(scene_map, make_regression(scene_map, device), device=device, seed=seed,
-                        most_patches=MOST_RELIABLE[device], patch_offset_px=offset_px)
+    return SceneCoordinateLocalizer.of_map(scene_map, load_regressor_with_code, device=device, seed=seed,
+                                           patch_offset_px=offset_px)
 
 
-def make_regression(scene_map: SceneMap, device: str) -> Regress:
+def load_regressor_with_code(scene_map: SceneMap, device: str) -> SceneCoordinateRegressor:
     """Return the regressor with the map's code. Raises UserError if it is another regressor now than the map's."""
     from aceg_ros.networks.landmark_regressor import LandmarkCode, LandmarkRegressor
     from aceg_ros.networks.map_code_transformer import MapCode
@@ -91,6 +89,7 @@ SPEC = MethodSpec(
     name="ace_g",
     summary="landmarks that a pretrained network reads",
     options=AceGOptions,
+    map_settings=AceGMapSettings,
     make_mapper=make_mapper,
     make_localizer=make_localizer,
     priority=2,

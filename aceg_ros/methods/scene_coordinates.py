@@ -1,10 +1,14 @@
-"""One picture to a pose, for every method that regresses scene coordinates: encode, regress, solve."""
+"""From an image to a pose, shared by all methods that regress scene coordinates.
+
+The steps, in order: prepare the image, extract its features, select cells, regress a map point for each, estimate the
+pose from these correspondences, and verify it.
+"""
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -12,6 +16,7 @@ from torch import Tensor
 
 from aceg_ros.camera import Camera, Frame
 from aceg_ros.encoders.base import Encoder, load_encoder
+from aceg_ros.encoders.feature_map import FeatureMap
 from aceg_ros.encoders.preprocess import image_to_tensor, patch_centres, prepare, reject_image, valid_cells
 from aceg_ros.errors import UserError
 from aceg_ros.estimate import Matches, PoseEstimate
@@ -19,21 +24,43 @@ from aceg_ros.maps.header import MIN_COVARIANCE_SCALE
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.pose.correspondences import Correspondences
 from aceg_ros.pose.verify import estimate_verified_pose
+from aceg_ros.utils.device import pick_device
+from aceg_ros.utils.stopwatch import Stopwatch
 
-MAX_PATCHES = {"cpu": 2400, "cuda": 1_000_000}       # that a picture is localized by: beyond, one of each 2x2
-MOST_RELIABLE = {"cpu": 600, "cuda": 4800}           # of these, where the encoder tells: the others are rarely right
+MAX_CELLS = {"cpu": 2400, "cuda": 1_000_000}
+MAX_RELIABLE_CELLS = {"cpu": 600, "cuda": 4800}
 
 
-class Regress(Protocol):
+class SceneCoordinateRegressor(Protocol):
+    """A network together with what a map holds for it."""
+
     def __call__(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Map points (N, 3) of features (N, C), and which of them (N,) are fit for the solver, None for all."""
+        """Return map points (N, 3) of features (N, C), and which of them (N,) are confident; None: all of them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class SceneCoordinateConfig:
+    """How an image is localized.
+
+    max_cells: of an image with more cells, one of each 2x2 is used. max_reliable_cells: of these, if the encoder tells
+    their reliability, the most reliable are used: the others are rarely right; None: all. patch_offset_px: added to the
+    pixels of the cells, for maps whose authors count pixels from another corner. covariance_scale: of the map, see
+    `mapping.calibration`. seed: of RANSAC.
+    """
+
+    max_cells: int
+    max_reliable_cells: int | None = None
+    patch_offset_px: float = 0.0
+    covariance_scale: float = MIN_COVARIANCE_SCALE
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class SceneCoordinates:
-    """What the network says of one picture: pixels (N, 2) and map points (N, 3) of the rectified, resampled camera.
+    """Map points that a regressor predicts for one image.
 
-    mask (N,): patches inside the undistorted picture, None for all. stage_ms: how long each step took.
+    pixels (N, 2) and map points (N, 3, metres), of the rectified, resampled camera. mask (N,): which may be used: they
+    are confident, and inside the undistorted image; None: all. stage_ms: how long each step took.
     """
 
     pixels: np.ndarray
@@ -43,92 +70,108 @@ class SceneCoordinates:
     stage_ms: dict[str, float]
 
 
-class RegressionLocalizer:
-    """Scene coordinates by an encoder and `regress`, pose by the solver. patch_offset_px: of imported maps, whose
-    authors count pixels from another corner. most_patches: of those that `chosen_cells` gives, the most reliable.
-    covariance_scale: of the map, see `mapping.calibration`."""
+class Cells(NamedTuple):
+    """Cells of a feature map: rows (N,) and columns (N,)."""
 
-    def __init__(self, encoder: Encoder, regress: Regress, device: str, seed: int = 0, patch_offset_px: float = 0.0,
-                 most_patches: int | None = None, covariance_scale: float = MIN_COVARIANCE_SCALE):
-        self._most_patches, self._covariance_scale = most_patches, covariance_scale
-        self._encoder, self._regress, self._device, self._seed = encoder, regress, device, seed
-        self._patch_offset_px = patch_offset_px
+    rows: Tensor
+    columns: Tensor
 
-    def localize(self, frame: Frame) -> PoseEstimate:
-        """Pose of the camera in the map, or a refusal. Never raises on bad pictures or cameras."""
-        refusal = reject_image(frame)
-        if refusal is not None:
-            return refusal
-        seen = self.scene_coordinates(frame)
-        started = time.perf_counter()
-        correspondences = Correspondences(pixels=seen.pixels, points=seen.points, camera=seen.camera, mask=seen.mask)
-        estimate = estimate_verified_pose(correspondences, seed=self._seed)
-        seen.stage_ms["solve"] = 1e3 * (time.perf_counter() - started)
-        covariance = None if estimate.covariance is None else self._covariance_scale * estimate.covariance
-        return replace(estimate, covariance=covariance, stage_ms=estimate.stage_ms | seen.stage_ms,
-                       matches=Matches(pixels=seen.pixels, points=seen.points, camera=seen.camera))
+
+class SceneCoordinateLocalizer:
+    """A `Localizer` by the scene coordinates of a regressor."""
+
+    def __init__(self, *, encoder: Encoder, regressor: SceneCoordinateRegressor, device: str,
+                 config: SceneCoordinateConfig):
+        self._encoder, self._regressor, self._device, self._config = encoder, regressor, device, config
+
+    @classmethod
+    def of_map(cls, scene_map: SceneMap, load_regressor: Callable[[SceneMap, str], SceneCoordinateRegressor], *,
+               device: str, seed: int, patch_offset_px: float = 0.0) -> SceneCoordinateLocalizer:
+        """Return the localizer of a map, with the encoder that made it and the map's regressor on a device."""
+        device = pick_device(device)
+        config = SceneCoordinateConfig(max_cells=MAX_CELLS[device], max_reliable_cells=MAX_RELIABLE_CELLS[device],
+                                       patch_offset_px=patch_offset_px, covariance_scale=scene_map.covariance_scale,
+                                       seed=seed)
+        regressor = load_regressor(scene_map, device)
+        return cls(encoder=encoder_of(scene_map, device), regressor=regressor, device=device, config=config)
+
+    def localize(self, frame: Frame, prior: np.ndarray | None = None) -> PoseEstimate:
+        """Return the pose of the camera in the map, or a rejection; `prior` is not used."""
+        rejection = reject_image(frame)
+        if rejection is not None:
+            return rejection
+        found = self.scene_coordinates(frame)
+        stopwatch = Stopwatch()
+        correspondences = Correspondences(pixels=found.pixels, points=found.points, camera=found.camera,
+                                          mask=found.mask)
+        estimate = estimate_verified_pose(correspondences, seed=self._config.seed)
+        stopwatch.lap("solve")
+        covariance = None if estimate.covariance is None else self._config.covariance_scale * estimate.covariance
+        return replace(estimate, covariance=covariance,
+                       stage_ms=estimate.stage_ms | found.stage_ms | stopwatch.laps_ms,
+                       matches=Matches(pixels=found.pixels, points=found.points, camera=found.camera))
 
     @torch.inference_mode()
     def scene_coordinates(self, frame: Frame) -> SceneCoordinates:
-        clock = time.perf_counter
-        started = clock()
-        stride = self._encoder.stride
-        image, camera, mask = prepare(frame, self._encoder.short_side_px, stride)
-        prepared = clock()
-        tensor = image_to_tensor(image, self._device)
-        grid = self._encoder.extract(tensor)
-        features, reliability = grid.features[0], None if grid.reliability is None else grid.reliability[0]
+        """Return the map points that the regressor predicts for a frame that `reject_image` accepts."""
+        stopwatch = Stopwatch()
+        image, camera, image_mask = prepare(frame, self._encoder.short_side_px, self._encoder.stride)
+        stopwatch.lap("prepare")
+        features, valid = self._extract_features(image, image_mask)
+        stopwatch.lap("encode")
+        cells = select_cells(features, self._config.max_cells, self._config.max_reliable_cells)
+        points, confident = self._regressor(features.features[0][:, cells.rows, cells.columns].T.contiguous())
+        pixels = patch_centres(cells.columns, cells.rows, self._encoder.stride).numpy() + self._config.patch_offset_px
+        mask = None if image_mask is None else valid[cells.rows, cells.columns]
+        if confident is not None:
+            usable = confident.cpu().numpy()
+            mask = usable if mask is None else mask & usable
+        points_on_cpu = points.cpu().numpy()
+        stopwatch.lap("head")
+        return SceneCoordinates(pixels=pixels, points=points_on_cpu, camera=camera, mask=mask,
+                                stage_ms=stopwatch.laps_ms)
+
+    def _extract_features(self, image: np.ndarray, mask: np.ndarray | None) -> tuple[FeatureMap, np.ndarray]:
+        """Return the feature map of an image, and which cells are inside it; the others are not reliable at all."""
+        features, reliability = self._encoder.extract(image_to_tensor(image, self._device))
         if features.is_cuda:
             torch.cuda.synchronize()
-        encoded = clock()
-        height, width = features.shape[1:]
-        whole = valid_cells(mask, height, width, stride)
+        height, width = features.shape[2:]
+        valid = valid_cells(mask, height, width, self._encoder.stride)
         if reliability is not None and mask is not None:
-            reliability = torch.where(torch.from_numpy(whole).to(reliability.device), reliability, -1.0)
-        rows, columns = chosen_cells(height, width, MAX_PATCHES[self._device], reliability)
-        if self._most_patches is not None and reliability is not None and len(rows) > self._most_patches:
-            best = reliability.cpu()[rows, columns].topk(self._most_patches, sorted=False).indices.sort().values
-            rows, columns = rows[best], columns[best]
-        points, usable = self._regress(features[:, rows, columns].T.contiguous())
-        pixels = patch_centres(columns, rows, stride).numpy() + self._patch_offset_px
-        cells = None if mask is None else whole[rows, columns]
-        if usable is not None:
-            sure = usable.cpu().numpy()
-            cells = sure if cells is None else cells & sure
-        regressed = clock()
-        stage_ms = {"prepare": 1e3 * (prepared - started), "encode": 1e3 * (encoded - prepared),
-                    "head": 1e3 * (regressed - encoded)}
-        return SceneCoordinates(pixels, points.cpu().numpy(), camera, cells, stage_ms)
+            reliability = torch.where(torch.from_numpy(valid).to(reliability.device), reliability, -1.0)
+        return FeatureMap(features, reliability), valid
 
 
-def localizer_of(scene_map: SceneMap, regress: Regress, *, device: str, seed: int, patch_offset_px: float = 0.0,
-                 most_patches: int | None = None) -> RegressionLocalizer:
-    """The localizer of a map, with the encoder that made it."""
-    return RegressionLocalizer(encoder_of(scene_map, device), regress, device, seed, patch_offset_px=patch_offset_px,
-                               most_patches=most_patches, covariance_scale=scene_map.covariance_scale)
+def select_cells(features: FeatureMap, max_cells: int, max_reliable_cells: int | None = None) -> Cells:
+    """Select the cells of one image to localize by, in the order of rows.
 
-
-def chosen_cells(height: int, width: int, most: int, reliability: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Rows and columns of the cells to localize by: all, or where that is too many the most reliable of each 2x2.
-
-    Without reliabilities, every n-th along each row, shifted from row to row.
+    Up to max_cells: all of them. Beyond, the most reliable of each 2x2; without reliabilities, every n-th along each
+    row, shifted from row to row. If the encoder tells reliabilities, only the max_reliable_cells best of these stay.
     """
+    height, width = features.features.shape[2:]
+    reliability = None if features.reliability is None else features.reliability[0].cpu()
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    if height * width <= most:
-        return rows.flatten(), columns.flatten()
-    if reliability is None:
-        step = -(-height * width // most)
+    if height * width <= max_cells:
+        rows, columns = rows.flatten(), columns.flatten()
+    elif reliability is None:
+        step = -(-height * width // max_cells)
         chosen = (columns + rows) % step == 0
-        return rows[chosen], columns[chosen]
-    _, index = torch.nn.functional.max_pool2d(reliability[None].cpu(), 2, ceil_mode=True, return_indices=True)
-    return index.flatten() // width, index.flatten() % width
+        rows, columns = rows[chosen], columns[chosen]
+    else:
+        _, index = torch.nn.functional.max_pool2d(reliability[None], 2, ceil_mode=True, return_indices=True)
+        rows, columns = index.flatten() // width, index.flatten() % width
+    if max_reliable_cells is not None and reliability is not None and len(rows) > max_reliable_cells:
+        best = reliability[rows, columns].topk(max_reliable_cells, sorted=False).indices.sort().values
+        rows, columns = rows[best], columns[best]
+    return Cells(rows, columns)
 
 
 def encoder_of(scene_map: SceneMap, device: str) -> Encoder:
-    """The encoder that a map was made with. Raises UserError where it is another one now."""
+    """Return the encoder that a map was made with. Raises UserError if it is another one now."""
     reference = scene_map.network("encoder")
     encoder = load_encoder(reference.source, device)
     if encoder.identity != reference.identity:
         raise UserError(f"The map was made with encoder {reference.identity}, but '{reference.source}' is now"
-                        f" {encoder.identity}: map the place again, or restore that encoder.")
+                        f" {encoder.identity}: map the scene again, or restore that encoder.")
     return encoder

@@ -16,7 +16,7 @@ from aceg_ros.mapping.frames import Collection
 from aceg_ros.mapping.losses import View, ace_loss, guide_loss, points_at_depth, reproject, softness
 from aceg_ros.mapping.patch_buffer import PatchBuffer
 from aceg_ros.mapping.train_head import TrainingOptions, _Batches, one_cycle, train_head
-from aceg_ros.methods.scene_coordinates import chosen_cells
+from aceg_ros.methods.scene_coordinates import select_cells
 from aceg_ros.networks.ace_head import SceneHead, head_from_state
 from aceg_ros.networks.contraction import Contraction
 from aceg_ros.synthetic.demo_room import demo_world, query_path
@@ -424,10 +424,20 @@ def test_a_contracted_head_learns_a_room_before_a_skyline():
 
 def test_the_most_reliable_cell_of_each_block_is_localized_by():
     reliability = torch.rand(6, 8, generator=torch.Generator().manual_seed(0))
-    rows, columns = chosen_cells(6, 8, 20, reliability)
+    features = FeatureMap(torch.zeros(1, 4, 6, 8), reliability[None])
+    rows, columns = select_cells(features, 20)
     assert len(rows) == 12
     for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
         block = reliability[row // 2 * 2:row // 2 * 2 + 2, column // 2 * 2:column // 2 * 2 + 2]
         assert reliability[row, column] == block.max()
-    assert len(chosen_cells(6, 8, 100, reliability)[0]) == 48
-    assert len(chosen_cells(6, 8, 24, None)[0]) == 24
+    assert len(select_cells(features, 100).rows) == 48
+    assert len(select_cells(FeatureMap(features.features, None), 24).rows) == 24
+
+
+def test_of_these_cells_the_most_reliable_stay_in_order():
+    reliability = torch.rand(6, 8, generator=torch.Generator().manual_seed(1))
+    features = FeatureMap(torch.zeros(1, 4, 6, 8), reliability[None])
+    every, best = select_cells(features, 20), select_cells(features, 20, 5)
+    values, kept = reliability[every.rows, every.columns], reliability[best.rows, best.columns]
+    assert sorted(kept.tolist()) == sorted(values.tolist())[-5:]
+    assert (torch.diff(best.rows // 2 * 4 + best.columns // 2) > 0).all()
