@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from aceg_ros.camera import Frame
     from aceg_ros.estimate import PoseEstimate
     from aceg_ros.mapping.budget import MappingBudget
@@ -44,5 +46,8 @@ class Mapper(Protocol):
 class Localizer(Protocol):
     """Estimates the pose of a camera in the map from one image."""
 
-    def localize(self, frame: Frame) -> PoseEstimate:
-        """Return the pose of the camera, or a rejection with its reason. Never raises on bad images or cameras."""
+    def localize(self, frame: Frame, prior: np.ndarray | None = None) -> PoseEstimate:
+        """Return the pose of the camera, or a rejection with its reason. Never raises on bad images or cameras.
+
+        prior: map_from_camera (4, 4), as far as the caller knows it; a method that needs none ignores it.
+        """

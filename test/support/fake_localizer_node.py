@@ -30,7 +30,7 @@ class FakeLocalizer:
     delay_s: float = 0.0
     reads_pose: bool = False
 
-    def localize(self, frame: Frame) -> PoseEstimate:
+    def localize(self, frame: Frame, prior: object = None) -> PoseEstimate:
         time.sleep(self.delay_s)
         red, green, blue = frame.image.reshape(-1, 3).mean(0)
         if red > 250 and green + blue < 5:

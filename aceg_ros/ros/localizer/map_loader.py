@@ -101,10 +101,10 @@ class _LocalizerOnThreads:
     localizer: Localizer
     threads: int
 
-    def localize(self, frame: Frame) -> PoseEstimate:
+    def localize(self, frame: Frame, prior: np.ndarray | None = None) -> PoseEstimate:
         import torch
         torch.set_num_threads(self.threads)
-        return self.localizer.localize(frame)
+        return self.localizer.localize(frame, prior)
 
 
 def load_localizer(path: str, device: str, seed: int, threads: int = 0) -> LoadedMap:
