@@ -33,7 +33,7 @@ from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.base import MappingOptions
 from aceg_ros.methods.build_map import build_map
 from aceg_ros.methods.registry import default_names, make_localizer
-from aceg_ros.pretraining.encoder.pairs import render_views, seen_in_both
+from aceg_ros.pretraining.encoder.rendered_pairs import render_views, transfer_pixels
 from aceg_ros.synthetic.textures import make_atlas, paint_tiles
 from aceg_ros.utils.atomic_file import without_nan, write_json, write_text
 from aceg_ros.utils.device import pick_device
@@ -57,14 +57,14 @@ def room_pairs(count: int) -> Iterable[MatchingPair]:
     """Pairs of views of rendered rooms under two lights, with exact correspondences."""
     atlas = make_atlas(paint_tiles(TILES, TILE_SEED))
     for number in range(count):
-        views = render_views(ROOM_SEED + number, atlas, 640, 480, 2)
+        views = render_views(ROOM_SEED + number, atlas, width=640, height=480, count=2)
         camera = views.camera
         first, second = (Frame(image=views.images[i], camera=camera, map_from_camera=views.poses[i]) for i in (0, 1))
         pixels = _some_cells(camera, number)
-        _, seen, visible = seen_in_both(views, 0, 1, pixels)
-        visible &= _inside(seen, camera)
+        found = transfer_pixels(views, pixels, 0, 1)
+        visible = found.visible & _inside(found.pixels, camera)
         if visible.sum() > 40:
-            yield MatchingPair(first, second, pixels[visible], seen[visible])
+            yield MatchingPair(first, second, pixels[visible], found.pixels[visible])
 
 
 def picture_pairs(scene: Path, count: int) -> Iterable[MatchingPair]:

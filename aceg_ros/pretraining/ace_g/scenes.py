@@ -1,5 +1,5 @@
-"""Places for ACE-G's pre-training: landmarks of a mapping visit, and patches of other pictures of the same place, whose
-points (rendered rooms) or views (real scenes) are known. Prepared once per run folder."""
+"""Scenes for ACE-G's pre-training: landmarks of a mapping session, and patches of query images of the same scene whose
+points (rendered rooms) or poses (real scenes) are known. Prepared once per run folder."""
 
 from __future__ import annotations
 
@@ -23,21 +23,27 @@ from aceg_ros.mapping.landmarks import find_landmarks
 from aceg_ros.mapping.losses import View, points_at_depth
 from aceg_ros.mapping.matching import look, measured_depths
 from aceg_ros.mapping.triangulation import TriangulationOptions
+from aceg_ros.pretraining.common.run import write_arrays
 from aceg_ros.synthetic.room_sessions import render_room_sessions
 from aceg_ros.synthetic.textures import load_atlas
 from aceg_ros.utils.malloc import configure_malloc
 
-FIRST_ROOM = 2_000_000                 # seeds: no room of the encoder's training among them
-LANDMARKS, PATCHES = 30_000, 1200      # of a place, of a later picture
-BLOCK = 12                             # pictures of a real scene in a row that are asked about; three times as many map
+FIRST_ROOM = 2_000_000                     # seeds: none of the rooms of the encoder's training
+MAX_LANDMARKS, PATCHES_PER_IMAGE = 30_000, 1200
+MIN_LANDMARKS = 500                        # of a scene that can be used
+BLOCK_FRAMES = 12                          # of a real scene, every fourth block of frames is for queries
 
 
-@dataclass(frozen=True)
-class Place:
-    """keys (N, C) fp16, points (N, 3), source (N,): landmarks and the mapping pictures they are from.
+@dataclass(frozen=True, kw_only=True)
+class TrainingScene:
+    """Landmarks of a mapping session, and patches of query images of the same scene.
 
-    Asked about: features (M, C) fp16, pixels (M, 2) and picture (M,) of patches, depth (M,), NaN where unknown;
-    camera_from_map (P, 3, 4) and intrinsics (P, 4) of their pictures.
+    keys (N, C) fp16, points (N, 3), source (N,): landmarks, and which mapping frames they come from.
+
+    features (M, C) fp16, pixels (M, 2), image_index (M,), depth (M,): patches of the query images, with their z-depths,
+    NaN if unknown.
+
+    camera_from_map (P, 3, 4), intrinsics (P, 4): of the query images.
     """
 
     keys: Tensor
@@ -45,29 +51,44 @@ class Place:
     source: Tensor
     features: Tensor
     pixels: Tensor
-    picture: Tensor
+    image_index: Tensor
     depth: Tensor
     camera_from_map: Tensor
     intrinsics: Tensor
 
-    def to(self, device: str) -> Place:
-        return Place(*(getattr(self, field.name).to(device) for field in fields(self)))
+    @property
+    def images(self) -> int:
+        """Number of query images."""
+        return len(self.camera_from_map)
+
+    def to(self, device: str) -> TrainingScene:
+        return TrainingScene(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
     def view(self, index: Tensor) -> View:
-        picture = self.picture[index]
-        return View(self.camera_from_map[picture], self.intrinsics[picture], self.pixels[index])
+        """How the query patches (B,) are seen."""
+        image = self.image_index[index]
+        return View(camera_from_map=self.camera_from_map[image], intrinsics=self.intrinsics[image],
+                    pixels=self.pixels[index])
 
     def truth(self, index: Tensor) -> Tensor:
-        """Map points (B, 3) of patches that are asked about, NaN where unknown."""
+        """Map points (B, 3) of query patches (B,), NaN if unknown."""
         view = self.view(index)
         in_camera = points_at_depth(view, self.depth[index][:, None])
         rotation, translation = view.camera_from_map[:, :, :3], view.camera_from_map[:, :, 3]
         return ((in_camera - translation)[:, None] @ rotation)[:, 0]
 
+    def patches_of(self, image: int) -> Tensor:
+        """Indices of the patches of one query image."""
+        return (self.image_index == image).nonzero()[:, 0]
 
-@dataclass(frozen=True)
-class PlaceData:
-    """scenes: folders of posed pictures (mapping parts only); textures: folder of tiles or None."""
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSceneData:
+    """Which scenes to train on.
+
+    scenes: folders of posed images, of which only mapping parts may be given; textures: a folder of tiles for the
+    rendered rooms, or None.
+    """
 
     encoder: str = "compact"
     scenes: tuple[Path, ...] = ()
@@ -78,82 +99,98 @@ class PlaceData:
     workers: int = 2
 
 
-_Job = tuple[Path, str, int, Path | None]                # file, encoder, number of a room, or a scene
+@dataclass(frozen=True, kw_only=True)
+class SceneSplit:
+    """The scenes that are trained on, and the rooms that are held out."""
+
+    training: list[TrainingScene]
+    held_out: list[TrainingScene]
 
 
-def open_places(data: PlaceData, folder: Path) -> tuple[list[Place], list[Place]]:
-    """Training places and held-out rooms; what is missing in the folder is made."""
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """A scene to prepare: a room by its number, or a recording by its path."""
+
+    file: Path
+    encoder: str
+    room: int = 0
+    recording: Path | None = None
+
+
+def prepare_scenes(data: TrainingSceneData, folder: Path) -> SceneSplit:
+    """Load the scenes of a run, and prepare in `folder` those that are not there yet.
+
+    Raises:
+        UserError: too few scenes can be used, or a recording cannot be read.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     identity = load_encoder(data.encoder).identity.replace(":", "_")
-    jobs: list[_Job] = [(folder / f"room_{number:05d}_{identity}.npz", data.encoder, number, None)
-                        for number in range(data.rooms)]
-    jobs += [(folder / f"scene_{path.parent.name}_{path.name}_{identity}.npz", data.encoder, 0, path)
-             for path in data.scenes]
-    missing = [job for job in jobs if not job[0].exists()]
+    jobs = [_Job(file=folder / f"room_{number:05d}_{identity}.npz", encoder=data.encoder, room=number)
+            for number in range(data.rooms)]
+    jobs += [_Job(file=folder / f"scene_{path.parent.name}_{path.name}_{identity}.npz", encoder=data.encoder,
+                  recording=path) for path in data.scenes]
+    missing = [job for job in jobs if not job.file.exists()]
     if missing:
-        with ProcessPoolExecutor(data.workers, get_context("spawn"), _start,
+        with ProcessPoolExecutor(data.workers, get_context("spawn"), _start_worker,
                                  (data.textures, data.device)) as pool:
-            list(tqdm(pool.map(_make, missing), "places", len(missing)))
-    places = [_load(job[0]).to(data.device) for job in jobs]
-    places = [place for place in places if len(place.points) > 500]
-    if len(places) <= data.held_out_rooms:
-        raise UserError(f"Only {len(places)} places can be used, and {data.held_out_rooms} are held out: give more with"
+            list(tqdm(pool.map(_prepare, missing), "scenes", len(missing)))
+    scenes = [_load(job.file).to(data.device) for job in jobs]
+    scenes = [scene for scene in scenes if len(scene.points) > MIN_LANDMARKS]
+    if len(scenes) <= data.held_out_rooms:
+        raise UserError(f"Only {len(scenes)} scenes can be used, and {data.held_out_rooms} are held out: give more with"
                         " --rooms.")
-    return places[data.held_out_rooms:], places[:data.held_out_rooms]
+    return SceneSplit(training=scenes[data.held_out_rooms:], held_out=scenes[:data.held_out_rooms])
 
 
-def _load(path: Path) -> Place:
-    with np.load(path) as kept:
-        return Place(*(torch.from_numpy(kept[field.name]) for field in fields(Place)))
+def _load(path: Path) -> TrainingScene:
+    with np.load(path) as arrays:
+        return TrainingScene(**{field.name: torch.from_numpy(arrays[field.name]) for field in fields(TrainingScene)})
 
 
-_textures: Path | None = None
+_textures: Path | None = None              # of a worker process
 _device = "cpu"
 
 
-def _start(textures: Path | None, device: str) -> None:
+def _start_worker(textures: Path | None, device: str) -> None:
     global _textures, _device
     configure_malloc()
     torch.set_num_threads(1)
     _textures, _device = textures, device
 
 
-def _make(job: _Job) -> None:
-    path, encoder, number, scene = job
-    if scene is None:
-        atlas = load_atlas(_textures, _device)
-        mapping, later = render_room_sessions(FIRST_ROOM + number, atlas, device=_device)
-        place = make_place(list(mapping), list(later), load_encoder(encoder, _device), _device)
+def _prepare(job: _Job) -> None:
+    mapping: Sequence[Frame]
+    query: Sequence[Frame]
+    if job.recording is None:
+        mapping, query = map(list, render_room_sessions(FIRST_ROOM + job.room, load_atlas(_textures, _device),
+                                                        device=_device))
     else:
-        frames = list(open_scene(scene))
-        asked = [index // BLOCK % 4 == 2 for index in range(len(frames))]
-        place = make_place([frame for frame, later_one in zip(frames, asked, strict=True) if not later_one],
-                           [frame for frame, later_one in zip(frames, asked, strict=True) if later_one],
-                           load_encoder(encoder, _device), _device)
-    temporary = path.with_suffix(".tmp.npz")
-    np.savez(temporary, **{field.name: getattr(place, field.name).cpu().numpy() for field in fields(place)})
-    temporary.rename(path)
+        frames = list(open_scene(job.recording))
+        is_query = [index // BLOCK_FRAMES % 4 == 2 for index in range(len(frames))]
+        mapping = [frame for frame, chosen in zip(frames, is_query, strict=True) if not chosen]
+        query = [frame for frame, chosen in zip(frames, is_query, strict=True) if chosen]
+    scene = make_training_scene(mapping, query, load_encoder(job.encoder, _device), _device)
+    write_arrays(job.file, {field.name: getattr(scene, field.name).cpu().numpy() for field in fields(scene)})
 
 
-def make_place(mapping: Sequence[Frame], later: Sequence[Frame], encoder: Encoder, device: str = "cpu") -> Place:
-    """Landmarks as mapping finds them; patches of later frames as localization chooses them, with their depths where
-    the frames have any."""
-    pictures = [prepared_picture(frame, encoder.short_side_px, encoder.stride) for frame in mapping]
-    pictures = [replace(picture, depth_m=None) for picture in pictures]
-    landmarks = find_landmarks(pictures, encoder, device, TriangulationOptions(), 0, float("inf"), lambda: False,
+def make_training_scene(mapping: Sequence[Frame], query: Sequence[Frame], encoder: Encoder,
+                        device: str = "cpu") -> TrainingScene:
+    """Find landmarks in the mapping frames as mapping does, and choose patches of the query frames as localization
+    does, with their depths if the frames have any."""
+    prepared = [replace(prepared_picture(frame, encoder.short_side_px, encoder.stride), depth_m=None)
+                for frame in mapping]
+    landmarks = find_landmarks(prepared, encoder, device, TriangulationOptions(), 0, float("inf"), lambda: False,
                                lambda _: None)
-    chosen = torch.randperm(len(landmarks), generator=torch.Generator().manual_seed(0))[:LANDMARKS]
+    chosen = torch.randperm(len(landmarks), generator=torch.Generator().manual_seed(0))[:MAX_LANDMARKS]
     landmarks = landmarks.subset(chosen.to(landmarks.points.device))
-    features, pixels, depth, number = [], [], [], []
-    poses, intrinsics = [], []
-    for index, frame in enumerate(later):
-        picture = prepared_picture(frame, encoder.short_side_px, encoder.stride)
-        seen = look(picture, encoder, device, PATCHES)
-        features.append(seen.features.half())
-        pixels.append(seen.pixels)
-        number.append(torch.full((len(seen.cells),), index, device=seen.pixels.device))
-        depth.append(measured_depths(picture, seen))
-        poses.append(seen.camera_from_map)
-        intrinsics.append(seen.intrinsics)
-    return Place(landmarks.features, landmarks.points, landmarks.source, torch.cat(features), torch.cat(pixels),
-                 torch.cat(number), torch.cat(depth), torch.stack(poses), torch.stack(intrinsics).float())
+    query_frames = [prepared_picture(frame, encoder.short_side_px, encoder.stride) for frame in query]
+    extracted = [look(frame, encoder, device, PATCHES_PER_IMAGE) for frame in query_frames]
+    return TrainingScene(
+        keys=landmarks.features, points=landmarks.points, source=landmarks.source,
+        features=torch.cat([each.features.half() for each in extracted]),
+        pixels=torch.cat([each.pixels for each in extracted]),
+        image_index=torch.cat([torch.full((len(each.cells),), index, device=each.pixels.device)
+                               for index, each in enumerate(extracted)]),
+        depth=torch.cat([measured_depths(frame, each) for frame, each in zip(query_frames, extracted, strict=True)]),
+        camera_from_map=torch.stack([each.camera_from_map for each in extracted]),
+        intrinsics=torch.stack([each.intrinsics for each in extracted]).float())

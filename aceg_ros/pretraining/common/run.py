@@ -1,31 +1,36 @@
-"""What every training run does: its learning rate, its curve, its checkpoint."""
+"""The folder of a training run: its options, its learning curve, its checkpoint, the data prepared for it."""
 
 from __future__ import annotations
 
+import io
 import json
-import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from aceg_ros.errors import UserError
-from aceg_ros.utils.atomic_file import write_text
+from aceg_ros.utils.atomic_file import write_bytes, write_text
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-_MAY_CHANGE = {"run", "device", "workers", "keep_every"}
+_MAY_CHANGE = {"run", "device", "workers", "checkpoint_every"}      # options that a resumed run may change
 
 
-def claim(run: Path, options: DataclassInstance) -> None:
-    """Write into a run folder what it is a run of. Raises UserError where it was begun with other options."""
-    def told(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+def lock_options(run: Path, options: DataclassInstance) -> None:
+    """Write the options of a run into its folder, or check that it was started with the same ones.
+
+    Raises:
+        UserError: the run was started with other options.
+    """
+    def fixed(fields: list[tuple[str, Any]]) -> dict[str, Any]:
         return {name: value for name, value in fields if name not in _MAY_CHANGE}
 
-    content = json.dumps(asdict(options, dict_factory=told), indent=1, default=lambda path: str(path.resolve()))
+    content = json.dumps(asdict(options, dict_factory=fixed), indent=1, default=lambda path: str(path.resolve()))
     path = run / "options.json"
     if path.exists() and path.read_text() != content:
         raise UserError(f"{run} was begun with other options (see {path}): give the same, or another run folder.")
@@ -33,33 +38,40 @@ def claim(run: Path, options: DataclassInstance) -> None:
     write_text(path, content)
 
 
-def warm_cosine(t: float) -> float:
-    """Share of the peak rate at t in [0, 1]: warm-up over the first 4 %, then a cosine to 1 % of the peak."""
-    return t / 0.04 + 0.02 if t < 0.04 else 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (t - 0.04) / 0.96))
-
-
-def log_figures(run: Path, **figures: float) -> None:
-    """Print figures and add them to the curve in the run folder."""
-    line = json.dumps({key: round(value, 5) for key, value in figures.items()})
+def log_statistics(run: Path, **statistics: float) -> None:
+    """Print statistics and add them to the curve (curve.jsonl) in the run folder."""
+    line = json.dumps({key: round(value, 5) for key, value in statistics.items()})
     print(line, flush=True)
     with open(run / "curve.jsonl", "a") as log:
         log.write(line + "\n")
 
 
-def resume(run: Path, trained: nn.Module, optimizer: torch.optim.Optimizer, device: str) -> int:
-    """Load the run's checkpoint, if it has one; returns the iterations done so far."""
+def save_checkpoint(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, iteration: int) -> None:
+    """Keep what an interrupted run needs to go on after `iteration` iterations."""
+    write_state(run / "checkpoint.pt", {"model": model.state_dict(), "optimizer": optimizer.state_dict(),
+                                        "iteration": iteration})
+
+
+def load_checkpoint(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device: str) -> int:
+    """Load the run's checkpoint, if it has one; returns the number of iterations done so far."""
     checkpoint = run / "checkpoint.pt"
     if not checkpoint.exists():
         return 0
     state = torch.load(checkpoint, map_location=device, weights_only=True)
-    trained.load_state_dict(state["trained"])
+    model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     return state["iteration"]
 
 
-def save_checkpoint(run: Path, trained: nn.Module, optimizer: torch.optim.Optimizer, iteration: int) -> None:
-    """By way of a temporary file."""
-    temporary = run / "checkpoint.tmp"
-    torch.save({"trained": trained.state_dict(), "optimizer": optimizer.state_dict(), "iteration": iteration},
-               temporary)
-    temporary.rename(run / "checkpoint.pt")
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """`torch.save` to a file that is there whole or not at all."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """`np.savez` to a file that is there whole or not at all."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    write_bytes(path, buffer.getvalue())

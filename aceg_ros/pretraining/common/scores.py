@@ -1,4 +1,4 @@
-"""Whether a held-out picture is localized by what a network says of its patches."""
+"""Scores of held-out images."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from aceg_ros.pose.correspondences import Correspondences
 from aceg_ros.pose.verify import estimate_verified_pose
 
 
-def located(points: Tensor, view: View, mask: Tensor | None) -> float:
-    """1.0 where the pose from one picture's patches is within 10 cm and 5 degrees, else 0.0.
+def is_localized(points: Tensor, view: View, mask: Tensor | None = None) -> bool:
+    """Whether the pose from the patches of one image is within 10 cm and 5 degrees.
 
-    points (B, 3) as a network sees them; mask (B,): those that the solver gets, None for all.
+    Args:
+        points: (B, 3) scene coordinates that a network predicts for the patches.
+        view: the patches; all of one image.
+        mask: (B,) the patches that the solver gets, all if None.
     """
     fx, fy, cx, cy = view.intrinsics[0].tolist()
     camera = Camera(width=round(2 * cx) + 1, height=round(2 * cy) + 1, fx=fx, fy=fy, cx=cx, cy=cy)
@@ -23,7 +26,7 @@ def located(points: Tensor, view: View, mask: Tensor | None) -> float:
         pixels=view.pixels.cpu().numpy(), points=points.cpu().numpy(), camera=camera,
         mask=None if mask is None else mask.cpu().numpy()))
     if estimate.map_from_camera is None:
-        return 0.0
+        return False
     truth = invert(np.vstack([view.camera_from_map[0].cpu().numpy(), (0, 0, 0, 1)]).astype(float))
     metres, degrees = pose_error(estimate.map_from_camera, truth)
-    return float(metres < 0.1 and degrees < 5)
+    return bool(metres < 0.1 and degrees < 5)

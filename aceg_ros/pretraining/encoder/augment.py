@@ -10,53 +10,60 @@ import numpy as np
 from aceg_ros.pretraining.encoder.pairs import Pair
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sample:
-    """images (2, H, W, 3) uint8, points (2, N, 2) pixels inside both pictures; the rest as in Pair."""
+    """images (2, H, W, 3) uint8, points (2, N, 2) pixels inside both images; the rest as in Pair."""
 
     images: np.ndarray
     points: np.ndarray
-    place: str
+    scene: str
     map_points: np.ndarray | None
-    taught: np.ndarray | None
+    teacher_descriptors: np.ndarray | None
 
 
-def make_sample(pair: Pair, rng: np.random.Generator, width: int, height: int, count: int) -> Sample | None:
-    """Crop both pictures around a common point under warps and lights of their own; None where too little is shared."""
-    if len(pair.points[0]) < 40:
+MIN_POINTS, MIN_SAMPLE_POINTS = 40, 32     # that a pair, and a sample after its crops, must have
+
+
+def make_sample(pair: Pair, rng: np.random.Generator, *, width: int, height: int, count: int) -> Sample | None:
+    """Crop both images around a common point, each under a warp and photometric changes of its own.
+
+    width, height: of the crops, pixels. count: maximum number of points. Returns None if too few points are in both.
+    """
+    if len(pair.points[0]) < MIN_POINTS:
         return None
     anchor = int(rng.integers(len(pair.points[0])))
     images, points = [], []
     common_scale = np.exp(rng.uniform(np.log(0.6), np.log(1.3)))
     for image, pixels in zip(pair.images, pair.points, strict=True):
-        warp = _random_warp(rng, pixels[anchor], width, height, common_scale)
+        warp = _random_warp(rng, pixels[anchor], (width, height), common_scale)
         border = rng.uniform(0, 255, 3).tolist()
         images.append(photometric(cv2.warpPerspective(image, warp, (width, height), flags=cv2.INTER_LINEAR,
                                                       borderValue=border), rng))
         points.append(cv2.perspectiveTransform(pixels[:, None].astype(np.float64), warp)[:, 0])
     inside = np.all([(p > 4).all(1) & (p < (width - 5, height - 5)).all(1) for p in points], axis=0)
     chosen = rng.permutation(np.flatnonzero(inside))[:count]
-    if len(chosen) < 32:
+    if len(chosen) < MIN_SAMPLE_POINTS:
         return None
-    return Sample(np.stack(images), np.stack([p[chosen] for p in points]), pair.place,
-                  None if pair.map_points is None else pair.map_points[chosen],
-                  None if pair.taught is None else pair.taught[chosen])
+    descriptors = pair.teacher_descriptors
+    return Sample(images=np.stack(images), points=np.stack([p[chosen] for p in points]), scene=pair.scene,
+                  map_points=None if pair.map_points is None else pair.map_points[chosen],
+                  teacher_descriptors=None if descriptors is None else descriptors[chosen])
 
 
-def _random_warp(rng, anchor, width: int, height: int, common_scale: float) -> np.ndarray:
-    """Homography that brings anchor near the middle of the crop: scale, in-plane turn, slight perspective."""
+def _random_warp(rng, anchor, size: tuple[int, int], common_scale: float) -> np.ndarray:
+    """Homography that brings anchor near the middle of the crop: scale, in-plane rotation, slight perspective."""
     angle = rng.normal(0, np.radians(14))
     scale = common_scale * np.exp(rng.normal(0, 0.25))
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)
-    centre = np.array([width, height]) * rng.uniform(0.25, 0.75, 2)
+    centre = np.array(size) * rng.uniform(0.25, 0.75, 2)
     to_anchor = np.array([[1, 0, -anchor[0]], [0, 1, -anchor[1]], [0, 0, 1.0]])
-    turn = np.array([[cos, -sin, 0], [sin, cos, 0], [*rng.normal(0, 2.5e-4, 2), 1]])
+    rotate = np.array([[cos, -sin, 0], [sin, cos, 0], [*rng.normal(0, 2.5e-4, 2), 1]])
     to_crop = np.array([[1, 0, centre[0]], [0, 1, centre[1]], [0, 0, 1.0]])
-    return to_crop @ turn @ to_anchor
+    return to_crop @ rotate @ to_anchor
 
 
 def photometric(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Exposure, colour temperature, gamma, uneven light, blur, noise and JPEG damage on an RGB uint8 picture."""
+    """Exposure, colour temperature, gamma, uneven light, blur, noise and JPEG artefacts on an RGB uint8 image."""
     height, width = image.shape[:2]
     if rng.uniform() < 0.3:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 2.4))
@@ -84,9 +91,9 @@ def _motion_kernel(rng) -> np.ndarray:
     size = int(rng.integers(3, 14)) | 1
     kernel = np.zeros((size, size), np.float32)
     angle = rng.uniform(0, np.pi)
-    reach = size / 2 * np.array([np.cos(angle), np.sin(angle)])
+    half = size / 2 * np.array([np.cos(angle), np.sin(angle)])
     centre = np.array([size // 2, size // 2])
-    start, end = (centre - reach).round().astype(int), (centre + reach).round().astype(int)
+    start, end = (centre - half).round().astype(int), (centre + half).round().astype(int)
     cv2.line(kernel, (int(start[0]), int(start[1])), (int(end[0]), int(end[1])), 1.0)
     return kernel / kernel.sum()
 

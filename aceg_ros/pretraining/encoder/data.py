@@ -1,10 +1,10 @@
-"""The data of an encoder training: rendered rooms, real pictures, what a teacher says of them. Prepared once per run
-folder; an interrupted preparation goes on where it stopped."""
+"""The training data of the encoder: rendered rooms, real images, a teacher's descriptors of both. Prepared once per run
+folder; an interrupted preparation continues with what is missing."""
 
 from __future__ import annotations
 
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -17,27 +17,25 @@ from aceg_ros.datasets import open_scene
 from aceg_ros.encoders.base import Encoder, load_encoder
 from aceg_ros.encoders.preprocess import image_to_tensor, patch_centres, working_size
 from aceg_ros.errors import UserError
-from aceg_ros.pretraining.encoder.pairs import (
-    Lesson,
-    MatchedPairs,
-    Matches,
-    PairSource,
-    RenderedPairs,
-    SelfPairs,
-    load_views,
-    match_frames,
-    render_views,
-)
+from aceg_ros.pretraining.common.run import write_arrays
+from aceg_ros.pretraining.encoder.pairs import PairSource, TeacherDescriptors
+from aceg_ros.pretraining.encoder.real_pairs import ImageMatches, MatchedPairs, SelfPairs, match_frames
+from aceg_ros.pretraining.encoder.rendered_pairs import RenderedPairs, RoomViews, render_views
 from aceg_ros.synthetic.textures import TextureAtlas, load_atlas
 from aceg_ros.utils.malloc import configure_malloc
 
-LESSON_POINTS, ROOM_LESSON_POINTS = 1500, 800
+FIRST_ROOM = 1_000_000                                          # seeds
+DESCRIPTORS_PER_IMAGE, DESCRIPTORS_PER_VIEW = 1500, 800         # of a teacher
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EncoderData:
-    """scenes: folders of posed pictures (mapping parts only); textures: folder of tiles or None; teacher: an imported
-    encoder to learn from as well, asked about every `teacher_every`-th picture and view of a room."""
+    """What to train on.
+
+    scenes: folders of posed images, of which only mapping parts may be given. textures: a folder of tiles for the
+    rendered rooms, or None. teacher: an imported encoder to distill, which describes every `teacher_every`-th image and
+    view of a room; None for no distillation.
+    """
 
     scenes: tuple[Path, ...] = ()
     textures: Path | None = None
@@ -50,7 +48,11 @@ class EncoderData:
     workers: int = 2
 
     def check(self) -> None:
-        """Raises UserError on what cannot be used, before anything is computed."""
+        """Check that the data can be used, before anything is computed.
+
+        Raises:
+            UserError: something cannot.
+        """
         if self.rooms <= self.held_out_rooms:
             raise UserError(f"Give more rooms than the {self.held_out_rooms} that are held out, not {self.rooms}.")
         if self.textures is not None and not self.textures.is_dir():
@@ -61,48 +63,69 @@ class EncoderData:
             load_encoder(self.teacher, self.device)
 
 
-def open_sources(data: EncoderData, run: Path) -> tuple[list[PairSource], PairSource, int]:
-    """Sources of training pairs, one of held-out rooms, and the width of the teacher's descriptors (0: no teacher)."""
+@dataclass(frozen=True, kw_only=True)
+class PairSources:
+    """Sources of training pairs, one of held-out rooms, and the width of the teacher's descriptors, 0 without one."""
+
+    training: list[PairSource]
+    held_out: PairSource
+    teacher_dim: int
+
+
+def prepare_sources(data: EncoderData, run: Path) -> PairSources:
+    """Load the sources of a run, and prepare in its folder what is not there yet."""
     teacher = None if data.teacher is None else load_encoder(data.teacher, data.device)
     files = _rendered_files(data, run)
-    rooms, names = [load_views(path) for path in files], [path.stem for path in files]
+    rooms, names = [RoomViews.load(path) for path in files], [path.stem for path in files]
     held_out = RenderedPairs(rooms[:data.held_out_rooms], names[:data.held_out_rooms])
     rooms, names = rooms[data.held_out_rooms:], names[data.held_out_rooms:]
-    in_rooms = None
+    described = None
     if teacher is not None:
-        in_rooms = [[None if view % data.teacher_every else
-                     _lesson(teacher, image, run / "lessons" / f"{name}_{view}.npz", ROOM_LESSON_POINTS)
-                     for view, image in enumerate(room.images)]
-                    for room, name in zip(tqdm(rooms, "teacher, rooms"), names, strict=True)]
-    sources: list[PairSource] = [RenderedPairs(rooms, names, in_rooms)]
-    images: list[np.ndarray] = []
-    places: list[str] = []
-    matches: list[Matches] = []
+        described = [[None if view % data.teacher_every else
+                      _describe(teacher, image, run / "teacher" / f"{name}_{view}.npz", DESCRIPTORS_PER_VIEW)
+                      for view, image in enumerate(room.images)]
+                     for room, name in zip(tqdm(rooms, "teacher, rooms"), names, strict=True)]
+    sources: list[PairSource] = [RenderedPairs(rooms, names, described)]
+    real = _real_images(data)
+    descriptors: list[TeacherDescriptors | None] = [None] * len(real.images)
+    if teacher is not None:
+        for index in tqdm(range(0, len(real.images), data.teacher_every), "teacher, images"):
+            descriptors[index] = _describe(teacher, real.images[index], run / "teacher" / f"{index:05d}.npz",
+                                           DESCRIPTORS_PER_IMAGE)
+    if real.images:
+        sources += [SelfPairs(real.images, real.scenes, descriptors)]
+    if real.matches:
+        sources += [MatchedPairs(real.images, real.scenes, real.matches)]
+    return PairSources(training=sources, held_out=held_out, teacher_dim=0 if teacher is None else teacher.dim)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RealImages:
+    """images (H, W, 3) of all scenes, the name of each one's scene, and matches between them."""
+
+    images: list[np.ndarray] = field(default_factory=list)
+    scenes: list[str] = field(default_factory=list)
+    matches: list[ImageMatches] = field(default_factory=list)
+
+
+def _real_images(data: EncoderData) -> _RealImages:
+    real = _RealImages()
     with ProcessPoolExecutor(data.workers, get_context("spawn")) as pool:
-        matched = pool.map(_match_scene, data.scenes, range(data.seed, data.seed + len(data.scenes)))
-        for path, found in zip(data.scenes, matched, strict=True):
-            first = len(images)
-            images += [frame.rectified()[0].image for frame in open_scene(path)]
-            places += [str(path)] * (len(images) - first)
-            matches += [replace(match, a=match.a + first, b=match.b + first) for match in found]
-            print(f"{path}: {len(images) - first} pictures, {len(found)} matched pairs", flush=True)
-    lessons: list[Lesson | None] = [None] * len(images)
-    if teacher is not None:
-        for index in tqdm(range(0, len(images), data.teacher_every), "teacher, pictures"):
-            lessons[index] = _lesson(teacher, images[index], run / "lessons" / f"{index:05d}.npz", LESSON_POINTS)
-    if images:
-        sources += [SelfPairs(images, places, lessons)]
-    if matches:
-        sources += [MatchedPairs(images, places, matches)]
-    return sources, held_out, 0 if teacher is None else teacher.dim
+        matches = pool.map(_match_scene, data.scenes, range(data.seed, data.seed + len(data.scenes)))
+        for path, found in zip(data.scenes, matches, strict=True):
+            first = len(real.images)
+            real.images.extend(frame.rectified()[0].image for frame in open_scene(path))
+            real.scenes.extend([str(path)] * (len(real.images) - first))
+            real.matches.extend(replace(match, a=match.a + first, b=match.b + first) for match in found)
+            print(f"{path}: {len(real.images) - first} images, {len(found)} matched pairs", flush=True)
+    return real
 
 
-def _lesson(teacher: Encoder, image: np.ndarray, path: Path, count: int) -> Lesson:
-    """Descriptors of `count` random patches of a picture, kept in a file."""
+def _describe(teacher: Encoder, image: np.ndarray, path: Path, count: int) -> TeacherDescriptors:
+    """The teacher's descriptors of `count` random patches of an image, kept in a file."""
     if path.exists():
-        with np.load(path) as kept:
-            return Lesson(kept["pixels"], kept["descriptors"])
-    path.parent.mkdir(exist_ok=True)
+        with np.load(path) as arrays:
+            return TeacherDescriptors(pixels=arrays["pixels"], descriptors=arrays["descriptors"])
     height, width = image.shape[:2]
     size = working_size(width, height, teacher.short_side_px, teacher.stride)
     tensor = image_to_tensor(cv2.resize(image, size, interpolation=cv2.INTER_AREA), teacher.device)
@@ -111,23 +134,19 @@ def _lesson(teacher: Encoder, image: np.ndarray, path: Path, count: int) -> Less
     centres = patch_centres(columns.flatten(), rows.flatten(), teacher.stride).numpy()
     chosen = np.random.default_rng(len(centres)).permutation(len(centres))[:count]
     pixels = (centres[chosen] + 0.5) * (width / size[0], height / size[1]) - 0.5
-    lesson = Lesson(pixels, features.flatten(1).T.numpy()[chosen].astype(np.float16))
-    temporary = path.with_suffix(".tmp.npz")
-    np.savez(temporary, pixels=lesson.pixels, descriptors=lesson.descriptors)
-    temporary.rename(path)
-    return lesson
+    descriptors = features.flatten(1).T.numpy()[chosen].astype(np.float16)
+    write_arrays(path, {"pixels": pixels, "descriptors": descriptors})
+    return TeacherDescriptors(pixels=pixels, descriptors=descriptors)
 
 
-def _match_scene(path: Path, seed: int) -> list[Matches]:
+def _match_scene(path: Path, seed: int) -> list[ImageMatches]:
     cv2.setNumThreads(1)
     return match_frames([frame.rectified()[0] for frame in open_scene(path)], seed)
 
 
 def _rendered_files(data: EncoderData, run: Path) -> list[Path]:
     """Render what is missing, in worker processes; the files stay in the run folder for the next start."""
-    folder = run / "rendered"
-    folder.mkdir(exist_ok=True)
-    files = [folder / f"room_{number:05d}.npz" for number in range(data.rooms)]
+    files = [run / "rendered" / f"room_{number:05d}.npz" for number in range(data.rooms)]
     missing = [number for number, path in enumerate(files) if not path.exists()]
     if missing:
         with ProcessPoolExecutor(data.workers, get_context("spawn"), _start_renderer, (data.textures,)) as pool:
@@ -148,7 +167,4 @@ def _start_renderer(textures: Path | None) -> None:
 
 def _render_room(job: tuple[int, Path]) -> None:
     number, path = job
-    views = render_views(1_000_000 + number, _atlas)
-    temporary = path.with_suffix(".tmp.npz")
-    np.savez(temporary, images=views.images, depth_m=views.depth_m, poses=views.poses, focal_px=views.focal_px)
-    temporary.rename(path)
+    render_views(FIRST_ROOM + number, _atlas).save(path)

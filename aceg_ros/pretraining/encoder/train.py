@@ -1,15 +1,9 @@
-"""Trains the compact encoder: the same surface point must look alike in two pictures, and like no other.
-
-`train` is resumable: it checkpoints into its run folder, and every iteration draws from a generator seeded with
-(seed, iteration), so on a CPU an interrupted run continues as if it had not been.
-"""
+"""Trains the compact encoder: descriptors of one surface point in two images must be similar, those of different points
+dissimilar."""
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,18 +17,33 @@ from aceg_ros.encoders.base import load_encoder
 from aceg_ros.encoders.compact import DIM, CompactNet
 from aceg_ros.errors import UserError
 from aceg_ros.networks.weights_file import write_weights
-from aceg_ros.pretraining.common.run import claim, log_figures, resume, save_checkpoint, warm_cosine
+from aceg_ros.pretraining.common.loop import (
+    LoopOptions,
+    Statistics,
+    TrainingTask,
+    batches_ahead,
+    never,
+    run_training,
+    warmup_cosine,
+)
+from aceg_ros.pretraining.common.run import lock_options
 from aceg_ros.pretraining.encoder.augment import Sample, make_sample
-from aceg_ros.pretraining.encoder.data import EncoderData, open_sources
+from aceg_ros.pretraining.encoder.data import EncoderData, PairSources, prepare_sources
 from aceg_ros.pretraining.encoder.losses import encoder_losses
 from aceg_ros.pretraining.encoder.pairs import PairSource
 from aceg_ros.utils.device import on_device
 
+EVALUATION_BATCHES, EVALUATION_SEED = 12, 7
+DRAWS_PER_SAMPLE = 20                  # pairs that are tried for a sample, since some share too little
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class EncoderTraining:
-    """One training run. start: weights to begin with, of an earlier run, or None for random ones. keep_every:
-    iterations between two checkpoints. without: losses to leave out, to see what they are worth."""
+    """Options of a run.
+
+    pairs: image pairs of a batch. points: correspondences of a pair. width, height: of the crops, pixels. start:
+    weights of an earlier run to begin with; None for random ones. without: losses to leave out, for ablations.
+    """
 
     run: Path
     data: EncoderData
@@ -47,55 +56,80 @@ class EncoderTraining:
     seed: int = 0
     device: str = "cpu"
     start: Path | None = None
-    keep_every: int = 250
+    checkpoint_every: int = 250
     without: tuple[str, ...] = ()
 
+    def loop(self) -> LoopOptions:
+        return LoopOptions(run=self.run, iterations=self.iterations, peak_rate=self.peak_rate, weight_decay=1e-3,
+                           checkpoint_every=self.checkpoint_every, log_every=25, log_mean=1,
+                           draw_ahead=batches_ahead(self.device), device=self.device)
 
-def train(options: EncoderTraining) -> Path:
-    """Run or resume the training; returns the file of the exported weights (fp16 safetensors).
 
-    Raises UserError on scenes, textures or weights that cannot be read.
+def train(options: EncoderTraining, *, should_stop: Callable[[], bool] = never) -> Path:
+    """Run or resume the training.
+
+    Args:
+        options: of the run.
+        should_stop: asked before every step; if true, the run ends early and can be resumed.
+
+    Returns:
+        The file of the exported weights (fp16 safetensors).
+
+    Raises:
+        UserError: scenes, textures or weights cannot be read, or the run was started with other options.
     """
     options.data.check()
     torch.manual_seed(options.seed)
     net = on_device(CompactNet(), options.device)
     if options.start is not None:
-        _begin_with(net, options.start)
-    teacher = options.data.teacher and load_encoder(options.data.teacher, options.device).identity    # what is in it
-    claim(options.run, replace(options, data=replace(options.data, teacher=teacher)))
-    sources, held_out, teacher_dim = open_sources(options.data, options.run)
-    pupil = nn.Linear(DIM, teacher_dim, device=options.device) if teacher_dim else None
-    trained = nn.ModuleDict({"net": net, **({"pupil": pupil} if pupil is not None else {})})
-    optimizer = torch.optim.AdamW(trained.parameters(), lr=options.peak_rate, weight_decay=1e-3)
-    done = resume(options.run, trained, optimizer, options.device)
-    started, first = time.monotonic(), done
-    for batch in _batches(sources, done, options):
-        net.train()
-        for group in optimizer.param_groups:
-            group["lr"] = options.peak_rate * warm_cosine(done / options.iterations)
-        losses = encoder_losses(net, batch, options.device, pupil, options.without)
-        optimizer.zero_grad(set_to_none=True)
+        _load_weights(net, options.start)
+    # Of a teacher, the content counts, not the name.
+    teacher = options.data.teacher and load_encoder(options.data.teacher, options.device).identity
+    lock_options(options.run, replace(options, data=replace(options.data, teacher=teacher)))
+    task = EncoderTask(net, options, prepare_sources(options.data, options.run))
+    run_training(task, options.loop(), should_stop=should_stop)
+    return task.result
+
+
+class EncoderTask(TrainingTask[list[Sample]]):
+    """The encoder, and a linear map to the teacher's descriptors if there is a teacher."""
+
+    def __init__(self, net: CompactNet, options: EncoderTraining, sources: PairSources):
+        self.result = options.run / "compact.safetensors"
+        self._net, self._options, self._sources = net, options, sources
+        self._student = nn.Linear(DIM, sources.teacher_dim, device=options.device) if sources.teacher_dim else None
+        self.model = nn.ModuleDict({"net": net} if self._student is None else {"net": net, "student": self._student})
+
+    def draw(self, iteration: int) -> list[Sample]:
+        return _draw(self._sources.training, np.random.default_rng((self._options.seed, iteration)), self._options)
+
+    def add_gradients(self, batch: list[Sample]) -> Statistics:
+        self._net.train()
+        losses = encoder_losses(self._net, batch, self._options.device, student=self._student,
+                                without=self._options.without)
         losses.total.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimizer.step()
-        done += 1
-        if done % 25 == 0:
-            log_figures(options.run, iteration=done, hit=losses.hit,
-                        **{name: term.item() for name, term in losses.terms.items()},
-                        per_iteration=(time.monotonic() - started) / (done - first))
-        if done % options.keep_every == 0 or done == options.iterations:
-            log_figures(options.run, iteration=done, held_out_hit=evaluate(net, held_out, options))
-            export(net, options.run / "compact.safetensors")
-            save_checkpoint(options.run, trained, optimizer, done)
-    return options.run / "compact.safetensors"
+        return {"hit": losses.hit, **{name: term.detach() for name, term in losses.terms.items()}}
+
+    def clipped(self) -> Iterable[nn.Parameter]:
+        return self._net.parameters()
+
+    def learning_rate(self, done: int) -> float:
+        return self._options.peak_rate * warmup_cosine((done - 1) / self._options.iterations)
+
+    def evaluate(self) -> dict[str, float]:
+        return {"held_out_hit": evaluate(self._net, self._sources.held_out, self._options)}
+
+    def export(self) -> None:
+        export(self._net, self.result)
 
 
 @torch.no_grad()
-def evaluate(net: CompactNet, source: PairSource, options: EncoderTraining, batches: int = 12) -> float:
-    """Share of right nearest features on rooms that no training batch shows, over fixed samples."""
+def evaluate(net: CompactNet, source: PairSource, options: EncoderTraining) -> float:
+    """Share of points of held-out rooms whose nearest descriptor is their match, over fixed samples."""
     net.eval()
-    return float(np.mean([encoder_losses(net, _draw([source], np.random.default_rng((7, index)), options),
-                                         options.device).hit for index in range(batches)]))
+    batches = (_draw([source], np.random.default_rng((EVALUATION_SEED, index)), options)
+               for index in range(EVALUATION_BATCHES))
+    return float(np.mean([encoder_losses(net, batch, options.device).hit.item() for batch in batches]))
 
 
 def export(net: CompactNet, path: Path) -> None:
@@ -104,7 +138,7 @@ def export(net: CompactNet, path: Path) -> None:
     write_weights(path, state, kind="compact", config=net.config)
 
 
-def _begin_with(net: CompactNet, path: Path) -> None:
+def _load_weights(net: CompactNet, path: Path) -> None:
     try:
         missing, unexpected = net.load_state_dict(load_file(path), strict=False)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
@@ -113,25 +147,14 @@ def _begin_with(net: CompactNet, path: Path) -> None:
         raise UserError(f"{path} does not hold weights of this version of the compact encoder.")
 
 
-def _batches(sources: list[PairSource], done: int, options: EncoderTraining) -> Iterator[list[Sample]]:
-    """The batches from iteration `done` on, drawn ahead in threads; each from a generator of its own."""
-    ahead = 2 if options.device == "cpu" else 2 * (os.cpu_count() or 1)
-    with ThreadPoolExecutor(max(1, ahead // 2)) as pool:
-        waiting: list[Future[list[Sample]]] = []
-        for iteration in range(done, options.iterations + ahead):
-            if iteration < options.iterations:
-                waiting.append(pool.submit(_draw, sources, np.random.default_rng((options.seed, iteration)), options))
-            if iteration >= done + ahead:
-                yield waiting.pop(0).result()
-
-
 def _draw(sources: list[PairSource], rng: np.random.Generator, options: EncoderTraining) -> list[Sample]:
     """One batch: the sources take turns."""
     batch: list[Sample] = []
     for slot in range(options.pairs):
-        for _ in range(20):
-            source = sources[slot % len(sources)]
-            sample = make_sample(source.sample(rng), rng, options.width, options.height, options.points)
+        source = sources[slot % len(sources)]
+        for _ in range(DRAWS_PER_SAMPLE):
+            sample = make_sample(source.sample(rng), rng, width=options.width, height=options.height,
+                                 count=options.points)
             if sample is not None:
                 batch.append(sample)
                 break
