@@ -275,15 +275,13 @@ TRAIN_IN_PROCESS = """
 import sys
 from pathlib import Path
 from pretraining_scenes import made_up_split, map_code_options
-from aceg_ros.pretraining.ace_g.map_codes import MapCodeTask
-from aceg_ros.pretraining.common.distributed import join_process_group
+from aceg_ros.pretraining.ace_g import map_codes
 from aceg_ros.pretraining.common.loop import run_training
 run = Path(sys.argv[1])
-options, group = map_code_options(run), join_process_group("cpu")
-task = MapCodeTask(options, made_up_split(4, 0), group)
-run_training(task, options.loop(), group)
+task = map_codes.prepare(map_code_options(run), made_up_split(4, 0))
+run_training(task, task.options.loop(), task.group)
 total = sum(float(parameter.double().sum()) for parameter in task.model.parameters())
-Path(run, f"sum_{group.rank}").write_text(repr(total))
+Path(run, f"sum_{task.group.rank}").write_text(repr(total))
 """
 
 

@@ -45,6 +45,13 @@ def train(options: MapCodeTraining, *, scenes: SceneSplit | None = None,
     Raises:
         UserError: scenes cannot be read, sizes do not fit, or the run was started with other options.
     """
+    task = prepare(options, scenes)
+    run_training(task, task.options.loop(), task.group, should_stop)
+    return task.result
+
+
+def prepare(options: MapCodeTraining, scenes: SceneSplit | None = None) -> MapCodeTask:
+    """Check the options, meet the other processes, and make the task of this one. Arguments and errors as in `train`."""
     if options.size.dim_emb % options.size.num_attention_heads:
         raise UserError(f"A width of {options.size.dim_emb} cannot be split among {options.size.num_attention_heads}"
                         " heads: give a multiple.")
@@ -56,9 +63,7 @@ def train(options: MapCodeTraining, *, scenes: SceneSplit | None = None,
         lock_options(options.run, options)
     options = replace(options, device=group.device(options.device),
                       data=replace(options.data, device=group.device(options.data.device)))
-    task = MapCodeTask(options, scenes or _prepare_scenes(options, group), group)
-    run_training(task, options.loop(), group, should_stop)
-    return task.result
+    return MapCodeTask(options, scenes or _prepare_scenes(options, group), group)
 
 
 def _prepare_scenes(options: MapCodeTraining, group: ProcessGroup) -> SceneSplit:
@@ -89,26 +94,26 @@ class MapCodeTask(TrainingTask[CodeStep]):
         torch.manual_seed(options.seed)
         self.model = TransformerHead(options.size).to(options.device)
         self.result = options.run / "ace_g.safetensors"
-        self._options, self._held_out, self._group = options, scenes.held_out, group or ProcessGroup()
-        self._pool = CodePool(scenes.training, options, self._group)
+        self.options, self.group, self._held_out = options, group or ProcessGroup(), scenes.held_out
+        self._pool = CodePool(scenes.training, options, self.group)
 
     def draw(self, iteration: int) -> CodeStep:
-        rng = np.random.default_rng((self._options.seed, self._group.rank, iteration))
+        rng = np.random.default_rng((self.options.seed, self.group.rank, iteration))
         return CodeStep(dropout_seed=int(rng.integers(2**62)), rng=rng, fit=self._pool.turn(iteration))
 
     def add_gradients(self, batch: CodeStep) -> Statistics:
         torch.manual_seed(batch.dropout_seed)
-        return training_step(self.model, batch.fit, batch.rng, self._options)
+        return training_step(self.model, batch.fit, batch.rng, self.options)
 
     def learning_rate(self, done: int) -> float:
-        return self._options.peak_rate * warmup_cosine(done / self._options.iterations)
+        return self.options.peak_rate * warmup_cosine(done / self.options.iterations)
 
     def evaluate(self) -> dict[str, float]:
-        return evaluate(self.model, self._held_out, self._options)
+        return evaluate(self.model, self._held_out, self.options)
 
     def export(self) -> None:
-        save_regressor(self.model, load_encoder(self._options.data.encoder).identity, self.result,
-                       codes=self._options.codes)
+        save_regressor(self.model, load_encoder(self.options.data.encoder).identity, self.result,
+                       codes=self.options.codes)
 
     def save_state(self, done: int) -> None:
         self._pool.save(done)
