@@ -78,11 +78,12 @@ def run_encoder(options: argparse.Namespace) -> int:
     from aceg_ros.utils.device import pick_device
 
     device = pick_device(options.device)
-    data = EncoderData(tuple(Path(scene) for scene in options.scenes),
-                       None if options.textures is None else Path(options.textures), options.rooms,
+    data = EncoderData(scenes=tuple(Path(scene) for scene in options.scenes),
+                       textures=None if options.textures is None else Path(options.textures), rooms=options.rooms,
                        teacher=options.teacher, teacher_every=options.teacher_every, seed=options.seed,
                        device=device)
-    training = EncoderTraining(Path(options.run_folder), data, options.iterations, seed=options.seed, device=device,
+    training = EncoderTraining(run=Path(options.run_folder), data=data, iterations=options.iterations,
+                               seed=options.seed, device=device,
                                start=None if options.start is None else Path(options.start),
                                without=tuple(options.without))
     print(f"weights: {train(training)}")
@@ -93,15 +94,15 @@ def run_ace_g(options: argparse.Namespace) -> int:
     from aceg_ros.encoders.base import load_encoder
     from aceg_ros.networks.landmark_regressor import LandmarkConfig
     from aceg_ros.networks.map_code_transformer import TransformerHeadConfig
-    from aceg_ros.pretraining.ace_g.map_codes import CodePretraining
-    from aceg_ros.pretraining.ace_g.map_codes import train as pretrain_on_codes
-    from aceg_ros.pretraining.ace_g.scenes import PlaceData
-    from aceg_ros.pretraining.ace_g.train import RegressorTraining, train
+    from aceg_ros.pretraining.ace_g import landmarks, map_codes
+    from aceg_ros.pretraining.ace_g.code_steps import MapCodeTraining
+    from aceg_ros.pretraining.ace_g.scenes import TrainingSceneData
     from aceg_ros.utils.device import pick_device
 
     device = pick_device(options.device)
-    data = PlaceData(options.encoder, tuple(Path(scene) for scene in options.scenes),
-                     None if options.textures is None else Path(options.textures), options.rooms, device=device)
+    data = TrainingSceneData(encoder=options.encoder, scenes=tuple(Path(scene) for scene in options.scenes),
+                             textures=None if options.textures is None else Path(options.textures),
+                             rooms=options.rooms, device=device)
     run, dim = Path(options.run_folder), load_encoder(options.encoder).dim
     from_noise = options.codes_from == "noise"
     dropout = (0.1 if from_noise else 0.0) if options.feature_dropout is None else options.feature_dropout
@@ -111,11 +112,11 @@ def run_ace_g(options: argparse.Namespace) -> int:
         head = TransformerHeadConfig(
             dim_in=dim, num_blocks=options.blocks or 4, num_attention_heads=options.heads or 4,
             dim_emb=options.width or 128, mlp_ratio=options.mlp_ratio, unit_features=True)
-        weights = pretrain_on_codes(CodePretraining(run, data, size=head, codes=options.codes, active=options.active,
-                                                    lifetime=options.lifetime, **common))
+        weights = map_codes.train(MapCodeTraining(run=run, data=data, size=head, codes=options.codes,
+                                                  active=options.active, lifetime=options.lifetime, **common))
     else:
         size = LandmarkConfig(dim_in=dim, width=options.width or 48, heads=options.heads or 4,
                               blocks=options.blocks or 1, nearest=options.nearest)
-        weights = train(RegressorTraining(run, data, size=size, **common))
+        weights = landmarks.train(landmarks.LandmarkTraining(run=run, data=data, size=size, **common))
     print(f"weights: {weights}")
     return 0

@@ -51,7 +51,7 @@ def train(options: MapCodeTraining, *, scenes: SceneSplit | None = None,
 
 
 def prepare(options: MapCodeTraining, scenes: SceneSplit | None = None) -> MapCodeTask:
-    """Check the options, meet the other processes, and make the task of this one. Arguments and errors as in `train`."""
+    """Check the options, meet the other processes, make the task of this one. Arguments and errors as in `train`."""
     if options.size.dim_emb % options.size.num_attention_heads:
         raise UserError(f"A width of {options.size.dim_emb} cannot be split among {options.size.num_attention_heads}"
                         " heads: give a multiple.")
@@ -132,8 +132,8 @@ def evaluate(net: TransformerHead, scenes: list[TrainingScene], options: MapCode
             view, truth = scene.view(index), scene.truth(index)
             with torch.inference_mode():
                 predicted = net(scene.features[index].float(), code)
-            error = (predicted.coordinates - truth).norm(dim=1)
+            error, confident = (predicted.coordinates - truth).norm(dim=1), net.select_confident(predicted.sigma)
             rows.append({"median_m": float(error.median()), "patches_10cm": float((error < 0.1).float().mean()),
                          "recall": is_localized(predicted.coordinates, view),
-                         "confident_recall": is_localized(predicted.coordinates, view, net.select_confident(predicted.sigma))})
+                         "confident_recall": is_localized(predicted.coordinates, view, confident)})
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]} if rows else {}
