@@ -27,7 +27,7 @@ from aceg_ros.encoders.base import Encoder, load_encoder
 from aceg_ros.encoders.preprocess import image_to_tensor
 from aceg_ros.evaluation.evaluate import evaluate
 from aceg_ros.evaluation.metrics import summarize
-from aceg_ros.mapping.augmentation import prepared_picture
+from aceg_ros.mapping.augmentation import prepare_frame
 from aceg_ros.mapping.budget import MappingBudget
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.base import MappingOptions
@@ -103,7 +103,7 @@ def matching(encoder: Encoder, pairs: list[MatchingPair]) -> dict[str, float]:
 
 def _grid(encoder: Encoder, frame: Frame) -> tuple[torch.Tensor, np.ndarray]:
     """Features (C, h, w), and the pixel (h w, 2) of the frame that each cell stands for."""
-    picture = prepared_picture(frame, encoder.short_side_px, encoder.stride)
+    picture = prepare_frame(frame, encoder.short_side_px, encoder.stride)
     image = image_to_tensor(picture.image, encoder.device)
     features = torch.nn.functional.normalize(encoder(image)[0], dim=0)
     rows, columns = np.mgrid[0:features.shape[1], 0:features.shape[2]]

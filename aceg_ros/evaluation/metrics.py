@@ -11,7 +11,7 @@ import numpy as np
 
 from aceg_ros.estimate import PoseEstimate
 from aceg_ros.geometry import invert, pose_error
-from aceg_ros.mapping.calibration import INSIDE, squared_distance
+from aceg_ros.mapping.calibration import CHI2_95, normalized_error_squared
 
 RECALL_BOUNDS = ((0.05, 5.0), (0.1, 5.0), (0.25, 5.0), (0.5, 5.0))      # metres, degrees
 FALSE_BOUNDS = (0.5, 10.0)          # an accepted pose that is wrong by more than either is false: metres, degrees
@@ -48,7 +48,7 @@ class FrameResult:
         """Normalized estimation error squared, 6 degrees of freedom; None if the frame was rejected."""
         if self.estimate.map_from_camera is None or self.estimate.covariance is None:
             return None
-        return squared_distance(self.estimate.map_from_camera, self.estimate.covariance, self.truth)
+        return normalized_error_squared(self.estimate.map_from_camera, self.estimate.covariance, self.truth)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +120,7 @@ def consistency(results: Sequence[FrameResult]) -> Consistency:
     if not len(nees):
         return Consistency(inside_95=nan, median_nees=nan, mean_nees=nan, median_std_m=nan, median_std_deg=nan)
     std_m, std_deg = np.median([r.standard_deviations for r in results if r.standard_deviations is not None], axis=0)
-    return Consistency(inside_95=float((nees <= INSIDE).mean()), median_nees=float(np.median(nees)),
+    return Consistency(inside_95=float((nees <= CHI2_95).mean()), median_nees=float(np.median(nees)),
                        mean_nees=float(nees.mean()), median_std_m=float(std_m), median_std_deg=float(std_deg))
 
 

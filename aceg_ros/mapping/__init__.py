@@ -1,1 +1,1 @@
-"""Patch buffer, augmentation, losses and the one training loop."""
+"""From posed frames and a budget to what is in a map: triangulation, patch buffer, losses, training, calibration."""

@@ -1,4 +1,4 @@
-"""ACE's augmentation of a mapping picture: in-plane rotation, scale, brightness and contrast; K and pose follow."""
+"""ACE's augmentation of a mapping image: in-plane rotation, scale, brightness and contrast; K and pose follow."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import numpy as np
 from aceg_ros.camera import Camera, Frame
 from aceg_ros.encoders.preprocess import resample, working_size
 
-MAX_TURN_RAD = np.radians(15)
+MAX_ROTATION_RAD = np.radians(15)
 SCALES = (2 / 3, 3 / 2)
 MAX_JITTER = 0.1
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A picture as the encoder will see it: image (H, W, 3) uint8, pinhole camera, pose, and what of it is real.
+@dataclass(frozen=True, kw_only=True)
+class PreparedFrame:
+    """A posed frame as the encoder takes it: image (H, W, 3) uint8, pinhole camera, pose.
 
-    mask (H, W) bool: pixels that come from the picture. depth_m: z-depths, 0 or NaN where unknown, of any resolution
-    that covers the picture, or None.
+    mask (H, W) bool: pixels that the camera saw, the others were filled up. depth_m: z-depths, 0 or NaN if unknown, of
+    any resolution that covers the image, or None.
     """
 
     image: np.ndarray
@@ -30,27 +30,27 @@ class Picture:
     depth_m: np.ndarray | None = None
 
 
-def augment(picture: Picture, rng: np.random.Generator, short_side: int, multiple: int) -> Picture:
-    """One random variation of a prepared picture."""
+def augment(frame: PreparedFrame, rng: np.random.Generator, short_side: int, multiple: int) -> PreparedFrame:
+    """One random variation of a prepared frame."""
     scale = np.exp(rng.uniform(np.log(SCALES[0]), np.log(SCALES[1])))
-    angle = rng.uniform(-MAX_TURN_RAD, MAX_TURN_RAD)
-    width, height = working_size(picture.camera.width, picture.camera.height, round(short_side * scale), multiple)
-    camera = picture.camera.resized(width, height)
-    # Turning the picture by `angle` about the principal point is turning the camera about its optical axis.
-    # With fx != fy the turn is a shear in pixels, so it goes through K.
-    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1.0]])
-    warp = camera.K @ turn @ np.linalg.inv(picture.camera.K)
+    angle = rng.uniform(-MAX_ROTATION_RAD, MAX_ROTATION_RAD)
+    width, height = working_size(frame.camera.width, frame.camera.height, round(short_side * scale), multiple)
+    camera = frame.camera.resized(width, height)
+    # Rotating the image by `angle` about the principal point is rotating the camera about its optical axis.
+    # With fx != fy the rotation is a shear in pixels, so it goes through K.
+    rotation = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1.0]])
+    warp = camera.K @ rotation @ np.linalg.inv(frame.camera.K)
     size = (width, height)
-    image = cv2.warpPerspective(picture.image, warp, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
-    source_mask = np.ones(picture.image.shape[:2], np.uint8) if picture.mask is None else picture.mask.astype(np.uint8)
+    image = cv2.warpPerspective(frame.image, warp, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    source_mask = np.ones(frame.image.shape[:2], np.uint8) if frame.mask is None else frame.mask.astype(np.uint8)
     mask = cv2.warpPerspective(source_mask, warp, size, flags=cv2.INTER_NEAREST).astype(bool)
-    depth = picture.depth_m
+    depth = frame.depth_m
     if depth is not None:
-        full = cv2.resize(depth.astype(np.float32), picture.image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+        full = cv2.resize(depth.astype(np.float32), frame.image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
         depth = cv2.warpPerspective(full, warp, size, flags=cv2.INTER_NEAREST, borderValue=0.0)
-    pose = picture.map_from_camera.copy()
-    pose[:3, :3] = pose[:3, :3] @ turn.T
-    return Picture(_jitter(image, rng), camera, pose, mask, depth)
+    pose = frame.map_from_camera.copy()
+    pose[:3, :3] = pose[:3, :3] @ rotation.T
+    return PreparedFrame(image=_jitter(image, rng), camera=camera, map_from_camera=pose, mask=mask, depth_m=depth)
 
 
 def _jitter(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -61,8 +61,8 @@ def _jitter(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return cv2.LUT(image, table)
 
 
-def prepared_picture(frame: Frame, short_side: int, multiple: int) -> Picture:
-    """The un-augmented picture of a posed frame."""
+def prepare_frame(frame: Frame, short_side: int, multiple: int) -> PreparedFrame:
+    """Undistort and resample a posed frame to the size that the encoder takes."""
     assert frame.map_from_camera is not None
     rectified, mask = frame.rectified()
     image, camera, mask = resample(rectified.image, rectified.camera, mask, short_side=short_side, multiple=multiple)
@@ -70,4 +70,4 @@ def prepared_picture(frame: Frame, short_side: int, multiple: int) -> Picture:
     if depth is not None:
         depth = cv2.resize(np.nan_to_num(depth.astype(np.float32)), (camera.width, camera.height),
                            interpolation=cv2.INTER_NEAREST)
-    return Picture(image, camera, frame.map_from_camera, mask, depth)
+    return PreparedFrame(image=image, camera=camera, map_from_camera=frame.map_from_camera, mask=mask, depth_m=depth)

@@ -1,4 +1,4 @@
-"""The posed pictures of a mapping run: what is taken, and what is refused with a sentence."""
+"""The posed frames of a mapping run: which are taken, and which are rejected with a reason."""
 
 from __future__ import annotations
 
@@ -11,59 +11,72 @@ from aceg_ros.encoders.base import Encoder
 from aceg_ros.encoders.preprocess import reject_image
 from aceg_ros.errors import UserError
 from aceg_ros.geometry import is_pose
-from aceg_ros.mapping.augmentation import Picture, prepared_picture
+from aceg_ros.mapping.augmentation import PreparedFrame, prepare_frame
 
 MIN_FRAMES = 5
+MIN_EXTENT_M = 1e-6             # of the camera positions along one axis: less is one spot
 
 
-class Collection:
-    """Pictures as the encoder will see them. use_depth: keep their measured depths."""
+class MappingFrames:
+    """Frames as the encoder will see them. use_depth: keep their measured depths."""
 
     def __init__(self, encoder: Encoder, use_depth: bool):
-        self.pictures: list[Picture] = []
+        self._frames: list[PreparedFrame] = []
         self._encoder, self._use_depth = encoder, use_depth
-        self._cameras: dict[Camera, None] = {}             # a set in the order of their coming
+        self._cameras: dict[Camera, None] = {}             # a set in the order in which they came
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    @property
+    def prepared(self) -> list[PreparedFrame]:
+        """The frames in the order in which they came."""
+        return self._frames
 
     @property
     def cameras(self) -> tuple[Camera, ...]:
-        """The distinct cameras that took the pictures."""
+        """The distinct cameras that took the images."""
         return tuple(self._cameras)
 
     @property
     def poses(self) -> np.ndarray:
         """map_from_camera (F, 4, 4)."""
-        return np.stack([picture.map_from_camera for picture in self.pictures])
+        return np.stack([frame.map_from_camera for frame in self._frames])
+
+    @property
+    def have_depth(self) -> bool:
+        """Whether any frame has depths, measured or triangulated."""
+        return any(frame.depth_m is not None for frame in self._frames)
 
     def add(self, frame: Frame) -> None:
-        """Take one posed frame. Raises UserError without a usable pose or picture."""
+        """Take one posed frame. Raises UserError without a usable pose or image."""
         if frame.map_from_camera is None or not is_pose(frame.map_from_camera):
             raise UserError(f"Frame {frame.name} has no usable pose (finite, rigid 4x4): mapping needs one for"
-                            " each picture.")
-        refusal = reject_image(frame)
-        if refusal is not None:
-            raise UserError(f"Frame {frame.name}: {refusal.message}")
-        picture = prepared_picture(frame, self._encoder.short_side_px, self._encoder.stride)
+                            " each image.")
+        rejection = reject_image(frame)
+        if rejection is not None:
+            raise UserError(f"Frame {frame.name}: {rejection.message}")
+        prepared = prepare_frame(frame, self._encoder.short_side_px, self._encoder.stride)
         depth = None
-        if self._use_depth and picture.depth_m is not None:
-            depth = picture.depth_m.astype(np.float16)         # half the memory, and finer than any depth camera
-        self.pictures.append(replace(picture, depth_m=depth))
+        if self._use_depth and prepared.depth_m is not None:
+            depth = prepared.depth_m.astype(np.float16)         # half the memory, and finer than any depth camera
+        self._frames.append(replace(prepared, depth_m=depth))
         self._cameras[frame.camera] = None
 
     def check(self) -> None:
-        """Raises UserError where these pictures make no map."""
-        count = len(self.pictures)
-        if count < MIN_FRAMES:
-            raise UserError(f"A map needs at least {MIN_FRAMES} usable posed pictures, here are {count}: drive on and"
+        """Raises UserError if these frames make no map."""
+        if len(self) < MIN_FRAMES:
+            raise UserError(f"A map needs at least {MIN_FRAMES} usable posed images, here are {len(self)}: drive on and"
                             " record more, or check the skipped frames.")
-        with_depth = any(picture.depth_m is not None for picture in self.pictures)
-        if self._use_depth and not with_depth:
-            raise UserError("--use-depth was asked for, but no frame of the scene has a depth picture: map without it.")
-        if not with_depth and np.ptp(self.poses[:, :3, 3], axis=0).max() < 1e-6:
-            raise UserError("All pictures were taken from one spot: reprojection gives no depth without parallax."
+        if self._use_depth and not self.have_depth:
+            raise UserError("--use-depth was asked for, but no frame of the scene has a depth image: map without it.")
+        if not self.have_depth and np.ptp(self.poses[:, :3, 3], axis=0).max() < MIN_EXTENT_M:
+            raise UserError("All images were taken from one spot: reprojection gives no depth without parallax."
                             " Move the camera while recording, or give depth images and --use-depth.")
 
-    def take_depths(self, depths: dict[int, np.ndarray]) -> None:
-        """Give pictures, by their index, depths (h, w) that were found for their patches. All others have none then."""
-        for index, picture in enumerate(self.pictures):
+    def set_depths(self, depths: dict[int, np.ndarray]) -> None:
+        """Replace the depths of all frames by those (h, w) found for their patches; frames that are not in the dict
+        have none then."""
+        for index, frame in enumerate(self._frames):
             depth = depths.get(index)
-            self.pictures[index] = replace(picture, depth_m=None if depth is None else depth.astype(np.float16))
+            self._frames[index] = replace(frame, depth_m=None if depth is None else depth.astype(np.float16))

@@ -15,9 +15,10 @@ _RECENT = 30                    # images that a new one's sharpness is compared 
 _MIN_RECENT = 5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class KeyframeConfig:
-    """A keyframe is this far from the last one, in way or in turn, and this much later. Way or turn of 0: every image.
+    """A keyframe is this far from the last one, in distance or in angle, and this much later. A distance or angle of 0
+    makes every image a keyframe.
 
     min_sharpness: as a share of the median of the recent images. An image `overdue` times as far away as needed is
     taken although it is blurred: better than none.
@@ -37,7 +38,7 @@ class KeyframeSelector:
         self._sharpness: deque[float] = deque(maxlen=_RECENT)
 
     def moved(self, stamp_s: float, map_from_camera: np.ndarray) -> float:
-        """How far the camera is from the last keyframe, as a multiple of what is needed; 0 where it is too early."""
+        """How far the camera is from the last keyframe, as a multiple of what is needed; 0 if it is too early."""
         if self._last is None:
             return np.inf
         last_s, last_pose = self._last
@@ -61,11 +62,11 @@ class KeyframeSelector:
 
 
 def sharpness(rgb: np.ndarray) -> float:
-    """Variance of the Laplacian, relative to that of the picture: motion blur and defocus lower it, light does not."""
+    """Variance of the Laplacian, relative to that of the image: motion blur and defocus lower it, light does not."""
     grey = cv2.cvtColor(rgb[::2, ::2], cv2.COLOR_RGB2GRAY)
     return float(cv2.Laplacian(grey, cv2.CV_32F).var() / max(float(grey.var()), 1.0))
 
 
 def has_parallax(positions: np.ndarray) -> bool:
-    """Whether cameras at positions (N, 3) saw the place from different points; without, no depth can be found."""
+    """Whether cameras at positions (N, 3) saw the scene from different points; without, no depth can be found."""
     return len(positions) > 1 and bool(np.ptp(positions, axis=0).max() >= MIN_PARALLAX_M)

@@ -1,13 +1,12 @@
-"""What a place is recognised by: patches of the mapping pictures whose points are known.
+"""Landmarks: patches of the mapping images with known 3D points, by which a scene is recognised.
 
 ACE-G begins its map codes as noise and lets thousands of training steps fill them. The encoder's features already say
-which patches show the same spot, so codes can begin as what they would have to learn.
+which patches show the same point, so codes can begin as what they would have to learn.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,16 +15,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from aceg_ros.encoders.base import Encoder
-from aceg_ros.mapping.augmentation import Picture
-from aceg_ros.mapping.matching import Seen, look, measured_depths
-from aceg_ros.mapping.triangulation import TriangulationOptions, triangulated_patches
+from aceg_ros.mapping.augmentation import PreparedFrame
+from aceg_ros.mapping.budget import MappingBudget
+from aceg_ros.mapping.matching import extract_features, measured_depths
+from aceg_ros.mapping.triangulation import PatchDepths, TriangulationOptions, triangulated_patches
 
-MERGE_SAMPLE, MERGE_ROUNDS = 60_000, 2
+CLUSTER_SAMPLE, CLUSTER_ROUNDS = 60_000, 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Landmarks:
-    """features (N, C) of unit length; points (N, 3) in the map; colours (N, 3) uint8; source (N,): index of the picture
+    """features (N, C) of unit length; points (N, 3) in the map; colours (N, 3) uint8; source (N,): index of the image
     that each is from."""
 
     features: Tensor
@@ -37,58 +37,62 @@ class Landmarks:
         return len(self.points)
 
     def subset(self, index: Tensor) -> Landmarks:
-        return Landmarks(self.features[index], self.points[index], self.colours[index.cpu()],
-                         self.source[index.cpu()])
+        """The landmarks at `index` (M,)."""
+        return Landmarks(features=self.features[index], points=self.points[index], colours=self.colours[index.cpu()],
+                         source=self.source[index.cpu()])
 
 
-def find_landmarks(pictures: Sequence[Picture], encoder: Encoder, device: str, options: TriangulationOptions, seed: int,
-                   deadline: float, should_stop: Callable[[], bool], report: Callable[[float], None],
-                   use_depth: bool = False, enough: int = 100_000) -> Landmarks:
-    """Landmarks by triangulation, or, with use_depth, from the pictures' measured depths.
+def find_landmarks(frames: Sequence[PreparedFrame], encoder: Encoder, options: TriangulationOptions,
+                   budget: MappingBudget, *, use_depth: bool = False, enough: int = 100_000) -> Landmarks:
+    """Landmarks by triangulation, or, with use_depth, from the measured depths of the frames.
 
-    Ends when there are `enough`, at the deadline (time.monotonic() seconds) or when should_stop turns true, with those
-    of the pictures so far, which come in random order.
+    Ends when there are `enough` or the budget is over, with the landmarks of the images so far, which come in random
+    order.
     """
-    if use_depth:
-        found = _measured_patches(pictures, encoder, device, options, seed, deadline, should_stop, report)
-    else:
-        found = triangulated_patches(pictures, encoder, device, options, seed, deadline, should_stop, report)
-    features, points, colours, source = [], [], [], []
+    find = _measured_patches if use_depth else triangulated_patches
+    found = []
     count = 0
-    for index, seen, depth in found:
-        known = torch.isfinite(depth)
-        if known.any():
-            features.append(seen.features[known].half())
-            points.append(seen.rays[known] * depth[known, None] + seen.centre)
-            column, row = seen.pixels[known].round().long().cpu().unbind(1)
-            colours.append(torch.from_numpy(pictures[index].image)[row, column])
-            source.append(torch.full_like(row, index))
-            count += len(row)
+    for image in find(frames, encoder, options, budget):
+        landmarks = _with_known_depth(image, frames[image.index])
+        if len(landmarks):
+            found.append(landmarks)
+            count += len(landmarks)
             if count >= enough:
                 break
-    if not points:
-        empty = torch.empty(0, 3, device=device)
-        return Landmarks(torch.empty(0, encoder.dim, device=device).half(), empty, empty.cpu().byte(),
-                         torch.empty(0, dtype=torch.long))
-    return Landmarks(torch.cat(features), torch.cat(points), torch.cat(colours), torch.cat(source))
+    if not found:
+        empty = torch.empty(0, 3, device=encoder.device)
+        return Landmarks(features=torch.empty(0, encoder.dim, device=encoder.device).half(), points=empty,
+                         colours=empty.cpu().byte(), source=torch.empty(0, dtype=torch.long))
+    return Landmarks(features=torch.cat([part.features for part in found]),
+                     points=torch.cat([part.points for part in found]),
+                     colours=torch.cat([part.colours for part in found]),
+                     source=torch.cat([part.source for part in found]))
 
 
-def _measured_patches(pictures: Sequence[Picture], encoder: Encoder, device: str, options: TriangulationOptions,
-                      seed: int, deadline: float, should_stop: Callable[[], bool],
-                      report: Callable[[float], None]) -> Iterator[tuple[int, Seen, Tensor]]:
+def _with_known_depth(image: PatchDepths, frame: PreparedFrame) -> Landmarks:
+    """The landmarks of one image: its patches whose depth is known."""
+    extracted, depth = image.extracted, image.depth_m
+    known = torch.isfinite(depth)
+    column, row = extracted.pixels[known].round().long().cpu().unbind(1)
+    return Landmarks(features=extracted.features[known].half(),
+                     points=extracted.rays[known] * depth[known, None] + extracted.centre,
+                     colours=torch.from_numpy(frame.image)[row, column], source=torch.full_like(row, image.index))
+
+
+def _measured_patches(frames: Sequence[PreparedFrame], encoder: Encoder, options: TriangulationOptions,
+                      budget: MappingBudget) -> Iterator[PatchDepths]:
     """As `triangulated_patches`, by measured depths."""
-    order = np.random.default_rng(seed).permutation(len(pictures))
-    for number, index in enumerate(order):
-        if time.monotonic() > deadline or should_stop():
+    for done, index in enumerate(np.random.default_rng(options.seed).permutation(len(frames))):
+        if budget.is_over():
             return
-        picture = pictures[index]
-        if picture.depth_m is not None:
-            seen = look(picture, encoder, device, options.patches)
-            yield int(index), seen, measured_depths(picture, seen)
-        report(number / len(order))
+        frame = frames[index]
+        if frame.depth_m is not None:
+            extracted = extract_features(frame, encoder, options.patches)
+            yield PatchDepths(index=int(index), extracted=extracted, depth_m=measured_depths(frame, extracted))
+        budget.report(done / len(frames))
 
 
-def thin(landmarks: Landmarks, count: int, seed: int) -> Landmarks:
+def subsample(landmarks: Landmarks, count: int, seed: int) -> Landmarks:
     """At most `count` of the landmarks, drawn at random."""
     if len(landmarks) <= count:
         return landmarks
@@ -96,14 +100,13 @@ def thin(landmarks: Landmarks, count: int, seed: int) -> Landmarks:
     return landmarks.subset(order[:count].to(landmarks.points.device).sort().values)
 
 
-def merge(landmarks: Landmarks, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Features (count, C) of unit length and points (count, 3) that stand for all landmarks: means of what is alike in
-    looks and near by.
+def cluster_landmarks(landmarks: Landmarks, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Features (count, C) of unit length and points (count, 3) of clusters with similar features and near points.
 
-    k-means, where a feature's distance and a tenth of the scene's radius count the same. Begins at random landmarks, so
-    that places with many stay represented by many.
+    k-means, in which the distance of features and a tenth of the scene's radius count the same. Begins at random
+    landmarks, so that parts of the scene with many stay represented by many.
     """
-    sample = thin(landmarks, MERGE_SAMPLE, seed)
+    sample = subsample(landmarks, CLUSTER_SAMPLE, seed)
     features = functional.normalize(sample.features.float(), dim=1)
     if len(sample) <= count:
         return features, sample.points
@@ -112,7 +115,7 @@ def merge(landmarks: Landmarks, count: int, seed: int) -> tuple[Tensor, Tensor]:
     traits = torch.cat([features, (sample.points - middle) / scale], 1)
     order = torch.randperm(len(sample), generator=torch.Generator().manual_seed(seed)).to(traits.device)
     centres = traits[order[:count]]
-    for _ in range(MERGE_ROUNDS):
+    for _ in range(CLUSTER_ROUNDS):
         nearest = torch.cat([torch.cdist(part, centres).argmin(1) for part in traits.split(2048)])
         sums = torch.zeros_like(centres).index_add_(0, nearest, traits)
         size = torch.bincount(nearest, minlength=count)[:, None]

@@ -1,5 +1,5 @@
-"""ACE's reprojection loss (CVPR 2023, section 3.3), a clamped pixel error that tightens as training goes on; and the
-pull of known depths."""
+"""ACE's reprojection loss (CVPR 2023, section 3.3), a clamped pixel error that tightens as training goes on; and losses
+of known depths."""
 
 from __future__ import annotations
 
@@ -14,20 +14,23 @@ from aceg_ros.networks.contraction import Contraction
 MIN_DEPTH_M, MAX_DEPTH_M, MAX_ERROR_PX = 0.1, 1000.0, 1000.0
 FALLBACK_DEPTH_M = 10.0
 SIGMA_FALLBACK_DEPTH_M, MIN_SIGMA_PX = 0.1, 1e-4
-GUIDE_REST = 0.3                            # weight of a triangulated depth at the end of training
-GUIDE_PX = 50.0                             # distance at which the pull of a depth begins to yield
+FINAL_DEPTH_WEIGHT = 0.3                    # of a triangulated depth at the end of training
+DEPTH_SOFTNESS_PX = 50.0                    # distance beyond which the loss of a depth grows as its logarithm
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class View:
-    """How each of B patches was seen. camera_from_map (B, 3, 4); intrinsics (B, 4) fx fy cx cy; pixels (B, 2)."""
+    """The cameras that saw B patches, and the pixels of these.
+
+    camera_from_map (B, 3, 4); intrinsics (B, 4) fx fy cx cy; pixels (B, 2).
+    """
 
     camera_from_map: Tensor
     intrinsics: Tensor
     pixels: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Reprojection:
     """in_camera (B, 3) metres; error_px (B,) L1 distance to the patch centre; valid (B,)."""
 
@@ -42,13 +45,13 @@ def softness(progress: float) -> float:
 
 
 def reproject(coordinates: Tensor, view: View) -> Reprojection:
-    """Project map coordinates (B, 3) into the pictures that their patches come from."""
+    """Project map coordinates (B, 3) into the images that their patches come from."""
     in_camera = (view.camera_from_map[:, :, :3] @ coordinates[:, :, None])[:, :, 0] + view.camera_from_map[:, :, 3]
     depth = in_camera[:, 2]
     projected = in_camera[:, :2] / depth.clamp(min=MIN_DEPTH_M)[:, None] * view.intrinsics[:, :2]
     error = (projected + view.intrinsics[:, 2:] - view.pixels).abs().sum(1)
     valid = (depth >= MIN_DEPTH_M) & (depth <= MAX_DEPTH_M) & (error <= MAX_ERROR_PX)
-    return Reprojection(in_camera, error, valid)
+    return Reprojection(in_camera=in_camera, error_px=error, valid=valid)
 
 
 def points_at_depth(view: View, depth_m: Tensor | float) -> Tensor:
@@ -63,35 +66,37 @@ def points_in_map(view: View, depth_m: Tensor) -> Tensor:
     return (turn.transpose(1, 2) @ (points_at_depth(view, depth_m[:, None]) - shift)[:, :, None])[:, :, 0]
 
 
-def ace_loss(coordinates: Tensor, view: View, progress: float, depth_m: Tensor | None = None,
+def ace_loss(coordinates: Tensor, view: View, progress: float, depth_m: Tensor | None = None, *,
              fading: bool = False, contraction: Contraction | None = None) -> tuple[Tensor, Tensor]:
     """Mean loss of a batch, and the batch's pixel errors (B,) (detached).
 
-    depth_m (B,): z-depth, NaN where unknown. Adds the distance to the point it gives, in pixels at its depth, and takes
-    the place of the 10 m point for invalid predictions (where unknown: its median). ACE's tanh is flat for predictions
-    that are far off; this term is a logarithm, which still pulls there and yields to reprojection near by.
+    depth_m (B,): z-depth, NaN if unknown. Adds the distance to the point at that depth, in pixels, and replaces the
+    10 m point for invalid predictions (by the median depth, if it is unknown). ACE's tanh is flat for predictions that
+    are far off; this term is a logarithm, which has a gradient there and a smaller weight than reprojection near by.
     fading: the depths are triangulated, good to begin with; their weight falls as training goes on. contraction: of
     the head, in which that distance is then measured.
     """
-    seen = reproject(coordinates, view)
+    reprojection = reproject(coordinates, view)
     tau = softness(progress)
-    loss = torch.where(seen.valid, tau * torch.tanh(seen.error_px / tau), 0.0)
+    loss = torch.where(reprojection.valid, tau * torch.tanh(reprojection.error_px / tau), 0.0)
     if depth_m is None or not bool((known := torch.isfinite(depth_m)).any()):
-        astray = (seen.in_camera - points_at_depth(view, FALLBACK_DEPTH_M)).norm(dim=1)
-        return torch.where(seen.valid, loss, astray).mean(), seen.error_px.detach()
+        fallback = (reprojection.in_camera - points_at_depth(view, FALLBACK_DEPTH_M)).norm(dim=1)
+        return torch.where(reprojection.valid, loss, fallback).mean(), reprojection.error_px.detach()
     depth = torch.where(known, depth_m, depth_m.nanmedian()).clamp(min=MIN_DEPTH_M)
     distance = _distance(coordinates, view, depth, contraction)
-    weight = 1.0 - (1.0 - GUIDE_REST) * progress if fading else 1.0
-    guided = loss + weight * _pull(distance, depth, view)
-    return torch.where(known, guided, torch.where(seen.valid, loss, distance)).mean(), seen.error_px.detach()
+    weight = 1.0 - (1.0 - FINAL_DEPTH_WEIGHT) * progress if fading else 1.0
+    supervised = loss + weight * _depth_penalty(distance, depth, view)
+    loss = torch.where(known, supervised, torch.where(reprojection.valid, loss, distance))
+    return loss.mean(), reprojection.error_px.detach()
 
 
-def guide_loss(coordinates: Tensor, view: View, depth_m: Tensor,
+def known_depth_loss(coordinates: Tensor, view: View, depth_m: Tensor,
                contraction: Contraction | None = None) -> tuple[Tensor, Tensor]:
-    """As `ace_loss`, by depths (B,) alone, all of them known: how training starts where there are any."""
-    seen = reproject(coordinates, view)
+    """As `ace_loss`, by depths (B,) alone, all of them known: how training starts if there are any."""
+    reprojection = reproject(coordinates, view)
     depth = depth_m.clamp(min=MIN_DEPTH_M)
-    return _pull(_distance(coordinates, view, depth, contraction), depth, view).mean(), seen.error_px.detach()
+    loss = _depth_penalty(_distance(coordinates, view, depth, contraction), depth, view)
+    return loss.mean(), reprojection.error_px.detach()
 
 
 def _distance(coordinates: Tensor, view: View, depth_m: Tensor, contraction: Contraction | None) -> Tensor:
@@ -100,9 +105,9 @@ def _distance(coordinates: Tensor, view: View, depth_m: Tensor, contraction: Con
     return (coordinates - truth).norm(dim=1) if contraction is None else contraction.distance(coordinates, truth)
 
 
-def _pull(distance_m: Tensor, depth_m: Tensor, view: View) -> Tensor:
-    """Loss (B,) of a distance to the point at a known depth: its logarithm, in pixels as seen from the camera."""
-    return GUIDE_PX * torch.log1p(distance_m * view.intrinsics[:, 0] / depth_m / GUIDE_PX)
+def _depth_penalty(distance_m: Tensor, depth_m: Tensor, view: View) -> Tensor:
+    """Loss (B,) of a distance to the point at a known depth: its logarithm, in pixels as the camera sees it."""
+    return DEPTH_SOFTNESS_PX * torch.log1p(distance_m * view.intrinsics[:, 0] / depth_m / DEPTH_SOFTNESS_PX)
 
 
 def laplace_loss(coordinates: Tensor, sigma: Tensor, truth: Tensor) -> Tensor:
@@ -115,9 +120,10 @@ def laplace_reprojection_loss(coordinates: Tensor, sigma: Tensor, view: View) ->
 
     Valid: likelihood of the L1 pixel error, with sigma projected. Invalid: of the distance to the point at 0.1 m.
     """
-    seen = reproject(coordinates, view)
-    sigma_px = (sigma * view.intrinsics[:, 0] / seen.in_camera[:, 2].clamp(min=MIN_DEPTH_M)).clamp(min=MIN_SIGMA_PX)
-    by_pixel = sigma_px.log() + math.sqrt(2.0) * seen.error_px / sigma_px
-    astray = (seen.in_camera - points_at_depth(view, SIGMA_FALLBACK_DEPTH_M)).norm(dim=1)
-    by_distance = sigma.log() + math.sqrt(2.0) * astray / sigma
-    return torch.where(seen.valid, by_pixel, by_distance), seen.error_px.detach()
+    reprojection = reproject(coordinates, view)
+    depth = reprojection.in_camera[:, 2].clamp(min=MIN_DEPTH_M)
+    sigma_px = (sigma * view.intrinsics[:, 0] / depth).clamp(min=MIN_SIGMA_PX)
+    by_pixel = sigma_px.log() + math.sqrt(2.0) * reprojection.error_px / sigma_px
+    fallback = (reprojection.in_camera - points_at_depth(view, SIGMA_FALLBACK_DEPTH_M)).norm(dim=1)
+    by_distance = sigma.log() + math.sqrt(2.0) * fallback / sigma
+    return torch.where(reprojection.valid, by_pixel, by_distance), reprojection.error_px.detach()

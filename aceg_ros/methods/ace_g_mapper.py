@@ -6,7 +6,7 @@ With the shipped regressor the code is made of landmarks, found by triangulation
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import torch
@@ -16,12 +16,11 @@ from aceg_ros.camera import Frame
 from aceg_ros.encoders.base import Encoder, load_encoder
 from aceg_ros.errors import UserError
 from aceg_ros.mapping.budget import MappingBudget
-from aceg_ros.mapping.cloud import explained_points
-from aceg_ros.mapping.frames import Collection
-from aceg_ros.mapping.landmarks import find_landmarks, merge, thin
-from aceg_ros.mapping.optimize_map_code import CodeTraining, train_code
-from aceg_ros.mapping.patch_buffer import PatchBuffer, fill_buffer
-from aceg_ros.mapping.train_head import TrainingResult
+from aceg_ros.mapping.frames import MappingFrames
+from aceg_ros.mapping.landmarks import Landmarks, cluster_landmarks, find_landmarks, subsample
+from aceg_ros.mapping.optimize_map_code import MapCodeOptions, optimize_map_code
+from aceg_ros.mapping.patch_buffer import FillOptions, PatchBuffer, fill_buffer
+from aceg_ros.mapping.point_cloud import predict_point_cloud
 from aceg_ros.mapping.triangulation import TriangulationOptions
 from aceg_ros.maps.header import MappingStatistics, NetworkReference
 from aceg_ros.maps.scene_map import SceneMap, sections_to_show
@@ -33,26 +32,32 @@ from aceg_ros.networks.regressor import Regressor, load_regressor
 from aceg_ros.utils.device import pick_device
 
 MIN_LANDMARKS = 200
-MIN_SHARE = 0.05                     # of a picture's patches: chance makes 0.02 of pure noise, places 0.2 to 0.5
-MERGE_SHARE = 0.12                   # of the time for mapping, kept for choosing the codes
+MIN_LANDMARK_SHARE = 0.05            # of an image's patches: chance makes 0.02 of pure noise, scenes 0.2 to 0.5
+CLUSTERING_SHARE = 0.12              # of the budget, kept for clustering the landmarks
+FINISH_SHARE, FINISH_S = 0.02, 1.0   # of the budget, for the cloud and the file
 CLOUD_POINTS = 15_000                # of 50,000 a map may have: the landmarks are the larger part of a small file
+KEY_SCALE = 127                      # keys are unit vectors as int8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AceGSettings:
-    """codes: at most so many landmarks; the rest is for the published regressor: patches in the buffer, of a picture,
-    share of the budget for encoding, training."""
+    """Sizes that a device can afford. landmarks: at most so many in a map, after clustering.
 
-    codes: int = 8192
+    For the published regressor: buffer, patches in it; patches_per_image; fill_share, part of the budget for encoding
+    images; training.
+    """
+
+    landmarks: int = 8192
     triangulation: TriangulationOptions = field(default_factory=TriangulationOptions)
     buffer: int = 4_000_000
-    patches_per_picture: int = 1024
+    patches_per_image: int = 1024
     fill_share: float = 0.3
-    training: CodeTraining = field(default_factory=CodeTraining)
+    training: MapCodeOptions = field(default_factory=MapCodeOptions)
 
 
 # On a CPU a fraction of the published buffer, batch and code.
-SETTINGS = {"cuda": AceGSettings(), "cpu": AceGSettings(buffer=500_000, training=CodeTraining(codes=1024, batch=2048))}
+SETTINGS = {"cuda": AceGSettings(),
+            "cpu": AceGSettings(buffer=500_000, training=MapCodeOptions(codes=1024, batch=2048))}
 
 
 class AceGMapper:
@@ -64,83 +69,104 @@ class AceGMapper:
         self._settings = settings or SETTINGS[self._device]
         self._encoder = load_encoder(options.encoder, self._device)
         self._regressor = _fitting_regressor(self._own.regressor, self._encoder, self._device)
-        self._collection = Collection(self._encoder, options.use_depth)
+        self._frames = MappingFrames(self._encoder, options.use_depth)
 
     def add(self, frame: Frame) -> None:
-        """Take one posed frame. Raises UserError without a usable pose or picture."""
-        self._collection.add(frame)
+        """Take one posed frame. Raises UserError without a usable pose or image."""
+        self._frames.add(frame)
 
     def build(self, budget: MappingBudget) -> SceneMap:
-        """Map within the budget. If it says stop, what there is becomes the map, marked incomplete."""
-        budget = budget.reserve(0.02 * budget.total_s + 1.0)          # for the cloud and the file
-        self._collection.check()
+        """Make the code that the regressor reads, of landmarks or by optimisation, within the budget.
+
+        When the budget says stop, the code so far becomes the map, marked incomplete.
+        """
+        self._frames.check()
+        budget = budget.reserve(FINISH_SHARE * budget.total_s + FINISH_S)
         torch.manual_seed(self._options.seed)
-        make = self._by_landmarks if isinstance(self._regressor.net, LandmarkRegressor) else self._by_training
-        scene_map = make(budget)
+        if isinstance(self._regressor.net, LandmarkRegressor):
+            scene_map = self._build_of_landmarks(budget)
+        else:
+            scene_map = self._build_by_optimization(budget)
         budget.phase("done").report(1.0, scene_map.statistics.reprojection_px, 0.0)
         return scene_map
 
-    def _by_landmarks(self, budget: MappingBudget) -> SceneMap:
-        settings, seed = self._settings, self._options.seed
-        finding = budget.phase("finding landmarks").reserve(MERGE_SHARE * budget.total_s)
-        landmarks = find_landmarks(
-            self._collection.pictures, self._encoder, self._device, settings.triangulation, seed, finding.deadline,
-            finding.should_stop, finding.report, self._options.use_depth)
-        sources = len(landmarks.source.unique())
-        needed = max(MIN_LANDMARKS, round(MIN_SHARE * sources * settings.triangulation.patches))
-        if len(landmarks) < needed:
-            raise UserError(f"Only {len(landmarks)} landmarks were found, at least {needed} are needed: take"
-                            " more pictures that overlap and see the same from different places, or give more time.")
-        in_time = finding.remaining_s() > 0.0               # then all that may take part were looked at
-        encoded = min(len(self._collection.pictures), settings.triangulation.pictures) if in_time else sources
-        features, points = merge(landmarks, self._own.codes or settings.codes, seed)
-        keys = (features * 127).round().to(torch.int8)
-        cloud = thin(landmarks, CLOUD_POINTS, seed + 1)
-        result = TrainingResult(0, budget.elapsed_s(), float("nan"), not budget.should_stop())
-        return self._scene_map({"landmarks": {"keys": keys, "points": points}}, result, encoded, len(landmarks),
-                               cloud.points.cpu().numpy(), cloud.colours.numpy(), budget)
+    def _build_of_landmarks(self, budget: MappingBudget) -> SceneMap:
+        """Find landmarks, cluster them, and make a map of the clusters."""
+        seed = self._options.seed
+        landmarks, encoded = self._find_landmarks(budget)
+        features, points = cluster_landmarks(landmarks, self._own.codes or self._settings.landmarks, seed)
+        cloud = subsample(landmarks, CLOUD_POINTS, seed + 1)
+        code = {"keys": (features * KEY_SCALE).round().to(torch.int8), "points": points}
+        statistics = replace(self._statistics(budget), encoded=encoded, patches=len(landmarks),
+                             complete=not budget.should_stop())
+        return self._finish({"landmarks": code}, cloud.points.cpu().numpy(), cloud.colours.numpy(), statistics)
 
-    def _by_training(self, budget: MappingBudget) -> SceneMap:
-        settings, options, net = self._settings, self._options, self._regressor.net
+    def _find_landmarks(self, budget: MappingBudget) -> tuple[Landmarks, int]:
+        """Landmarks of the scene, and how many images were encoded for them."""
+        options = replace(self._settings.triangulation, seed=self._options.seed)
+        budget = budget.phase("finding landmarks").reserve(CLUSTERING_SHARE * budget.total_s)
+        landmarks = find_landmarks(self._frames.prepared, self._encoder, options, budget,
+                                   use_depth=self._options.use_depth)
+        sources = len(landmarks.source.unique())
+        needed = max(MIN_LANDMARKS, round(MIN_LANDMARK_SHARE * sources * options.patches))
+        if len(landmarks) < needed:
+            raise UserError(f"Only {len(landmarks)} landmarks were found, at least {needed} are needed: take more"
+                            " images that overlap and see the same from different positions, or give more time.")
+        in_time = budget.remaining_s() > 0.0             # then all images that may take part were encoded
+        return landmarks, min(len(self._frames), options.images) if in_time else sources
+
+    def _build_by_optimization(self, budget: MappingBudget) -> SceneMap:
+        """Fill the patch buffer, optimise a code for it, and make a map of the code."""
+        net = self._regressor.net
         assert isinstance(net, TransformerHead)
-        rng = np.random.default_rng(options.seed)
-        pictures = self._collection.pictures
-        buffer = PatchBuffer(settings.buffer, self._encoder.dim, self._encoder.stride, self._device, False)
-        filling = budget.phase("encoding images", at_most_s=settings.fill_share * budget.total_s)
+        buffer, encoded = self._fill_buffer(budget)
+        code = self._new_code(net)
+        result = optimize_map_code(code, net, buffer, options=self._settings.training, budget=budget.phase("training"))
+        if result.iterations == 0:
+            raise UserError(f"The budget of {budget.total_s:.0f} s left no time to train: give more with --budget.")
+        xyz, rgb = predict_point_cloud(lambda features: net(features, code).coordinates, buffer, CLOUD_POINTS,
+                                       self._options.seed)
+        statistics = replace(self._statistics(budget), encoded=encoded, patches=buffer.size,
+                             iterations=result.iterations, reprojection_px=result.reprojection_px,
+                             complete=result.finished)
+        return self._finish({"code": {"embeddings": code.embeddings.detach().half(), "mean": code.mean}}, xyz, rgb,
+                            statistics)
+
+    def _fill_buffer(self, budget: MappingBudget) -> tuple[PatchBuffer, int]:
+        """The patches to learn from, and how many images were encoded for them."""
+        settings, encoder = self._settings, self._encoder
+        buffer = PatchBuffer(settings.buffer, dim=encoder.dim, stride=encoder.stride, device=self._device,
+                             with_depth=False)
         encoded = fill_buffer(
-            buffer, self._encoder, pictures, settings.patches_per_picture, filling.deadline, budget.deadline, rng,
-            filling.report, filling.should_stop)
+            buffer, encoder, self._frames.prepared, options=FillOptions(patches_per_image=settings.patches_per_image),
+            budget=budget.phase("encoding images", at_most_s=settings.fill_share * budget.total_s), first_pass=budget,
+            rng=np.random.default_rng(self._options.seed))
         if budget.should_stop() or buffer.size == 0:
             raise UserError("Mapping ended before training began: there is nothing to keep. Give more time with"
                             " --budget.")
-        mean = torch.tensor(self._collection.poses[:, :3, 3].mean(0)).float()
-        generator = torch.Generator().manual_seed(options.seed)
-        codes = self._own.codes or self._regressor.codes or settings.training.codes
-        code = MapCode.noise(codes, net.config.dim_emb, mean, generator).to(self._device)
-        report = budget.phase("training").report
-        result = train_code(net, code, buffer, settings.training, budget.deadline,
-                            lambda done, left, error: report(done, error, left), budget.should_stop)
-        if result.iterations == 0:
-            raise UserError(f"The budget of {budget.total_s:.0f} s left no time to train: give more with --budget.")
-        xyz, rgb = explained_points(lambda features: net(features, code).coordinates, buffer, CLOUD_POINTS,
-                                    options.seed)
-        section = {"embeddings": code.embeddings.detach().half(), "mean": code.mean}
-        return self._scene_map({"code": section}, result, encoded, buffer.size, xyz, rgb, budget)
+        return buffer, encoded
 
-    def _scene_map(self, sections: dict[str, dict[str, Tensor]], result: TrainingResult, encoded: int, patches: int,
-                   xyz: np.ndarray, rgb: np.ndarray, budget: MappingBudget) -> SceneMap:
-        options = self._options
-        statistics = MappingStatistics(
-            frames=len(self._collection.pictures), encoded=encoded, mapping_s=budget.elapsed_s(),
-            budget_s=budget.total_s, iterations=result.iterations, patches=patches,
-            reprojection_px=result.reprojection_px, seed=options.seed, device=self._device, complete=result.finished)
+    def _new_code(self, net: TransformerHead) -> MapCode:
+        """A code of noise around the mean camera position."""
+        mean = torch.tensor(self._frames.poses[:, :3, 3].mean(0)).float()
+        codes = self._own.codes or self._regressor.codes or self._settings.training.codes
+        generator = torch.Generator().manual_seed(self._options.seed)
+        return MapCode.noise(codes, net.config.dim_emb, mean, generator).to(self._device)
+
+    def _statistics(self, budget: MappingBudget) -> MappingStatistics:
+        return MappingStatistics(frames=len(self._frames), mapping_s=budget.elapsed_s(), budget_s=budget.total_s,
+                                 seed=self._options.seed, device=self._device)
+
+    def _finish(self, code: dict[str, dict[str, Tensor]], cloud_xyz: np.ndarray, cloud_rgb: np.ndarray,
+                statistics: MappingStatistics) -> SceneMap:
         networks = {"encoder": NetworkReference.to(self._encoder), "regressor": NetworkReference.to(self._regressor)}
         return SceneMap(method="ace_g", networks=networks, settings=asdict(AceGMapSettings()), statistics=statistics,
-                        cameras=self._collection.cameras,
-                        sections={**sections, **sections_to_show(xyz, rgb, self._collection.poses)})
+                        cameras=self._frames.cameras,
+                        sections={**code, **sections_to_show(cloud_xyz, cloud_rgb, self._frames.poses)})
 
 
 def _fitting_regressor(source: str, encoder: Encoder, device: str) -> Regressor:
+    """Load the regressor. Raises UserError if it was not trained for this encoder."""
     regressor = load_regressor(source, device)
     if regressor.encoder not in ("", encoder.identity) or regressor.dim_in != encoder.dim:
         raise UserError(f"Regressor '{source}' was trained for encoder {regressor.encoder or 'of other width'}"

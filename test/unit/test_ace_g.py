@@ -15,11 +15,11 @@ from aceg_ros.encoders.feature_map import FeatureMap
 from aceg_ros.errors import UserError
 from aceg_ros.geometry import pose_error
 from aceg_ros.importers.registry import import_file
-from aceg_ros.mapping.augmentation import Picture, prepared_picture
+from aceg_ros.mapping.augmentation import PreparedFrame, prepare_frame
 from aceg_ros.mapping.budget import MappingBudget
-from aceg_ros.mapping.landmarks import Landmarks, find_landmarks, merge, thin
+from aceg_ros.mapping.landmarks import Landmarks, cluster_landmarks, find_landmarks, subsample
 from aceg_ros.mapping.losses import View, laplace_loss, laplace_reprojection_loss, points_at_depth
-from aceg_ros.mapping.optimize_map_code import CodeTraining, train_code
+from aceg_ros.mapping.optimize_map_code import MapCodeOptions, optimize_map_code
 from aceg_ros.mapping.patch_buffer import PatchBuffer
 from aceg_ros.mapping.triangulation import TriangulationOptions
 from aceg_ros.maps.scene_map import SceneMap
@@ -120,8 +120,9 @@ def test_codes_are_projected_once_for_all_patches():
 
 
 def view(count: int) -> View:
-    return View(torch.eye(3, 4).repeat(count, 1, 1), torch.tensor([500.0, 480.0, 320.0, 240.0]).repeat(count, 1),
-                torch.full((count, 2), 100.0))
+    return View(camera_from_map=torch.eye(3, 4).repeat(count, 1, 1),
+                intrinsics=torch.tensor([500.0, 480.0, 320.0, 240.0]).repeat(count, 1),
+                pixels=torch.full((count, 2), 100.0))
 
 
 def test_laplace_losses_by_hand():
@@ -190,24 +191,26 @@ def test_regressor_files_come_back_and_others_are_refused(tmp_path):
             load_regressor(str(tmp_path / name))
 
 
-def test_thinning_keeps_so_many_and_is_repeatable():
+def test_subsampling_keeps_so_many_and_is_repeatable():
     points = torch.rand(500, 3)
-    many = Landmarks(unit(500, 8), points, torch.zeros(500, 3, dtype=torch.uint8), torch.arange(500) % 7)
-    few = thin(many, 100, 0)
-    assert len(few) == 100 and torch.equal(few.points, thin(many, 100, 0).points)
-    assert thin(many, 1000, 0) is many
+    many = Landmarks(features=unit(500, 8), points=points, colours=torch.zeros(500, 3, dtype=torch.uint8),
+                     source=torch.arange(500) % 7)
+    few = subsample(many, 100, 0)
+    assert len(few) == 100 and torch.equal(few.points, subsample(many, 100, 0).points)
+    assert subsample(many, 1000, 0) is many
 
 
-def test_merging_averages_what_is_alike_and_near():
-    """Two spots that look alike, two looks of one spot, many landmarks of each: one mean of every kind."""
+def test_clusters_are_means_of_similar_features_that_are_near():
+    """Two points with the same two features, many landmarks of each combination: one mean of every kind."""
     generator = torch.Generator().manual_seed(0)
     looks, spots = unit(2, 16, 1), torch.tensor([[0.0, 0, 0], [3.0, 0, 0]])
     kind = torch.randint(4, (2000,), generator=generator)
     features = torch.nn.functional.normalize(
         looks[kind % 2] + 0.02 * torch.randn(2000, 16, generator=generator), dim=1)
     points = spots[kind // 2] + 0.01 * torch.randn(2000, 3, generator=generator)
-    many = Landmarks(features.half(), points, torch.zeros(2000, 3, dtype=torch.uint8), torch.zeros(2000).long())
-    keys, centres = merge(many, 40, 0)
+    many = Landmarks(features=features.half(), points=points, colours=torch.zeros(2000, 3, dtype=torch.uint8),
+                     source=torch.zeros(2000).long())
+    keys, centres = cluster_landmarks(many, 40, 0)
     assert len(keys) == len(centres) == 40
     assert ((centres[:, None] - spots).norm(dim=2).amin(1) < 0.05).all(), "no mean lies between the spots"
     assert ((keys @ looks.T).amax(1) > 0.99).all(), "nor between the looks"
@@ -243,9 +246,9 @@ def test_a_rough_search_finds_what_an_exact_one_does():
 def test_measured_depths_make_landmarks_where_they_are():
     world = demo_world()
     frame = world.render_frame(mapping_path(8, world.room)[0])
-    picture = prepared_picture(frame, 480, 8)
-    found = find_landmarks([picture], load_encoder("compact"), "cpu", TriangulationOptions(patches=300), 0,
-                           float("inf"), lambda: False, lambda _: None, use_depth=True)
+    prepared = prepare_frame(frame, 480, 8)
+    found = find_landmarks([prepared], load_encoder("compact"), TriangulationOptions(patches=300),
+                           MappingBudget.start(), use_depth=True)
     local = (found.points.numpy() - frame.map_from_camera[:3, 3]) @ frame.map_from_camera[:3, :3]
     pixels = local[:, :2] / local[:, 2:] * (frame.camera.fx, frame.camera.fy) + (frame.camera.cx, frame.camera.cy)
     column, row = pixels.astype(int).T                   # the centre of a patch lies between four pixels
@@ -263,16 +266,17 @@ def test_training_a_code_explains_the_buffer():
     head = TransformerHead(replace(SMALL, dim_in=8, num_blocks=2))
     before = {key: value.clone() for key, value in head.state_dict().items()}
     head.requires_grad_(False)
-    buffer = PatchBuffer(600, 8, 8, "cpu", False)
+    buffer = PatchBuffer(600, dim=8, stride=8, device="cpu", with_depth=False)
     camera = Camera(width=320, height=240, fx=260.0, fy=260.0, cx=160.0, cy=120.0)
-    picture = Picture(np.zeros((240, 320, 3), np.uint8), camera, np.eye(4), None)
+    frame = PreparedFrame(image=np.zeros((240, 320, 3), np.uint8), camera=camera, map_from_camera=np.eye(4), mask=None)
     grid = FeatureMap(torch.randn(1, 8, 30, 40, generator=torch.Generator().manual_seed(0)) * 0.1
                 + torch.linspace(-1, 1, 40), None)
-    buffer.add(grid, picture, 600, np.random.default_rng(0))
+    buffer.add(grid, frame, np.random.default_rng(0), count=600)
     code = MapCode.noise(16, 32, torch.tensor([0.0, 0.0, 0.0]), torch.Generator().manual_seed(0))
     errors = []
-    result = train_code(head, code, buffer, CodeTraining(16, 150, 256, 2e-2), float("inf"),
-                        lambda progress, left, error: errors.append(error), lambda: False)
+    budget = MappingBudget.start(progress=lambda report: errors.append(report.reprojection_px))
+    options = MapCodeOptions(codes=16, iterations=150, batch=256, peak_rate=2e-2)
+    result = optimize_map_code(code, head, buffer, options=options, budget=budget)
     assert result.iterations == 150 and result.finished
     assert result.reprojection_px < 0.5 * errors[0]
     assert all(torch.equal(value, before[key]) for key, value in head.state_dict().items()), "the regressor is frozen"

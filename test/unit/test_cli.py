@@ -17,7 +17,7 @@ from aceg_ros.cli import main
 from aceg_ros.datasets import open_scene, write_ace_scene
 from aceg_ros.geometry import pose_error
 from aceg_ros.mapping.budget import MappingBudget
-from aceg_ros.mapping.train_head import TrainingOptions
+from aceg_ros.mapping.train_head import HeadTrainingOptions
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.ace_mapper import AceMapper, AceSettings
 from aceg_ros.methods.base import MappingOptions
@@ -138,7 +138,8 @@ def test_measured_depths_train_as_well_as_triangulated_ones(rendered_scene):
     """Share of scene coordinates within 25 cm of the rendered ones after the same number of steps; measured depths of
     all patches alike have 0.18 of them right, triangulated ones 0.35."""
     frames = list(open_scene(rendered_scene / "mapping", every=2))
-    settings = AceSettings(128, 1, len(frames) * 500, 500, TrainingOptions(250, 1024), 0.5)
+    settings = AceSettings(width=128, buffer=len(frames) * 500, patches_per_image=500, fill_share=0.5,
+                           training=HeadTrainingOptions(iterations=250, batch=1024))
 
     def right(use_depth: bool) -> float:
         mapper = AceMapper(MappingOptions(device="cpu", use_depth=use_depth), settings=settings)

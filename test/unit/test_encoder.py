@@ -14,8 +14,8 @@ from aceg_ros.encoders.aliked import AlikedNet, DeformableConv
 from aceg_ros.encoders.base import load_encoder
 from aceg_ros.encoders.compact import CompactNet, fuse_batch_norm
 from aceg_ros.errors import UserError
-from aceg_ros.mapping.augmentation import prepared_picture
-from aceg_ros.mapping.matching import _epipolar_lines, _on_plane, look
+from aceg_ros.mapping.augmentation import prepare_frame
+from aceg_ros.mapping.matching import epipolar_lines, extract_features, homogeneous_pixels
 from aceg_ros.networks.ace_head import SceneHead
 from aceg_ros.synthetic.demo_room import demo_world, mapping_path
 from aceg_ros.synthetic.render import DAYLIGHT, EVENING
@@ -72,20 +72,20 @@ def test_shipped_weights_are_small_and_tell_places_apart(repository, grey):
 
 
 def test_reliable_patches_match_more_often_than_others(shared_scenes):
-    """In a kitchen that it has never seen: share of patches whose nearest feature in another picture is where the poses
-    allow it to be. Measured: 0.84 of the surer half, 0.66 of the others."""
+    """In a kitchen that it has never seen: share of patches whose nearest feature in another image lies where the poses
+    allow. Measured: 0.84 of the more reliable half, 0.66 of the others."""
     encoder = load_encoder("compact")
-    pictures = [prepared_picture(frame, encoder.short_side_px, encoder.stride)
+    prepared = [prepare_frame(frame, encoder.short_side_px, encoder.stride)
                 for frame in islice(open_scene(shared_scenes / "redkitchen7s" / "mapping"), 0, 60, 4)]
-    surer, others = [], []
-    for first, second in pairwise(pictures):
-        a, b = (look(picture, encoder, "cpu", 5000) for picture in (first, second))     # the surest first
+    reliable, others = [], []
+    for first, second in pairwise(prepared):
+        a, b = (extract_features(frame, encoder, 5000) for frame in (first, second))     # the most reliable first
         nearest = (a.features @ b.features.T).argmax(1)
-        lines = _epipolar_lines(a.rays, a.centre, b.camera_from_map[None], b.intrinsics[None])[0]
-        allowed = (_on_plane(b.pixels[nearest], b.intrinsics) * lines).sum(-1).abs() < 6.0
-        surer.append(allowed[:2400].float().mean())
+        lines = epipolar_lines(a.rays, a.centre, b.camera_from_map[None], b.intrinsics[None])[0]
+        allowed = (homogeneous_pixels(b.pixels[nearest], b.intrinsics) * lines).sum(-1).abs() < 6.0
+        reliable.append(allowed[:2400].float().mean())
         others.append(allowed[2400:].float().mean())
-    assert np.mean(surer) > np.mean(others) + 0.12, (np.mean(surer), np.mean(others))
+    assert np.mean(reliable) > np.mean(others) + 0.12, (np.mean(reliable), np.mean(others))
 
 
 def _neighbours(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

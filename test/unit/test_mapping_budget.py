@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,9 +13,9 @@ from aceg_ros.utils.progress import Progress
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Seconds of time.monotonic() in a list of one."""
+    """The clock of the budget: seconds in a list of one."""
     now = [1000.0]
-    monkeypatch.setattr(budget_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(budget_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 

@@ -8,7 +8,7 @@ from aceg_ros.camera import Camera, Frame
 from aceg_ros.estimate import PoseEstimate, Status
 from aceg_ros.evaluation.metrics import FrameResult, availability, consistency, summarize
 from aceg_ros.mapping.budget import MappingBudget
-from aceg_ros.mapping.calibration import MIN_PICTURES, covariance_scale, held_out, squared_distance
+from aceg_ros.mapping.calibration import MIN_HELD_OUT, covariance_scale, held_out, normalized_error_squared
 from aceg_ros.maps.header import MIN_COVARIANCE_SCALE
 
 COVARIANCE = np.diag([1e-4, 4e-4, 1e-4, 1e-5, 1e-5, 4e-5])
@@ -102,7 +102,7 @@ def test_a_scale_by_few_pictures_is_seldom_too_small(count):
 
 
 def test_too_few_pictures_calibrate_nothing():
-    errors = 10 * np.ones((MIN_PICTURES, 6))
+    errors = 10 * np.ones((MIN_HELD_OUT, 6))
     assert covariance_scale(Scripted(errors), frames(1), MappingBudget.start()) == MIN_COVARIANCE_SCALE
     assert covariance_scale(Scripted([], accepted=False), frames(50), MappingBudget.start()) == MIN_COVARIANCE_SCALE
     no_time = MappingBudget.start(0.0)
@@ -118,4 +118,4 @@ def test_a_share_of_many_pictures_is_held_out():
 
 def test_distances_are_counted_in_standard_deviations():
     pose = shifted(np.eye(4), np.array([0.02, 0, 0, 0, 0, 0]))
-    assert squared_distance(pose, COVARIANCE, np.eye(4)) == pytest.approx(4.0)
+    assert normalized_error_squared(pose, COVARIANCE, np.eye(4)) == pytest.approx(4.0)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from aceg_ros.mapping.losses import laplace_loss, laplace_reprojection_loss
-from aceg_ros.mapping.train_head import one_cycle
+from aceg_ros.mapping.training_loop import one_cycle
 from aceg_ros.networks.map_code_transformer import MapCode, TransformerHead, TransformerHeadConfig
 from aceg_ros.pretraining.ace_g.scenes import TrainingScene, TrainingSceneData
 from aceg_ros.pretraining.common.loop import LoopOptions, Statistics

@@ -18,10 +18,11 @@ from aceg_ros.camera import Frame
 from aceg_ros.datasets import open_scene
 from aceg_ros.encoders.base import Encoder, load_encoder
 from aceg_ros.errors import UserError
-from aceg_ros.mapping.augmentation import prepared_picture
+from aceg_ros.mapping.augmentation import prepare_frame
+from aceg_ros.mapping.budget import MappingBudget
 from aceg_ros.mapping.landmarks import find_landmarks
 from aceg_ros.mapping.losses import View, points_at_depth
-from aceg_ros.mapping.matching import look, measured_depths
+from aceg_ros.mapping.matching import extract_features, measured_depths
 from aceg_ros.mapping.triangulation import TriangulationOptions
 from aceg_ros.pretraining.common.run import write_arrays
 from aceg_ros.synthetic.room_sessions import render_room_sessions
@@ -177,14 +178,13 @@ def make_training_scene(mapping: Sequence[Frame], query: Sequence[Frame], encode
                         device: str = "cpu") -> TrainingScene:
     """Find landmarks in the mapping frames as mapping does, and choose patches of the query frames as localization
     does, with their depths if the frames have any."""
-    prepared = [replace(prepared_picture(frame, encoder.short_side_px, encoder.stride), depth_m=None)
+    prepared = [replace(prepare_frame(frame, encoder.short_side_px, encoder.stride), depth_m=None)
                 for frame in mapping]
-    landmarks = find_landmarks(prepared, encoder, device, TriangulationOptions(), 0, float("inf"), lambda: False,
-                               lambda _: None)
+    landmarks = find_landmarks(prepared, encoder, TriangulationOptions(), MappingBudget.start())
     chosen = torch.randperm(len(landmarks), generator=torch.Generator().manual_seed(0))[:MAX_LANDMARKS]
     landmarks = landmarks.subset(chosen.to(landmarks.points.device))
-    query_frames = [prepared_picture(frame, encoder.short_side_px, encoder.stride) for frame in query]
-    extracted = [look(frame, encoder, device, PATCHES_PER_IMAGE) for frame in query_frames]
+    query_frames = [prepare_frame(frame, encoder.short_side_px, encoder.stride) for frame in query]
+    extracted = [extract_features(frame, encoder, PATCHES_PER_IMAGE) for frame in query_frames]
     return TrainingScene(
         keys=landmarks.features, points=landmarks.points, source=landmarks.source,
         features=torch.cat([each.features.half() for each in extracted]),
