@@ -4,11 +4,16 @@ from setuptools import find_packages, setup
 
 package_name = "aceg_ros"
 
+# Extras: what some users want and nobody needs.
+viewer = ["rerun-sdk"]
+dinov2 = ["transformers"]
+dev = ["import-linter", "mypy", "nbmake", "pytest<8.4", "pytest-timeout", "pytest-xdist", "ruff"]
+
 setup(
     name=package_name,
     version="0.1.0",
     packages=find_packages(include=[package_name, f"{package_name}.*"]),
-    package_data={package_name: ["weights/*.safetensors", "weights/*.md", "evaluation/*.html"]},
+    package_data={package_name: ["py.typed", "weights/*.safetensors", "weights/*.md", "evaluation/*.html"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{package_name}"]),
         (f"share/{package_name}", ["package.xml"]),
@@ -16,11 +21,16 @@ setup(
         (f"share/{package_name}/config", sorted(glob("config/*"))),
         (f"share/{package_name}/rviz", sorted(glob("rviz/*.rviz"))),
     ],
-    install_requires=["setuptools"],
-    zip_safe=True,
+    # What the core imports. ROS 2 stays outside: it is not on the Python package index, package.xml names it.
+    install_requires=[
+        "matplotlib", "numpy", "opencv-python-headless", "pillow", "poselib>=2.0.5", "pyyaml", "rosbags", "rosbags-image",
+        "safetensors>=0.4.3", "scipy", "setuptools", "torch>=2.4", "tqdm",
+    ],
+    extras_require={"rerun": viewer, "dinov2": dinov2, "dev": dev, "all": viewer + dinov2 + dev},
+    zip_safe=False,
     maintainer="aceg_ros developers",
     maintainer_email="team@aceg-ros.org",
-    description="Visual localization by scene coordinate regression: maps a place from posed images, then answers "
+    description="Visual localization by scene coordinate regression: maps a scene from posed images, then answers "
                 "where a new image was taken.",
     license="Apache-2.0",
     python_requires=">=3.10",

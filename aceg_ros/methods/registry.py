@@ -133,10 +133,12 @@ def all_options() -> dict[str, tuple[Option, tuple[str, ...]]]:
 
 
 def own_options(method: str, given: Mapping[str, Any]) -> Any:
-    """Return a method's options with the given values. Raises UserError if one is another method's or not allowed."""
+    """Return a method's options with the given values. Raises UserError if one is another method's, unknown or not allowed."""
     spec, known = get(method), all_options()
     for name in given:
         if name not in spec.option_names():
+            if name not in known:
+                raise UserError(f"No method has an option '{name}': there are {', '.join(sorted(known))}.")
             owners = " or ".join(known[name][1])
             raise UserError(f"{known[name][0].flag} is of method {owners}: leave it out, or map with --method"
                             f" {owners}.")
