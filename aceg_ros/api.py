@@ -1,0 +1,112 @@
+"""The Python API in a screen: `build_map` makes a map of a recording, `Localizer` finds images in it.
+
+The command line and the node do the same through the same functions; what only they need (progress bars, topics) is
+theirs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from aceg_ros.camera import Camera, Frame
+from aceg_ros.datasets import BagOptions, Scene, load_image, open_scene
+from aceg_ros.estimate import PoseEstimate
+from aceg_ros.mapping.budget import MappingBudget
+from aceg_ros.maps.scene_map import SceneMap
+from aceg_ros.methods.base import MappingOptions, default_method, make_localizer
+from aceg_ros.methods.build_map import build_map as map_frames
+from aceg_ros.utils.device import pick_device
+from aceg_ros.utils.malloc import configure_malloc
+from aceg_ros.utils.progress import Progress
+
+_LOG = logging.getLogger("aceg_ros")
+
+
+def build_map(recording: str | Path | Iterable[Frame], *, method: str | None = None, encoder: str = "compact",
+              budget_s: float | None = None, seed: int = 0, device: str = "auto", use_depth: bool = False,
+              every: int = 1, bag_options: BagOptions | None = None,
+              progress: Callable[[Progress], None] | None = None) -> SceneMap:
+    """Build a map from posed images.
+
+    Args:
+        recording: a folder or bag that `open_scene` can read, or posed frames.
+        method: "ace_g" or "ace"; None takes the one that suits the encoder.
+        encoder: the shipped "compact", or a file from `aceg import`.
+        budget_s: seconds that reading and mapping may take; None: 300 on a CPU, 120 on a GPU.
+        seed: of all random choices.
+        device: "cpu", "cuda", or "auto" for the GPU if there is one.
+        use_depth: learn from the depth images of the recording.
+        every: take every n-th frame of the recording.
+        bag_options: what to read of a ROS bag; None for the only topics that fit.
+        progress: called with each report of progress.
+
+    Returns:
+        The map, in memory: `SceneMap.save` writes it. Frames that could not be used are counted in its statistics and
+        named in the log "aceg_ros".
+
+    Raises:
+        UserError: the recording cannot be read, or its usable frames make no map.
+    """
+    _prepare_process()
+    device = pick_device(device)
+    frames = recording if not isinstance(recording, (str, Path)) else open_scene(recording, every, bag_options)
+    options = MappingOptions(encoder=encoder, seed=seed, device=device, use_depth=use_depth)
+    budget = MappingBudget.start(default_budget_s(device) if budget_s is None else budget_s,
+                                 progress=progress or (lambda _: None))
+    scene_map, skipped = map_frames(method or default_method(options), options, frames, budget)
+    unreadable = [frame.reason for frame in frames.skipped] if isinstance(frames, Scene) else []
+    for reason in unreadable + skipped:
+        _LOG.warning("skipped: %s", reason)
+    return scene_map
+
+
+class Localizer:
+    """Finds images in a map.
+
+    One localizer serves one thread. The first image is slower than those after it.
+    """
+
+    def __init__(self, scene_map: SceneMap, *, device: str = "auto", seed: int = 0):
+        """Take a map in memory. Raises UserError if its encoder or regressor is not the one it was made with."""
+        _prepare_process()
+        self._scene_map = scene_map
+        self._localizer = make_localizer(scene_map, device, seed)
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: str = "auto", seed: int = 0) -> Localizer:
+        """Load a map file. Raises UserError if it is missing, damaged or was made with other weights."""
+        return cls(SceneMap.load(path), device=device, seed=seed)
+
+    def localize(self, image: str | Path | np.ndarray | Frame, camera: Camera | None = None) -> PoseEstimate:
+        """Estimate where an image was taken.
+
+        Args:
+            image: an image file, an array (H, W, 3) uint8 RGB, or a `Frame`.
+            camera: the intrinsics; None takes the mapping camera of the same image size, if there is only one.
+
+        Returns:
+            An estimate with `map_from_camera` (4, 4) and `covariance` (6, 6), or one without a pose whose `status` and
+            `message` say why. Bad images are such rejections, not exceptions.
+
+        Raises:
+            UserError: the image file cannot be read, or no camera is known for its size.
+        """
+        return self._localizer.localize(image if isinstance(image, Frame) else self._frame(image, camera))
+
+    def _frame(self, image: str | Path | np.ndarray, camera: Camera | None) -> Frame:
+        name = "" if isinstance(image, np.ndarray) else str(image)
+        pixels = image if isinstance(image, np.ndarray) else load_image(Path(image))
+        if camera is None:
+            height, width = pixels.shape[:2]
+            camera = self._scene_map.camera_of_size(width, height)
+        return Frame(image=pixels, camera=camera, name=name)
+
+
+def _prepare_process() -> None:
+    configure_malloc()
+    cv2.setNumThreads(1)                    # torch has the cores
