@@ -9,16 +9,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
 
 from aceg_ros.camera import Camera, Frame
 from aceg_ros.datasets import BagOptions, Scene, load_image, open_scene
 from aceg_ros.estimate import PoseEstimate
-from aceg_ros.mapping.budget import MappingBudget
+from aceg_ros.mapping.budget import MappingBudget, default_budget_s
 from aceg_ros.maps.scene_map import SceneMap
-from aceg_ros.methods.base import MappingOptions, default_method, make_localizer
+from aceg_ros.methods import registry
+from aceg_ros.methods.base import MappingOptions
 from aceg_ros.methods.build_map import build_map as map_frames
 from aceg_ros.utils.device import pick_device
 from aceg_ros.utils.malloc import configure_malloc
@@ -30,12 +31,12 @@ _LOG = logging.getLogger("aceg_ros")
 def build_map(recording: str | Path | Iterable[Frame], *, method: str | None = None, encoder: str = "compact",
               budget_s: float | None = None, seed: int = 0, device: str = "auto", use_depth: bool = False,
               every: int = 1, bag_options: BagOptions | None = None,
-              progress: Callable[[Progress], None] | None = None) -> SceneMap:
+              progress: Callable[[Progress], None] | None = None, **method_options: Any) -> SceneMap:
     """Build a map from posed images.
 
     Args:
         recording: a folder or bag that `open_scene` can read, or posed frames.
-        method: "ace_g" or "ace"; None takes the one that suits the encoder.
+        method: a name in `aceg_ros.methods.registry`; None takes the one that suits the encoder.
         encoder: the shipped "compact", or a file from `aceg import`.
         budget_s: seconds that reading and mapping may take; None: 300 on a CPU, 120 on a GPU.
         seed: of all random choices.
@@ -44,6 +45,7 @@ def build_map(recording: str | Path | Iterable[Frame], *, method: str | None = N
         every: take every n-th frame of the recording.
         bag_options: what to read of a ROS bag; None for the only topics that fit.
         progress: called with each report of progress.
+        method_options: the method's own, such as codes=2048: `aceg map --help` lists them.
 
     Returns:
         The map, in memory: `SceneMap.save` writes it. Frames that could not be used are counted in its statistics and
@@ -52,13 +54,15 @@ def build_map(recording: str | Path | Iterable[Frame], *, method: str | None = N
     Raises:
         UserError: the recording cannot be read, or its usable frames make no map.
     """
-    _prepare_process()
+    configure_malloc()
     device = pick_device(device)
     frames = recording if not isinstance(recording, (str, Path)) else open_scene(recording, every, bag_options)
     options = MappingOptions(encoder=encoder, seed=seed, device=device, use_depth=use_depth)
     budget = MappingBudget.start(default_budget_s(device) if budget_s is None else budget_s,
                                  progress=progress or (lambda _: None))
-    scene_map, skipped = map_frames(method or default_method(options), options, frames, budget)
+    method = method or registry.default_method(options, method_options)
+    scene_map, skipped = map_frames(method, options, frames, budget,
+                                    method_options=registry.own_options(method, method_options))
     unreadable = [frame.reason for frame in frames.skipped] if isinstance(frames, Scene) else []
     for reason in unreadable + skipped:
         _LOG.warning("skipped: %s", reason)
@@ -73,9 +77,9 @@ class Localizer:
 
     def __init__(self, scene_map: SceneMap, *, device: str = "auto", seed: int = 0):
         """Take a map in memory. Raises UserError if its encoder or regressor is not the one it was made with."""
-        _prepare_process()
+        configure_malloc()
         self._scene_map = scene_map
-        self._localizer = make_localizer(scene_map, device, seed)
+        self._localizer = registry.make_localizer(scene_map, device, seed)
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "auto", seed: int = 0) -> Localizer:
@@ -105,8 +109,3 @@ class Localizer:
             height, width = pixels.shape[:2]
             camera = self._scene_map.camera_of_size(width, height)
         return Frame(image=pixels, camera=camera, name=name)
-
-
-def _prepare_process() -> None:
-    configure_malloc()
-    cv2.setNumThreads(1)                    # torch has the cores

@@ -9,6 +9,13 @@ from dataclasses import dataclass, replace
 
 from aceg_ros.utils.progress import Progress
 
+DEFAULT_BUDGET_S = {"cpu": 300.0, "cuda": 120.0}
+
+
+def default_budget_s(device: str) -> float:
+    """Seconds that a mapping run may take on a device ("cpu", "cuda"), if the user does not say."""
+    return DEFAULT_BUDGET_S[device]
+
 
 def _ignore(_: Progress) -> None: ...
 

@@ -99,6 +99,16 @@ class MapHeader:
             raise UserError(f"The map of method '{self.method}' names no {role}: map the scene again.")
         return self.networks[role]
 
+    def camera_of_size(self, width: int, height: int) -> Camera:
+        """The camera of the mapping images of this size. Raises UserError unless there is exactly one."""
+        fitting = [camera for camera in self.cameras if (camera.width, camera.height) == (width, height)]
+        if len(fitting) == 1:
+            return fitting[0]
+        sizes = ", ".join(sorted({f"{camera.width}x{camera.height}" for camera in self.cameras})) or "none"
+        found = f"{len(fitting)} cameras" if fitting else "no camera"
+        raise UserError(f"The map knows {found} of {width}x{height} (its images: {sizes}): give the intrinsics with"
+                        " --camera FILE, or as a Camera in Python.")
+
     def settings_as(self, settings_type: type[Settings]) -> Settings:
         """The settings as the frozen dataclass of the method; fields that are not stored have their defaults.
 
