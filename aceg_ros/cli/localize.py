@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ from aceg_ros.cli.arguments import add_computing_flags, add_verb
 from aceg_ros.errors import UserError
 
 if TYPE_CHECKING:
-    from aceg_ros.camera import Camera, Frame
+    from aceg_ros.camera import Frame
     from aceg_ros.estimate import PoseEstimate
     from aceg_ros.maps.scene_map import SceneMap
 
@@ -75,20 +74,9 @@ def _read_frame(path: str, number: int, scene_map: SceneMap, camera_file: str | 
     except UserError as error:
         raise _UnreadableImageError(str(error)) from None
     height, width = image.shape[:2]
-    camera = _mapping_camera(scene_map.cameras, width, height) if camera_file is None else \
+    camera = scene_map.camera_of_size(width, height) if camera_file is None else \
         load_camera_file(camera_file, width, height)
     return Frame(image=image, camera=camera, stamp_s=float(number), name=str(path))
-
-
-def _mapping_camera(cameras: Sequence[Camera], width: int, height: int) -> Camera:
-    """Return the mapping run's own camera, if it had one of the image's size, and only one. Raises UserError."""
-    fitting = [camera for camera in cameras if (camera.width, camera.height) == (width, height)]
-    if len(fitting) == 1:
-        return fitting[0]
-    sizes = ", ".join(sorted({f"{camera.width}x{camera.height}" for camera in cameras})) or "none"
-    found = f"{len(fitting)} cameras" if fitting else "no camera"
-    raise UserError(f"The map knows {found} of {width}x{height} (its images: {sizes}): give the intrinsics with"
-                    " --camera FILE.")
 
 
 def _as_json(path: str, estimate: PoseEstimate) -> dict[str, Any]:

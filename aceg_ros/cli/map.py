@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from aceg_ros.mapping.budget import MappingBudget
     from aceg_ros.maps.scene_map import SceneMap
 
-BUDGET_S = {"cpu": 300.0, "cuda": 120.0}
-
 
 def add_parser(verbs: Any) -> None:
     verb = add_verb(verbs, "map", run, "make a map from posed images")
@@ -70,7 +68,7 @@ def _add_method_flags(verb: argparse.ArgumentParser, conflicting: dict[str, Any]
 def run(options: argparse.Namespace) -> int:
     started = time.monotonic()
     from aceg_ros.datasets import open_scene
-    from aceg_ros.mapping.budget import MappingBudget
+    from aceg_ros.mapping.budget import MappingBudget, default_budget_s
     from aceg_ros.maps.scene_map import check_writable
     from aceg_ros.utils.device import pick_device
 
@@ -78,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
     if options.method is not None:
         registry.own_options(options.method, given)          # complains before the scene is opened
     device = pick_device(options.device)
-    total_s = BUDGET_S[device] if options.budget is None else options.budget
+    total_s = default_budget_s(device) if options.budget is None else options.budget
     scene = open_scene(options.scene, options.every, bag_options(options))
     check_writable(options.output)
     mapping = MappingOptions(encoder=options.encoder, seed=options.seed, device=device, use_depth=options.use_depth)

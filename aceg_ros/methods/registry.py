@@ -133,7 +133,10 @@ def all_options() -> dict[str, tuple[Option, tuple[str, ...]]]:
 
 
 def own_options(method: str, given: Mapping[str, Any]) -> Any:
-    """Return a method's options with the given values. Raises UserError if one is another method's, unknown or not allowed."""
+    """Return a method's options with the given values.
+
+    Raises UserError if one is unknown, another method's or has a value that is not allowed.
+    """
     spec, known = get(method), all_options()
     for name in given:
         if name not in spec.option_names():
