@@ -9,7 +9,7 @@ from torch import Tensor
 
 class FeatureMap(NamedTuple):
     """features (B, C, h, w), one descriptor per cell; reliability (B, h, w) in [0, 1]: how likely a cell is matched
-    correctly in another image, None if the encoder does not tell."""
+    correctly in another image, None if the encoder does not predict it."""
 
     features: Tensor
     reliability: Tensor | None

@@ -18,8 +18,8 @@ class SiftNet(nn.Module):
     dim = DIM
 
     def forward(self, images: Tensor) -> FeatureMap:
-        bytes_ = (images.permute(0, 2, 3, 1).cpu().numpy() * 255).astype(np.uint8)
-        descriptors = [self._describe(image) for image in bytes_]
+        arrays = (images.permute(0, 2, 3, 1).cpu().numpy() * 255).astype(np.uint8)
+        descriptors = [self._describe(array) for array in arrays]
         return FeatureMap(torch.stack(descriptors).to(images.device), None)
 
     @staticmethod

@@ -1,1 +1,1 @@
-"""What a mapping run leaves behind, as a file."""
+"""Maps as files."""

@@ -29,7 +29,7 @@ Settings = TypeVar("Settings")
 
 
 class IdentifiedNetwork(Protocol):
-    """A network that knows where it was found and what is in it."""
+    """A network with its source and its identity."""
 
     @property
     def source(self) -> str: ...
@@ -40,8 +40,11 @@ class IdentifiedNetwork(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkReference:
-    """A network that a map was made with. source: where it was found: the name of a shipped one, or a file. identity:
-    kind and content hash; the map is usable only with a network of this identity."""
+    """A network that a map was made with.
+
+    source: name of a shipped one, or path of a file. identity: kind and content hash; the map can be used only with a
+    network of this identity.
+    """
 
     source: str
     identity: str

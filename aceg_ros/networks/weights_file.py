@@ -80,7 +80,7 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], *, kind: str, confi
 
 
 def identity_of(kind: str, tensors: Mapping[str, Tensor], config: DataclassInstance | None = None) -> str:
-    """What tells one network from another: its kind, and a hash of its weights and configuration.
+    """The identity of a network: its kind, and a hash of its weights and configuration.
 
     Values that are the defaults of the configuration are left out of the hash, so that maps which name a network of the
     first release, whose hash was of the weights alone, still find it.

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever happens while they are written."""
+"""Atomic writes: a file is complete or not there, whatever happens while it is written."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from aceg_ros.errors import UserError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield the path of a temporary file beside the target, to be written by whatever writes files (np.savez,
-    torch.save, save_file); when the block ends it takes the target's place, or is deleted if the block raises.
+    """Replace a file by what the block writes to the yielded path of a temporary file, for np.savez, torch.save,
+    save_file and their like; if the block raises, the temporary file is deleted and the target stays as it was.
 
-    A crash leaves the old file or the new one, never a half. The temporary name ends as the target's does. Raises
+    A crash leaves the old file or the new one, never a half. The temporary name has the target's suffix. Raises
     OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _flush(path: Path) -> None:
-    """Have the kernel write a file, or a folder's list of names, to the disk."""
+    """Flush a file, or the entries of a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -66,7 +66,7 @@ def write_json(content: dict[str, Any], path: Path) -> None:
 
 
 def without_nan(value: Any) -> Any:
-    """The same structure with None (null) for NaN, which JSON does not have."""
+    """Return the same structure with None (null) for NaN, which JSON does not have."""
     if isinstance(value, dict):
         return {key: without_nan(entry) for key, entry in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Where torch computes, and how precisely it does there."""
+"""The device that torch computes on, and the precision there."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def training_precision(device: str) -> torch.autocast:
 
 @lru_cache
 def computes_in_bf16() -> bool:
-    """Whether this processor does."""
+    """Whether this processor computes in bf16 at full speed."""
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16"))
 
 
 def pick_device(device: str) -> str:
-    """"auto" is the GPU where there is one. Raises UserError for a device that is not there."""
+    """Return the device; "auto" is the GPU if there is one. Raises UserError for a device that is not there."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device not in ("cpu", "cuda"):
@@ -45,5 +45,5 @@ Net = TypeVar("Net", bound=nn.Module)
 
 
 def on_device(net: Net, device: str) -> Net:
-    """The network on its device, in the memory layout in which convolutions are fastest there."""
+    """Return the network on its device, in the memory layout in which convolutions are fastest."""
     return net.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,4 +1,4 @@
-"""How a mapping run gets on, and showing it."""
+"""Reports of a mapping run's progress, and showing them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Progress:
 
 
 class JsonProgress:
-    """The same for programs: each report as a line of JSON on stdout."""
+    """Progress for programs: each report as a line of JSON on stdout."""
 
     def __enter__(self) -> JsonProgress:
         return self
@@ -35,11 +35,11 @@ class JsonProgress:
 
 
 class MappingBar:
-    """Progress of a mapping run: stage, reprojection error, time left. A bar on a terminal, else a line per tenth."""
+    """Progress for people on stderr: stage, reprojection error, time left. A bar on a terminal, else a line per tenth."""
 
     def __enter__(self) -> MappingBar:
         self._terminal = sys.stderr.isatty()
-        self._told = ("", -1)
+        self._printed = ("", -1)
         self._bar = tqdm(total=100, bar_format="{desc} |{bar}| {n:.0f}%{postfix}", disable=not self._terminal)
         return self
 
@@ -54,6 +54,6 @@ class MappingBar:
             self._bar.set_postfix_str(f" {state}", refresh=False)
             self._bar.n = 100 * progress.fraction
             self._bar.refresh()
-        elif self._told != (progress.stage, int(10 * progress.fraction)):
-            self._told = (progress.stage, int(10 * progress.fraction))
+        elif self._printed != (progress.stage, int(10 * progress.fraction)):
+            self._printed = (progress.stage, int(10 * progress.fraction))
             print(f"{progress.stage}: {100 * progress.fraction:.0f} %, {state}", file=sys.stderr, flush=True)

@@ -36,7 +36,7 @@ def small_map() -> SceneMap:
 
 
 def flip(path: Path, pattern: bytes) -> None:
-    """Change one bit of a file, in the only place where it holds these bytes."""
+    """Change one bit of a file, at the only position that holds these bytes."""
     content = path.read_bytes()
     assert content.count(pattern) == 1
     position = content.index(pattern)
