@@ -56,8 +56,9 @@ def test_exposure_and_colour_temperature_are_taken_out():
 
 
 @pytest.mark.parametrize("grey", [False, True])
-def test_shipped_weights_are_small_and_tell_places_apart(repository, grey):
-    """The same surface point under another light is, for most points, nearer than any other point of the picture."""
+def test_shipped_weights_are_small_and_match_a_relit_image(repository, grey):
+    """The same surface point under another light is, for most points, closer in feature space than any
+    other point of the image."""
     assert (repository / "aceg_ros" / "weights" / "compact.safetensors").stat().st_size < 8e6
     encoder = load_encoder("compact")
     assert (encoder.stride, encoder.dim) == (8, 128) and encoder.identity.startswith("compact:")
@@ -121,7 +122,7 @@ def test_devices():
 
 
 def test_deformable_convolution_is_a_convolution_of_moved_taps():
-    """Without offsets the ordinary one; with the same whole-pixel offset everywhere, that of the shifted picture."""
+    """Without offsets the ordinary one; with the same whole-pixel offset everywhere, that of the shifted image."""
     torch.manual_seed(0)
     layer = DeformableConv(3, 5)
     torch.nn.init.zeros_(layer.offset_conv.weight)
@@ -133,7 +134,7 @@ def test_deformable_convolution_is_a_convolution_of_moved_taps():
     assert torch.allclose(layer(x)[:, :, 4:-4, 4:-4], plain[:, :, 6:-2, 1:-7], atol=1e-4)
 
 
-def test_aliked_sizes_are_read_from_its_weights_and_its_grid_follows_the_picture():
+def test_aliked_sizes_are_read_from_its_weights_and_its_features_shift_with_the_image():
     torch.manual_seed(0)
     net = AlikedNet((8, 16, 32), 64, 16)
     torch.nn.init.normal_(net.desc_head.agg_weights)
@@ -159,7 +160,7 @@ def test_dense_sift_needs_no_weights():
     assert (torch.nn.functional.cosine_similarity(features, again, dim=1) > 0.95).all()
 
 
-def test_half_precision_keeps_coordinates_whole(monkeypatch):
+def test_half_precision_does_not_round_coordinates(monkeypatch):
     """A CPU that computes in bf16 does so in the encoder and in the head's hidden layers, not in the coordinates."""
     monkeypatch.setattr(device, "computes_in_bf16", lambda: True)
     encoder = load_encoder("compact")
@@ -195,7 +196,7 @@ def test_ways_of_computing_an_encoder_agree_and_are_timed(tmp_path, monkeypatch,
     torch.manual_seed(0)
     expected = prepared(net, plain, "cpu")()
     for way in others:
-        torch.manual_seed(0)                            # of the picture
+        torch.manual_seed(0)                            # of the image
         assert torch.allclose(prepared(net, way, "cpu")()[0], expected[0], atol=2e-3), way
     monkeypatch.setattr(encoder_speed, "WAYS", (plain, Way(half=False, threads=1)))
     assert encoder_speed.main(["-o", str(tmp_path), "--repeats", "2", "--device", "cpu"]) == 0
