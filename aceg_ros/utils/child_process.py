@@ -10,6 +10,6 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def die_with_parent() -> None:
-    """Have the kernel send this process SIGTERM when the thread that started it ends, even by SIGKILL. For `preexec_fn`."""
+    """Be sent SIGTERM when the thread that started this process ends, even by SIGKILL. For `preexec_fn`."""
     if _LIBC is not None:
         _LIBC.prctl(1, signal.SIGTERM)      # PR_SET_PDEATHSIG

@@ -35,7 +35,7 @@ class JsonProgress:
 
 
 class MappingBar:
-    """Progress for people on stderr: stage, reprojection error, time left. A bar on a terminal, else a line per tenth."""
+    """Progress for people: stage, reprojection error, time left. A bar on a terminal, else a line per tenth."""
 
     def __enter__(self) -> MappingBar:
         self._terminal = sys.stderr.isatty()
