@@ -4,6 +4,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 PYTEST_ARGS ?=
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -11,13 +12,14 @@ BIN := $(VENV)/bin
 unexport AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH LD_LIBRARY_PATH PYTHONHOME PYTHONPATH
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
-.PHONY: help setup test lint demo bench requirements clean distclean
+.PHONY: help setup test test-fast lint demo bench requirements clean distclean
 
 help:
 	@echo "make demo    build a map, localize in it over ROS 2; results in demo_output/   [SCENE=path: on your images]"
 	@echo "make test    lint and all tests                                                [PYTEST_ARGS='-k camera']"
+	@echo "make test-fast  the core's tests: no ROS 2, nothing that takes long"
 	@echo "make bench   time of each stage on this machine"
-	@echo "make lint    ruff and mypy"
+	@echo "make lint    ruff, mypy and the contracts of imports"
 	@echo "make setup   only the set-up: .venv with everything in it                      [PYTHON=python3.12]"
 	@echo "make clean   remove what was built or written; make distclean: the .venv too"
 
@@ -34,8 +36,12 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
 
+# Tests with nodes stay together on a worker (test/conftest.py).
 test: lint
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+test-fast: setup
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow and not ros" test/unit test/data $(PYTEST_ARGS)
 
 clean:
 	rm -rf .build build install log *.egg-info .pytest_cache .mypy_cache .ruff_cache demo_output bench_output

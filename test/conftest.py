@@ -30,7 +30,8 @@ if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks by folder and by fixture; tests that start processes of ROS never run beside each other."""
+    """Marks by folder and by fixture. Tests with nodes run one after the other, and those of a whole robot as well, so
+    that of each kind there is one at a time."""
     for item in items:
         folder = item.path.relative_to(REPOSITORY / "test").parts[0]
         fixtures = set(getattr(item, "fixturenames", ()))
@@ -41,7 +42,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if fixtures & {"shared", "shared_scenes"}:
             item.add_marker("needs_data")
         if item.get_closest_marker("ros"):
-            item.add_marker(pytest.mark.xdist_group("ros"))
+            whole_robot = folder == "system" or item.path.name == "test_node_mapping.py"
+            item.add_marker(pytest.mark.xdist_group("robot" if whole_robot else "nodes"))
 
 
 @pytest.fixture(scope="session")

@@ -169,6 +169,7 @@ def test_localization_in_a_bag_is_that_of_the_folder(rendered_map, rendered_scen
         assert statistics["median_translation_m"] == pytest.approx(expected["median_translation_m"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_map_from_a_bag(rendered_scene, tmp_path, capsys):
     frames = list(open_scene(rendered_scene / "mapping"))
     bag = write_bag(tmp_path / "bag", frames, BagStyle(poses="odometry"))

@@ -23,6 +23,8 @@ from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.registry import make_localizer
 from aceg_ros.synthetic.demo_room import demo_world, mapping_path
 
+pytestmark = pytest.mark.ros
+
 PLAYER = "aceg_ros.ros.scene_player"
 
 

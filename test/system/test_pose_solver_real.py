@@ -10,7 +10,8 @@ import pytest
 from aceg_ros.benchmarks.solver import DEFAULT_PATH, Predictions, count_false_acceptances, evaluate, load, ours
 from aceg_ros.pose.config import SolverConfig
 
-pytestmark = pytest.mark.skipif(not DEFAULT_PATH.is_file(), reason=f"no solver set at {DEFAULT_PATH}")
+pytestmark = [pytest.mark.needs_data,
+              pytest.mark.skipif(not DEFAULT_PATH.is_file(), reason=f"no solver set at {DEFAULT_PATH}")]
 
 
 @pytest.fixture(scope="module")

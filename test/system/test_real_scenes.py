@@ -4,6 +4,7 @@ The bounds are well below what was measured (docs/benchmarks).
 """
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,12 +15,15 @@ from aceg_ros.datasets import open_scene
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.registry import make_localizer
 
+KITCHEN = pytest.mark.xdist_group("kitchen")            # its map is made by one worker, and the others need not wait
+
 
 @pytest.fixture(scope="module")
-def kitchen_map(shared_scenes, tmp_path_factory):
-    path = tmp_path_factory.mktemp("kitchen") / "kitchen.map"
-    assert main(["map", str(shared_scenes / "redkitchen7s" / "mapping"), "-o", str(path)]) == 0
-    return path
+def kitchen_map(shared_scenes, made_once):
+    def make(folder: Path) -> None:
+        assert main(["map", str(shared_scenes / "redkitchen7s" / "mapping"), "-o", str(folder / "kitchen.map")]) == 0
+
+    return made_once("kitchen_map", make) / "kitchen.map"
 
 
 def evaluated(scene_map, scene, capsys, options=()) -> dict:
@@ -28,6 +32,7 @@ def evaluated(scene_map, scene, capsys, options=()) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
+@KITCHEN
 def test_kitchen_is_localized(kitchen_map, shared_scenes, capsys):
     found = evaluated(kitchen_map, shared_scenes / "redkitchen7s" / "query", capsys)
     assert found["frames"] == 100
@@ -39,6 +44,7 @@ def test_kitchen_is_localized(kitchen_map, shared_scenes, capsys):
     assert found["consistency"]["median_std_m"] < 2.5 * found["median_translation_m"]
 
 
+@KITCHEN
 @pytest.mark.parametrize("style", [BagStyle(), BagStyle(storage="sqlite3", compressed=True, poses="tf")])
 def test_a_bag_gives_the_statistics_of_the_folder(kitchen_map, shared_scenes, tmp_path, capsys, style):
     query = shared_scenes / "redkitchen7s" / "query"
@@ -51,12 +57,14 @@ def test_a_bag_gives_the_statistics_of_the_folder(kitchen_map, shared_scenes, tm
         assert from_bag[key] == pytest.approx(from_folder[key], rel=1e-4)
 
 
+@KITCHEN
 def test_other_scenes_are_rejected(kitchen_map, shared_scenes, capsys):
     found = [evaluated(kitchen_map, shared_scenes / other / "query", capsys, ["--every", "3"])
              for other in ("tum_fr1_rpy", "drone_lab_a", "terrace", "student_lab")]
     assert sum(f["localized"] for f in found) <= 0.01 * sum(f["frames"] for f in found)
 
 
+@pytest.mark.ros
 def test_the_node_answers_every_image_as_evaluation_does(kitchen_map, shared_scenes, tmp_path):
     """100 images at 5 Hz over real topics between processes: none is lost, and the poses are the same numbers."""
     pytest.importorskip("rclpy", reason="needs ROS 2")

@@ -51,6 +51,7 @@ SMALL = TransformerHeadConfig(dim_in=16, num_blocks=1, num_attention_heads=2, di
 # --- the published network and its files ----------------------------------------------------------------------------
 
 
+@pytest.mark.needs_data
 def test_reproduces_the_published_regressor():
     state, tensors, config = reference("ace_g_head")
     head = head_from_release(state, config["num_attention_heads"])
@@ -69,6 +70,7 @@ def write_encoder(path, dim: int):
     import_file("ace-encoder", path.with_suffix(".pt"), path, None)
 
 
+@pytest.mark.needs_data
 def test_release_files_are_imported_and_compute_the_same(tmp_path):
     _, tensors, _ = reference("ace_g_head")
     assert main(["import", "ace-g", str(PARITY / "ace_g_head_release_format.pt"), "-o", str(tmp_path / "g.st")]) == 0
@@ -282,6 +284,7 @@ def test_training_a_code_explains_the_buffer():
     assert all(torch.equal(value, before[key]) for key, value in head.state_dict().items()), "the regressor is frozen"
 
 
+@pytest.mark.slow
 def test_published_regressor_maps_and_its_map_comes_back(tmp_path, rendered_scene):
     write_encoder(tmp_path / "e.safetensors", 16)
     torch.manual_seed(0)
@@ -298,6 +301,7 @@ def test_published_regressor_maps_and_its_map_comes_back(tmp_path, rendered_scen
         make_localizer(scene_map, "cpu")
 
 
+@pytest.mark.slow
 def test_landmark_map_of_a_room_is_small_and_localizes_in_other_light(tmp_path, rendered_scene):
     assert main(["map", str(rendered_scene / "mapping"), "-o", str(tmp_path / "g.map"), "--method", "ace_g",
                  "--budget", "120"]) == 0
@@ -318,6 +322,7 @@ def test_a_map_has_as_many_codes_as_are_asked_for(tmp_path, rendered_scene, caps
         assert "--codes is of method ace_g" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_maps_are_repeatable_and_few_landmarks_are_refused():
     world = demo_world()
     frames = [world.render_frame(pose) for pose in mapping_path(48, world.room)[10:18]]

@@ -120,6 +120,7 @@ def test_a_scene_of_one_picture_or_of_broken_poses_makes_no_map(rendered_scene, 
     assert not (tmp_path / "x.map").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_map_so_far(rendered_scene, tmp_path):
     process = subprocess.Popen([sys.executable, "-m", "aceg_ros.cli", "map", str(rendered_scene / "query"), "-o",
                                 str(tmp_path / "x.map"), "--method", "ace", "--budget", "60"], stderr=subprocess.PIPE,
@@ -134,6 +135,7 @@ def test_ctrl_c_keeps_the_map_so_far(rendered_scene, tmp_path):
     assert not statistics.complete and statistics.iterations > 0 and statistics.mapping_s < 55
 
 
+@pytest.mark.slow
 def test_measured_depths_train_as_well_as_triangulated_ones(rendered_scene):
     """Share of scene coordinates within 25 cm of the rendered ones after the same number of steps; measured depths of
     all patches alike have 0.18 of them right, triangulated ones 0.35."""

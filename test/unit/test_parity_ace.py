@@ -12,6 +12,7 @@ def part(state: dict, prefix: str) -> dict:
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
+@pytest.mark.needs_data
 @pytest.mark.parametrize("name", ["ace_homogeneous", "ace_euclidean"])
 def test_reproduces_the_published_network(name):
     state, tensors, _ = reference(name)

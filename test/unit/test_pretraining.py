@@ -98,6 +98,7 @@ def curve_of(run):
     return [json.loads(line) for line in (run / "curve.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(scene, tmp_path):
     data = EncoderData(scenes=(scene,), rooms=3, held_out_rooms=1, teacher="sift", teacher_every=1)
 
@@ -285,6 +286,7 @@ Path(run, f"sum_{task.group.rank}").write_text(repr(total))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_network(tmp_path):
     """Started by torchrun: both end with the same weights, though each has seen other scenes."""
     script, run = tmp_path / "train.py", tmp_path / "run"

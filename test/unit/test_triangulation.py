@@ -174,6 +174,7 @@ def test_matches_lie_on_epipolar_lines():
     assert (deceived[row & known] == honest[row & known]).float().mean() > 0.95
 
 
+@pytest.mark.slow
 def test_rendered_room_with_the_shipped_encoder():
     """Real features, exact depth: what is triangulated is nearly always right."""
     world = demo_world()
