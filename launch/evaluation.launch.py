@@ -1,6 +1,6 @@
-"""Replay a recording through the localizer over real topics, judge it, and compare with `aceg evaluate`; then end.
+"""Replay a recording through the localizer over real topics, evaluate it, and compare with `aceg evaluate`; then end.
 
-ros2 launch aceg_ros evaluation.launch.py map:=place.map scene:=/path/to/bag_or_folder output:=place_evaluation
+ros2 launch aceg_ros evaluation.launch.py map:=lab.map scene:=/path/to/bag_or_folder output:=lab_evaluation
 """
 
 from pathlib import Path
@@ -18,15 +18,16 @@ HERE = Path(__file__).resolve().parent
 ARGUMENTS = (
     ("scene", "", "Recording to play: a ROS bag, or any folder that a reader recognises."),
     ("output", "evaluation", "Folder for evaluation.json and report.html."),
-    ("speed", "1.0", "Recorded seconds in a real one: slow down what the machine cannot follow."),
+    ("speed", "1.0", "Recorded seconds per second of real time: below 1 if the machine is too slow."),
     ("every", "1", "Play every n-th frame only."),
-    ("bag_image", "", "Topic of the pictures in the bag; empty: the only one."),
-    ("bag_camera_info", "", "Topic of their camera_info; empty: the obvious one."),
+    ("bag_image", "", "Topic of the images in the bag; empty: the only one."),
+    ("bag_camera_info", "", "Topic of their camera_info; empty: the one beside the images, or the only one."),
     ("bag_pose_topic", "", "Topic of the true poses in the bag; empty: the only one."),
     ("bag_pose_of", "", "Frame whose pose that topic gives; empty: the camera."),
-    ("bag_tf_map", "", "True poses from TF: frame of the map; empty: from the topic."),
-    ("bag_tf_camera", "", "True poses from TF: frame of the camera; empty: frame_id of the pictures."),
-    ("silence", "15.0", "Seconds without a word of the localizer after which the drive is over."),
+    ("bag_tf_map", "", "Frame of the map, if the true poses are taken from TF; empty: from the topic."),
+    ("bag_tf_camera", "", "Frame of the camera, if the true poses are taken from TF; empty: frame_id of the images."),
+    ("result_timeout", "15.0", "Seconds without a result of the localizer after which the drive is over."),
+    ("silence", "", "Old name of result_timeout."),
 )
 
 
@@ -44,7 +45,8 @@ def replay(context: LaunchContext) -> list[Node]:
         Node(package="aceg_ros", executable="evaluation_node", name="evaluation", namespace=namespace, output="screen",
              parameters=[scene, {"map": ParameterValue(LaunchConfiguration("map"), value_type=str),
                                  "output": ParameterValue(value["output"], value_type=str),
-                                 "silence": float(value["silence"]), "speed": float(value["speed"])}],
+                                 "result_timeout": float(value["silence"] or value["result_timeout"]),
+                                 "speed": float(value["speed"])}],
              remappings=[("image", LaunchConfiguration("image"))],
              on_exit=Shutdown(reason="the evaluation is done"))]
 

@@ -1,10 +1,10 @@
 """Localize a camera in a map:
 
-ros2 launch aceg_ros localization.launch.py map:=place.map image:=/camera/image camera_info:=/camera/camera_info
+ros2 launch aceg_ros localization.launch.py map:=lab.map image:=/camera/image camera_info:=/camera/camera_info
 
 On a robot with odometry, publish map -> odom:
 
-ros2 launch aceg_ros localization.launch.py map:=place.map odom_frame:=odom base_frame:=base_link ...
+ros2 launch aceg_ros localization.launch.py map:=lab.map odom_frame:=odom base_frame:=base_link ...
 """
 
 import os
@@ -27,7 +27,7 @@ ARGUMENTS = (
     ("image", "image", "Image topic; the compressed one is this name and /compressed."),
     ("camera_info", "camera_info", "CameraInfo topic that belongs to the image topic."),
     ("depth", "depth/image", "Topic of aligned depth images, for mapping."),
-    ("mapping_pose", "mapping_pose", "Topic of poses for mapping, where they do not come from TF."),
+    ("mapping_pose", "mapping_pose", "Topic of poses for mapping, if they do not come from TF."),
     ("odom_frame", "", "Frame of the odometry: publish map -> odom; empty: odom_frame of params_file."),
     ("base_frame", "", "Frame of the robot; empty: base_frame of params_file."),
     ("device", "", "auto, cpu or cuda; empty: device of params_file."),

@@ -1,4 +1,4 @@
-"""Map a new place while driving; the node localizes in it when it is done.
+"""Map a new scene while driving; the node localizes in it when the map is done.
 
 ros2 launch aceg_ros mapping.launch.py image:=/camera/image camera_info:=/camera/camera_info
 ros2 service call /localizer/start_mapping std_srvs/srv/Trigger
@@ -6,7 +6,7 @@ ros2 service call /localizer/start_mapping std_srvs/srv/Trigger
 ros2 service call /localizer/stop_mapping std_srvs/srv/Trigger
 ros2 topic echo /localizer/mapping_status
 
-It is localization.launch.py, whose arguments it has as well, without a map and with the poses named.
+It is localization.launch.py, whose arguments it has as well, with an argument for the source of the poses.
 """
 
 from pathlib import Path
@@ -22,6 +22,6 @@ HERE = Path(__file__).resolve().parent
 def generate_launch_description() -> LaunchDescription:
     poses = DeclareLaunchArgument(
         "mapping_pose_source", default_value="tf", choices=["tf", "pose", "pose_with_covariance", "odometry"],
-        description="Where the camera is while mapping: tf (map -> camera), or the type of the topic mapping_pose.")
+        description="Source of the poses while mapping: tf (map -> camera), or the type of the topic mapping_pose.")
     return LaunchDescription([
         poses, IncludeLaunchDescription(PythonLaunchDescriptionSource(str(HERE / "localization.launch.py")))])

@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 
 from aceg_ros.geometry import pose_from_quaternion
+from aceg_ros.utils.stamps import ns_to_s, stamp_to_ns
 
 
 def stamp_ns(message: Any) -> int:
     """The stamp in a message's header, in nanoseconds: a whole number, because doubles have too few digits for them."""
-    stamp = message.header.stamp
-    return stamp.sec * 1_000_000_000 + stamp.nanosec
+    return stamp_to_ns(message.header.stamp)
 
 
 def stamp_s(nanoseconds: int) -> float:
     """A stamp in seconds, as frames have it."""
-    return 1e-9 * nanoseconds
+    return ns_to_s(nanoseconds)
 
 
 def frame_name(name: str) -> str:

@@ -1,8 +1,8 @@
 """An executor with one thread for what is quick, and a thread for each callback that may wait.
 
-rclpy's MultiThreadedExecutor offers a message to its pool again and again until a thread has begun with it: a node with
-a few topics keeps a core, and the lock of the interpreter, busy. (Measured with rclpy 9.1 and two cores: an image took
-the localizer 1.2 s instead of 0.08 s.)
+rclpy's MultiThreadedExecutor submits a message to its pool again and again until a thread has begun with it: a node
+with a few topics keeps a core, and the lock of the interpreter, busy. (Measured with rclpy 9.1 and two cores: an image
+took the localizer 1.2 s instead of 0.08 s.)
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Executor(SingleThreadedExecutor):
             task()
             task.result()       # raises what the callback raised
         elif not task.executing():
-            begun = threading.Event()       # before that, the task would be offered again
+            begun = threading.Event()       # before that, the executor would find the task again
             threading.Thread(target=self._run, args=(task, begun), daemon=True).start()
             begun.wait()
 
@@ -44,5 +44,5 @@ class Executor(SingleThreadedExecutor):
         begun.set()
         task()
         error = task.exception()
-        if error is not None and self.context.ok():     # else there is nobody left to answer
+        if error is not None and self.context.ok():     # else there is nobody left to respond to
             get_logger("executor").error(f"A callback failed: {error!r}")

@@ -1,4 +1,4 @@
-"""Runs one node as a process: clean exit on SIGINT and SIGTERM, one sentence and exit code 2 on bad input."""
+"""Run one node as a process: clean exit on SIGINT and SIGTERM, one sentence and exit code 2 on bad input."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ from aceg_ros.errors import UserError
 from aceg_ros.ros.common.executor import Executor
 
 
-def once_it_spins(node: Node, begin: Callable[[], None]) -> None:
-    """Begin what must be ended, a file or a thread, as soon as the node spins: nobody would end it for a node that was
-    interrupted while it was being made."""
+def after_first_spin(node: Node, start: Callable[[], None]) -> None:
+    """Call start() as soon as the node spins.
+
+    For what must be ended, a file or a thread: nobody would end it if the node was interrupted in its constructor.
+    """
     def first() -> None:
         node.destroy_timer(timer)
-        begin()
+        start()
 
     timer = node.create_timer(0.0, first, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
 
 def run(make_node: Callable[[], Node]) -> int:
-    """Spin until a signal, or until the node's `done` future (where it has one). Returns the exit code.
+    """Spin until a signal, or until the node's `done` future (if it has one). Returns the exit code.
 
     A node with something to finish does that in `destroy_node`. Signals are ignored from then on: the process is about
     to end.

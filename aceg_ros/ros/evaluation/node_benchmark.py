@@ -31,7 +31,7 @@ from aceg_ros.demo.processes import Processes
 from aceg_ros.errors import UserError
 from aceg_ros.evaluation.metrics import percentiles
 from aceg_ros.ros.localizer.results import REPLACED
-from aceg_ros.utils.stamps import stamp_to_ns
+from aceg_ros.utils.stamps import ns_to_ms, stamp_to_ns
 
 QUEUE = 1000          # messages that may wait here: more than come while this process is busy
 SERVICE_PERIOD_S = 0.5
@@ -84,7 +84,7 @@ class Observer(Node):
                         self.stages_ms[key.removeprefix("stage_ms.")].append(float(values[key]))
 
     def _arrived(self, message: PoseWithCovarianceStamped) -> None:
-        self.arrivals_ms.append((self.get_clock().now().nanoseconds - stamp_to_ns(message.header.stamp)) * 1e-6)
+        self.arrivals_ms.append(ns_to_ms(self.get_clock().now().nanoseconds - stamp_to_ns(message.header.stamp)))
 
     def _call(self) -> None:
         if not self._enable.service_is_ready():

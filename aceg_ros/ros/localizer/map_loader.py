@@ -94,7 +94,7 @@ class MapLoader:
         return self.state
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _LocalizerOnThreads:
     """A localizer that computes on so many threads, whichever thread calls it: torch keeps their number per thread."""
 
@@ -121,8 +121,8 @@ def load_localizer(path: str, device: str, seed: int, threads: int = 0) -> Loade
     from aceg_ros.maps.scene_map import SceneMap
     from aceg_ros.methods.registry import make_localizer
     scene_map = SceneMap.load(path)
-    localizer = _LocalizerOnThreads(make_localizer(scene_map, device, seed),
-                                    threads or max(1, (os.cpu_count() or 1) // 2))
+    localizer = _LocalizerOnThreads(localizer=make_localizer(scene_map, device, seed),
+                                    threads=threads or max(1, (os.cpu_count() or 1) // 2))
     release_free_memory()        # of loading this map, and of maps before it
     noise = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
     camera = Camera(width=640, height=480, fx=500.0, fy=500.0, cx=320.0, cy=240.0)

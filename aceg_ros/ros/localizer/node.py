@@ -80,10 +80,11 @@ class LocalizerNode(LifecycleNodeMixin, Node):
         self._display = Display(self, parameters.rerun)
         self._mapping = MappingController(self, self._transforms, self._mapping_config(), use_map=self._use_map,
                                           on_change=self._mapping_changed)
-        self._pipeline = LocalizationPipeline(self, self._maps, self._mapping, self._output, self._status,
-                                              self._display)
-        self._service_calls = LocalizerServices(self, self._own_parameters, self._pipeline, self._maps, self._mapping,
-                                                lifecycle=lambda: self._lifecycle, reset=self._reset_poses)
+        self._pipeline = LocalizationPipeline(self, maps=self._maps, mapping=self._mapping, output=self._output,
+                                              status=self._status, display=self._display)
+        self._service_calls = LocalizerServices(
+            self, self._own_parameters, pipeline=self._pipeline, maps=self._maps, mapping=self._mapping,
+            lifecycle=lambda: self._lifecycle, reset=self._reset_poses)
         self.create_subscription(PoseWithCovarianceStamped, "initialpose", self._initial_pose_received, 1)
         self._create_timers()
         self._is_complete = True

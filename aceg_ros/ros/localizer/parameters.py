@@ -27,7 +27,7 @@ class LocalizerParameters:
     save_path: str = parameter("", "Path of the file that ~/save_map copies the map in use to.")
     rerun: str = parameter(
         "", "Where the Rerun viewer (rerun-sdk) shows map, images and poses: the path of an .rrd file to record into, "
-        "or 'window' to open the viewer; empty means nowhere.", read_only=True)
+        "or 'window' to open the viewer; empty means no viewer.", read_only=True)
     autostart: bool = parameter(
         True, "Whether the node configures and activates itself at start; set it to false for a lifecycle manager such "
         "as Nav2's.", read_only=True)
@@ -73,7 +73,7 @@ class PoseParameters:
         "auto", "Transform that is published; auto means map_to_odom if odom_frame is set, else map_to_base if "
         "base_frame is set, else map_to_camera.", choices=TF_POLICIES)
     transform_tolerance: float = parameter(
-        0.1, "Time in seconds by which transforms are post-dated, so that they can be looked up until the next one.",
+        0.1, "Time in seconds by which transforms are post-dated, so that TF can be asked for them until the next one.",
         minimum=0.0, maximum=10.0)
     tf_rate: float = parameter(20.0, "Rate in Hz at which the transform is published again between two poses.",
                                minimum=0.1, maximum=200.0, read_only=True)

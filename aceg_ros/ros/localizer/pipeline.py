@@ -27,7 +27,7 @@ class LocalizationPipeline:
     is_enabled: what ~/enable says; if it is off, only images that wait_for_result() waits for are localized.
     """
 
-    def __init__(self, node: Node, maps: MapLoader, mapping: MappingController, output: PoseOutput,
+    def __init__(self, node: Node, *, maps: MapLoader, mapping: MappingController, output: PoseOutput,
                  status: StatusPublisher, display: Display) -> None:
         self._node, self._maps, self._mapping = node, maps, mapping
         self._output, self._status, self._display = output, status, display

@@ -27,9 +27,9 @@ class LocalizerServices:
     lifecycle() returns the label of the node's state; reset() drops poses and transforms.
     """
 
-    def __init__(self, node: Node, parameters: ParameterGroup[LocalizerParameters], pipeline: LocalizationPipeline,
-                 maps: MapLoader, mapping: MappingController, *, lifecycle: Callable[[], str],
-                 reset: Callable[[], None]) -> None:
+    def __init__(self, node: Node, parameters: ParameterGroup[LocalizerParameters], *,
+                 pipeline: LocalizationPipeline, maps: MapLoader, mapping: MappingController,
+                 lifecycle: Callable[[], str], reset: Callable[[], None]) -> None:
         self._node, self._parameters, self._pipeline, self._maps = node, parameters, pipeline, maps
         self._lifecycle, self._reset_poses = lifecycle, reset
         create_trigger_services(node, {

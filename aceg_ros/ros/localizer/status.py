@@ -1,6 +1,6 @@
 """Count what became of the images, measure rates and ages, and put both into diagnostic messages.
 
-The keys of these messages (received, answered, refused.bad_image, ...) are read by users' programs: they stay.
+The keys of these messages (received, answered, replaced, ...) are read by users' programs: they stay as they are.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WINDOW_S = 10.0
 class StatusCounts:
     """Counts the images: received = answered + replaced + skipped + the at most two that are being localized.
 
-    answered = accepted + refused. skipped: by the rate limit, or while localization is switched off. `received` and
+    answered: accepted or rejected. skipped: by the rate limit, or while localization is switched off. `received` and
     `skipped` are written by the executor, the rest under the lock of `StatusPublisher`.
     """
 

@@ -1,4 +1,4 @@
-"""Publishes frames as a camera driver would, and beside it the truth about them."""
+"""Publish frames as a camera driver would, and their true poses beside them."""
 
 from __future__ import annotations
 
@@ -29,24 +29,30 @@ from aceg_ros.synthetic.odometry import DriftingOdometry
 BASE_FROM_CAMERA = np.array([[0.0, 0, 1, 0.1], [-1, 0, 0, 0], [0, -1, 0, 0.3], [0, 0, 0, 1]])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CameraParameters:
-    camera_frame: str = parameter("camera_optical_frame", "frame_id of the images.", read_only=True, check=not_empty)
-    map_frame: str = parameter("map", "Frame of the true poses.", read_only=True, check=not_empty)
+    camera_frame: str = parameter("camera_optical_frame", "TF frame of the camera, the frame_id of the images.",
+                                  read_only=True, check=not_empty)
+    map_frame: str = parameter("map", "TF frame that the true poses are given in.", read_only=True, check=not_empty)
     publish_tf: bool = parameter(
-        True, "Publish the true pose as the transform map_frame -> <camera_frame>_ground_truth.", read_only=True)
-    publish_depth: bool = parameter(False, "Publish depth/image where the frames have depth.", read_only=True)
-    publish_compressed: bool = parameter(False, "Publish image/compressed (JPEG) as well.", read_only=True)
-    odometry: bool = parameter(False, "Be a robot: publish odom_frame -> base_frame, which drifts, and base_frame -> "
-                               "camera_frame.", read_only=True)
-    odometry_drift: float = parameter(0.03, "Error of the odometry as a share of way and turn.",
-                                      minimum=0.0, maximum=10.0, read_only=True)
-    odom_frame: str = parameter("odom", "Frame of the odometry.", read_only=True, check=not_empty)
-    base_frame: str = parameter("base_link", "Frame of the robot.", read_only=True, check=not_empty)
+        True, "Whether the true pose is published as the transform map_frame -> <camera_frame>_ground_truth.",
+        read_only=True)
+    publish_depth: bool = parameter(False, "Whether the depth of frames that have it is published on depth/image.",
+                                    read_only=True)
+    publish_compressed: bool = parameter(False, "Whether the images are published on image/compressed (JPEG) as well.",
+                                         read_only=True)
+    odometry: bool = parameter(
+        False, "Whether the camera is on a robot: odom_frame -> base_frame, which drifts, and base_frame -> "
+        "camera_frame are published in TF.", read_only=True)
+    odometry_drift: float = parameter(
+        0.03, "Error of the odometry as a fraction of the distance and of the angle travelled.",
+        minimum=0.0, maximum=10.0, read_only=True)
+    odom_frame: str = parameter("odom", "TF frame of the odometry.", read_only=True, check=not_empty)
+    base_frame: str = parameter("base_link", "TF frame of the robot's base.", read_only=True, check=not_empty)
 
 
 class CameraPublisher:
-    """image, camera_info, depth/image, ~/ground_truth (PoseStamped) and TF of one camera, on a robot if so asked.
+    """Publishes image, camera_info, depth/image, ~/ground_truth (PoseStamped) and TF of one camera.
 
     Publishers are reliable, which serves reliable subscribers (recorders, RViz) and best-effort ones alike.
     """
@@ -69,12 +75,12 @@ class CameraPublisher:
 
     @property
     def subscribers(self) -> int:
-        """How many listen to the images."""
+        """Return the number of subscribers to the images."""
         count = self._image.get_subscription_count()
         return count if self._compressed is None else count + self._compressed.get_subscription_count()
 
     def publish(self, frame: Frame, stamp: Time) -> None:
-        """The small messages go first, so that they are there when the image arrives."""
+        """Publish a frame. The small messages go first, so that they are there when the image arrives."""
         header = Header(stamp=stamp, frame_id=self._parameters.camera_frame)
         if frame.map_from_camera is not None:
             self._publish_truth(frame.map_from_camera, stamp)

@@ -1,4 +1,4 @@
-"""Plays frames through a CameraPublisher, at a steady rate or by their own clock, decoding one frame ahead."""
+"""Play frames through a CameraPublisher, at a steady rate or by their own clock, decoding one frame ahead."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from aceg_ros.camera import Frame
 from aceg_ros.errors import UserError
 from aceg_ros.ros.common.parameters import ParameterGroup, parameter
 from aceg_ros.ros.players.camera_publisher import CameraPublisher
+from aceg_ros.utils.stamps import NS_PER_S, s_to_ns
 
 CLOCK_PERIOD_S = 0.01
 LINGER_S = 1.0      # after the last frame, so that it reaches its readers before the process ends
@@ -31,17 +32,21 @@ class SizedFrames(Protocol):
     def __iter__(self) -> Iterator[Frame]: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PlaybackParameters:
-    rate: float = parameter(5.0, "Frames per second.", minimum=0.1, maximum=120.0, read_only=True)
-    clock: bool = parameter(False, "Publish /clock and stamp the frames as they were recorded; `rate` does not count.",
+    rate: float = parameter(5.0, "Rate of the frames in Hz, if clock is false.", minimum=0.1, maximum=120.0,
                             read_only=True)
-    speed: float = parameter(1.0, "With clock: recorded seconds in a real one.", minimum=0.01, maximum=100.0,
-                             read_only=True)
-    loop: bool = parameter(False, "Start again at the end, for ever.", read_only=True)
-    wait_for_subscribers: int = parameter(1, "Wait until that many subscribers listen to the images.",
-                                          minimum=0, maximum=100, read_only=True)
-    start_delay: float = parameter(1.0, "Seconds to wait after that, before the first frame.",
+    clock: bool = parameter(
+        False, "Whether /clock is published and the frames keep their recorded stamps; rate is not used then.",
+        read_only=True)
+    speed: float = parameter(1.0, "Recorded seconds per second of real time, if clock is true.",
+                             minimum=0.01, maximum=100.0, read_only=True)
+    loop: bool = parameter(False, "Whether playing starts again at the end, until the node is stopped.",
+                           read_only=True)
+    wait_for_subscribers: int = parameter(
+        1, "Number of subscribers to the images that are waited for before the first frame.",
+        minimum=0, maximum=100, read_only=True)
+    start_delay: float = parameter(1.0, "Time in seconds between the last of these subscribers and the first frame.",
                                    minimum=0.0, maximum=3600.0, read_only=True)
 
 
@@ -91,7 +96,7 @@ class Playback:
         self._node.get_logger().info(f"Played {self._published} of {self._count} frames.", throttle_duration_sec=5.0)
 
     def _ready(self) -> bool:
-        """Whether enough subscribers have been there for long enough; once so, always so."""
+        """Return whether enough subscribers have been there for long enough; it stays so."""
         now = time.monotonic()
         if self._ready_since is None:
             if self._camera.subscribers < self._parameters.wait_for_subscribers:
@@ -110,7 +115,7 @@ class Playback:
 
 
 class RecordedClock:
-    """/clock in the time of the recording. It stands while the next frame is being decoded, and never overtakes it."""
+    """Publishes /clock in the time of the recording. It stands still while the next frame is being decoded."""
 
     def __init__(self, node: Node, speed: float) -> None:
         self._publisher = node.create_publisher(ClockMessage, "/clock", 10)
@@ -120,10 +125,10 @@ class RecordedClock:
         self._offset_ns = 0
 
     def stamp(self, stamp_s: float) -> Time:
-        return Time(nanoseconds=recorded_ns(stamp_s) + self._offset_ns)
+        return Time(nanoseconds=s_to_ns(stamp_s) + self._offset_ns)
 
     def reaches(self, stamp_s: float) -> bool:
-        """Let time go on, at most to this frame's stamp. Returns whether it is there."""
+        """Advance the clock, at most to this frame's stamp. Returns whether it is there."""
         if self._now_ns is None:
             self._offset_ns = clock_offset_ns(stamp_s)
         target = self.stamp(stamp_s).nanoseconds
@@ -132,16 +137,11 @@ class RecordedClock:
         if before is None or target < before:           # the first frame, or the recording begins again
             self._now_ns = target
         else:
-            self._now_ns = min(before + int((self._ticked_s - ticked_s) * self._speed * 1e9), target)
+            self._now_ns = min(before + int((self._ticked_s - ticked_s) * self._speed * NS_PER_S), target)
         self._publisher.publish(ClockMessage(clock=Time(nanoseconds=self._now_ns).to_msg()))
         return self._now_ns == target
 
 
-def recorded_ns(stamp_s: float) -> int:
-    """To the microsecond: more digits a double does not have for seconds since 1970."""
-    return round(stamp_s * 1e6) * 1000
-
-
 def clock_offset_ns(first_stamp_s: float) -> int:
-    """Recordings without times begin at zero, which is no stamp in ROS: they are played somewhat later."""
+    """Return by how much a recording is played later: one without times begins at zero, which is no stamp in ROS."""
     return 10_000_000_000 if first_stamp_s < 1.0 else 0

@@ -1,4 +1,4 @@
-"""Plays any SCENE that a reader knows as a camera."""
+"""Play a scene, in any format that is read, as a camera."""
 
 from __future__ import annotations
 
@@ -16,24 +16,33 @@ from aceg_ros.ros.players.camera_publisher import CameraPublisher
 from aceg_ros.ros.players.playback import Playback
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SceneParameters:
-    scene: str = parameter("", "Path of the scene to play.", read_only=True, check=not_empty)
-    every: int = parameter(1, "Play every n-th frame only.", minimum=1, maximum=10000, read_only=True)
-    bag_image: str = parameter("", "Topic of the pictures in a bag; empty: the only one.", read_only=True)
-    bag_camera_info: str = parameter("", "Topic of their camera_info.", read_only=True)
-    bag_pose_topic: str = parameter("", "Topic of the true poses.", read_only=True)
-    bag_pose_of: str = parameter("", "Frame whose pose that topic gives; empty: the camera.", read_only=True)
-    bag_tf_map: str = parameter("", "True poses from TF: frame of the map; empty: from the topic.", read_only=True)
-    bag_tf_camera: str = parameter("", "True poses from TF: frame of the camera; empty: frame_id of the pictures.",
-                                   read_only=True)
-    bag_start: float = parameter(0.0, "Seconds to leave out at the beginning.", minimum=0.0, maximum=1e9,
-                                 read_only=True)
-    bag_end: float = parameter(1e9, "Seconds after which to end.", minimum=0.0, maximum=1e9, read_only=True)
-    bag_rectified: bool = parameter(False, "The pictures are free of distortion already.", read_only=True)
+    scene: str = parameter("", "Path of the scene to play: a ROS bag, or a folder in any format that is read.",
+                           read_only=True, check=not_empty)
+    every: int = parameter(1, "Only every n-th frame is played, beginning with the first.", minimum=1, maximum=10000,
+                           read_only=True)
+    bag_image: str = parameter("", "Topic of the images in the bag; empty means the only one.", read_only=True)
+    bag_camera_info: str = parameter("", "Topic of their camera_info in the bag; empty means the only one.",
+                                     read_only=True)
+    bag_pose_topic: str = parameter("", "Topic of the true poses in the bag; empty means the only one.",
+                                    read_only=True)
+    bag_pose_of: str = parameter("", "TF frame whose pose that topic gives; empty means the camera.", read_only=True)
+    bag_tf_map: str = parameter(
+        "", "TF frame of the map, if the true poses are taken from TF in the bag; empty means from the topic.",
+        read_only=True)
+    bag_tf_camera: str = parameter(
+        "", "TF frame of the camera, if the true poses are taken from TF in the bag; empty means the frame_id of the "
+        "images.", read_only=True)
+    bag_start: float = parameter(0.0, "Time in seconds after the beginning of the bag at which playing starts.",
+                                 minimum=0.0, maximum=1e9, read_only=True)
+    bag_end: float = parameter(1e9, "Time in seconds after the beginning of the bag at which playing ends.",
+                               minimum=0.0, maximum=1e9, read_only=True)
+    bag_rectified: bool = parameter(False, "Whether the images in the bag are free of distortion already.",
+                                    read_only=True)
 
     def open(self, posed: bool = True) -> Scene:
-        """posed: as in `BagOptions`. Raises UserError."""
+        """Open the scene. posed: as in `BagOptions`. Raises UserError."""
         end_s = self.bag_end if self.bag_end < 1e9 else float("inf")
         chosen = BagOptions(image=self.bag_image, camera_info=self.bag_camera_info, pose_topic=self.bag_pose_topic,
                             pose_of=self.bag_pose_of,

@@ -1,4 +1,4 @@
-"""A camera that drives through a rendered room; its true poses are exact."""
+"""Simulate a camera that drives through a rendered room; its true poses are exact."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from aceg_ros.synthetic.demo_room import LIGHTS, demo_world, mapping_path, query
 _PATHS = {"mapping": mapping_path, "query": query_path}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SimParameters:
-    path: str = parameter("mapping", "Which drive.", choices=tuple(_PATHS), read_only=True)
+    path: str = parameter("mapping", "Path that the camera takes through the room.", choices=tuple(_PATHS),
+                          read_only=True)
     light: str = parameter("day", "Light in the room.", choices=tuple(LIGHTS), read_only=True)
-    frames: int = parameter(200, "Pictures on the way.", minimum=1, maximum=10000, read_only=True)
+    frames: int = parameter(200, "Number of images on the path.", minimum=1, maximum=10000, read_only=True)
     prerender: bool = parameter(
-        False, "Take all pictures before the first is played: a steady rate that leaves the processor to others.",
-        read_only=True)
+        False, "Whether all images are rendered before the first is played: a steady rate that leaves the processor to "
+        "others.", read_only=True)
 
 
 class Drive:
-    """The pictures of one drive, taken at its first playing and kept for the loops after it."""
+    """The images of one drive, rendered when it is first played and kept for the loops after it."""
 
     stopped = False
 
@@ -46,13 +47,13 @@ class Drive:
 
     def __iter__(self) -> Iterator[Frame]:
         if self._prerender:
-            for _ in self._rest():
+            for _ in self._render_rest():
                 pass
         yield from self._frames
-        yield from self._rest()
+        yield from self._render_rest()
 
-    def _rest(self) -> Iterator[Frame]:
-        """Take the pictures that are still to be taken."""
+    def _render_rest(self) -> Iterator[Frame]:
+        """Render the images that are still missing."""
         for pose in self._poses[len(self._frames):]:
             if self.stopped:
                 return

@@ -1,4 +1,4 @@
-"""Records topics of the graph into an mcap bag, as they are serialized."""
+"""Record topics of the graph into an mcap bag, as they are serialized."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from rosbags.typesys import Stores, get_typestore
 
 from aceg_ros.errors import UserError
 from aceg_ros.ros.common.parameters import ParameterGroup, not_empty, parameter
-from aceg_ros.ros.common.run import once_it_spins, run
+from aceg_ros.ros.common.run import after_first_spin, run
 
 _TYPES = Stores.ROS2_KILTED
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BagParameters:
-    output: str = parameter("", "Folder of the new bag.", read_only=True, check=not_empty)
-    topics: str = parameter("", "Topics to record, with spaces between; empty: all.", read_only=True)
+    output: str = parameter("", "Folder of the new bag; it must not exist yet.", read_only=True, check=not_empty)
+    topics: str = parameter("", "Topics to record, separated by spaces; empty means all.", read_only=True)
 
 
 class BagRecorder(Node):
-    """Subscribes to every wanted topic that appears, at the quality its publishers offer."""
+    """Subscribes to every wanted topic that appears, with the QoS of its publishers."""
 
     def __init__(self) -> None:
         super().__init__("bag_recorder")
@@ -37,9 +37,9 @@ class BagRecorder(Node):
             raise UserError(f"{output} exists already: choose another folder for the bag.")
         self._typestore = get_typestore(_TYPES)
         self._writer = Writer(output, version=Writer.VERSION_LATEST, storage_plugin=StoragePlugin.MCAP)
-        self._seen: set[str] = set()
+        self._known: set[str] = set()
         self._is_open = False
-        once_it_spins(self, self._start)
+        after_first_spin(self, self._start)
 
     def _start(self) -> None:
         self._writer.open()
@@ -54,13 +54,13 @@ class BagRecorder(Node):
     def _subscribe_to_new_topics(self) -> None:
         for topic, types in self.get_topic_names_and_types():
             publishers = self.get_publishers_info_by_topic(topic)
-            if topic in self._seen or not publishers or (self._wanted and topic not in self._wanted):
+            if topic in self._known or not publishers or (self._wanted and topic not in self._wanted):
                 continue
-            self._seen.add(topic)
+            self._known.add(topic)
             if types[0] not in self._typestore.fielddefs:
                 self.get_logger().warning(f"{topic} is not recorded: the bag writer does not know {types[0]}.")
                 continue
-            self._subscribe(topic, types[0], _offered(publishers))
+            self._subscribe(topic, types[0], _common_qos(publishers))
 
     def _subscribe(self, topic: str, type_name: str, qos: QoSProfile) -> None:
         connection = self._writer.add_connection(topic, type_name, typestore=self._typestore)
@@ -76,8 +76,8 @@ def _message_class(type_name: str) -> type:
     return getattr(import_module(f"{package}.{kind}"), name)
 
 
-def _offered(publishers: list) -> QoSProfile:
-    """The best quality that all publishers of a topic offer; deep, so that bursts are kept."""
+def _common_qos(publishers: list) -> QoSProfile:
+    """Return the best QoS that all publishers of a topic have; deep, so that bursts are kept."""
     reliable = all(p.qos_profile.reliability == ReliabilityPolicy.RELIABLE for p in publishers)
     latched = all(p.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for p in publishers)
     return QoSProfile(depth=100,

@@ -1,4 +1,4 @@
-"""Records what a camera saw, with its true poses, as an ACE folder: the input of a mapping run."""
+"""Record the images of a camera with their true poses as an ACE folder: the input of a mapping run."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from aceg_ros.datasets import write_ace_scene
 from aceg_ros.errors import UserError
 from aceg_ros.ros.common.messages import frame_from_messages, pose_from_message
 from aceg_ros.ros.common.parameters import ParameterGroup, not_empty, parameter
-from aceg_ros.ros.common.run import once_it_spins, run
+from aceg_ros.ros.common.run import after_first_spin, run
 from aceg_ros.utils.stamps import stamp_to_ns
 
-_PENDING = 32       # messages kept of each topic while their partners are on the way
+_PENDING = 32       # messages of each topic that are kept until the others with the same stamp arrive
 _RELIABLE = QoSProfile(depth=_PENDING)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RecorderParameters:
-    output: str = parameter("", "Folder to record into; must not hold a recording yet.", read_only=True,
+    output: str = parameter("", "Folder to record into; it must not hold a recording yet.", read_only=True,
                             check=not_empty)
-    image_format: str = parameter("png", "How pictures are stored.", choices=("png", "jpg"), read_only=True)
+    image_format: str = parameter("png", "File format of the recorded images.", choices=("png", "jpg"),
+                                  read_only=True)
 
 
 class SceneRecorder(Node):
@@ -47,7 +48,7 @@ class SceneRecorder(Node):
         self.create_subscription(CameraInfo, "camera_info", lambda m: self._received("info", m), _RELIABLE)
         self.create_subscription(PoseStamped, "ground_truth", lambda m: self._received("pose", m), _RELIABLE)
         self.create_subscription(Image, "image", lambda m: self._received("image", m), _RELIABLE)
-        once_it_spins(self, self._writer.start)
+        after_first_spin(self, self._writer.start)
 
     def destroy_node(self) -> None:
         self._complete.put(None)
