@@ -30,7 +30,7 @@ _CONFIDENCE = 0.6           # that a quantile is no larger than it is taken to b
 _MAX_SCALE = 6.0            # beyond, the poses are wrong, not uncertain
 
 
-def held_out(count: int) -> set[int]:
+def held_out_indices(count: int) -> set[int]:
     """Which of `count` images to hold out of the mapping; none if there are too few to do without."""
     if count < _STEP * MIN_HELD_OUT:
         return set()
@@ -38,7 +38,7 @@ def held_out(count: int) -> set[int]:
     return set(range(step // 2, count, step))
 
 
-def covariance_scale(localizer: Localizer, frames: Iterable[Frame], budget: MappingBudget) -> float:
+def calibrate_covariance_scale(localizer: Localizer, frames: Iterable[Frame], budget: MappingBudget) -> float:
     """The factor by which a localizer's covariances fit its true errors on posed frames that its map has not seen.
 
     localizer: with a factor of 1. At the deadline of the budget, the frames localized so far have to do.

@@ -10,7 +10,7 @@ import numpy as np
 
 from aceg_ros.geometry import pose_error
 
-MIN_PARALLAX_M = 0.05           # between the two most distant keyframes, along one axis: less is turning on the spot
+MIN_PARALLAX_M = 0.05           # between the two most distant keyframes, along one axis: less is a rotation on the spot
 _RECENT = 30                    # images that a new one's sharpness is compared with
 _MIN_RECENT = 5
 
@@ -32,12 +32,14 @@ class KeyframeConfig:
 
 
 class KeyframeSelector:
+    """Decides which images of a moving camera become keyframes."""
+
     def __init__(self, config: KeyframeConfig) -> None:
         self._config = config
         self._last: tuple[float, np.ndarray] | None = None
         self._sharpness: deque[float] = deque(maxlen=_RECENT)
 
-    def moved(self, stamp_s: float, map_from_camera: np.ndarray) -> float:
+    def motion(self, stamp_s: float, map_from_camera: np.ndarray) -> float:
         """How far the camera is from the last keyframe, as a multiple of what is needed; 0 if it is too early."""
         if self._last is None:
             return np.inf
@@ -49,15 +51,15 @@ class KeyframeSelector:
             return np.inf
         return max(distance_m / self._config.min_distance_m, angle_deg / self._config.min_angle_deg)
 
-    def is_sharp(self, rgb: np.ndarray, moved: float) -> bool:
-        """Whether this image is sharp enough, after moving so far."""
+    def is_sharp(self, rgb: np.ndarray, motion: float) -> bool:
+        """Whether this image is sharp enough, after this `motion`."""
         value = sharpness(rgb)
         usual = float(np.median(self._sharpness)) if len(self._sharpness) >= _MIN_RECENT else 0.0
         self._sharpness.append(value)
-        return value >= self._config.min_sharpness * usual or (np.isfinite(moved) and moved >= self._config.overdue)
+        return value >= self._config.min_sharpness * usual or (np.isfinite(motion) and motion >= self._config.overdue)
 
-    def take(self, stamp_s: float, map_from_camera: np.ndarray) -> None:
-        """This image became a keyframe."""
+    def set_last(self, stamp_s: float, map_from_camera: np.ndarray) -> None:
+        """Tell the selector that the image of this time and pose became a keyframe."""
         self._last = stamp_s, map_from_camera
 
 
@@ -68,5 +70,5 @@ def sharpness(rgb: np.ndarray) -> float:
 
 
 def has_parallax(positions: np.ndarray) -> bool:
-    """Whether cameras at positions (N, 3) saw the scene from different points; without, no depth can be found."""
+    """Whether camera positions (N, 3) are far enough from each other for triangulation."""
     return len(positions) > 1 and bool(np.ptp(positions, axis=0).max() >= MIN_PARALLAX_M)

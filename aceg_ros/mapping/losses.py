@@ -62,8 +62,9 @@ def points_at_depth(view: View, depth_m: Tensor | float) -> Tensor:
 
 def points_in_map(view: View, depth_m: Tensor) -> Tensor:
     """Map points (B, 3) on the patches' rays, at z-depths (B,)."""
-    turn, shift = view.camera_from_map[:, :, :3], view.camera_from_map[:, :, 3]
-    return (turn.transpose(1, 2) @ (points_at_depth(view, depth_m[:, None]) - shift)[:, :, None])[:, :, 0]
+    rotation, translation = view.camera_from_map[:, :, :3], view.camera_from_map[:, :, 3]
+    in_camera = points_at_depth(view, depth_m[:, None])
+    return (rotation.transpose(1, 2) @ (in_camera - translation)[:, :, None])[:, :, 0]
 
 
 def ace_loss(coordinates: Tensor, view: View, progress: float, depth_m: Tensor | None = None, *,
@@ -91,7 +92,7 @@ def ace_loss(coordinates: Tensor, view: View, progress: float, depth_m: Tensor |
 
 
 def known_depth_loss(coordinates: Tensor, view: View, depth_m: Tensor,
-               contraction: Contraction | None = None) -> tuple[Tensor, Tensor]:
+                     contraction: Contraction | None = None) -> tuple[Tensor, Tensor]:
     """As `ace_loss`, by depths (B,) alone, all of them known: how training starts if there are any."""
     reprojection = reproject(coordinates, view)
     depth = depth_m.clamp(min=MIN_DEPTH_M)

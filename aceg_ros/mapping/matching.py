@@ -1,6 +1,6 @@
 """Which patches of two mapping images show the same point.
 
-The poses are known, so a match is looked for along its epipolar line alone.
+The poses are known, so a match is searched along its epipolar line alone.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any
 from aceg_ros.camera import Frame
 from aceg_ros.errors import UserError
 from aceg_ros.mapping.budget import MappingBudget
-from aceg_ros.mapping.calibration import covariance_scale, held_out
+from aceg_ros.mapping.calibration import calibrate_covariance_scale, held_out_indices
 from aceg_ros.maps.header import MIN_COVARIANCE_SCALE
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.base import Mapper, MappingOptions
@@ -44,14 +44,14 @@ def build_map(method: str, options: MappingOptions, frames: Iterable[Frame], bud
     scale = MIN_COVARIANCE_SCALE
     if unseen and not budget.should_stop():
         raw = replace(scene_map, covariance_scale=1.0)
-        scale = covariance_scale(make_localizer(raw, options.device, options.seed), unseen, budget)
+        scale = calibrate_covariance_scale(make_localizer(raw, options.device, options.seed), unseen, budget)
     statistics = replace(scene_map.statistics, skipped=len(skipped), held_out=len(unseen), mapping_s=budget.elapsed_s())
     return replace(scene_map, covariance_scale=scale, statistics=statistics), skipped
 
 
 def _add_frames(mapper: Mapper, frames: Iterable[Frame]) -> tuple[list[Frame], list[str]]:
     """Give the mapper all frames but those held out for calibration; returns these, and why others were skipped."""
-    kept_out = held_out(len(frames) if isinstance(frames, Sized) else 0)
+    kept_out = held_out_indices(len(frames) if isinstance(frames, Sized) else 0)
     unseen: list[Frame] = []
     skipped: list[str] = []
     for index, frame in enumerate(frames):

@@ -39,7 +39,7 @@ def test_homogeneous_scale_is_bounded():
 
 @pytest.mark.parametrize(("dim", "width", "blocks", "homogeneous"), [(8, 8, 0, True), (8, 16, 2, False)])
 def test_head_sizes_are_read_from_the_state(dim, width, blocks, homogeneous):
-    head = SceneHead(dim, width, blocks, homogeneous, torch.tensor([1.0, 2.0, 3.0]))
+    head = SceneHead(dim, width, blocks, homogeneous, mean=torch.tensor([1.0, 2.0, 3.0]))
     found = head_from_state(head.state_dict())
     features = torch.randn(5, dim)
     assert torch.equal(found(features), head(features))

@@ -8,7 +8,12 @@ from aceg_ros.camera import Camera, Frame
 from aceg_ros.estimate import PoseEstimate, Status
 from aceg_ros.evaluation.metrics import FrameResult, availability, consistency, summarize
 from aceg_ros.mapping.budget import MappingBudget
-from aceg_ros.mapping.calibration import MIN_HELD_OUT, covariance_scale, held_out, normalized_error_squared
+from aceg_ros.mapping.calibration import (
+    MIN_HELD_OUT,
+    calibrate_covariance_scale,
+    held_out_indices,
+    normalized_error_squared,
+)
 from aceg_ros.maps.header import MIN_COVARIANCE_SCALE
 
 COVARIANCE = np.diag([1e-4, 4e-4, 1e-4, 1e-5, 1e-5, 4e-5])
@@ -88,31 +93,33 @@ def frames(count: int) -> list[Frame]:
 def test_the_scale_explains_the_errors_within_bounds(factor, expected):
     rng = np.random.default_rng(0)
     errors = rng.multivariate_normal(np.zeros(6), factor * COVARIANCE, 400)
-    assert covariance_scale(Scripted(errors), frames(400), MappingBudget.start()) == pytest.approx(expected, rel=0.12)
+    scale = calibrate_covariance_scale(Scripted(errors), frames(400), MappingBudget.start())
+    assert scale == pytest.approx(expected, rel=0.12)
 
 
 @pytest.mark.parametrize("count", [4, 8, 20])
-def test_a_scale_by_few_pictures_is_seldom_too_small(count):
+def test_a_scale_by_few_images_is_seldom_too_small(count):
     """Errors three times what the solver claims: most such samples have to say so, if not by how much."""
     rng = np.random.default_rng(0)
-    scales = [covariance_scale(Scripted(rng.multivariate_normal(np.zeros(6), 3 * COVARIANCE, count)), frames(count),
-                               MappingBudget.start()) for _ in range(200)]
+    localizers = [Scripted(rng.multivariate_normal(np.zeros(6), 3 * COVARIANCE, count)) for _ in range(200)]
+    scales = [calibrate_covariance_scale(localizer, frames(count), MappingBudget.start()) for localizer in localizers]
     assert np.mean(np.greater_equal(scales, 3.0)) > 0.6
     assert np.median(scales) < 5.5, "nor the largest there is"
 
 
-def test_too_few_pictures_calibrate_nothing():
+def test_too_few_images_calibrate_nothing():
     errors = 10 * np.ones((MIN_HELD_OUT, 6))
-    assert covariance_scale(Scripted(errors), frames(1), MappingBudget.start()) == MIN_COVARIANCE_SCALE
-    assert covariance_scale(Scripted([], accepted=False), frames(50), MappingBudget.start()) == MIN_COVARIANCE_SCALE
+    assert calibrate_covariance_scale(Scripted(errors), frames(1), MappingBudget.start()) == MIN_COVARIANCE_SCALE
+    none = Scripted([], accepted=False)
+    assert calibrate_covariance_scale(none, frames(50), MappingBudget.start()) == MIN_COVARIANCE_SCALE
     no_time = MappingBudget.start(0.0)
-    assert covariance_scale(Scripted(errors), frames(50), no_time) == MIN_COVARIANCE_SCALE
+    assert calibrate_covariance_scale(Scripted(errors), frames(50), no_time) == MIN_COVARIANCE_SCALE
 
 
-def test_a_share_of_many_pictures_is_held_out():
-    assert held_out(0) == held_out(79) == set()
+def test_a_share_of_many_images_is_held_out():
+    assert held_out_indices(0) == held_out_indices(79) == set()
     for count in (80, 320, 5000):
-        chosen = held_out(count)
+        chosen = held_out_indices(count)
         assert 8 <= len(chosen) <= 32 and max(chosen) < count and len(chosen) <= count / 10 + 1
 
 

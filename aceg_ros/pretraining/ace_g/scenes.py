@@ -170,12 +170,11 @@ def _prepare(job: _Job) -> None:
         is_query = [index // BLOCK_FRAMES % 4 == 2 for index in range(len(frames))]
         mapping = [frame for frame, chosen in zip(frames, is_query, strict=True) if not chosen]
         query = [frame for frame, chosen in zip(frames, is_query, strict=True) if chosen]
-    scene = make_training_scene(mapping, query, load_encoder(job.encoder, _device), _device)
+    scene = make_training_scene(mapping, query, load_encoder(job.encoder, _device))
     write_arrays(job.file, {field.name: getattr(scene, field.name).cpu().numpy() for field in fields(scene)})
 
 
-def make_training_scene(mapping: Sequence[Frame], query: Sequence[Frame], encoder: Encoder,
-                        device: str = "cpu") -> TrainingScene:
+def make_training_scene(mapping: Sequence[Frame], query: Sequence[Frame], encoder: Encoder) -> TrainingScene:
     """Find landmarks in the mapping frames as mapping does, and choose patches of the query frames as localization
     does, with their depths if the frames have any."""
     prepared = [replace(prepare_frame(frame, encoder.short_side_px, encoder.stride), depth_m=None)

@@ -125,7 +125,7 @@ class KeyframeRecorder:
             if frame is not None:
                 yield frame                                 # on disk when the writer asks for the next
                 assert frame.map_from_camera is not None
-                self._selector.take(frame.stamp_s, frame.map_from_camera)
+                self._selector.set_last(frame.stamp_s, frame.map_from_camera)
                 self._positions.append(frame.map_from_camera[:3, 3])
                 self.with_depth += frame.depth_m is not None
             self.outcomes[outcome] += 1
@@ -139,11 +139,11 @@ class KeyframeRecorder:
         except UserError as error:
             self.problem = str(error)
             return None, "no_pose"
-        moved = self._selector.moved(stamp_to_s(header.stamp), pose)
-        if moved < 1.0:
+        motion = self._selector.motion(stamp_to_s(header.stamp), pose)
+        if motion < 1.0:
             return None, "not_moved"
         frame = frame_from_messages(request.image, request.camera_info, request.rectified)
-        if not self._selector.is_sharp(frame.image, moved):
+        if not self._selector.is_sharp(frame.image, motion):
             return None, "blurred"
         depth_m = self._depth(stamp_to_ns(header.stamp), frame) if self.config.use_depth else None
         return replace(frame, map_from_camera=pose, depth_m=depth_m), "keyframe"
