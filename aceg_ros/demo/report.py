@@ -20,6 +20,7 @@ from aceg_ros.evaluation.report import write_report
 from aceg_ros.geometry import invert
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.utils.atomic_file import without_nan, write_json
+from aceg_ros.utils.stamps import ns_to_s
 
 
 def write_demo_report(folder: Path, truth_topic: str, since_ns: int, scene_map: SceneMap, *, device: str,
@@ -81,7 +82,7 @@ def read_recording(bag: Path, truth_topic: str, since_ns: int) -> NodeRecording:
 def _node_statistics(recording: NodeRecording, results: list[FrameResult], scene_map: SceneMap) -> dict[str, Any]:
     """The statistics that only a running node has, and those that count every image rather than every answer."""
     summary, count = summarize(results), len(recording.images)
-    span_s = (recording.images[-1] - recording.images[0]) * 1e-9
+    span_s = ns_to_s(recording.images[-1] - recording.images[0])
     return {
         "frames": count, "recall": {bound: value * len(results) / count for bound, value in summary.recall.items()},
         "answered": len(results), "without_truth": sum(stamp not in recording.truths for stamp in recording.images),

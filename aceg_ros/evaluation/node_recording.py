@@ -10,6 +10,7 @@ import numpy as np
 
 from aceg_ros.estimate import PoseEstimate, Status
 from aceg_ros.evaluation.metrics import FrameResult
+from aceg_ros.utils.stamps import ns_to_s
 
 _STATUSES = {status.value: status for status in Status}
 
@@ -59,7 +60,7 @@ class NodeRecording:
         results = []
         for index, stamp in enumerate(self.images):
             if self.evaluated(stamp) and stamp in self.truths:
-                name, stamp_s = (recorded or {}).get(stamp, (f"image {index}", stamp * 1e-9))
+                name, stamp_s = (recorded or {}).get(stamp, (f"image {index}", ns_to_s(stamp)))
                 latency_ms = float(self.statuses[stamp].values["age_ms"]) / speed
                 results.append(FrameResult(name=name, stamp_s=stamp_s, truth=self.truths[stamp],
                                            estimate=self._estimate(stamp), latency_ms=latency_ms))

@@ -1,4 +1,4 @@
-"""Values of message fields: stamps and poses, of whichever library and ROS version the messages are."""
+"""Values of message fields: stamps, frames and poses, of whichever library and ROS version the messages are."""
 
 from __future__ import annotations
 
@@ -7,17 +7,12 @@ from typing import Any
 import numpy as np
 
 from aceg_ros.geometry import pose_from_quaternion
-from aceg_ros.utils.stamps import ns_to_s, stamp_to_ns
+from aceg_ros.utils.stamps import stamp_to_ns
 
 
 def stamp_ns(message: Any) -> int:
-    """The stamp in a message's header, in nanoseconds: a whole number, because doubles have too few digits for them."""
+    """The stamp in a message's header, in nanoseconds."""
     return stamp_to_ns(message.header.stamp)
-
-
-def stamp_s(nanoseconds: int) -> float:
-    """A stamp in seconds, as frames have it."""
-    return ns_to_s(nanoseconds)
 
 
 def frame_name(name: str) -> str:

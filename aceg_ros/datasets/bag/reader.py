@@ -20,7 +20,7 @@ from rosbags.rosbag2 import ReaderError
 from rosbags.typesys import Stores, get_typestore
 
 from aceg_ros.camera import Camera, Frame
-from aceg_ros.datasets.bag.messages import frame_name, stamp_ns, stamp_s
+from aceg_ros.datasets.bag.messages import frame_name, stamp_ns
 from aceg_ros.datasets.bag.options import BagOptions
 from aceg_ros.datasets.bag.poses import Poses, TfPoses, TopicPoses, add_pose, add_transforms
 from aceg_ros.datasets.bag.topics import Topics, choose_topics, odometry_child_frame
@@ -28,6 +28,7 @@ from aceg_ros.datasets.bag.transform_tree import TransformTree
 from aceg_ros.datasets.camera_info import camera_from_info
 from aceg_ros.datasets.image_decoder import decode_image
 from aceg_ros.errors import UserError
+from aceg_ros.utils.stamps import NS_PER_S, ns_to_s
 
 NAME = "ROS bag"
 EXPECTED_FILES = "metadata.yaml and .mcap or .db3 files, an .mcap or .db3 file, or a .bag file"
@@ -80,7 +81,7 @@ class BagEntry:
 
     @property
     def name(self) -> str:
-        return f"{stamp_s(self.stamp_ns):.6f}"
+        return f"{ns_to_s(self.stamp_ns):.6f}"
 
     def load(self) -> Frame:
         try:
@@ -93,7 +94,7 @@ class BagEntry:
         if image.shape[:2] != (self.camera.height, self.camera.width):
             raise UserError(f"Image {self.name} of {self.images.path} has {image.shape[1]}x{image.shape[0]} pixels,"
                             f" camera_info says {self.camera.width}x{self.camera.height}.")
-        return Frame(image=image, camera=self.camera, stamp_s=stamp_s(self.stamp_ns), map_from_camera=pose,
+        return Frame(image=image, camera=self.camera, stamp_s=ns_to_s(self.stamp_ns), map_from_camera=pose,
                      name=self.name)
 
     def _pose(self) -> np.ndarray | None:
@@ -185,8 +186,8 @@ def _read_messages(reader: AnyReader, topics: Topics, options: BagOptions,
 
 def _time_range(reader: AnyReader, options: BagOptions) -> tuple[int, int]:
     """First and last time of recording to read, in whole nanoseconds: they have more digits than a double."""
-    return (reader.start_time + round(1e9 * options.start_s),
-            reader.start_time + round(1e9 * min(options.end_s, _LONGEST_S)))
+    return (reader.start_time + round(NS_PER_S * options.start_s),
+            reader.start_time + round(NS_PER_S * min(options.end_s, _LONGEST_S)))
 
 
 def _poses(reader: AnyReader, topics: Topics, options: BagOptions, tree: TransformTree) -> Poses:

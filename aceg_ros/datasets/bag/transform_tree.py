@@ -8,6 +8,7 @@ import numpy as np
 
 from aceg_ros.errors import UserError
 from aceg_ros.geometry import interpolate_poses, invert
+from aceg_ros.utils.stamps import NS_PER_S, ns_to_s
 
 MAX_GAP_S = 1.0         # between two samples that a transform is interpolated from
 
@@ -38,7 +39,7 @@ class TransformTree:
         down = self._chain(target, stamp_ns)
         common = next((frame for frame in up if frame in down), None)
         if common is None:
-            raise UserError(f"The frames '{target}' and '{source}' are not connected at {1e-9 * stamp_ns:.3f} s.")
+            raise UserError(f"The frames '{target}' and '{source}' are not connected at {ns_to_s(stamp_ns):.3f} s.")
         return invert(down[common]) @ up[common]
 
     def _chain(self, frame: str, stamp_ns: int) -> dict[str, np.ndarray]:
@@ -65,7 +66,7 @@ class TransformTree:
             return None
         neighbours = stamps[after - 1:after + 1]
         (parent, before), (parent_after, later) = samples[neighbours[0]], samples[neighbours[1]]
-        if parent != parent_after or neighbours[1] - neighbours[0] > MAX_GAP_S * 1e9:
+        if parent != parent_after or neighbours[1] - neighbours[0] > MAX_GAP_S * NS_PER_S:
             return None
         # Relative to the first stamp: seconds since 1970 leave doubles too few digits for nanoseconds.
         seconds = 1e-9 * np.array([0, neighbours[1] - neighbours[0]])
