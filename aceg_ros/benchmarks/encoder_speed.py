@@ -1,8 +1,8 @@
-"""How long an encoder takes for one picture, by how it is computed: precision, layout, threads, traced, compiled.
+"""Measures how long an encoder takes for one image, by precision, memory layout, threads, eager, traced or compiled.
 
     python -m aceg_ros.benchmarks.encoder_speed -o DIR --encoder compact
 
-All ways are timed in turns, so that their ratios bear a machine that is not equally fast at all times.
+All settings are timed alternately, so that their ratios hold on a machine whose speed varies.
 """
 
 from __future__ import annotations
@@ -29,10 +29,12 @@ from aceg_ros.utils.malloc import configure_malloc
 WIDTH, HEIGHT = 640, 480
 
 
-@dataclass(frozen=True)
-class Way:
-    """One way to compute a network. half: in the device's 16-bit type; form: eager, traced or compiled; threads: 0 for
-    all."""
+@dataclass(frozen=True, kw_only=True)
+class SpeedSetting:
+    """How a network is computed.
+
+    half: in the device's 16-bit type; form: eager, traced or compiled; threads: 0 for all.
+    """
 
     half: bool = True
     channels_last: bool = True
@@ -46,13 +48,14 @@ class Way:
                           f"{self.threads} thread" if self.threads else "all threads"])
 
 
-WAYS = (Way(), Way(threads=1), Way(half=False), Way(half=False, threads=1), Way(channels_last=False),
-        Way(half=False, channels_last=False), Way(form="traced"), Way(form="traced", half=False),
-        Way(form="compiled"), Way(form="compiled", half=False))
+SETTINGS = (SpeedSetting(), SpeedSetting(threads=1), SpeedSetting(half=False), SpeedSetting(half=False, threads=1),
+            SpeedSetting(channels_last=False), SpeedSetting(half=False, channels_last=False),
+            SpeedSetting(form="traced"), SpeedSetting(form="traced", half=False), SpeedSetting(form="compiled"),
+            SpeedSetting(form="compiled", half=False))
 
 
 class _Features(nn.Module):
-    """What a tracer can follow: tensors in, tensors out."""
+    """The network for the tracer, which cannot return None: without reliability, it returns the features twice."""
 
     def __init__(self, net: nn.Module):
         super().__init__()
@@ -63,19 +66,19 @@ class _Features(nn.Module):
         return features, features if reliability is None else reliability
 
 
-def prepared(net: nn.Module, way: Way, device: str) -> Callable[[], object]:
-    """A function that computes the network for one picture in this way. Raises UserError where that cannot be done."""
-    layout = torch.channels_last if way.channels_last else torch.contiguous_format
+def prepare(net: nn.Module, setting: SpeedSetting, device: str) -> Callable[[], object]:
+    """Return a function that computes the network for one image. Raises UserError if the setting does not work here."""
+    layout = torch.channels_last if setting.channels_last else torch.contiguous_format
     images = torch.rand(1, 3, HEIGHT, WIDTH, device=device).to(memory_format=layout)
-    # A copy: the layout of the weights is one of the ways.
+    # A copy: the layout of the weights is part of the setting.
     module: nn.Module = _Features(deepcopy(net)).eval().to(memory_format=layout)  # type: ignore[call-overload]
-    precision = half_precision(device) if way.half else torch.autocast(device, enabled=False)
+    precision = half_precision(device) if setting.half else torch.autocast(device, enabled=False)
     try:
-        with torch.inference_mode(way.form == "eager"), torch.no_grad(), precision, warnings.catch_warnings():
+        with torch.inference_mode(setting.form == "eager"), torch.no_grad(), precision, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if way.form == "traced":
+            if setting.form == "traced":
                 module = torch.jit.freeze(torch.jit.trace(module, images, check_trace=False))
-            elif way.form == "compiled":
+            elif setting.form == "compiled":
                 module = torch.compile(module)  # type: ignore[assignment]
             for _ in range(4):
                 module(images)
@@ -84,27 +87,27 @@ def prepared(net: nn.Module, way: Way, device: str) -> Callable[[], object]:
 
     def once() -> object:
         with torch.inference_mode(), precision:
-            found = module(images)
+            output = module(images)
             if device == "cuda":
                 torch.cuda.synchronize()
-            return found
+            return output
 
     return once
 
 
-def time_in_turns(ways: list[Way], functions: list[Callable[[], object]], repeats: int) -> np.ndarray:
-    """Seconds (repeats, ways): every way once, then all of them again."""
-    most = torch.get_num_threads()
-    took = np.empty((repeats, len(ways)))
+def time_alternately(settings: list[SpeedSetting], functions: list[Callable[[], object]], repeats: int) -> np.ndarray:
+    """Seconds (repeats, settings): every setting once, then all of them again."""
+    all_threads = torch.get_num_threads()
+    seconds = np.empty((repeats, len(settings)))
     for row in range(repeats):
-        for column, (way, function) in enumerate(zip(ways, functions, strict=True)):
-            torch.set_num_threads(way.threads or most)
+        for column, (setting, function) in enumerate(zip(settings, functions, strict=True)):
+            torch.set_num_threads(setting.threads or all_threads)
             function()
             started = time.perf_counter()
             function()
-            took[row, column] = time.perf_counter() - started
-    torch.set_num_threads(most)
-    return took
+            seconds[row, column] = time.perf_counter() - started
+    torch.set_num_threads(all_threads)
+    return seconds
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -117,18 +120,20 @@ def main(arguments: list[str] | None = None) -> int:
     configure_malloc()
     device = pick_device(options.device)
     net = load_encoder(options.encoder, device).net
-    ways, functions = [], []
-    for way in WAYS:
+    settings, functions = [], []
+    for setting in SETTINGS:
         try:
-            functions.append(prepared(net, way, device))
-            ways.append(way)
+            functions.append(prepare(net, setting, device))
+            settings.append(setting)
         except UserError as error:
-            print(f"{way.name}: {error}", file=sys.stderr)
-    took = 1e3 * time_in_turns(ways, functions, options.repeats)
-    lines = [f"| {options.encoder}, {WIDTH}x{HEIGHT}, {device} | ms p50 | ms p99 | of the first |", "|---|---|---|---|"]
-    for column, way in enumerate(ways):
-        p50, p99 = np.percentile(took[:, column], (50, 99))
-        lines.append(f"| {way.name} | {p50:.1f} | {p99:.1f} | {np.median(took[:, column] / took[:, 0]):.2f} |")
+            print(f"{setting.name}: {error}", file=sys.stderr)
+    milliseconds = 1e3 * time_alternately(settings, functions, options.repeats)
+    lines = [f"| {options.encoder}, {WIDTH}x{HEIGHT}, {device} | ms p50 | ms p99 | ratio to the first |",
+             "|---|---|---|---|"]
+    ratios = np.median(milliseconds / milliseconds[:, :1], axis=0)
+    for setting, times, ratio in zip(settings, milliseconds.T, ratios, strict=True):
+        p50, p99 = np.percentile(times, (50, 99))
+        lines.append(f"| {setting.name} | {p50:.1f} | {p99:.1f} | {ratio:.2f} |")
     options.output.mkdir(parents=True, exist_ok=True)
     write_text(options.output / "encoder_speed.md", "\n".join(lines) + "\n")
     print("\n".join(lines))

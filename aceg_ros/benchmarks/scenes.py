@@ -3,9 +3,9 @@
     python -m aceg_ros.benchmarks.scenes SCENES -o OUTPUT [--method M] [--budget S] [--every N]
         [--only NAME ...] [--map-options ...]
 
-SCENES holds folders with mapping/ and query/. What OUTPUT already has is not done again, so an interrupted run goes on.
---map-options: more arguments of `aceg map`, last.
-The first scene's map is shown the pictures of all others, too: none of them should be accepted.
+SCENES holds folders with mapping/ and query/. Results that OUTPUT already has are not computed again, so an interrupted
+run continues. --map-options: more arguments of `aceg map`, last.
+The images of all other scenes are localized in the first scene's map, too: it should accept none of them.
 """
 
 from __future__ import annotations
@@ -20,35 +20,49 @@ from typing import Any
 
 from aceg_ros.methods.registry import names
 
+RECALL_KEYS = ("0.05m_5deg", "0.1m_5deg", "0.25m_5deg", "0.5m_5deg")
+FIRST_SCENE = "redkitchen7s"
+COLUMNS = ("scene", "frames", "localized", "median", "deg", "0.05/5", "0.1/5", "0.25/5", "0.5/5", "inside 95 %", "std",
+           "mapping s", "map MB", "frame ms p50 / p99")
 
-def run(scenes: Path, output: Path, method: str, budget_s: float, every: int = 1, only: Sequence[str] = (),
-        foreign: bool = True, map_options: Sequence[str] = (), first: str = "redkitchen7s") -> str:
-    """Returns the tables as Markdown text. every: of the mapping pictures; foreign: whether the first map is shown the
-    other scenes."""
-    names = sorted(path.name for path in scenes.iterdir()
-                   if (path / "mapping").is_dir() and (not only or path.name in only))
-    names.sort(key=lambda name: name != first)
+
+def run(scenes: Path, output: Path, *, method: str, budget_s: float, every: int = 1, only: Sequence[str] = (),
+        other_scenes: bool = True, map_options: Sequence[str] = ()) -> str:
+    """Map and evaluate the scenes; returns the tables as Markdown text.
+
+    Args:
+        scenes: folder of folders with mapping/ and query/.
+        output: folder for maps and results.
+        method: to map with.
+        budget_s: seconds for each map.
+        every: map every n-th image.
+        only: names of the scenes, all if empty.
+        other_scenes: whether images of the other scenes are localized in the first scene's map.
+        map_options: more arguments of `aceg map`.
+    """
+    chosen = sorted((path.name for path in scenes.iterdir()
+                     if (path / "mapping").is_dir() and (not only or path.name in only)),
+                    key=lambda name: (name != FIRST_SCENE, name))
     output.mkdir(parents=True, exist_ok=True)
-    columns = ("scene", "frames", "localized", "median", "deg", "0.05/5", "0.1/5", "0.25/5", "0.5/5",
-               "inside 95 %", "std", "mapping s", "map MB", "frame ms p50 / p99")
-    rows = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    for name in names:
-        found = map_and_evaluate(scenes / name, output / f"{name}.map", method, budget_s, every, map_options)
-        rows.append(_row(name, found))
-    if not foreign:
+    rows = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
+    for name in chosen:
+        result = map_and_evaluate(scenes / name, output / f"{name}.map", method=method, budget_s=budget_s, every=every,
+                                  map_options=map_options)
+        rows.append(_row(name, result))
+    if not other_scenes:
         return "\n".join(rows)
-    rows += ["", f"| pictures shown to the {names[0]} map | frames | accepted | refused |", "|---|---|---|---|"]
-    for name in names[1:]:
+    rows += ["", f"| images localized in the map of {chosen[0]} | frames | accepted | rejected |", "|---|---|---|---|"]
+    for name in chosen[1:]:
         for part in ("mapping", "query"):
-            found = _evaluate(output / f"{names[0]}.map", scenes / name / part, output / f"cross_{name}_{part}.json")
-            reasons = ", ".join(f"{status} {count}" for status, count in found["refused"].items())
-            rows.append(f"| {name} {part} | {found['frames']} | {found['localized']} | {reasons} |")
+            result = _evaluate(output / f"{chosen[0]}.map", scenes / name / part, output / f"cross_{name}_{part}.json")
+            reasons = ", ".join(f"{status} {count}" for status, count in result["refused"].items())
+            rows.append(f"| {name} {part} | {result['frames']} | {result['localized']} | {reasons} |")
     return "\n".join(rows)
 
 
-def map_and_evaluate(scene: Path, map_path: Path, method: str, budget_s: float, every: int = 1,
+def map_and_evaluate(scene: Path, map_path: Path, *, method: str, budget_s: float, every: int = 1,
                      map_options: Sequence[str] = ()) -> dict[str, Any]:
-    """The figures of a scene's query/ in a map of its mapping/, both made if they are not there."""
+    """Map a scene's mapping/ and evaluate its query/, unless results are there; returns what `aceg evaluate` wrote."""
     if not map_path.exists():
         _aceg("map", scene / "mapping", "-o", map_path, "--budget", budget_s, "--method", method, "--every", every,
               *map_options)
@@ -65,27 +79,32 @@ def _aceg(*arguments: object) -> None:
     subprocess.run([sys.executable, "-m", "aceg_ros.cli", *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
 
 
-def _row(name: str, found: dict[str, Any]) -> str:
-    recall = " | ".join(f"{found['recall'][key]:.2f}" for key in ("0.05m_5deg", "0.1m_5deg", "0.25m_5deg", "0.5m_5deg"))
-    median = "- | -" if found["median_translation_m"] is None else \
-        f"{found['median_translation_m']:.3f} | {found['median_rotation_deg']:.2f}"
-    latency, claimed = found["latency_ms"], found["consistency"]
-    claims = "- | -" if claimed["inside_95"] is None else \
-        f"{claimed['inside_95']:.2f} | {claimed['median_std_m']:.3f}"
-    costs = f"{found['mapping_s']:.0f} | {found['map_bytes'] / 1e6:.1f} | {latency['p50']:.0f} / {latency['p99']:.0f}"
-    return f"| {name} | {found['frames']} | {found['localized']} | {median} | {recall} | {claims} | {costs} |"
+def _row(name: str, result: dict[str, Any]) -> str:
+    recall = " | ".join(f"{result['recall'][key]:.2f}" for key in RECALL_KEYS)
+    median = "- | -" if result["median_translation_m"] is None else \
+        f"{result['median_translation_m']:.3f} | {result['median_rotation_deg']:.2f}"
+    latency, consistency = result["latency_ms"], result["consistency"]
+    covariance = "- | -" if consistency["inside_95"] is None else \
+        f"{consistency['inside_95']:.2f} | {consistency['median_std_m']:.3f}"
+    costs = f"{result['mapping_s']:.0f} | {result['map_bytes'] / 1e6:.1f} | {latency['p50']:.0f} / {latency['p99']:.0f}"
+    return f"| {name} | {result['frames']} | {result['localized']} | {median} | {recall} | {covariance} | {costs} |"
 
 
-if __name__ == "__main__":
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scenes", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--method", default=names()[0])
-    parser.add_argument("--budget", type=float, default=300.0)
-    parser.add_argument("--every", type=int, default=1)
-    parser.add_argument("--only", nargs="*", default=())
-    parser.add_argument("--no-foreign", action="store_true")
-    parser.add_argument("--map-options", nargs=argparse.REMAINDER, default=())
-    options = parser.parse_args()
-    print(run(options.scenes, options.output, options.method, options.budget, options.every, options.only,
-              not options.no_foreign, options.map_options))
+    parser.add_argument("--method", choices=names(), default=names()[0], help="(default: %(default)s)")
+    parser.add_argument("--budget", type=float, default=300.0, help="seconds for each map (default: %(default)s)")
+    parser.add_argument("--every", type=int, default=1, help="map every n-th image")
+    parser.add_argument("--only", nargs="*", default=(), help="names of the scenes")
+    parser.add_argument("--no-foreign", action="store_true", help="do not localize images of the other scenes")
+    parser.add_argument("--map-options", nargs=argparse.REMAINDER, default=(), help="more arguments of aceg map")
+    options = parser.parse_args(arguments)
+    print(run(options.scenes, options.output, method=options.method, budget_s=options.budget, every=options.every,
+              only=options.only, other_scenes=not options.no_foreign, map_options=options.map_options))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -18,9 +18,9 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from aceg_ros.benchmarks.speed import run_bench
+    from aceg_ros.benchmarks.speed import measure_speed
 
-    content = run_bench(options.map, options.device, options.repeats)
+    content = measure_speed(options.map, options.device, options.repeats)
     if options.json:
         from aceg_ros.utils.atomic_file import write_json
         write_json(content, Path(options.json))

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from aceg_ros.benchmarks import encoder_speed
-from aceg_ros.benchmarks.encoder_speed import Way, prepared
+from aceg_ros.benchmarks.encoder_speed import SpeedSetting, prepare
 from aceg_ros.datasets import open_scene
 from aceg_ros.encoders.aliked import AlikedNet, DeformableConv
 from aceg_ros.encoders.base import load_encoder
@@ -190,15 +190,16 @@ def test_half_precision_does_not_round_coordinates(monkeypatch):
     assert (coordinates - expected).abs().max() < 0.01 < expected.abs().max() / 1000
 
 
-def test_ways_of_computing_an_encoder_agree_and_are_timed(tmp_path, monkeypatch, capsys):
-    plain, *others = [Way(half=False), Way(half=False, channels_last=False), Way(half=False, form="traced")]
+def test_all_speed_settings_of_an_encoder_agree_and_are_timed(tmp_path, monkeypatch, capsys):
+    plain, *others = [SpeedSetting(half=False), SpeedSetting(half=False, channels_last=False),
+                      SpeedSetting(half=False, form="traced")]
     net = load_encoder("compact").net
     torch.manual_seed(0)
-    expected = prepared(net, plain, "cpu")()
-    for way in others:
+    expected = prepare(net, plain, "cpu")()
+    for setting in others:
         torch.manual_seed(0)                            # of the image
-        assert torch.allclose(prepared(net, way, "cpu")()[0], expected[0], atol=2e-3), way
-    monkeypatch.setattr(encoder_speed, "WAYS", (plain, Way(half=False, threads=1)))
+        assert torch.allclose(prepare(net, setting, "cpu")()[0], expected[0], atol=2e-3), setting
+    monkeypatch.setattr(encoder_speed, "SETTINGS", (plain, SpeedSetting(half=False, threads=1)))
     assert encoder_speed.main(["-o", str(tmp_path), "--repeats", "2", "--device", "cpu"]) == 0
     table = (tmp_path / "encoder_speed.md").read_text()
     assert "| eager, fp32, channels last, all threads |" in table and table.rstrip() == capsys.readouterr().out.rstrip()
