@@ -67,7 +67,7 @@ def write_encoder(path, dim: int):
     from aceg_ros.encoders.ace import AceNet
     torch.manual_seed(0)
     torch.save(AceNet(dim).state_dict(), path.with_suffix(".pt"))
-    import_file("ace-encoder", path.with_suffix(".pt"), path, None)
+    import_file("ace-encoder", path.with_suffix(".pt"), path)
 
 
 @pytest.mark.needs_data
