@@ -6,9 +6,11 @@ texts are made from the registered ones; nothing else knows a method's name. `do
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from aceg_ros.errors import UserError
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from aceg_ros.maps.scene_map import SceneMap
 
 _BUILT_IN = ("aceg_ros.methods.ace_g", "aceg_ros.methods.ace")          # each has a SPEC
+ENTRY_POINTS = "aceg_ros.methods"            # the group by which installed packages offer methods: name = "module:SPEC"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +167,18 @@ def make_localizer(scene_map: SceneMap, device: str = "auto", seed: int = 0) -> 
 
 
 def _known() -> dict[str, MethodSpec]:
-    for module in _BUILT_IN if not _SPECS else ():
-        spec = import_module(module).SPEC
-        _SPECS[spec.name] = spec
+    if not _SPECS:
+        for module in _BUILT_IN:
+            spec = import_module(module).SPEC
+            _SPECS[spec.name] = spec
+        _register_installed()
     return _SPECS
+
+
+def _register_installed() -> None:
+    """Register the methods of other packages. One that fails costs a warning, not the others."""
+    for entry_point in entry_points(group=ENTRY_POINTS):
+        try:
+            register(entry_point.load())
+        except Exception as error:               # of any kind: it is somebody else's code
+            warnings.warn(f"Method {entry_point.name} ({entry_point.value}) is left out: {error!r}", stacklevel=2)
