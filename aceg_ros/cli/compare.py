@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
 
     paths = [Path(path) for path in options.maps]
     if len({path.stem for path in paths}) < len(paths):
-        raise UserError("Two of the maps have the same name: their columns could not be told apart.")
+        raise UserError("Two of the maps have the same name, which is the title of their columns: rename one of them.")
     device = pick_device(options.device)
     scene = open_scene(options.scene, options.every, bag_options(options))
     check_outputs(options)

@@ -25,6 +25,7 @@ from aceg_ros.utils.progress import JsonProgress, MappingBar
 if TYPE_CHECKING:
     from aceg_ros.datasets import Scene
     from aceg_ros.mapping.budget import MappingBudget
+    from aceg_ros.maps.header import MappingStatistics
     from aceg_ros.maps.scene_map import SceneMap
 
 
@@ -84,13 +85,16 @@ def run(options: argparse.Namespace) -> int:
     own = registry.own_options(method, given)
     with StopOnInterrupt() as stop, (JsonProgress() if options.json_progress else MappingBar()) as bar:
         budget = MappingBudget.start(total_s, progress=bar.show, should_stop=stop.asked, started=started)
-        scene_map = _build(method, mapping, own, scene, budget)
+        scene_map = _build(method, mapping, own, scene=scene, budget=budget)
     size = scene_map.save(options.output)
-    _tell_result(scene_map, options.output, size, time.monotonic() - started, total_s)
+    _warn_of_time(scene_map.statistics, total_s)
+    note = "" if scene_map.statistics.complete else " (stopped early: what was learned so far)"
+    print(f"{options.output}: {_describe(scene_map.statistics)}, {time.monotonic() - started:.0f} s,"
+          f" {size / 1e6:.1f} MB{note}")
     return 0
 
 
-def _build(method: str, mapping: MappingOptions, own: Any, scene: Scene, budget: MappingBudget) -> SceneMap:
+def _build(method: str, mapping: MappingOptions, own: Any, *, scene: Scene, budget: MappingBudget) -> SceneMap:
     from aceg_ros.methods.build_map import build_map
 
     frames = frame_bar(scene, "reading frames")
@@ -101,12 +105,15 @@ def _build(method: str, mapping: MappingOptions, own: Any, scene: Scene, budget:
     return replace(scene_map, statistics=replace(scene_map.statistics, skipped=skipped))
 
 
-def _tell_result(scene_map: SceneMap, path: str, size: int, took_s: float, total_s: float) -> None:
-    done = scene_map.statistics
+def _warn_of_time(done: MappingStatistics, total_s: float) -> None:
+    """Say so if the budget was too short for all images."""
     if done.encoded < done.frames and done.mapping_s > 0.75 * total_s:
         print(f"aceg: there was time for {done.encoded} of {done.frames} images only: give more with --budget, or take"
               " fewer with --every.", file=sys.stderr)
-    note = "" if done.complete else " (stopped early: what was learned so far)"
-    made = f"{done.patches} landmarks" if done.iterations == 0 else \
-        f"{done.iterations} iterations, training reprojection error {done.reprojection_px:.1f} px"
-    print(f"{path}: {done.frames} frames, {made}, {took_s:.0f} s, {size / 1e6:.1f} MB{note}")
+
+
+def _describe(done: MappingStatistics) -> str:
+    if done.iterations == 0:
+        return f"{done.frames} frames, {done.patches} landmarks"
+    return (f"{done.frames} frames, {done.iterations} iterations, training reprojection error"
+            f" {done.reprojection_px:.1f} px")
