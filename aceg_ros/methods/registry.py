@@ -142,6 +142,8 @@ def own_options(method: str, given: Mapping[str, Any]) -> Any:
     """
     spec, known = get(method), all_options()
     for name in given:
+        if name not in known:
+            raise UserError(f"No method has an option '{name}': there are {', '.join(known)}.")
         if name not in spec.option_names():
             if name not in known:
                 raise UserError(f"No method has an option '{name}': there are {', '.join(sorted(known))}.")
@@ -152,12 +154,18 @@ def own_options(method: str, given: Mapping[str, Any]) -> Any:
 
 
 def make_mapper(method: str, options: MappingOptions, method_options: Any = None) -> Mapper:
-    """Return the mapper of a method. method_options: an instance of its `options`; None: the defaults."""
+    """Return the mapper of a method. Raises UserError if options are not allowed or its networks are not there.
+
+    method_options: an instance of the spec's `options`; None: the defaults.
+    """
     spec = get(method)
     own = spec.options() if method_options is None else method_options
     if not isinstance(own, spec.options):
         raise TypeError(f"Method {method} takes {spec.options.__name__}, not {type(own).__name__}.")
     check_options(own)
+    for option in options_of(spec.options):
+        if option.conflicts_with is not None and getattr(own, option.name) and getattr(options, option.conflicts_with):
+            raise UserError(f"{option.name} and {option.conflicts_with} cannot be asked for together.")
     return spec.make_mapper(options, own)
 
 

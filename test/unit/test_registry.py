@@ -11,6 +11,7 @@ import pytest
 from aceg_ros.cli import main
 from aceg_ros.errors import UserError
 from aceg_ros.methods import registry
+from aceg_ros.methods.ace import AceOptions
 from aceg_ros.methods.base import MappingOptions
 from aceg_ros.methods.options import option, options_of
 from aceg_ros.methods.registry import MethodSpec, default_method, own_options
@@ -54,6 +55,7 @@ def test_the_default_is_ace_g_where_its_regressor_reads_the_encoder():
      "--reprojection-only is of method ace: leave it out, or map with --method ace."),
     ("ace_g", {"codes": 0}, "Option codes: '0' is not a whole number of 1 or more."),
     ("magic", {}, "Unknown method 'magic': this version has ace_g, ace."),
+    ("ace", {"colour": "red"}, "No method has an option 'colour': there are regressor, codes, reprojection_only."),
 ])
 def test_options_of_another_method_are_rejected(method, given, sentence):
     with pytest.raises(UserError) as found:
@@ -116,3 +118,8 @@ def test_help_loads_no_torch():
             "except SystemExit: pass\n"
             "sys.exit('torch' in sys.modules)")
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60).returncode == 0
+
+
+def test_options_that_exclude_each_other_do_so_without_the_command_line():
+    with pytest.raises(UserError, match="reprojection_only and use_depth cannot be asked for together"):
+        registry.make_mapper("ace", MappingOptions(use_depth=True), AceOptions(reprojection_only=True))
