@@ -79,7 +79,7 @@ class SceneMap(MapHeader):
         tensors = {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
         try:
             with replacing(path) as temporary:
-                save_file(tensors, temporary, metadata)
+                save_file(_without_shared_memory(tensors), temporary, metadata)
                 size = temporary.stat().st_size
         except OSError as error:
             raise UserError(f"The map cannot be written to {path}: {error.strerror or error}.") from None
@@ -97,6 +97,18 @@ class SceneMap(MapHeader):
 
     def _array(self, section: str, key: str, absent: np.ndarray) -> np.ndarray:
         return self.sections[section][key].numpy() if section in self.sections else absent
+
+
+def _without_shared_memory(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of those tensors that overlap others in memory, which safetensors does not write: the points of landmarks
+    may well be the cloud to show."""
+    result: dict[str, Tensor] = {}
+    taken: list[tuple[int, int]] = []
+    for key, tensor in tensors.items():
+        start, end = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
+        result[key] = tensor.clone() if any(start < last and first < end for first, last in taken) else tensor
+        taken.append((start, end))
+    return result
 
 
 def sections_to_show(cloud_xyz: np.ndarray, cloud_rgb: np.ndarray, trajectory: np.ndarray,

@@ -215,3 +215,13 @@ def test_settings_are_typed(tmp_path):
                               ({"count": 3, "name": 4}, "name = 4"), ({"count": 3, "scales": ["a"]}, "scales")):
         with pytest.raises(UserError, match=f"settings do not fit .*{problem}.*map the scene again"):
             stored(**settings).settings_as(Settings)
+
+
+def test_sections_may_share_memory(tmp_path):
+    points = torch.rand(50, 3)
+    shown = sections_to_show(points.numpy(), np.zeros((50, 3), np.uint8), np.eye(4)[None])
+    scene_map = SceneMap(method="ace_g", sections={"landmarks": {"points": points, "some": points[10:20]}, **shown})
+    scene_map.save(tmp_path / "shared.map")
+    found = SceneMap.load(tmp_path / "shared.map").sections
+    assert torch.equal(found["landmarks"]["points"], points) and torch.equal(found["cloud"]["xyz"], points)
+    assert torch.equal(found["landmarks"]["some"], points[10:20])
