@@ -1,1 +1,1 @@
-"""What is measured, and the commands that repeat it."""
+"""Benchmarks, each a command: `python -m aceg_ros.benchmarks.<name>`."""

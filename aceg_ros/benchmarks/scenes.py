@@ -64,18 +64,18 @@ def map_and_evaluate(scene: Path, map_path: Path, *, method: str, budget_s: floa
                      map_options: Sequence[str] = ()) -> dict[str, Any]:
     """Map a scene's mapping/ and evaluate its query/, unless results are there; returns what `aceg evaluate` wrote."""
     if not map_path.exists():
-        _aceg("map", scene / "mapping", "-o", map_path, "--budget", budget_s, "--method", method, "--every", every,
-              *map_options)
+        _aceg(["map", scene / "mapping", "-o", map_path, "--budget", budget_s, "--method", method, "--every", every,
+               *map_options])
     return _evaluate(map_path, scene / "query", map_path.with_suffix(".json"))
 
 
 def _evaluate(map_path: Path, scene: Path, result: Path) -> dict[str, Any]:
     if not result.exists():
-        _aceg("evaluate", map_path, scene, "--json", result)
+        _aceg(["evaluate", map_path, scene, "--json", result])
     return json.loads(result.read_text())
 
 
-def _aceg(*arguments: object) -> None:
+def _aceg(arguments: Sequence[object]) -> None:
     subprocess.run([sys.executable, "-m", "aceg_ros.cli", *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
 
 

@@ -22,8 +22,8 @@ def render_hall_sessions(seed: int, atlas: TextureAtlas, *, mapping: int = 260,
                          query: int = 60) -> tuple[Iterator[Frame], Iterator[Frame]]:
     """Render a mapping walk and a later query walk through hall `seed`, with exact poses and depths.
 
-    Both look ahead. The query walk is up to half a metre beside the path of the mapping walk, with headings of its own,
-    under another light, with objects moved and removed.
+    In both, the camera looks ahead. The query walk is up to half a metre beside the path of the mapping walk, with
+    headings of its own, under another light, with objects moved and removed.
     """
     rng = np.random.default_rng(seed)
     hall = long_hall(seed, len(atlas), LENGTH_M)

@@ -25,8 +25,8 @@ def render_room_sessions(seed: int, atlas: TextureAtlas, *, mapping: int = 24, q
         atlas: textures of the room, on `device`.
         mapping: number of frames of the mapping session, all under one light.
         query: number of frames of the query session, each under a light of its own.
-        viewpoints: number of places that both sessions look from.
-        device: where rays are cast.
+        viewpoints: number of viewpoints that both sessions share.
+        device: on which rays are cast.
 
     Returns:
         The frames of the mapping and of the query session, with exact poses and depths.

@@ -35,8 +35,8 @@ class CodePool:
         self._active = [self._start(number, options.lifetime * (number + 1) // options.active)
                         for number in range(options.active)]
 
-    def turn(self, iteration: int) -> CodeFit:
-        """The scene whose turn it is; a code at the end of its lifetime is replaced by a new scene's."""
+    def select(self, iteration: int) -> CodeFit:
+        """The code to fit in this iteration; at the end of its lifetime, it is replaced by that of a new scene."""
         number = iteration % len(self._active)
         active = self._active[number]
         if active.fit.age >= active.fit.lifetime:
@@ -58,18 +58,18 @@ class CodePool:
         write_state(self._file, {"iteration": done, "made_for": self._made_for, "active": states})
 
     def load(self, done: int) -> None:
-        """Load the codes kept after `done` iterations. Those of another iteration, or of another number of processes or
-        scenes, are left: training goes on with fresh ones."""
+        """Load the codes kept after `done` iterations. Codes of another iteration, or of another number of processes
+        or scenes, are ignored: training continues with fresh ones."""
         if not done or not self._file.exists():
             return
         state = torch.load(self._file, map_location="cpu", weights_only=True)
         if state["iteration"] != done or state["made_for"] != self._made_for:
             return
-        for number, kept in enumerate(state["active"]):
-            active = self._start(kept["generation"], kept["lifetime"])
-            active.fit.age = kept["age"]
-            active.fit.code.load_state_dict(kept["code"])
-            active.fit.optimizer.load_state_dict(kept["optimizer"])
+        for number, saved in enumerate(state["active"]):
+            active = self._start(saved["generation"], saved["lifetime"])
+            active.fit.age = saved["age"]
+            active.fit.code.load_state_dict(saved["code"])
+            active.fit.optimizer.load_state_dict(saved["optimizer"])
             self._active[number] = active
 
 

@@ -17,7 +17,7 @@ from aceg_ros.pretraining.ace_g.scenes import TrainingScene, TrainingSceneData
 from aceg_ros.pretraining.common.loop import LoopOptions, Statistics
 from aceg_ros.utils.device import training_precision
 
-QUERY_AGE = 0.2                        # share of its lifetime before which a code says too little for query steps
+QUERY_AGE = 0.2                        # share of its lifetime after which a code is good enough for query steps
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,8 +56,8 @@ def prepare(options: MapCodeTraining, scenes: SceneSplit | None = None) -> MapCo
         raise UserError(f"A width of {options.size.dim_emb} cannot be split among {options.size.num_attention_heads}"
                         " heads: give a multiple.")
     if options.checkpoint_every % options.step_every:
-        raise UserError(f"Checkpoints every {options.checkpoint_every} iterations fall between two steps, which are"
-                        f" {options.step_every} iterations apart: give a multiple.")
+        raise UserError(f"Checkpoints every {options.checkpoint_every} iterations fall between two steps, of"
+                        f" {options.step_every} iterations each: give a multiple.")
     group = join_process_group(options.device)
     if group.is_main:
         lock_options(options.run, options)
@@ -78,7 +78,7 @@ def _prepare_scenes(options: MapCodeTraining, group: ProcessGroup) -> SceneSplit
 
 @dataclass(frozen=True, kw_only=True)
 class CodeStep:
-    """One iteration: the code whose turn it is, and the randomness of its step."""
+    """One iteration: the code that is fitted, and the random numbers of its step."""
 
     fit: CodeFit
     rng: np.random.Generator
@@ -99,7 +99,7 @@ class MapCodeTask(TrainingTask[CodeStep]):
 
     def draw(self, iteration: int) -> CodeStep:
         rng = np.random.default_rng((self.options.seed, self.group.rank, iteration))
-        return CodeStep(dropout_seed=int(rng.integers(2**62)), rng=rng, fit=self._pool.turn(iteration))
+        return CodeStep(dropout_seed=int(rng.integers(2**62)), rng=rng, fit=self._pool.select(iteration))
 
     def add_gradients(self, batch: CodeStep) -> Statistics:
         torch.manual_seed(batch.dropout_seed)

@@ -85,7 +85,7 @@ class TrainingScene:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSceneData:
-    """Which scenes to train on.
+    """The scenes of a run.
 
     scenes: folders of posed images, of which only mapping parts may be given; textures: a folder of tiles for the
     rendered rooms, or None.

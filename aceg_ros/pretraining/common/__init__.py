@@ -1,1 +1,1 @@
-"""What every pre-training shares."""
+"""Shared by all pre-trainings: the training loop, run folders, several processes, scores."""

@@ -30,7 +30,7 @@ Statistics = dict[str, Tensor]
 
 
 class TrainingTask(ABC, Generic[Batch]):
-    """What a pre-training trains, and on what.
+    """A network, its data, its loss and its scores: all that one pre-training adds to the loop.
 
     model: all that the optimizer changes and the checkpoint keeps.
     """
@@ -80,7 +80,7 @@ class LoopOptions:
     checkpoint_every, log_every: iterations between two checkpoints with their evaluation, and two lines of the curve.
     log_mean: latest iterations whose losses are averaged in a line of the curve.
     evaluate_first: whether the untrained model is evaluated.
-    draw_ahead: batches that threads draw ahead; 0 draws each when it is its turn.
+    draw_ahead: batches that threads draw ahead; 0 draws each just before its iteration.
     """
 
     run: Path
@@ -115,7 +115,7 @@ def run_training(task: TrainingTask, options: LoopOptions, group: ProcessGroup |
     """Train the task's model from its last checkpoint on, or from the start.
 
     Args:
-        task: what is trained.
+        task: the network, its data and its loss.
         options: of the loop.
         group: the processes that train together; None for this one alone.
         should_stop: asked before every step. If true, the run keeps a checkpoint, exports what it has, and returns.

@@ -30,7 +30,7 @@ DESCRIPTORS_PER_IMAGE, DESCRIPTORS_PER_VIEW = 1500, 800         # of a teacher
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderData:
-    """What to train on.
+    """The data of a run.
 
     scenes: folders of posed images, of which only mapping parts may be given. textures: a folder of tiles for the
     rendered rooms, or None. teacher: an imported encoder to distill, which describes every `teacher_every`-th image and

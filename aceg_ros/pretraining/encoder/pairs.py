@@ -1,4 +1,4 @@
-"""Image pairs with known point correspondences: what the encoder learns from.
+"""Image pairs with known point correspondences, the training data of the encoder.
 
 There are three sources of one form: two views of a rendered room (`rendered_pairs`: exact, from depth), a real image
 paired with itself (`real_pairs`: the random warps of `augment` relate the two by a homography), and two real images of
