@@ -62,7 +62,7 @@ def build_map(recording: str | Path | Iterable[Frame], *, method: str | None = N
                                  progress=progress or (lambda _: None))
     method = method or registry.default_method(options, method_options)
     scene_map, skipped = map_frames(method, options, frames, budget,
-                                    method_options=registry.own_options(method, method_options))
+                                    method_options=registry.make_method_options(method, method_options))
     unreadable = [frame.reason for frame in frames.skipped] if isinstance(frames, Scene) else []
     for reason in unreadable + skipped:
         _LOG.warning("skipped: %s", reason)

@@ -22,6 +22,7 @@ from aceg_ros.camera import Frame
 from aceg_ros.encoders.ace import AceNet
 from aceg_ros.encoders.base import Encoder
 from aceg_ros.encoders.preprocess import image_to_tensor
+from aceg_ros.errors import UserError
 from aceg_ros.evaluation.metrics import percentiles
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.registry import make_localizer, specs
@@ -54,7 +55,8 @@ def measure_speed(map_path: str | None, device: str, repeats: int) -> dict[str, 
     world = demo_world()
     frames = [world.render_frame(pose, EVENING) for pose in query_path(8, world.room)]
     localizer = make_localizer(SceneMap.load(map_path), device) if map_path else _untrained(device)
-    assert isinstance(localizer, SceneCoordinateLocalizer)
+    if not isinstance(localizer, SceneCoordinateLocalizer):
+        raise UserError(f"{map_path}: the stages are those of methods that regress scene coordinates, not of this one.")
     jpegs = [cv2.imencode(".jpg", frame.image[..., ::-1])[1] for frame in frames]
     timed = [_time_frame(localizer, frames[number % len(frames)], jpegs[number % len(frames)], number)
              for number in range(repeats + WARM_UP)]

@@ -75,17 +75,17 @@ def run(options: argparse.Namespace) -> int:
 
     given = {name: getattr(options, name) for name in registry.all_options() if hasattr(options, name)}
     if options.method is not None:
-        registry.own_options(options.method, given)          # complains before the scene is opened
+        registry.make_method_options(options.method, given)          # complains before the scene is opened
     device = pick_device(options.device)
     total_s = default_budget_s(device) if options.budget is None else options.budget
     scene = open_scene(options.scene, options.every, bag_options(options))
     check_writable(options.output)
     mapping = MappingOptions(encoder=options.encoder, seed=options.seed, device=device, use_depth=options.use_depth)
     method = options.method or registry.default_method(mapping, given)
-    own = registry.own_options(method, given)
+    method_options = registry.make_method_options(method, given)
     with StopOnInterrupt() as stop, (JsonProgress() if options.json_progress else MappingBar()) as bar:
         budget = MappingBudget.start(total_s, progress=bar.show, should_stop=stop.asked, started=started)
-        scene_map = _build(method, mapping, own, scene=scene, budget=budget)
+        scene_map = _build(method, mapping, method_options, scene=scene, budget=budget)
     size = scene_map.save(options.output)
     _warn_of_time(scene_map.statistics, total_s)
     note = "" if scene_map.statistics.complete else " (stopped early: what was learned so far)"
@@ -94,11 +94,12 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _build(method: str, mapping: MappingOptions, own: Any, *, scene: Scene, budget: MappingBudget) -> SceneMap:
+def _build(method: str, mapping: MappingOptions, method_options: Any, *, scene: Scene,
+           budget: MappingBudget) -> SceneMap:
     from aceg_ros.methods.build_map import build_map
 
     frames = frame_bar(scene, "reading frames")
-    scene_map, unusable = build_map(method, mapping, frames, budget, method_options=own)
+    scene_map, unusable = build_map(method, mapping, frames, budget, method_options=method_options)
     unreadable = [skipped.reason for skipped in scene.skipped]
     tell_skipped(unreadable + unusable, len(scene))
     skipped = scene_map.statistics.skipped + len(unreadable)

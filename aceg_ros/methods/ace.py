@@ -34,9 +34,9 @@ class AceMapSettings:
     patch_offset_px: float = 0.0
 
 
-def make_mapper(options: MappingOptions, own: AceOptions) -> Mapper:
+def make_mapper(options: MappingOptions, method_options: AceOptions) -> Mapper:
     from aceg_ros.methods.ace_mapper import AceMapper  # localizing must not load what mapping needs
-    return AceMapper(options, own)
+    return AceMapper(options, method_options)
 
 
 def make_localizer(scene_map: SceneMap, device: str = "auto", seed: int = 0) -> SceneCoordinateLocalizer:

@@ -47,9 +47,9 @@ class AceGMapSettings:
     patch_offset_px: float = 0.0
 
 
-def make_mapper(options: MappingOptions, own: AceGOptions) -> Mapper:
+def make_mapper(options: MappingOptions, method_options: AceGOptions) -> Mapper:
     from aceg_ros.methods.ace_g_mapper import AceGMapper  # localizing must not load what mapping needs
-    return AceGMapper(options, own)
+    return AceGMapper(options, method_options)
 
 
 def make_localizer(scene_map: SceneMap, device: str = "auto", seed: int = 0) -> SceneCoordinateLocalizer:
@@ -97,7 +97,7 @@ SPEC = MethodSpec(
     importers=(
         ImporterSpec(kind="ace-g", description="the regressor of the ACE-G release",
                      function="aceg_ros.importers.ace_g:import_regressor"),
-        ImporterSpec(kind="ace-g-map", description="a map of it", inputs=("encoder", "regressor"),
+        ImporterSpec(kind="ace-g-map", description="a map of the ACE-G release", inputs=("encoder", "regressor"),
                      function="aceg_ros.importers.ace_g:import_map"),
     ),
 )

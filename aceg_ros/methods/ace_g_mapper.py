@@ -63,12 +63,13 @@ SETTINGS = {"cuda": AceGSettings(),
 class AceGMapper:
     """Collects posed frames, then makes a code of them within the budget."""
 
-    def __init__(self, options: MappingOptions, own: AceGOptions | None = None, settings: AceGSettings | None = None):
-        self._options, self._own = options, own or AceGOptions()
+    def __init__(self, options: MappingOptions, method_options: AceGOptions | None = None, *,
+                 settings: AceGSettings | None = None):
+        self._options, self._method_options = options, method_options or AceGOptions()
         self._device = pick_device(options.device)
         self._settings = settings or SETTINGS[self._device]
         self._encoder = load_encoder(options.encoder, self._device)
-        self._regressor = _fitting_regressor(self._own.regressor, self._encoder, self._device)
+        self._regressor = _fitting_regressor(self._method_options.regressor, self._encoder, self._device)
         self._frames = MappingFrames(self._encoder, options.use_depth)
 
     def add(self, frame: Frame) -> None:
@@ -94,7 +95,7 @@ class AceGMapper:
         """Find landmarks, cluster them, and make a map of the clusters."""
         seed = self._options.seed
         landmarks, encoded = self._find_landmarks(budget)
-        features, points = cluster_landmarks(landmarks, self._own.codes or self._settings.landmarks, seed)
+        features, points = cluster_landmarks(landmarks, self._method_options.codes or self._settings.landmarks, seed)
         cloud = subsample(landmarks, CLOUD_POINTS, seed + 1)
         code = {"keys": (features * KEY_SCALE).round().to(torch.int8), "points": points}
         statistics = replace(self._statistics(budget), encoded=encoded, patches=len(landmarks),
@@ -149,7 +150,7 @@ class AceGMapper:
     def _new_code(self, net: TransformerHead) -> MapCode:
         """A code of noise around the mean camera position."""
         mean = torch.tensor(self._frames.poses[:, :3, 3].mean(0)).float()
-        codes = self._own.codes or self._regressor.codes or self._settings.training.codes
+        codes = self._method_options.codes or self._regressor.codes or self._settings.training.codes
         generator = torch.Generator().manual_seed(self._options.seed)
         return MapCode.noise(codes, net.config.dim_emb, mean, generator).to(self._device)
 

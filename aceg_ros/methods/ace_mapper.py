@@ -64,8 +64,9 @@ BUFFER_BYTES = {"cpu": 0.5e9, "cuda": 10e9}
 class AceMapper:
     """Collects posed frames, then trains a head for them within the budget."""
 
-    def __init__(self, options: MappingOptions, own: AceOptions | None = None, settings: AceSettings | None = None):
-        self._options, self._own = options, own or AceOptions()
+    def __init__(self, options: MappingOptions, method_options: AceOptions | None = None, *,
+                 settings: AceSettings | None = None):
+        self._options, self._method_options = options, method_options or AceOptions()
         self._device = pick_device(options.device)
         self._settings = settings or SETTINGS[self._device]
         self._encoder = load_encoder(options.encoder, self._device)
@@ -84,7 +85,7 @@ class AceMapper:
         budget = budget.reserve(FINISH_SHARE * budget.total_s + FINISH_S)
         torch.manual_seed(self._options.seed)
         only_known = False
-        if not self._own.reprojection_only:
+        if not self._method_options.reprojection_only:
             only_known = self._triangulate(budget) >= MIN_TRIANGULATED
         buffer, encoded = self._fill_buffer(only_known, budget)
         head = self._new_head(buffer)

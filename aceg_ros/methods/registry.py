@@ -118,7 +118,8 @@ def default_method(options: MappingOptions, given: Iterable[str] = ()) -> str:
     """Return the name of the method for these options.
 
     given: names of methods' own options that the user has chosen. Of the methods that support the options, the first is
-    taken that has all of these; if none has, the last, which asks for least: `own_options` then names what is wrong.
+    taken that has all of these; if none has, the last, which asks for least: `make_method_options` then says what is
+    wrong.
     """
     supporting = [spec for spec in specs() if spec.priority > 0 and spec.supports(options)]
     fitting = [spec for spec in supporting if spec.option_names().issuperset(given)]
@@ -135,7 +136,7 @@ def all_options() -> dict[str, tuple[Option, tuple[str, ...]]]:
     return found
 
 
-def own_options(method: str, given: Mapping[str, Any]) -> Any:
+def make_method_options(method: str, given: Mapping[str, Any]) -> Any:
     """Return a method's options with the given values.
 
     Raises UserError if one is unknown, another method's or has a value that is not allowed.
@@ -159,14 +160,15 @@ def make_mapper(method: str, options: MappingOptions, method_options: Any = None
     method_options: an instance of the spec's `options`; None: the defaults.
     """
     spec = get(method)
-    own = spec.options() if method_options is None else method_options
-    if not isinstance(own, spec.options):
-        raise TypeError(f"Method {method} takes {spec.options.__name__}, not {type(own).__name__}.")
-    check_options(own)
+    chosen = spec.options() if method_options is None else method_options
+    if not isinstance(chosen, spec.options):
+        raise TypeError(f"Method {method} takes {spec.options.__name__}, not {type(chosen).__name__}.")
+    check_options(chosen)
     for option in options_of(spec.options):
-        if option.conflicts_with is not None and getattr(own, option.name) and getattr(options, option.conflicts_with):
-            raise UserError(f"{option.name} and {option.conflicts_with} cannot be asked for together.")
-    return spec.make_mapper(options, own)
+        other = option.conflicts_with
+        if other is not None and getattr(chosen, option.name) and getattr(options, other):
+            raise UserError(f"{option.name} and {other} cannot be asked for together.")
+    return spec.make_mapper(options, chosen)
 
 
 def make_localizer(scene_map: SceneMap, device: str = "auto", seed: int = 0) -> Localizer:

@@ -14,7 +14,7 @@ from aceg_ros.methods import registry
 from aceg_ros.methods.ace import AceOptions
 from aceg_ros.methods.base import MappingOptions
 from aceg_ros.methods.options import option, options_of
-from aceg_ros.methods.registry import MethodSpec, default_method, own_options
+from aceg_ros.methods.registry import MethodSpec, default_method, make_method_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +27,8 @@ class MadeUpOptions:
 given_to_the_mapper: list[MadeUpOptions] = []
 
 
-def fail(_: object, own: object, *__: object):
-    given_to_the_mapper.append(own)
+def fail(_: object, method_options: object, *__: object):
+    given_to_the_mapper.append(method_options)
     raise UserError("The made-up method makes nothing.")
 
 
@@ -59,7 +59,7 @@ def test_the_default_is_ace_g_where_its_regressor_reads_the_encoder():
 ])
 def test_options_of_another_method_are_rejected(method, given, sentence):
     with pytest.raises(UserError) as found:
-        own_options(method, given)
+        make_method_options(method, given)
     assert str(found.value) == sentence
 
 
