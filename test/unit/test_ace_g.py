@@ -87,12 +87,12 @@ def test_release_files_are_imported_and_compute_the_same(tmp_path):
     image = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
     estimate = make_localizer(SceneMap.load(tmp_path / "g.map"), "cpu").localize(
         Frame(image=image, camera=Camera(width=320, height=240, fx=260.0, fy=260.0, cx=160.0, cy=120.0)))
-    assert estimate.map_from_camera is None, "noise is nowhere"
+    assert estimate.map_from_camera is None, "noise shows no part of the scene"
     assert "head" in estimate.stage_ms
 
 
 @pytest.mark.parametrize("change", [{"num_attention_heads": 5}, {"use_uncertainty": False}, {"dim_map_emb": 32}])
-def test_other_networks_than_the_published_one_are_refused(tmp_path, change):
+def test_other_networks_than_the_published_one_are_rejected(tmp_path, change):
     head = TransformerHead(SMALL)
     config = {"num_attention_heads": 2} | change
     torch.save(head.state_dict() | {"_extra_state": {"_head_config_dict": config}}, tmp_path / "h.pt")
@@ -101,7 +101,7 @@ def test_other_networks_than_the_published_one_are_refused(tmp_path, change):
     assert not (tmp_path / "h.st").exists()
 
 
-def test_files_that_run_code_are_refused(tmp_path):
+def test_files_that_run_code_are_rejected(tmp_path):
     import pickle
     (tmp_path / "evil.pt").write_bytes(pickle.dumps(print))
     with pytest.raises(UserError, match="damaged"):
@@ -166,7 +166,7 @@ def test_an_untrained_regressor_is_the_nearest_landmark():
     assert ((found.coordinates - code.points[:50]).norm(dim=1) < code.spacing).all()
 
 
-def test_maps_of_any_scale_and_place_are_alike_to_it():
+def test_maps_of_any_scale_and_position_are_alike_to_it():
     torch.manual_seed(1)
     code, net = landmarks(), LandmarkRegressor(LandmarkConfig(dim_in=16))
     torch.nn.init.normal_(net.weigh.weight)
@@ -179,7 +179,7 @@ def test_maps_of_any_scale_and_place_are_alike_to_it():
     assert torch.allclose(7 * here.sigma, there.sigma, rtol=1e-2)
 
 
-def test_regressor_files_come_back_and_others_are_refused(tmp_path):
+def test_regressor_files_come_back_and_others_are_rejected(tmp_path):
     net = LandmarkRegressor(LandmarkConfig(dim_in=16, width=32, heads=2, blocks=1, nearest=4))
     save_regressor(net, "compact:0", tmp_path / "r.safetensors")
     found = load_regressor(str(tmp_path / "r.safetensors"))
@@ -323,7 +323,7 @@ def test_a_map_has_as_many_codes_as_are_asked_for(tmp_path, rendered_scene, caps
 
 
 @pytest.mark.slow
-def test_maps_are_repeatable_and_few_landmarks_are_refused():
+def test_maps_are_repeatable_and_few_landmarks_are_rejected():
     world = demo_world()
     frames = [world.render_frame(pose) for pose in mapping_path(48, world.room)[10:18]]
     maps = [build_map("ace_g", MappingOptions(), frames, MappingBudget.start(1000.0))[0] for _ in range(2)]

@@ -57,7 +57,7 @@ def test_evaluate_on_another_drive_in_another_light(rendered_map, rendered_scene
                                                         "trajectory.png", "errors.png", "report.html"}
 
 
-def test_localize_gives_the_poses_that_evaluate_judges(rendered_map, rendered_scene, tmp_path, capsys):
+def test_localize_gives_the_poses_that_evaluate_measures(rendered_map, rendered_scene, tmp_path, capsys):
     images = sorted((rendered_scene / "query" / "rgb").iterdir())[:4]
     assert main(["localize", str(rendered_map), *map(str, images), "--json", str(tmp_path / "a.json"),
                  "-o", str(tmp_path / "poses.tum")]) == 0
@@ -74,7 +74,7 @@ def test_localize_gives_the_poses_that_evaluate_judges(rendered_map, rendered_sc
         assert (answer["map_from_camera"] is None) == (answer["status"] != "accepted") and answer["message"]
 
 
-def test_pictures_of_another_place_are_refused(rendered_map, tmp_path, capsys):
+def test_images_of_another_scene_are_rejected(rendered_map, tmp_path, capsys):
     from aceg_ros.synthetic.demo_room import World
     from aceg_ros.synthetic.demo_room import query_path as path
     from aceg_ros.synthetic.room import random_room
@@ -106,7 +106,7 @@ def test_bad_usage_is_one_sentence_and_exit_code_2(arguments, expected, tmp_path
     assert code == 2 and re.search(expected, message) and "Traceback" not in message
 
 
-def test_a_scene_of_one_picture_or_of_broken_poses_makes_no_map(rendered_scene, tmp_path, capsys):
+def test_a_scene_of_one_image_or_of_broken_poses_makes_no_map(rendered_scene, tmp_path, capsys):
     frames = list(open_scene(rendered_scene / "query"))
     write_ace_scene(tmp_path / "one", frames[:1])
     assert main(["map", str(tmp_path / "one"), "-o", str(tmp_path / "x.map")]) == 2
@@ -167,7 +167,7 @@ def test_a_camera_that_stands_still_makes_no_map(rendered_scene, tmp_path, capsy
     write_ace_scene(tmp_path / "still", [frame] * 6)
     assert main(["map", str(tmp_path / "still"), "-o", str(tmp_path / "x.map")]) == 2
     assert "parallax" in capsys.readouterr().err
-    # Depth pictures fix the scale where parallax cannot.
+    # Depth images fix the scale where parallax cannot.
     assert main(["map", str(tmp_path / "still"), "-o", str(tmp_path / "x.map"), "--use-depth", "--budget", "8"]) == 0
 
 
@@ -198,7 +198,7 @@ def test_dark_frames_are_skipped_and_distorted_cameras_are_kept(rendered_scene, 
     assert "bad_image" in capsys.readouterr().out
 
 
-def test_pictures_of_different_sizes_make_one_map(rendered_scene, tmp_path, capsys):
+def test_images_of_different_sizes_make_one_map(rendered_scene, tmp_path, capsys):
     frames = list(open_scene(rendered_scene / "query"))
     small = [replace(frame, image=cv2.resize(frame.image, (320, 240)), camera=frame.camera.resized(320, 240),
                      depth_m=None) if number % 2 else frame for number, frame in enumerate(frames)]
@@ -207,9 +207,9 @@ def test_pictures_of_different_sizes_make_one_map(rendered_scene, tmp_path, caps
     assert {(c.width, c.height) for c in SceneMap.load(tmp_path / "x.map").cameras} == {(640, 480), (320, 240)}
 
 
-def test_one_unreadable_picture_does_not_cost_the_others(rendered_map, rendered_scene, tmp_path, capsys):
+def test_one_unreadable_image_does_not_cost_the_others(rendered_map, rendered_scene, tmp_path, capsys):
     good = str(next((rendered_scene / "query" / "rgb").iterdir()))
-    (tmp_path / "bad.png").write_bytes(b"not a picture")
+    (tmp_path / "bad.png").write_bytes(b"not an image")
     bad, result = str(tmp_path / "bad.png"), tmp_path / "a.json"
     assert main(["localize", str(rendered_map), bad, good, "--json", str(result)]) == 2
     answers = json.loads(result.read_text())["images"]
@@ -218,7 +218,7 @@ def test_one_unreadable_picture_does_not_cost_the_others(rendered_map, rendered_
 
 
 @pytest.mark.parametrize("verb", ["map", "evaluate"])
-def test_places_that_cannot_be_written_are_found_before_the_work(verb, rendered_map, rendered_scene, tmp_path, capsys):
+def test_outputs_that_cannot_be_written_are_found_before_the_work(verb, rendered_map, rendered_scene, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     target = str(tmp_path / "file" / "x")
     arguments = ["map", str(rendered_scene / "query"), "-o", target] if verb == "map" else \
@@ -247,17 +247,17 @@ def test_the_bar_moves_on_a_terminal(monkeypatch):
 def test_damaged_frames_are_counted_and_named(rendered_scene, rendered_map, tmp_path, capsys):
     frames = list(open_scene(rendered_scene / "query"))[:4]
     write_ace_scene(tmp_path / "some", frames)
-    pictures = sorted((tmp_path / "some" / "rgb").iterdir())
-    pictures[1].write_bytes(pictures[1].read_bytes()[:2000])
+    images = sorted((tmp_path / "some" / "rgb").iterdir())
+    images[1].write_bytes(images[1].read_bytes()[:2000])
     assert main(["evaluate", str(rendered_map), str(tmp_path / "some")]) == 0
     streams = capsys.readouterr()
     content = json.loads(streams.out)
-    assert (content["frames"], content["skipped"]) == (3, 1) and pictures[1].name in streams.err
+    assert (content["frames"], content["skipped"]) == (3, 1) and images[1].name in streams.err
 
 
-def test_a_picture_of_unknown_size_needs_a_camera(rendered_map, rendered_scene, tmp_path, capsys):
-    picture = cv2.imread(str(next((rendered_scene / "query" / "rgb").iterdir())))
-    cv2.imwrite(str(tmp_path / "small.png"), cv2.resize(picture, (320, 240)))
+def test_an_image_of_unknown_size_needs_a_camera(rendered_map, rendered_scene, tmp_path, capsys):
+    image = cv2.imread(str(next((rendered_scene / "query" / "rgb").iterdir())))
+    cv2.imwrite(str(tmp_path / "small.png"), cv2.resize(image, (320, 240)))
     assert main(["localize", str(rendered_map), str(tmp_path / "small.png")]) == 2
     assert "--camera" in capsys.readouterr().err
     (tmp_path / "k.txt").write_text("262.5 0 158.75\n0 260 120.75\n0 0 1\n")

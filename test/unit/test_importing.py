@@ -65,7 +65,7 @@ def test_an_imported_head_localizes_with_its_encoder(imported):
     image = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
     camera = Camera(width=640, height=480, fx=525.0, fy=525.0, cx=320.0, cy=240.0)
     estimate = make_localizer(scene_map, "cpu").localize(Frame(image=image, camera=camera))
-    assert not estimate.accepted, "random weights know no place"
+    assert not estimate.accepted, "random weights know no scene"
 
 
 def test_the_release_has_its_patch_centres_half_a_pixel_further(imported):
@@ -78,7 +78,7 @@ def test_the_release_has_its_patch_centres_half_a_pixel_further(imported):
 
 @pytest.mark.parametrize("content", [b"", b"junk", pickle.dumps({"a": 1})])
 @pytest.mark.parametrize("kind", ["ace-encoder", "ace-head"])
-def test_wrong_files_are_refused_with_a_sentence(tmp_path, capsys, content, kind):
+def test_wrong_files_are_rejected_with_a_sentence(tmp_path, capsys, content, kind):
     (tmp_path / "x.pt").write_bytes(content)
     assert main(["import", kind, str(tmp_path / "x.pt"), "-o", str(tmp_path / "y")]) == 2
     message = capsys.readouterr().err
@@ -109,7 +109,7 @@ def test_heads_and_encoders_that_do_not_fit(imported, capsys):
     assert "not a scene head" in capsys.readouterr().err
 
 
-def test_a_map_whose_encoder_changed_is_refused(imported):
+def test_a_map_whose_encoder_changed_is_rejected(imported):
     folder, _ = imported
     torch.manual_seed(9)
     torch.save(AceNet(32).state_dict(), folder / "encoder.pt")
@@ -127,6 +127,6 @@ def test_every_importer_is_there_and_takes_its_inputs():
     assert set(importers()) == {"ace-encoder", "ace-head", "ace-g", "ace-g-map", "aliked"}
 
 
-def test_unknown_kinds_are_refused(tmp_path):
+def test_unknown_kinds_are_rejected(tmp_path):
     with pytest.raises(UserError, match="Unknown kind 'magic'"):
         import_file("magic", tmp_path / "x.pt", tmp_path / "y")
