@@ -164,7 +164,7 @@ def test_localization_in_a_bag_is_that_of_the_folder(rendered_map, rendered_scen
         options = ["--tf", "map", "cam"] if style.poses == "tf" else []
         assert main(["evaluate", str(rendered_map), str(bag), "--json", str(tmp_path / "b.json"), *options]) == 0
         statistics = json.loads((tmp_path / "b.json").read_text())
-        for key in ("frames", "localized", "rejected", "recall"):
+        for key in ("frames", "localized", "refused", "recall"):
             assert statistics[key] == expected[key]
         assert statistics["median_translation_m"] == pytest.approx(expected["median_translation_m"], rel=1e-6)
 
