@@ -54,16 +54,16 @@ def _add_method_flags(verb: argparse.ArgumentParser, conflicting: dict[str, Any]
 
     conflicting: by the name of a common option, the group of flags that cannot be given together with it.
     """
-    for name, (option, owners) in registry.all_options().items():
+    for name, by_method in registry.all_options().items():
+        option = next(iter(by_method.values()))
         target = verb if option.conflicts_with is None else conflicting[option.conflicts_with]
-        text = f"of --method {' or '.join(owners)}: {option.description}"
+        text = "; ".join(f"of --method {method}: {each.help}" for method, each in by_method.items())
         if option.kind is bool:
             target.add_argument(option.flag, dest=name, action="store_true", default=argparse.SUPPRESS, help=text)
-            continue
-        if option.default is not None:
-            text += f" (default: {option.default})"
-        target.add_argument(option.flag, dest=name, type=parsed_by(option.parse), default=argparse.SUPPRESS, help=text,
-                            metavar=option.metavar)
+        else:
+            parse = option.parse if len(by_method) == 1 else option.convert     # `make_method_options` checks it
+            target.add_argument(option.flag, dest=name, type=parsed_by(parse), default=argparse.SUPPRESS, help=text,
+                                metavar=option.metavar)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from aceg_ros.networks.landmark_regressor import LandmarkRegressor
     from aceg_ros.networks.map_code_transformer import PredictedPoints, TransformerHead
 
-SHIPPED_REGRESSOR, ITS_ENCODER = "ace_g", "compact"
+SHIPPED_REGRESSOR, SHIPPED_REGRESSOR_ENCODER = "ace_g", "compact"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ SPEC = MethodSpec(
     make_mapper=make_mapper,
     make_localizer=make_localizer,
     priority=2,
-    supports=lambda options: options.encoder == ITS_ENCODER,
+    supports=lambda options: options.encoder == SHIPPED_REGRESSOR_ENCODER,
     importers=(
         ImporterSpec(kind="ace-g", description="the regressor of the ACE-G release",
                      function="aceg_ros.importers.ace_g:import_regressor"),

@@ -56,12 +56,22 @@ class Option:
         """How it is given on the command line."""
         return "--" + self.name.replace("_", "-")
 
-    def parse(self, text: str) -> Any:
-        """Return the value that a text stands for. Raises UserError if it is none that is allowed."""
+    @property
+    def help(self) -> str:
+        """The description with the default, if that says something."""
+        says_nothing = self.default is None or self.default is False
+        return self.description if says_nothing else f"{self.description} (default: {self.default})"
+
+    def convert(self, text: str) -> Any:
+        """Return the value that a text stands for. Raises UserError if it stands for none."""
         try:
-            value = self.kind(text)
+            return self.kind(text)
         except ValueError:
             raise UserError(f"'{text}' is not {self._allowed()}") from None
+
+    def parse(self, text: str) -> Any:
+        """Return the value that a text stands for. Raises UserError if it is none that is allowed."""
+        value = self.convert(text)
         self.check(value)
         return value
 

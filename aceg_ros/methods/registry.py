@@ -46,13 +46,21 @@ class ImporterSpec:
 class MethodSpec:
     """All that a method is.
 
-    name: what maps and users call it. summary: one phrase for the help. make_mapper: by the options of every method and
-    its own, an instance of `options`. make_localizer: by a map, a device ("auto", "cpu", "cuda") and a seed.
-    map_settings: dataclass of the settings that its maps carry. importers: published files of it that can be imported.
-    priority, supports: without --method, the method of highest priority is taken that supports the options;
-    0: only by name. untrained_map: for a device and an encoder, a map with random weights in the default sizes, to time
-    localization by, if that can be made. To keep `aceg --help` fast, the module of a spec loads torch and mapping code
-    in its functions only.
+    To keep `aceg --help` fast, the module of a spec loads torch and mapping code in its functions only.
+
+    Attributes:
+        name: what maps and users call it.
+        summary: one phrase for the help.
+        make_mapper: makes a mapper of the options of every method and of its own, an instance of `options`.
+        make_localizer: makes a localizer of a map, a device ("auto", "cpu", "cuda") and a seed.
+        options: dataclass of its own options, see `methods.options`.
+        map_settings: dataclass of the settings that its maps carry, None if they carry none.
+        importers: published files of it that can be imported.
+        priority: if the user names no method, the one of highest priority is taken that supports the options;
+            0: only by name.
+        supports: whether it can work with these options of every method.
+        untrained_map: makes a map with random weights of default size, to time localization by, for a device and an
+            encoder; None if there is no such map.
     """
 
     name: str
@@ -75,15 +83,15 @@ _SPECS: dict[str, MethodSpec] = {}
 
 
 def register(spec: MethodSpec) -> None:
-    """Make a method known in this process. Raises ValueError if its name is taken, or one of its options means
-    something else to another method."""
-    known = _known()
-    if spec.name in known:
+    """Make a method known in this process.
+
+    Raises ValueError if its name is taken, or if one of its options is of another type with another method.
+    """
+    if spec.name in _known():
         raise ValueError(f"There is a method '{spec.name}' already.")
-    taken = {option.name: option for each in known.values() for option in options_of(each.options)}
     for option in options_of(spec.options):
-        if option.name in taken and option.kind is not taken[option.name].kind:
-            raise ValueError(f"Option {option.name} of method {spec.name} has another type than the one that there is.")
+        if any(option.kind is not other.kind for other in all_options().get(option.name, {}).values()):
+            raise ValueError(f"Option {option.name} of method {spec.name} has another type than the one there is.")
     _SPECS[spec.name] = spec
 
 
@@ -126,13 +134,12 @@ def default_method(options: MappingOptions, given: Iterable[str] = ()) -> str:
     return (fitting or supporting[-1:])[0].name
 
 
-def all_options() -> dict[str, tuple[Option, tuple[str, ...]]]:
-    """Return every option of any method by its name, with the names of the methods that have it."""
-    found: dict[str, tuple[Option, tuple[str, ...]]] = {}
+def all_options() -> dict[str, dict[str, Option]]:
+    """Return the options of all methods: by name of the option, and then by name of each method that has it."""
+    found: dict[str, dict[str, Option]] = {}
     for spec in specs():
         for option in options_of(spec.options):
-            first, owners = found.get(option.name, (option, ()))
-            found[option.name] = first, (*owners, spec.name)
+            found.setdefault(option.name, {})[spec.name] = option
     return found
 
 
@@ -148,9 +155,9 @@ def make_method_options(method: str, given: Mapping[str, Any]) -> Any:
         if name not in spec.option_names():
             if name not in known:
                 raise UserError(f"No method has an option '{name}': there are {', '.join(sorted(known))}.")
-            owners = " or ".join(known[name][1])
-            raise UserError(f"{known[name][0].flag} is of method {owners}: leave it out, or map with --method"
-                            f" {owners}.")
+            owners = " or ".join(known[name])
+            flag = next(iter(known[name].values())).flag
+            raise UserError(f"{flag} is of method {owners}: leave it out, or map with --method {owners}.")
     return make_options(spec.options, given)
 
 

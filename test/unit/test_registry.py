@@ -98,6 +98,27 @@ def test_names_and_options_cannot_clash(made_up):
         registry.make_mapper("ace", MappingOptions(), MadeUpOptions())
 
 
+def test_methods_share_a_flag_and_each_has_its_own_default(made_up, capsys):
+    @dataclass(frozen=True, kw_only=True)
+    class Lighter:
+        weight: float = option(0.1, "how light it is", metavar="KG", maximum=0.2)
+
+    registry.register(MethodSpec(name="lighter", summary="", options=Lighter, make_mapper=fail, make_localizer=fail))
+    try:
+        with pytest.raises(SystemExit):
+            main(["map", "--help"])
+        text = " ".join(capsys.readouterr().out.split())
+        assert "of --method made_up: how heavy it is (default: 1.0); of --method lighter: how light it is" in text
+        assert make_method_options("lighter", {}).weight == 0.1 and make_method_options("made_up", {}).weight == 1.0
+        assert make_method_options("lighter", {"weight": 0.2}).weight == 0.2
+        with pytest.raises(UserError, match="weight: '0.3' is not a number of 0.2 or less"):
+            make_method_options("lighter", {"weight": 0.3})
+        with pytest.raises(UserError, match="--weight is of method made_up or lighter"):
+            make_method_options("ace", {"weight": 0.2})
+    finally:
+        registry.unregister("lighter")
+
+
 def test_only_described_fields_of_plain_types_are_options():
     @dataclass(frozen=True)
     class Undescribed:
