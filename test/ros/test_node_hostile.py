@@ -61,9 +61,9 @@ def test_ten_thousand(graph, rendered_map, rendered_scene):
 
     def localized() -> np.ndarray:
         image = image_message(frame.image, bench.header())
-        assert bench.answer(image, good)[1]["status"] == "accepted"
-        place = bench.poses.pop(stamp_to_ns(image.header.stamp))[0].pose.pose.position
-        return np.array([place.x, place.y, place.z])
+        assert bench.localize(image, good)[1]["status"] == "accepted"
+        position = bench.poses.pop(stamp_to_ns(image.header.stamp))[0].pose.pose.position
+        return np.array([position.x, position.y, position.z])
 
     before = localized()
     bench.graph.spin(0.2)
@@ -77,8 +77,8 @@ def test_ten_thousand(graph, rendered_map, rendered_scene):
         bench.info.publish(info)
         bench.image.publish(image)
         if index % 4 == 0:
-            answered = len(bench.statuses)
-            graph.spin_until(lambda answered=answered: len(bench.statuses) > answered, 1.0)
+            count = len(bench.statuses)
+            graph.spin_until(lambda count=count: len(bench.statuses) > count, 1.0)
             assert process.poll() is None, output(process)
     graph.spin(2.0)
     assert not bench.poses and not bench.transforms

@@ -1,36 +1,16 @@
 """The localizer node as a process, over real topics, with a localizer whose answers are known."""
 
-import json
 import signal
 
 import numpy as np
 import pytest
 from fake_localizer_node import FakeLocalizer
-from node_bench import CAMERA, FAKE_NODE, Bench, good_info, picture
+from node_bench import CAMERA, FAKE_NODE, good_info, noise_image, write_map
 from ros_graph import output, stop
 
 from aceg_ros.camera import Camera, Frame
 from aceg_ros.ros.common.messages import image_message, info_message
 from aceg_ros.utils.stamps import stamp_to_ns
-
-
-@pytest.fixture(scope="module")
-def map_file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("maps") / "fake.map"
-    path.write_text(json.dumps({"offset_m": 1.0}))
-    return path
-
-
-@pytest.fixture
-def start(graph):
-    """Start the node with some parameters and wait until it listens."""
-    def start_node(*remappings, **parameters):
-        process = graph.start(FAKE_NODE, *remappings, **parameters)
-        bench = Bench(graph)
-        assert graph.spin_until(lambda: bench.connected() or process.poll() is not None) and process.poll() is None, \
-            output(process)
-        return bench, process
-    return start_node
 
 
 def zero_k(image, info):
@@ -89,19 +69,19 @@ BAD_INPUTS = [zero_k, not_finite_k, unknown_model, info_of_another_size, unknown
               empty, step_too_small, too_large_to_be_true]
 
 
-def test_bad_input_is_refused_with_a_reason_and_good_input_recovers(start, map_file):
-    bench, process = start(map_path=str(map_file))
+def test_bad_input_is_rejected_with_a_reason_and_good_input_recovers(start_bench, map_file):
+    bench, process = start_bench(map_path=str(map_file))
     for index, spoil in enumerate(BAD_INPUTS):
-        image, info = image_message(picture(index), bench.header()), good_info()
+        image, info = image_message(noise_image(index), bench.header()), good_info()
         expected, word = spoil(image, info)
-        status, values = bench.answer(image, info)
+        status, values = bench.localize(image, info)
         assert values["status"] == expected, spoil.__name__
         assert word in status.message and status.message.endswith("."), status.message
         assert status.level == status.WARN
         assert not bench.poses and not bench.transforms
 
-        good = image_message(picture(index), bench.header())
-        status, values = bench.answer(good, good_info())
+        good = image_message(noise_image(index), bench.header())
+        status, values = bench.localize(good, good_info())
         assert values["status"] == "accepted", spoil.__name__
         assert bench.poses.pop(stamp_to_ns(good.header.stamp))
         bench.transforms.clear()
@@ -111,28 +91,28 @@ def test_bad_input_is_refused_with_a_reason_and_good_input_recovers(start, map_f
     assert process.poll() is None
 
 
-def test_nothing_to_work_with_yet(start, map_file):
+def test_nothing_to_work_with_yet(start_bench, map_file):
     """No map, no camera_info: said so for every image and in the node's own status, until both are there."""
-    bench, _ = start()
-    status, values = bench.answer(image_message(picture(0), bench.header()))
+    bench, _ = start_bench()
+    status, values = bench.localize(image_message(noise_image(0), bench.header()))
     assert values["status"] == "no_map" and "map_path" in status.message and status.level == status.ERROR
-    assert bench.health[-1][0].level == status.ERROR and "map_path" in bench.health[-1][0].message
+    assert bench.node_statuses[-1][0].level == status.ERROR and "map_path" in bench.node_statuses[-1][0].message
 
     assert bench.graph.set_parameter("localizer", "map_path", str(map_file)) == (True, "")
-    assert bench.graph.spin_until(lambda: bench.health[-1][1]["map"] == str(map_file))
-    status, values = bench.answer(image_message(picture(0), bench.header()))
+    assert bench.graph.spin_until(lambda: bench.node_statuses[-1][1]["map"] == str(map_file))
+    status, values = bench.localize(image_message(noise_image(0), bench.header()))
     assert values["status"] == "bad_camera" and "camera_info" in status.message
     assert not bench.poses and not bench.transforms
 
-    status, values = bench.answer(image_message(picture(0), bench.header()), good_info())
+    status, values = bench.localize(image_message(noise_image(0), bench.header()), good_info())
     assert values["status"] == "accepted"
 
 
-def test_pose_and_transform_are_the_localizers(start, map_file):
-    bench, _ = start(map_path=str(map_file), map_frame="hall", transform_tolerance=0.0)
-    rgb = picture(3)
+def test_pose_and_transform_are_the_localizers(start_bench, map_file):
+    bench, _ = start_bench(map_path=str(map_file), map_frame="hall", transform_tolerance=0.0)
+    rgb = noise_image(3)
     image = image_message(rgb, bench.header())
-    status, values = bench.answer(image, good_info())
+    status, values = bench.localize(image, good_info())
     expected = FakeLocalizer(1.0).localize(Frame(image=rgb, camera=CAMERA))
 
     (message,) = bench.poses[stamp_to_ns(image.header.stamp)]
@@ -157,37 +137,37 @@ def test_pose_and_transform_are_the_localizers(start, map_file):
     assert values["inliers"] == "321" and values["stage_ms.solve"] == "1.0" and float(values["age_ms"]) > 0
 
 
-def test_a_refusal_publishes_no_pose_and_a_fault_does_not_end_the_node(start, map_file):
-    bench, process = start(map_path=str(map_file))
-    status, values = bench.answer(image_message(np.zeros((48, 64, 3), np.uint8), bench.header()), good_info())
+def test_a_rejection_publishes_no_pose_and_a_fault_does_not_end_the_node(start_bench, map_file):
+    bench, process = start_bench(map_path=str(map_file))
+    status, values = bench.localize(image_message(np.zeros((48, 64, 3), np.uint8), bench.header()), good_info())
     assert (values["status"], status.message) == ("no_consensus", "It is too dark.")
     red = np.zeros((48, 64, 3), np.uint8)
     red[..., 0] = 255
-    status, values = bench.answer(image_message(red, bench.header()), good_info())
+    status, values = bench.localize(image_message(red, bench.header()), good_info())
     assert values["status"] == "internal_error" and "no localizer should have" in status.message
     assert not bench.poses and not bench.transforms
-    _, values = bench.answer(image_message(picture(0), bench.header()), good_info())
+    _, values = bench.localize(image_message(noise_image(0), bench.header()), good_info())
     assert values["status"] == "accepted"
     assert process.poll() is None
 
 
-def test_tf_can_be_switched_off_and_the_camera_named(start, map_file):
-    bench, _ = start(map_path=str(map_file), camera_frame="lens")
-    bench.answer(image_message(picture(0), bench.header()), good_info())
+def test_tf_can_be_switched_off_and_the_camera_named(start_bench, map_file):
+    bench, _ = start_bench(map_path=str(map_file), camera_frame="lens")
+    bench.localize(image_message(noise_image(0), bench.header()), good_info())
     assert [t.child_frame_id for t in bench.transforms] == ["lens"]
     assert bench.graph.set_parameter("localizer", "tf_policy", "none")[0]
-    bench.answer(image_message(picture(0), bench.header()), good_info())
+    bench.localize(image_message(noise_image(0), bench.header()), good_info())
     assert len(bench.transforms) == 1 and len(bench.poses) == 2
 
 
-def test_every_image_is_accounted_for_when_they_come_too_fast(start, tmp_path):
+def test_every_image_is_accounted_for_when_they_come_too_fast(start_bench, tmp_path):
     slow = tmp_path / "slow.map"
-    slow.write_text(json.dumps({"offset_m": 0.0, "delay_s": 0.1}))
-    bench, _ = start(map_path=str(slow))
-    bench.answer(image_message(picture(0), bench.header()), good_info())
+    write_map(slow, offset_m=0.0, delay_s=0.1)
+    bench, _ = start_bench(map_path=str(slow))
+    bench.localize(image_message(noise_image(0), bench.header()), good_info())
     stamps = []
     for index in range(60):
-        image = image_message(picture(index), bench.header())
+        image = image_message(noise_image(index), bench.header())
         stamps.append(stamp_to_ns(image.header.stamp))
         bench.image.publish(image)
         bench.graph.spin(0.02)
@@ -204,65 +184,59 @@ def test_every_image_is_accounted_for_when_they_come_too_fast(start, tmp_path):
     assert values["answered"] == values["accepted"] == str(61 - replaced)
 
 
-def test_the_camera_info_of_the_image_is_used_where_cameras_zoom(start, map_file):
-    bench, _ = start(map_path=str(map_file))
-    images = [image_message(picture(0), bench.header()) for _ in range(3)]
+def test_the_camera_info_of_the_image_is_used_where_cameras_zoom(start_bench, map_file):
+    bench, _ = start_bench(map_path=str(map_file))
+    images = [image_message(noise_image(0), bench.header()) for _ in range(3)]
     for index, image in enumerate(images):
         info = info_message(Camera(width=64, height=48, fx=60.0 + index, fy=60.0, cx=31.5, cy=23.5), image.header)
         bench.info.publish(info)
     bench.graph.spin(0.5)
     for image in images:
-        bench.answer(image)
+        bench.localize(image)
     heights = [bench.poses[stamp_to_ns(image.header.stamp)][0].pose.pose.position.z for image in images]
     assert heights == [60.0, 61.0, 62.0]
 
 
-def test_maps_are_switched_at_run_time_and_a_bad_one_changes_nothing(start, map_file, tmp_path):
-    bench, _ = start(map_path=str(map_file))
-
-    def position():
-        image = image_message(picture(5), bench.header())
-        bench.answer(image, good_info())
-        return bench.poses[stamp_to_ns(image.header.stamp)][0].pose.pose.position.x
-
-    before = position()
+def test_maps_are_switched_at_run_time_and_a_bad_one_changes_nothing(start_bench, map_file, tmp_path):
+    bench, _ = start_bench(map_path=str(map_file))
+    before = bench.position()
     successful, reason = bench.graph.set_parameter("localizer", "map_path", str(tmp_path / "none.map"))
     assert not successful and "none.map" in reason
 
     damaged = tmp_path / "damaged.map"
     damaged.write_text("{")
     assert bench.graph.set_parameter("localizer", "map_path", str(damaged))[0]
-    assert bench.graph.spin_until(lambda: "damaged" in bench.health[-1][0].message)
-    status, values = bench.health[-1]
+    assert bench.graph.spin_until(lambda: "damaged" in bench.node_statuses[-1][0].message)
+    status, values = bench.node_statuses[-1]
     assert status.level == status.WARN and values["map"] == str(map_file)
-    assert position() == before
+    assert bench.position() == before
 
     other = tmp_path / "other.map"
-    other.write_text(json.dumps({"offset_m": 501.0}))
+    write_map(other, offset_m=501.0)
     assert bench.graph.set_parameter("localizer", "map_path", str(other))[0]
-    assert bench.graph.spin_until(lambda: bench.health[-1][1]["map"] == str(other))
-    assert position() == pytest.approx(before + 500.0)
+    assert bench.graph.spin_until(lambda: bench.node_statuses[-1][1]["map"] == str(other))
+    assert bench.position() == pytest.approx(before + 500.0)
 
 
-def test_a_damaged_map_at_start_up_is_reported_and_can_be_replaced(start, map_file, tmp_path):
+def test_a_damaged_map_at_start_up_is_reported_and_can_be_replaced(start_bench, map_file, tmp_path):
     damaged = tmp_path / "damaged.map"
     damaged.write_text("{")
-    bench, _ = start(map_path=str(damaged))
-    status, values = bench.answer(image_message(picture(0), bench.header()), good_info())
+    bench, _ = start_bench(map_path=str(damaged))
+    status, values = bench.localize(image_message(noise_image(0), bench.header()), good_info())
     assert values["status"] == "no_map" and "damaged.map is damaged" in status.message
     assert bench.graph.set_parameter("localizer", "map_path", str(map_file))[0]
-    assert bench.graph.spin_until(lambda: bench.health[-1][1]["map"] == str(map_file))
-    assert bench.answer(image_message(picture(0), bench.header()), good_info())[1]["status"] == "accepted"
+    assert bench.graph.spin_until(lambda: bench.node_statuses[-1][1]["map"] == str(map_file))
+    assert bench.localize(image_message(noise_image(0), bench.header()), good_info())[1]["status"] == "accepted"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_clean_exit_in_the_middle_of_work(start, tmp_path, number):
+def test_clean_exit_in_the_middle_of_work(start_bench, tmp_path, number):
     slow = tmp_path / "slow.map"
-    slow.write_text(json.dumps({"offset_m": 0.0, "delay_s": 0.5}))
-    bench, process = start(map_path=str(slow))
+    write_map(slow, offset_m=0.0, delay_s=0.5)
+    bench, process = start_bench(map_path=str(slow))
     bench.info.publish(good_info())
     for index in range(3):
-        bench.image.publish(image_message(picture(index), bench.header()))
+        bench.image.publish(image_message(noise_image(index), bench.header()))
         bench.graph.spin(0.1)
     assert stop(process, number) == 0
     assert "Traceback" not in output(process) and "rror" not in output(process)
@@ -277,7 +251,7 @@ def test_bad_parameter_at_start_up_is_one_sentence(graph, name, value, word):
     assert len(errors) == 1 and word in errors[0] and "Traceback" not in output(process)
 
 
-def test_parameters_that_cannot_change_while_running(start, map_file):
-    bench, _ = start(map_path=str(map_file))
+def test_parameters_that_cannot_change_while_running(start_bench, map_file):
+    bench, _ = start_bench(map_path=str(map_file))
     successful, reason = bench.graph.set_parameter("localizer", "map_frame", "elsewhere")
     assert not successful and reason

@@ -7,67 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from geometry_msgs.msg import PoseStamped
-from nav_msgs.msg import Odometry
-from rclpy.qos import qos_profile_sensor_data
 from robot import Observer
 from ros_graph import output, stop
-from sensor_msgs.msg import CameraInfo, Image
-from std_msgs.msg import Header
+from scene_camera import SceneCamera
 from std_srvs.srv import Trigger
-from tf2_ros import StaticTransformBroadcaster, TransformBroadcaster
 
 from aceg_ros.datasets import open_scene
-from aceg_ros.geometry import invert
 from aceg_ros.maps.scene_map import SceneMap
-from aceg_ros.ros.common.messages import depth_message, image_message, info_message, pose_to_message, pose_to_transform
-from aceg_ros.ros.players.camera_publisher import BASE_FROM_CAMERA
 
 LOCALIZER = "aceg_ros.ros.localizer_node"
-
-
-class Camera:
-    """Shows the pictures of a scene again and again, with their poses in the form that is asked for."""
-
-    def __init__(self, graph, scene: Path, source: str = "pose", depth: bool = False) -> None:
-        self.graph, self._source = graph, source
-        self._frames = list(open_scene(scene))
-        self._shown = 0
-        node = graph.node
-        self._image = node.create_publisher(Image, "image", qos_profile_sensor_data)
-        self._info = node.create_publisher(CameraInfo, "camera_info", qos_profile_sensor_data)
-        self._depth = node.create_publisher(Image, "depth/image", qos_profile_sensor_data) if depth else None
-        self._pose = node.create_publisher(Odometry if source == "odometry" else PoseStamped, "mapping_pose", 10)
-        self._tf, self._static = TransformBroadcaster(node), StaticTransformBroadcaster(node)
-        self._static.sendTransform(
-            pose_to_transform(pose_to_message(BASE_FROM_CAMERA), Header(frame_id="base_link"), "cam"))
-
-    def show(self, pictures: int, period_s: float = 0.1) -> None:
-        for _ in range(pictures):
-            frame = self._frames[self._shown % len(self._frames)]
-            self._shown += 1
-            header = Header(stamp=self.graph.node.get_clock().now().to_msg(), frame_id="cam")
-            self._publish_pose(frame.map_from_camera, header.stamp)
-            if self._depth is not None:
-                self._depth.publish(depth_message(frame.depth_m, header))
-            self._info.publish(info_message(frame.camera, header))
-            self._image.publish(image_message(frame.image, header))
-            self.graph.spin(period_s)
-
-    def _publish_pose(self, map_from_camera: np.ndarray, stamp) -> None:
-        header = Header(stamp=stamp, frame_id="map")
-        base = pose_to_message(map_from_camera @ invert(BASE_FROM_CAMERA))
-        if self._source == "pose":
-            self._pose.publish(PoseStamped(header=header, pose=pose_to_message(map_from_camera)))
-        elif self._source == "odometry":
-            message = Odometry(header=header, child_frame_id="base_link")
-            message.pose.pose = base
-            self._pose.publish(message)
-        else:
-            self._tf.sendTransform(pose_to_transform(base, header, "base_link"))
-
-    def connected(self) -> bool:
-        return self._image.get_subscription_count() > 0
 
 
 @pytest.fixture
@@ -75,7 +23,7 @@ def start(graph, rendered_scene, tmp_path):
     def start_node(source="pose", depth=False, **parameters):
         process = graph.start(LOCALIZER, mapping_pose_source=source, data_folder=str(tmp_path / "data"),
                               mapping_budget=60.0, mapping_use_depth=depth, **parameters)
-        camera, seen = Camera(graph, rendered_scene / "mapping", source, depth), Observer(graph)
+        camera, seen = SceneCamera(graph, rendered_scene / "mapping", source, depth), Observer(graph)
         assert graph.spin_until(lambda: camera.connected() or process.poll() is not None), output(process)
         assert process.poll() is None, output(process)
         return process, camera, seen
@@ -87,7 +35,7 @@ def recordings(tmp_path):
     return tmp_path / "data" / "recordings"
 
 
-def maps(tmp_path) -> list[Path]:
+def map_files(tmp_path) -> list[Path]:
     """Everything that lies in the folder of maps, hidden files too."""
     return list((tmp_path / "data" / "maps").glob("*")) + list((tmp_path / "data" / "maps").glob(".*"))
 
@@ -154,7 +102,7 @@ def test_poses_from_tf_and_odometry_and_measured_depth(start, recordings, render
         np.testing.assert_allclose(frame.depth_m[known], true.depth_m[known], atol=1e-3)
 
 
-def test_every_picture_can_be_a_keyframe(start):
+def test_every_image_can_be_a_keyframe(start):
     _, camera, seen = start(mapping_min_distance=0.0, mapping_min_interval=0.0, mapping_min_sharpness=0.0)
     seen.call("start_mapping")
     camera.show(12, 0.25)
@@ -164,8 +112,8 @@ def test_every_picture_can_be_a_keyframe(start):
 
 def test_a_camera_that_only_turns_is_told_so(start):
     _, camera, seen = start()
-    still = [frame.map_from_camera.copy() for frame in camera._frames]
-    for frame, pose in zip(camera._frames, still, strict=True):
+    still = [frame.map_from_camera.copy() for frame in camera.frames]
+    for frame, pose in zip(camera.frames, still, strict=True):
         pose[:3, 3] = still[0][:3, 3]
         frame.map_from_camera[:] = pose
     seen.call("start_mapping")
@@ -206,7 +154,7 @@ def test_cut_off_while_training_leaves_no_half_map_and_no_orphan(start, graph, r
     while any(is_running(pid) for pid in trainings) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(is_running(pid) for pid in trainings)
-    assert not maps(tmp_path)
+    assert not map_files(tmp_path)
     (recording,) = recordings.iterdir()
     assert len(list(open_scene(recording))) >= 15
 
@@ -221,7 +169,7 @@ def test_a_cancelled_training_ends_at_once_and_mapping_can_begin_again(start, gr
     assert graph.spin_until(lambda: any("progress" in values for _, _, values in seen.mapping), 60)
     assert "cancelled" in seen.call("cancel_mapping")
     assert graph.spin_until(lambda: seen.mapping[-1][2]["state"] == "idle", 5)
-    assert not children(process) and not maps(tmp_path)
+    assert not children(process) and not map_files(tmp_path)
     seen.call("start_mapping")
 
 

@@ -3,13 +3,18 @@
 import cv2
 import numpy as np
 import pytest
+from bag_writer import BagStyle, write_bag
 from cv_bridge import CvBridge
 from geometry_msgs.msg import Pose
+from rclpy.serialization import deserialize_message
+from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from sensor_msgs_py import point_cloud2
 from std_msgs.msg import Header
 
-from aceg_ros.camera import Camera
+from aceg_ros.camera import Camera, Frame
+from aceg_ros.datasets import open_scene
+from aceg_ros.datasets.bag.reader import read_messages
 from aceg_ros.datasets.camera_info import camera_from_info
 from aceg_ros.datasets.image_decoder import decode_depth, decode_image
 from aceg_ros.errors import UserError
@@ -17,6 +22,7 @@ from aceg_ros.geometry import pose_from_quaternion
 from aceg_ros.ros.common.messages import (
     cloud_message,
     depth_message,
+    frame_from_messages,
     image_message,
     info_message,
     pose_from_message,
@@ -85,7 +91,7 @@ def test_a_pose_survives_the_round_trip():
     np.testing.assert_allclose(pose_from_message(pose_to_message(matrix)), matrix, atol=1e-12)
 
 
-def test_what_is_no_pose_is_refused():
+def test_what_is_no_pose_is_rejected():
     pose = Pose()
     pose.orientation.w = 0.0
     with pytest.raises(UserError):
@@ -103,8 +109,8 @@ def test_covariance_keeps_its_order():
     np.testing.assert_array_equal(message.pose.covariance, np.arange(36.0))
 
 
-def test_region_of_interest_and_binning_belong_to_the_picture():
-    """The sensor's K, the picture's pixels: a point is where the full picture has it, cropped and then binned."""
+def test_region_of_interest_and_binning_belong_to_the_image():
+    """The sensor's K, the image's pixels: a point is where the full image has it, cropped and then binned."""
     full = Camera(width=640, height=480, fx=500.0, fy=510.0, cx=320.0, cy=240.0)
     info = info_message(full, Header())
     info.roi.x_offset, info.roi.y_offset, info.roi.width, info.roi.height = 100, 60, 400, 300
@@ -131,12 +137,38 @@ def test_a_rectified_image_has_the_camera_of_p():
         camera_from_info(info, rectified=True)
 
 
+def test_a_bag_and_a_node_decode_the_same_message_alike(tmp_path):
+    """Bit by bit, camera and stamp too: raw and compressed images, as the bag has them and as a topic brings them."""
+    frames = [Frame(image=np.random.default_rng(seed).integers(0, 255, (48, 64, 3), np.uint8),
+                    camera=Camera(width=64, height=48, fx=60.0, fy=61.0, cx=31.5, cy=23.5, model="plumb_bob",
+                                  distortion=(0.1, -0.2, 0.01, 0.02, 0.0)),
+                    stamp_s=0.1 * seed, map_from_camera=np.eye(4)) for seed in range(3)]
+    for style in (BagStyle(), BagStyle(compressed=True)):
+        bag = write_bag(tmp_path / f"bag_{style.compressed}", frames, style)
+        messages = list(read_messages(bag, {"/camera/image", "/camera/image/compressed", "/camera/camera_info"}))
+        images = [as_rclpy(message) for topic, message in messages if not topic.endswith("info")]
+        infos = [as_rclpy(message) for topic, message in messages if topic.endswith("info")]
+        assert {type(image) for image in images} == {CompressedImage if style.compressed else Image}
+        for read, image, info in zip(open_scene(bag), images, infos, strict=True):
+            received = frame_from_messages(image, info)
+            np.testing.assert_array_equal(received.image, read.image)
+            assert (received.camera, received.stamp_s) == (read.camera, read.stamp_s)
+
+
+def as_rclpy(message):
+    """The message of rosbags in rclpy's type, through its serialized form."""
+    store = get_typestore(Stores.ROS2_HUMBLE)
+    kind = {"Image": Image, "CompressedImage": CompressedImage, "CameraInfo": CameraInfo}
+    name = message.__msgtype__
+    return deserialize_message(bytes(store.serialize_cdr(message, name)), kind[name.split("/")[-1]])
+
+
 @pytest.mark.parametrize("form", ["png", "jpg"])
 def test_compressed_images_are_read(form):
     bgr = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8), (9, 9), 3)
     message = CompressedImage(format=form, data=cv2.imencode(f".{form}", bgr)[1].tobytes())
     assert np.abs(decode_image(message).astype(int) - bgr[..., ::-1]).max() < (1 if form == "png" else 25)
-    for data in (b"", b"no picture", bytes(message.data)[:20]):
+    for data in (b"", b"no image", bytes(message.data)[:20]):
         with pytest.raises(UserError, match="compressed image"):
             decode_image(CompressedImage(format=form, data=data))
 
@@ -150,7 +182,7 @@ def test_depth_is_metres_whatever_its_encoding():
         decode_depth(image_message(np.zeros((2, 2, 3), np.uint8), Header()))
 
 
-def test_a_cloud_keeps_places_and_colours():
+def test_a_cloud_keeps_positions_and_colours():
     xyz = np.array([[1.0, 2.0, 3.0], [-1.0, 0.0, 0.5]], np.float32)
     rgb = np.array([[255, 128, 1], [0, 20, 30]], np.uint8)
     points = point_cloud2.read_points(cloud_message(xyz, rgb, Header(frame_id="map")))

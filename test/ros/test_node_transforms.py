@@ -1,142 +1,34 @@
 """Poses and TF of the node against exact truth: each policy, drifting odometry, wrong fixes, late images, clocks."""
 
-import json
-
 import numpy as np
 import pytest
 from builtin_interfaces.msg import Time
-from diagnostic_msgs.msg import DiagnosticArray
-from geometry_msgs.msg import PoseWithCovarianceStamped, TransformStamped
-from nav_msgs.msg import Path as PathMessage
-from node_bench import CAMERA, DEEP, FAKE_NODE
-from rclpy.qos import qos_profile_sensor_data
+from geometry_msgs.msg import PoseWithCovarianceStamped
+from node_bench import FAKE_NODE, write_map
+from odometry_robot import OdometryRobot, truth_at
 from rclpy.time import Time as RosTime
-from ros_graph import RosGraph, output, stop
-from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import CameraInfo, Image
+from ros_graph import output, stop
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
-from tf2_msgs.msg import TFMessage
-from tf2_ros import StaticTransformBroadcaster, TransformBroadcaster
 
 from aceg_ros.geometry import invert, pose_error
-from aceg_ros.ros.common.messages import (
-    image_message,
-    info_message,
-    pose_from_message,
-    pose_from_transform,
-    pose_to_message,
-    pose_to_transform,
-)
+from aceg_ros.ros.common.messages import pose_from_transform, pose_to_message
 from aceg_ros.ros.players.camera_publisher import BASE_FROM_CAMERA
 from aceg_ros.synthetic.odometry import DriftingOdometry
 from aceg_ros.utils.stamps import stamp_to_ns
 
 
-def truth_at(step: int) -> np.ndarray:
-    """map_from_camera of a robot on a curve."""
-    angle = 0.05 * step
-    base = np.eye(4)
-    base[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-    base[:3, 3] = 3 * np.sin(angle), 3 - 3 * np.cos(angle), 0.0
-    return base @ BASE_FROM_CAMERA
-
-
-class Robot:
-    """A robot with drifting odometry. Its pictures carry their pose, which the fake localizer reads off them."""
-
-    def __init__(self, graph: RosGraph) -> None:
-        self.graph, self.step = graph, 0
-        self.poses: dict[int, PoseWithCovarianceStamped] = {}
-        self.statuses: dict[int, tuple] = {}
-        self.transforms: list[TransformStamped] = []
-        self.paths: list[PathMessage] = []
-        self.odometry = DriftingOdometry(0.05)
-        self.odom_from_camera: dict[int, np.ndarray] = {}
-        self.truth: dict[int, np.ndarray] = {}
-        self.now = None                          # a clock of our own, seconds
-        node = graph.node
-        self._image = node.create_publisher(Image, "image", qos_profile_sensor_data)
-        self._info = node.create_publisher(CameraInfo, "camera_info", qos_profile_sensor_data)
-        self._clock = node.create_publisher(Clock, "/clock", 10)
-        self._tf, static = TransformBroadcaster(node), StaticTransformBroadcaster(node)
-        static.sendTransform(pose_to_transform(pose_to_message(BASE_FROM_CAMERA), Header(frame_id="base_link"), "cam"))
-        self._static = static
-        node.create_subscription(PoseWithCovarianceStamped, "/localizer/pose",
-                                 lambda m: self.poses.update({stamp_to_ns(m.header.stamp): m}), DEEP)
-        node.create_subscription(DiagnosticArray, "/localizer/status", self._status, DEEP)
-        node.create_subscription(TFMessage, "/tf", self._heard, DEEP)
-        node.create_subscription(PathMessage, "/localizer/path", self.paths.append, 10)
-
-    def _status(self, message):
-        status = message.status[0]
-        if status.name.endswith(": image"):
-            self.statuses[stamp_to_ns(message.header.stamp)] = status, {v.key: v.value for v in status.values}
-
-    def _heard(self, message):
-        self.transforms += [t for t in message.transforms if t.header.frame_id == "map"]
-
-    def connected(self) -> bool:
-        return bool(self._image.get_subscription_count() and self._info.get_subscription_count()
-                    and self.graph.node.count_publishers("/localizer/status"))
-
-    def set_clock(self, seconds: float) -> None:
-        self.now = seconds
-        self._clock.publish(Clock(clock=RosTime(seconds=seconds).to_msg()))
-
-    def drive(self, wrong: np.ndarray | None = None, with_odometry: bool = True, advance: bool = True,
-              stamp: Time | None = None):
-        """One step, one picture; returns its stamp, status and values once the node has answered. wrong: what the
-        picture says instead of the truth."""
-        key = self.show(wrong, with_odometry, advance, stamp)
-        assert self.graph.spin_until(lambda: key in self.statuses), "the node said nothing about this image"
-        self.graph.spin(0.02)
-        return key, *self.statuses[key]
-
-    def show(self, wrong: np.ndarray | None = None, with_odometry: bool = True, advance: bool = True,
-             stamp: Time | None = None) -> int:
-        """The same without waiting for the answer; returns the stamp."""
-        self.step += advance
-        truth = truth_at(self.step)
-        stamp = stamp or (self.graph.node.get_clock().now().to_msg() if self.now is None
-                          else RosTime(seconds=self.now).to_msg())
-        key = stamp_to_ns(stamp)
-        odom_from_base = self.odometry.update(truth @ invert(BASE_FROM_CAMERA))
-        if with_odometry:
-            self._tf.sendTransform(pose_to_transform(pose_to_message(odom_from_base),
-                                                     Header(stamp=stamp, frame_id="odom"), "base_link"))
-        self.truth[key], self.odom_from_camera[key] = truth, odom_from_base @ BASE_FROM_CAMERA
-        self._info.publish(info_message(CAMERA, Header(stamp=stamp, frame_id="cam")))
-        self._image.publish(image_message(_picture(truth if wrong is None else wrong),
-                                          Header(stamp=stamp, frame_id="cam")))
-        return key
-
-
-def _picture(pose: np.ndarray) -> np.ndarray:
-    """A picture whose first pixels are the pose, bytes of float64."""
-    picture = np.random.default_rng(0).integers(40, 255, (48, 64, 3), np.uint8)
-    picture.reshape(-1)[:128] = np.frombuffer(np.ascontiguousarray(pose).tobytes(), np.uint8)
-    return picture
-
-
 @pytest.fixture
 def start(graph, tmp_path):
     def start_node(**parameters):
-        map_file = tmp_path / "truth.map"
-        map_file.write_text(json.dumps({"offset_m": 0.0, "reads_pose": True}))
+        map_file = write_map(tmp_path / "truth.map", offset_m=0.0, reads_pose=True)
         process = graph.start(FAKE_NODE, map_path=str(map_file), **parameters)
-        robot = Robot(graph)
+        robot = OdometryRobot(graph)
         assert graph.spin_until(lambda: robot.connected() or process.poll() is not None) and process.poll() is None, \
             output(process)
-        graph.spin(1.0)             # the static transform has to be heard
+        graph.spin(0.3)             # the static transform comes when the node has been found
         return robot, process
     return start_node
-
-
-def child_pose(robot: Robot, key: int, child: str) -> np.ndarray:
-    """The true pose in the map of a frame, at a stamp."""
-    return {"cam": robot.truth[key], "base_link": robot.truth[key] @ invert(BASE_FROM_CAMERA),
-            "odom": robot.truth[key] @ invert(robot.odom_from_camera[key])}[child]
 
 
 @pytest.mark.parametrize(("policy", "child"), [("map_to_odom", "odom"), ("map_to_base", "base_link"),
@@ -144,34 +36,34 @@ def child_pose(robot: Robot, key: int, child: str) -> np.ndarray:
 def test_each_policy_against_the_truth(start, policy, child):
     parameters = {"map_to_odom": {"odom_frame": "odom", "base_frame": "base_link"},
                   "map_to_base": {"base_frame": "base_link"}, "map_to_camera": {}}[policy]
-    robot, _ = start(tf_rate=5.0, transform_tolerance=0.2, **parameters)      # tf_policy auto: these frames decide it
+    # tf_policy auto: these frames decide it.
+    robot, _ = start(tf_rate=5.0, transform_tolerance=0.2, tf_hold=1.0, **parameters)
     posed = "base_link" if parameters else "cam"
     assert not robot.transforms, "nothing before the first pose"
     keys = [robot.drive()[0] for _ in range(12)]
     first = 2 if policy == "map_to_odom" else 0             # with odometry, the first fixes wait for each other
     assert [key in robot.poses for key in keys] == [index >= first for index in range(12)]
     for key in keys[first:]:
-        pose = pose_from_message(robot.poses[key].pose.pose)
-        np.testing.assert_allclose(pose, child_pose(robot, key, posed), atol=1e-6)
+        pose = robot.pose(key)
+        np.testing.assert_allclose(pose, robot.true_pose(key, posed), atol=1e-6)
     assert {t.child_frame_id for t in robot.transforms} == {child}
     stamps = [stamp_to_ns(t.header.stamp) for t in robot.transforms]
     assert stamps == sorted(set(stamps)), "what was said of a moment stays said"
     last = pose_from_transform(robot.transforms[-1])
-    translation_m, rotation_deg = pose_error(last, child_pose(robot, keys[-1], child))
+    translation_m, rotation_deg = pose_error(last, robot.true_pose(keys[-1], child))
     assert translation_m < 0.03 and rotation_deg < 0.5
     assert stamps[0] - keys[first] == 200_000_000
 
     heard = len(robot.transforms)
-    robot.graph.spin(1.0)
+    assert robot.graph.spin_until(lambda: len(robot.transforms) >= heard + 3, 1.0), "published again between fixes"
     again = robot.transforms[heard:]
-    assert len(again) >= 3, "published again between fixes"
     ages = [stamp_to_ns(t.header.stamp) - robot.graph.node.get_clock().now().nanoseconds for t in again]
     assert max(ages) < 0.25e9
     np.testing.assert_array_equal(pose_from_transform(again[-1]), pose_from_transform(again[0]))
     robot.graph.spin(1.5)
     heard = len(robot.transforms)
     robot.graph.spin(1.0)
-    # Only odometry carries an old pose on; without it, a camera that may have moved is not said to stand still.
+    # Only odometry propagates an old pose; without it, a camera that may have moved is not said to stand still.
     assert (len(robot.transforms) > heard) == (policy == "map_to_odom")
 
 
@@ -179,7 +71,7 @@ def test_no_policy_no_transform(start):
     robot, _ = start(tf_policy="none")
     keys = [robot.drive()[0] for _ in range(5)]
     assert all(key in robot.poses for key in keys) and not robot.transforms
-    np.testing.assert_allclose(pose_from_message(robot.poses[keys[-1]].pose.pose), robot.truth[keys[-1]], atol=1e-9)
+    np.testing.assert_allclose(robot.pose(keys[-1]), robot.truth[keys[-1]], atol=1e-9)
     assert len(robot.paths[-1].poses) == 5 and robot.paths[-1].header.frame_id == "map"
 
 
@@ -194,10 +86,10 @@ def test_one_wrong_pose_never_moves_the_robot_and_several_that_agree_do(start):
         wrong[:3, 3] += 3.0 * turn
         key, status, values = robot.drive(wrong @ truth_at(robot.step + 1))
         assert values["status"] == "unconfirmed" and key not in robot.poses and status.level == status.WARN
-        assert pose_error(pose_from_transform(robot.transforms[-1]), child_pose(robot, key, "odom"))[0] < 0.05
+        assert pose_error(pose_from_transform(robot.transforms[-1]), robot.true_pose(key, "odom"))[0] < 0.05
     outcomes = [robot.drive(elsewhere @ truth_at(robot.step + 1)) for _ in range(3)]      # carried away: they agree
     assert [values["status"] for *_, values in outcomes] == ["unconfirmed", "unconfirmed", "accepted"]
-    expected = elsewhere @ child_pose(robot, outcomes[-1][0], "odom")
+    expected = elsewhere @ robot.true_pose(outcomes[-1][0], "odom")
     assert pose_error(pose_from_transform(robot.transforms[-1]), expected)[0] < 0.1
 
 
@@ -227,20 +119,20 @@ def test_without_odometry_or_extrinsics_there_is_no_pose_but_a_reason(start):
 def test_covariance_belongs_to_the_base_and_can_be_diagonal(start):
     robot, _ = start(tf_policy="none", base_frame="base_link")
     key, *_ = robot.drive()
-    covariance = np.reshape(robot.poses[key].pose.covariance, (6, 6))
+    covariance = np.reshape(robot.poses[key][0].pose.covariance, (6, 6))
     assert np.linalg.eigvalsh(covariance).min() > 0 and np.abs(covariance - np.diag(np.diag(covariance))).max() > 0
     # The base is 0.3 m below the camera: what is uncertain of the rotation makes its place uncertain.
     assert covariance[0, 0] == pytest.approx(1e-4 + 0.3**2 * 1e-5, rel=1e-4)
     assert robot.graph.set_parameter("localizer", "covariance", "diagonal")[0]
     key, *_ = robot.drive()
-    diagonal = np.reshape(robot.poses[key].pose.covariance, (6, 6))
+    diagonal = np.reshape(robot.poses[key][0].pose.covariance, (6, 6))
     assert np.count_nonzero(diagonal - np.diag(np.diag(diagonal))) == 0 and (np.diag(diagonal) > 0).all()
 
 
 @pytest.mark.parametrize(("name", "value", "word"), [("tf_policy", "map_to_odom", "odom_frame"),
                                                      ("tf_policy", "map_to_base", "base_frame"),
                                                      ("base_frame", "base_link", "only one")])
-def test_policies_that_lack_a_frame_are_refused(start, name, value, word):
+def test_policies_that_lack_a_frame_are_rejected(start, name, value, word):
     robot, _ = start(tf_policy="map_to_camera")
     successful, reason = robot.graph.set_parameter("localizer", name, value)
     assert not successful and word in reason
@@ -273,7 +165,7 @@ def test_the_last_pose_is_expected_after_a_restart(start, tmp_path):
     assert robot.drive()[2]["status"] == "accepted", "where it was left, the first fix counts"
 
 
-def test_stamps_of_zero_and_from_the_future_are_refused(start):
+def test_stamps_of_zero_and_from_the_future_are_rejected(start):
     robot, _ = start()
     _, status, values = robot.drive(stamp=Time())
     assert values["status"] == "bad_stamp" and "no stamp" in status.message
@@ -334,21 +226,20 @@ def test_while_mapping_from_tf_the_transform_is_left_to_others(start, tmp_path):
     assert robot.transforms, "and afterwards it is"
 
 
-def test_an_answer_of_the_old_map_is_not_published_after_the_change(start, tmp_path):
+def test_a_result_of_the_old_map_is_not_published_after_the_change(start, tmp_path):
     robot, _ = start()
-    other = tmp_path / "other.map"
-    other.write_text(json.dumps({"offset_m": 0.0, "reads_pose": True, "delay_s": 1.5}))
+    other = write_map(tmp_path / "other.map", offset_m=0.0, reads_pose=True, delay_s=1.5)
     assert robot.graph.set_parameter("localizer", "map_path", str(other))[0]
     assert robot.graph.call(Trigger, "/localizer/load_map").success
-    key = robot.show()
+    key = robot.send_image()
     robot.graph.spin(0.5)           # at work for a second more
     assert robot.graph.call(Trigger, "/localizer/load_map").success
     assert robot.graph.spin_until(lambda: key in robot.statuses)
     robot.graph.spin(0.3)
-    assert robot.statuses[key][1]["status"] == "replaced" and key not in robot.poses and not robot.transforms
+    assert robot.statuses[key][0][1]["status"] == "replaced" and key not in robot.poses and not robot.transforms
 
 
-def test_reset_forgets_everything(start):
+def test_reset_resets_everything(start):
     robot, _ = start(tf_policy="map_to_odom", odom_frame="odom")
     for _ in range(4):
         robot.drive()

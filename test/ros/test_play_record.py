@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 from bag_writer import BagStyle, write_bag
-from node_bench import DEEP
+from localizer_listener import DEEP
 from ros_graph import output, stop
 from rosgraph_msgs.msg import Clock
 

@@ -1,4 +1,4 @@
-"""The whole story over real topics: a robot with drifting odometry maps a place by service and is localized in it."""
+"""The whole story over real topics: a robot with drifting odometry maps a scene by service and is localized in it."""
 
 import numpy as np
 from robot import Observer
@@ -23,9 +23,9 @@ def test_simulated_robot(graph):
     graph.spin(20.0)
     assert not seen.poses and not seen.map_from_odom, "nothing before there is a map"
     assert "Started to train" in seen.call("stop_mapping")
-    mapped_s = seen.mapped()
+    mapped_s = seen.wait_until_mapped()
     assert graph.spin_until(lambda: bool(seen.poses), 5.0), "localizing within 5 s of the new map"
-    assert min(heard_s for heard_s, _ in seen.poses.values()) > mapped_s - 5.0
+    assert min(seen.pose_moments_s.values()) > mapped_s - 5.0
     graph.spin(25.0)
     progress = [values for _, _, values in seen.mapping if "progress" in values]
     assert len(progress) > 3 and {"stage", "remaining_s", "reprojection_px"} <= set(progress[-1])
@@ -39,7 +39,7 @@ def test_simulated_robot(graph):
     assert stop(camera) == 0
 
 
-def test_real_pictures(graph, shared_scenes):
+def test_real_images(graph, shared_scenes):
     """The mapping part of RedKitchen is the first drive, the query part the second. Two runs: 1.7-1.9 cm, 0.7 deg."""
     kitchen = shared_scenes / "redkitchen7s"
     localizer = graph.start(LOCALIZER, FROM_TRUTH, **ROBOT, mapping_pose_source="pose", mapping_min_distance=0.05,
@@ -50,7 +50,7 @@ def test_real_pictures(graph, shared_scenes):
     seen.call("start_mapping")
     assert graph.spin_until(lambda: camera.poll() is not None, 200)
     seen.call("stop_mapping")
-    seen.mapped()
+    seen.wait_until_mapped()
     seen.truth.clear()
     seen.odometry.clear()
     camera = drive(graph, "aceg_ros.ros.scene_player", scene=str(kitchen / "query"), rate=8.0)

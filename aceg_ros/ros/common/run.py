@@ -35,7 +35,7 @@ def run(make_node: Callable[[], Node]) -> int:
     A node with something to finish does that in `destroy_node`. Signals are ignored from then on: the process is about
     to end.
     """
-    node = None
+    node = executor = None
     being_made = True
 
     def interrupted(*_: object) -> None:
@@ -50,7 +50,8 @@ def run(make_node: Callable[[], Node]) -> int:
         node = make_node()
         being_made = False
         done: Future = getattr(node, "done", None) or Future()
-        rclpy.spin_until_future_complete(node, done, Executor())
+        executor = Executor()
+        rclpy.spin_until_future_complete(node, done, executor)
         if done.done():
             done.result()
         return 0
@@ -69,4 +70,6 @@ def run(make_node: Callable[[], Node]) -> int:
             signal.signal(number, signal.SIG_IGN)   # the clean-up below is short and must not be cut in two
         if node is not None:
             node.destroy_node()
+        if executor is not None:
+            executor.shutdown()     # left to the garbage collector, it may outlive what it has to unregister from
         rclpy.try_shutdown()
