@@ -50,7 +50,7 @@ def moving_buffer() -> tf2_ros.Buffer:
     """map -> base moves 2 m along x and turns 90 degrees from 100 s to 101 s; base -> camera is fixed 1 m ahead."""
     buffer = tf2_ros.Buffer()
     buffer.set_transform(transform("map", "base", 100.0), "test")
-    buffer.set_transform(transform("map", "base", 101.0, (2, 0, 0), TURN_Z_90), "test")
+    buffer.set_transform(transform("map", "base", 101.0, (2, 0, 0), quaternion=TURN_Z_90), "test")
     buffer.set_transform_static(transform("base", "camera", 0.0, (1, 0, 0)), "test")
     return buffer
 
@@ -87,7 +87,7 @@ def test_time_zero_is_the_latest_common_time():
 
 def test_siblings_meet_at_the_common_ancestor():
     buffer = moving_buffer()
-    buffer.set_transform_static(transform("base", "lidar", 0.0, (0, 0, 1), TURN_Z_90), "test")
+    buffer.set_transform_static(transform("base", "lidar", 0.0, (0, 0, 1), quaternion=TURN_Z_90), "test")
     between = buffer.lookup_transform("lidar", "camera", at(5000.0))  # moving parents are not asked
     assert position(between) == pytest.approx([0, -1, -1])
 
