@@ -22,7 +22,7 @@ PLAYER, RECORDER, BAG = "aceg_ros.ros.scene_player", "aceg_ros.ros.scene_recorde
 
 
 def frames(count: int, size=(640, 480)) -> list[Frame]:
-    """Noise that no two pictures share, so that a mix-up is found; every camera differs."""
+    """Noise that no two images share, so that a mix-up is found; every camera differs."""
     rng = np.random.default_rng(7)
     width, height = size
     return [Frame(image=rng.integers(0, 255, (height, width, 3), np.uint8),
@@ -79,8 +79,8 @@ def test_a_scene_can_be_looped_and_the_player_stopped(graph, scene):
     assert "Traceback" not in output(player)
 
 
-@pytest.mark.parametrize(("parameters", "word"), [({}, "scene"), ({"scene": "/nowhere"}, "/nowhere"),
-                                                  ({"scene": "/nowhere", "every": 0}, "every")])
+@pytest.mark.parametrize(("parameters", "word"), [({}, "scene"), ({"scene": "/missing"}, "/missing"),
+                                                  ({"scene": "/missing", "every": 0}, "every")])
 def test_what_cannot_be_played_is_one_sentence(graph, parameters, word):
     player = graph.start(PLAYER, **parameters)
     assert player.wait(60) == 2
@@ -89,7 +89,7 @@ def test_what_cannot_be_played_is_one_sentence(graph, parameters, word):
 
 
 def test_damaged_frames_are_named_and_left_out(graph, scene):
-    (scene / "rgb" / "000003.png").write_bytes(b"no picture")
+    (scene / "rgb" / "000003.png").write_bytes(b"no image")
     images = []
     graph.node.create_subscription(Image, "image", images.append, qos_profile_sensor_data)
     player = graph.start(PLAYER, scene=str(scene), rate=20.0)

@@ -1,4 +1,4 @@
-"""The localizer node as a process, over real topics, with a localizer whose answers are known."""
+"""The localizer node as a process, over real topics, with a localizer whose results are known."""
 
 import signal
 

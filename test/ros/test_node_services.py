@@ -1,4 +1,4 @@
-"""Services, lifecycle and inputs of the localizer node, over real topics, with a localizer whose answers are known."""
+"""Services, lifecycle and inputs of the localizer node, over real topics, with a localizer whose results are known."""
 
 
 import numpy as np
@@ -144,7 +144,7 @@ def test_mapping_services_say_why_not(start_bench, map_file):
     success, message = bench.call("start_mapping")
     assert success and "recordings" in message
     assert not bench.call("start_mapping")[0]
-    bench.localize(image_message(noise_image(0), bench.header()), good_info())       # nobody says where the camera is
+    bench.localize(image_message(noise_image(0), bench.header()), good_info())       # TF does not know the camera
     bench.graph.spin(0.5)
     success, message = bench.call("stop_mapping")
     assert not success and "0 keyframes" in message and "TF has no map -> cam" in message

@@ -48,7 +48,7 @@ def test_each_policy_against_the_truth(start, policy, child):
         np.testing.assert_allclose(pose, robot.true_pose(key, posed), atol=1e-6)
     assert {t.child_frame_id for t in robot.transforms} == {child}
     stamps = [stamp_to_ns(t.header.stamp) for t in robot.transforms]
-    assert stamps == sorted(set(stamps)), "what was said of a moment stays said"
+    assert stamps == sorted(set(stamps)), "a moment is not changed afterwards"
     last = pose_from_transform(robot.transforms[-1])
     translation_m, rotation_deg = pose_error(last, robot.true_pose(keys[-1], child))
     assert translation_m < 0.03 and rotation_deg < 0.5
@@ -63,7 +63,7 @@ def test_each_policy_against_the_truth(start, policy, child):
     robot.graph.spin(1.5)
     heard = len(robot.transforms)
     robot.graph.spin(1.0)
-    # Only odometry propagates an old pose; without it, a camera that may have moved is not said to stand still.
+    # Only odometry propagates an old pose; without it, a camera that may have moved is not published as standing still.
     assert (len(robot.transforms) > heard) == (policy == "map_to_odom")
 
 
@@ -121,7 +121,7 @@ def test_covariance_belongs_to_the_base_and_can_be_diagonal(start):
     key, *_ = robot.drive()
     covariance = np.reshape(robot.poses[key][0].pose.covariance, (6, 6))
     assert np.linalg.eigvalsh(covariance).min() > 0 and np.abs(covariance - np.diag(np.diag(covariance))).max() > 0
-    # The base is 0.3 m below the camera: what is uncertain of the rotation makes its place uncertain.
+    # The base is 0.3 m below the camera: what is uncertain of the rotation makes its position uncertain.
     assert covariance[0, 0] == pytest.approx(1e-4 + 0.3**2 * 1e-5, rel=1e-4)
     assert robot.graph.set_parameter("localizer", "covariance", "diagonal")[0]
     key, *_ = robot.drive()
@@ -177,7 +177,7 @@ def test_stamps_of_zero_and_from_the_future_are_rejected(start):
 
 
 def test_a_simulated_clock_that_starts_again_and_one_that_stands_still(start):
-    """A bag replayed twice: the second round is localized like the first, without a word of the first."""
+    """A bag replayed twice: the second round is localized like the first, without anything of the first."""
     robot, _ = start(tf_policy="map_to_odom", odom_frame="odom", use_sim_time=True)
     rounds = []
     for _ in range(2):

@@ -1,7 +1,6 @@
 """`aceg play` and `aceg record` over real topics: what is played is what is recorded."""
 
 import signal
-import sys
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from ros_graph import output, stop
 from rosgraph_msgs.msg import Clock
 
 from aceg_ros.datasets import open_scene
+from aceg_ros.utils.stamps import stamp_to_ns, stamp_to_s
 
 
 @pytest.fixture
@@ -20,10 +20,10 @@ def bag(rendered_scene, tmp_path):
 
 def test_a_bag_is_played_in_its_own_time_and_recorded_again(graph, bag, tmp_path):
     clocks = []
-    graph.node.create_subscription(Clock, "/clock", lambda m: clocks.append(m.clock.sec + 1e-9 * m.clock.nanosec), DEEP)
+    graph.node.create_subscription(Clock, "/clock", lambda m: clocks.append(stamp_to_s(m.clock)), DEEP)
     copy = tmp_path / "copy"
-    recorder = graph.start_command(sys.executable, "-m", "aceg_ros.cli", "record", "-o", str(copy))
-    player = graph.start_command(sys.executable, "-m", "aceg_ros.cli", "play", str(bag), "--speed", "0.2")
+    recorder = graph.start_aceg("record", "-o", copy)
+    player = graph.start_aceg("play", bag, "--speed", 0.2)
     assert graph.spin_until(lambda: player.poll() is not None, 60), output(player)
     assert player.returncode == 0, output(player)
     assert stop(recorder, signal.SIGINT) == 0, output(recorder)
@@ -46,13 +46,13 @@ def test_a_bag_played_twice_is_localized_twice(graph, bag, rendered_map):
     rounds: list[dict] = [{}]
 
     def note(message):
-        stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+        stamp = stamp_to_ns(message.header.stamp)
         if stamp in rounds[-1] or any(stamp < other for other in rounds[-1]):
             rounds.append({})
         rounds[-1][stamp] = message.pose.pose
 
     graph.node.create_subscription(PoseWithCovarianceStamped, "/localizer/pose", note, DEEP)
-    player = graph.start_command(sys.executable, "-m", "aceg_ros.cli", "play", str(bag), "--speed", "0.1", "--loop")
+    player = graph.start_aceg("play", bag, *("--speed", 0.1, "--loop"))
     assert graph.spin_until(lambda: len(rounds) > 2, 90), output(node)
     assert stop(player) == 0 and stop(node) == 0
     assert len(rounds[1]) >= 11 and rounds[0].items() <= rounds[1].items()
@@ -62,15 +62,15 @@ def test_play_without_a_clock_stamps_with_now(graph, bag):
     from sensor_msgs.msg import Image
     seen = []
     graph.node.create_subscription(Image, "/image", seen.append, DEEP)
-    player = graph.start_command(sys.executable, "-m", "aceg_ros.cli", "play", str(bag), "--rate", "20", "--every", "3")
+    player = graph.start_aceg("play", bag, *("--rate", 20, "--every", 3))
     assert graph.spin_until(lambda: player.poll() is not None, 60)
     assert player.returncode == 0 and len(seen) == 4
     ages = [graph.node.get_clock().now().nanoseconds * 1e-9 - m.header.stamp.sec for m in seen]
     assert max(ages) < 60 and graph.node.count_publishers("/clock") == 0
 
 
-@pytest.mark.parametrize("arguments", [["play", "/nowhere"], ["record", "-o", "."]])
+@pytest.mark.parametrize("arguments", [["play", "/missing"], ["record", "-o", "."]])
 def test_mistakes_are_one_sentence(graph, arguments):
-    process = graph.start_command(sys.executable, "-m", "aceg_ros.cli", *arguments)
+    process = graph.start_aceg(*arguments)
     assert process.wait(30) == 2
     assert output(process).count("Error: ") == 1 and "Traceback" not in output(process)

@@ -1,9 +1,6 @@
-"""The real localizer node around a localizer whose answers a test can predict.
+"""The real localizer node around a localizer whose results a test can predict.
 
-Its map is a JSON file: {"offset_m": x, "delay_s": seconds per image, "load_s": seconds to load,
-"reads_pose": whether the first bytes of the
-picture are the pose, 16 float64}. Else the pose is a function of the picture's mean
-colour and of the camera's focal length; dark pictures are refused; a red one makes it fail.
+Its map is a JSON file with the fields of `FakeLocalizer`, and load_s, the seconds that loading takes.
 """
 
 from __future__ import annotations
@@ -26,6 +23,12 @@ from aceg_ros.ros.localizer.node import LocalizerNode
 
 @dataclass
 class FakeLocalizer:
+    """Finds a pose that depends on the image's mean colour and on the camera's focal length.
+
+    Dark images are rejected; a red one makes it raise. delay_s: how long an image takes. reads_pose: the first bytes of
+    the image are the pose, 16 float64.
+    """
+
     offset_m: float
     delay_s: float = 0.0
     reads_pose: bool = False

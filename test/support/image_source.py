@@ -1,6 +1,6 @@
-"""Publishes 640x480 rgb8 pictures on /image, best effort, and leaves: the other process of test_standalone_transport.
+"""Publishes 640x480 rgb8 images on /image, best effort, and leaves: the other process of test_standalone_transport.
 
-The first four bytes of each picture are its number. Starts when somebody listens; ends when nobody does any more.
+The first four bytes of each image are its number. Starts when somebody listens; ends when nobody does any more.
 """
 
 import array

@@ -68,6 +68,10 @@ class RosGraph:
         command = [sys.executable, *([str(program)] if isinstance(program, Path) else ["-m", program])]
         return self.start_command(*command, "--ros-args", *flags)
 
+    def start_aceg(self, verb: str, *arguments: object) -> subprocess.Popen:
+        """Start a verb of the command line."""
+        return self.start_command(sys.executable, "-m", "aceg_ros.cli", verb, *map(str, arguments))
+
     def start_command(self, *command: str) -> subprocess.Popen:
         log = self._log_folder / f"process_{len(self._processes)}.log"
         with open(log, "w") as file:

@@ -17,7 +17,7 @@ from rclpy.logging import get_logger
 from rclpy.task import Task
 
 # A signal makes rclpy wake the executors first and end their context then: one that is quicker than the second finds
-# nothing to do and waits again, with nobody left to wake it. (Seen with rclpy 9.1: one node in sixty.)
+# nothing to do and waits again, with nothing left to wake it. (Seen with rclpy 9.1: one node in sixty.)
 _LOOK_AGAIN_S = 1.0
 
 
@@ -44,5 +44,5 @@ class Executor(SingleThreadedExecutor):
         begun.set()
         task()
         error = task.exception()
-        if error is not None and self.context.ok():     # else there is nobody left to respond to
+        if error is not None and self.context.ok():     # else there is no caller left to respond to
             get_logger("executor").error(f"A callback failed: {error!r}")

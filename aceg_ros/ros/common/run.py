@@ -20,7 +20,7 @@ from aceg_ros.ros.common.executor import Executor
 def after_first_spin(node: Node, start: Callable[[], None]) -> None:
     """Call start() as soon as the node spins.
 
-    For what must be ended, a file or a thread: nobody would end it if the node was interrupted in its constructor.
+    For what must be ended, a file or a thread: it would not be ended if the node was interrupted in its constructor.
     """
     def first() -> None:
         node.destroy_timer(timer)

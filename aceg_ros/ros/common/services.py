@@ -1,4 +1,4 @@
-"""Services that run an action and answer with its outcome: a success flag and a sentence."""
+"""Services that run an action and respond with its outcome: a success flag and a sentence."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ Outcome = tuple[bool, str]
 def create_trigger_services(node: Node, actions: dict[str, Callable[[], Outcome]]) -> None:
     """Create a std_srvs/Trigger service ~/name for each action. Actions may wait, and run beside each other."""
     for name, action in actions.items():
-        node.create_service(Trigger, f"~/{name}", _answering(node, name, action), callback_group=WaitingCallbackGroup())
+        node.create_service(Trigger, f"~/{name}", _handler(node, name, action), callback_group=WaitingCallbackGroup())
 
 
 def create_switch_service(node: Node, name: str, action: Callable[[bool], Outcome]) -> None:
     """Create a std_srvs/SetBool service ~/name."""
     def call(request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-        return _answering(node, name, lambda: action(request.data))(request, response)
+        return _handler(node, name, lambda: action(request.data))(request, response)
 
     node.create_service(SetBool, f"~/{name}", call, callback_group=WaitingCallbackGroup())
 
 
-def _answering(node: Node, name: str, action: Callable[[], Outcome]) -> Callable:
+def _handler(node: Node, name: str, action: Callable[[], Outcome]) -> Callable:
     def call(_request, response):
         try:
             response.success, response.message = action()

@@ -17,7 +17,7 @@ _POLL_S = 0.01
 
 
 class TransformLookup:
-    """Listens to /tf and /tf_static, and answers where a frame was at a stamp."""
+    """Listens to /tf and /tf_static, and looks up where a frame was at a stamp."""
 
     def __init__(self, node: Node) -> None:
         self._buffer = Buffer(node=node)

@@ -37,7 +37,7 @@ def evaluate_recording(recording: NodeRecording, recorded: Mapping[int, tuple[st
     """
     results = recording.frame_results(recorded, parameters.speed)
     if not results:
-        raise UserError("The localizer answered no frame: is it running, with this map and use_sim_time?")
+        raise UserError("The localizer processed no frame: is it running, with this map and use_sim_time?")
     device = pick_device(parameters.device)
     scene_map = SceneMap.load(parameters.map)
     offline = evaluate_map(scene_map, scene, name="offline", path=Path(parameters.map), device=device,

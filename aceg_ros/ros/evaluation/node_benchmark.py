@@ -1,9 +1,9 @@
-"""How fast the localizer node really is: a scene is played at a rate, and everything is measured from outside.
+"""Measure the speed of the localizer node from outside, while a scene is played at a fixed rate.
 
     python -m aceg_ros.ros.evaluation.node_benchmark MAP SCENE --rate 15 --seconds 30 [--mapping]
 
-Of each image: what the node says of it, and when its pose arrives here. Twice a second a service is called. With
---mapping the node collects a recording of the scene first and is measured while it trains a map of it.
+Of each image: the status that the node publishes, and when its pose arrives here. Twice a second a service is called.
+With --mapping the node collects a recording of the scene first and is measured while it trains a map of it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,14 @@ COLLECT_S, MAPPING_BUDGET_S = 20.0, 120.0
 
 
 class Observer(Node):
-    """Outcomes; milliseconds from image stamp to answer (its own figure) and to the pose that arrives; of services."""
+    """Counts statuses, and measures milliseconds from image stamp to status and pose, and of service calls.
+
+    Attributes:
+        ages_ms: From image stamp to status, as the node measures it.
+        arrivals_ms: From image stamp to the arrival of the pose here.
+        calls_ms: From service call to response.
+        stages_ms: By stage of the localization.
+    """
 
     def __init__(self) -> None:
         super().__init__("observer")
@@ -69,7 +76,7 @@ class Observer(Node):
         future = client.call_async(Trigger.Request())
         response = future.result() if self.wait(future.done, 30.0) else None
         if response is None or not response.success:
-            raise UserError(f"~/{name} failed: {'no answer' if response is None else response.message}")
+            raise UserError(f"~/{name} failed: {'no response' if response is None else response.message}")
 
     def _count(self, message: DiagnosticArray) -> None:
         for status in message.status:
@@ -91,10 +98,10 @@ class Observer(Node):
             return
         called = time.perf_counter()
 
-        def answered(_: Future) -> None:
+        def responded(_: Future) -> None:
             self.calls_ms.append((time.perf_counter() - called) * 1e3)
 
-        self._enable.call_async(SetBool.Request(data=True)).add_done_callback(answered)
+        self._enable.call_async(SetBool.Request(data=True)).add_done_callback(responded)
 
 
 def main() -> int:
@@ -128,12 +135,12 @@ def main() -> int:
         seconds = time.monotonic() - started
         observer.destroy_node()
         rclpy.shutdown()
-    answered = len(observer.ages_ms)
-    print(f"{sum(observer.outcomes.values()) / seconds:.1f} images a second, {answered / seconds:.1f} answered in"
+    localized = len(observer.ages_ms)
+    print(f"{sum(observer.outcomes.values()) / seconds:.1f} images a second, {localized / seconds:.1f} processed in"
           f" {seconds:.0f} s{' of training' if options.mapping else ''}: {dict(observer.outcomes)}")
-    for name, values in (("image to answer, said by the node", observer.ages_ms),
+    for name, values in (("image to status, measured by the node", observer.ages_ms),
                          ("image to pose, measured outside", observer.arrivals_ms),
-                         ("service call to reply", observer.calls_ms)):
+                         ("service call to response", observer.calls_ms)):
         print(f"{name}: {', '.join(f'{key} {value:.0f}' for key, value in percentiles(values).items())} ms,"
               f" most {max(values, default=float('nan')):.0f} ms")
     stages = ", ".join(f"{stage} {median(values):.1f}" for stage, values in observer.stages_ms.items())

@@ -7,7 +7,7 @@ The way of an image, and the thread that does each step:
     worker.py           localization    always takes the newest image: decodes it, runs the localizer of the map
     pose_output.py      localization    waits for TF, checks the pose against odometry, publishes ~/pose and ~/path
     transform_publisher.py              sends the transform from the map; a timer of the executor sends it again
-    status_publisher.py localization    says on ~/status what became of the image
+    status_publisher.py localization    publishes on ~/status what became of the image
 
 map_loader.py loads maps in a thread of its own while the old map stays in use; services.py waits in a thread for each
 service; aceg_ros.ros.mapping records keyframes in one thread and follows the training process in another. node.py puts

@@ -24,7 +24,7 @@ from aceg_ros.utils.stamps import stamp_to_ns
 class LocalizationPipeline:
     """Takes images from their topic to ~/pose, TF and ~/status while it is active.
 
-    is_enabled: what ~/enable says; if it is off, only images that wait_for_result() waits for are localized.
+    is_enabled: set by ~/enable; if it is off, only images that wait_for_result() waits for are localized.
     """
 
     def __init__(self, node: Node, *, maps: MapLoader, mapping: MappingController, output: PoseOutput,
@@ -76,7 +76,7 @@ class LocalizationPipeline:
             self._finish(result)
             self._display.show_result(result)
 
-    # --- 3. in either thread: what became of it is said, to services that wait as well ---
+    # --- 3. in either thread: what became of the image is published, and given to services that wait for it ---
 
     def _finish(self, result: LocalizationResult) -> None:
         self._status.publish_result(result)
@@ -105,7 +105,7 @@ def _not_localized(request: LocalizationRequest, status: str, message: str) -> L
 
 @contextmanager
 def ignore_errors_after_shutdown(node: Node) -> Iterator[None]:
-    """Ignore what fails because a signal ended the context: nobody waits any more for what a thread publishes then."""
+    """Ignore exceptions of a thread that publishes after a signal has ended the context."""
     try:
         yield
     except Exception:

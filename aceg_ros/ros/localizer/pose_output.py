@@ -68,7 +68,7 @@ class PoseOutput:
         return self._group.value
 
     def publish(self, result: LocalizationResult) -> LocalizationResult:
-        """Publish an accepted result. Returns it, or the same rejected if odometry or its stamp speak against it."""
+        """Publish an accepted result. Returns it, or the same rejected if odometry or its stamp contradict it."""
         try:
             frames = self._look_up_frames(result.header)        # outside the lock: it may wait
         except UserError as error:
@@ -127,7 +127,7 @@ class PoseOutput:
             verdict = self._check_against_odometry(fix, frames.base_from_camera)
             if verdict is Verdict.PENDING:
                 return result.rejected(
-                    UNCONFIRMED, "The pose lies elsewhere than odometry and earlier poses say:"
+                    UNCONFIRMED, "The pose contradicts odometry and earlier poses:"
                     f" {self.parameters.gate_agreeing_fixes} that agree are needed.")
             is_late = verdict is Verdict.LATE
         self._publish_pose(fix, frames.base_from_camera, result.header.stamp)

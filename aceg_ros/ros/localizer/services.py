@@ -1,4 +1,4 @@
-"""The services of the localizer node. Each answers when the work is done, or says truthfully that it was started."""
+"""The services of the localizer node: each responds when the work is done, ~/stop_mapping when training has begun."""
 
 from __future__ import annotations
 

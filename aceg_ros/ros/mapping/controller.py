@@ -31,7 +31,7 @@ MAPPED_FILE = "mapped.json"         # in a recording: which map was made of it
 
 @dataclass(frozen=True, kw_only=True)
 class MappingConfig:
-    """What the node's other parameters say. camera_frame: empty for the frame_id of the image."""
+    """Values of parameters of the node. camera_frame: empty for the frame_id of the image."""
 
     device: str
     seed: int
