@@ -112,7 +112,7 @@ def test_unknown_and_unconnected_frames():
     buffer = moving_buffer()
     buffer.set_transform_static(transform("island", "palm", 0.0), "test")
     with pytest.raises(tf2_ros.LookupException):
-        buffer.lookup_transform("map", "nowhere", Time())
+        buffer.lookup_transform("map", "missing", Time())
     with pytest.raises(tf2_ros.ConnectivityException):
         buffer.lookup_transform("map", "palm", Time())
     assert issubclass(tf2_ros.ConnectivityException, tf2_ros.TransformException)
