@@ -59,13 +59,13 @@ def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Pat
     cache.mkdir(parents=True, exist_ok=True)
 
     def get(name: str, make: Callable[[Path], object]) -> Path:
-        folder, partial = cache / name, cache / f"{name}.partial"
+        folder, complete = cache / name, cache / f"{name}.complete"
         with FileLock(cache / f"{name}.lock"):
-            if not folder.is_dir():
-                shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir()
-                make(partial)
-                partial.rename(folder)
+            if not complete.exists():           # or a test that was to make it has failed
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                complete.touch()
         return folder
 
     return get

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("bare_install")        # one worker makes it, and the others need not wait
+
 
 @pytest.fixture(scope="module")
 def bin_folder(copy_sources, made_once) -> Path:
@@ -20,7 +22,7 @@ def bin_folder(copy_sources, made_once) -> Path:
         subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
         # The torch that everything here runs with: another one would be gigabytes of CUDA.
         subprocess.run([str(folder / "venv" / "bin" / "python"), "-m", "pip", "install", "--quiet",
-                        "--disable-pip-version-check", f"torch=={version('torch').split('+')[0]}",
+                        "--no-compile", "--disable-pip-version-check", f"torch=={version('torch').split('+')[0]}",
                         str(folder / "source")], check=True)
 
     return made_once("bare_install", make) / "venv" / "bin"

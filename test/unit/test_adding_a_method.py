@@ -49,6 +49,7 @@ def test_it_is_small(module_folder):
     assert sum(bool(line.strip()) for line in code) <= MAX_LINES
 
 
+@pytest.mark.slow
 def test_it_maps_and_localizes(registered, rendered_scene, tmp_path, capsys):
     path, result = tmp_path / "room.map", tmp_path / "found.json"
     assert main(["map", str(rendered_scene / "mapping"), "-o", str(path), "--method", "nearest_landmark",

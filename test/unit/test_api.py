@@ -51,6 +51,7 @@ def test_every_public_name_is_there_and_documented():
         _ = ag.build_mop
 
 
+@pytest.mark.slow
 def test_the_script_of_the_readme_runs(repository, recording, query, tmp_path):
     script, = re.findall(r"```python\n(.*?)```", (repository / "README.md").read_text(), re.DOTALL)
     assert len(script.strip().splitlines()) <= 14
@@ -61,6 +62,7 @@ def test_the_script_of_the_readme_runs(repository, recording, query, tmp_path):
     assert output.count("[") >= 10, output                  # the rows of a 4x4 and of a 6x6 matrix
 
 
+@pytest.mark.slow
 def test_the_example_maps_and_localizes(repository, recording, query, tmp_path):
     result = subprocess.run([sys.executable, str(repository / "examples" / "map_and_localize.py"),
                              str(recording), "room.map", str(query)], cwd=tmp_path,
@@ -95,6 +97,7 @@ def test_what_cannot_be_localized_is_a_rejection_or_a_sentence(localizer, tmp_pa
         localizer.localize(tmp_path / "nothing.jpg")
 
 
+@pytest.mark.slow
 def test_a_recording_and_its_frames_make_the_same_map(recording):
     reports = []
     of_folder = ag.build_map(recording, codes=500, progress=reports.append)
