@@ -6,20 +6,17 @@ common (errors of the map, of its poses, of the camera) is not in it. One factor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.stats import binom, chi2
 
 from aceg_ros.camera import Frame
+from aceg_ros.estimate import PoseEstimate
 from aceg_ros.geometry import pose_difference
 from aceg_ros.mapping.budget import MappingBudget
 from aceg_ros.maps.header import MIN_COVARIANCE_SCALE
-
-if TYPE_CHECKING:
-    from aceg_ros.methods.base import Localizer
 
 DEGREES_OF_FREEDOM = 6
 CHI2_95 = float(chi2.ppf(0.95, DEGREES_OF_FREEDOM))      # squared radius of the 95 % ellipsoid
@@ -38,16 +35,17 @@ def held_out_indices(count: int) -> set[int]:
     return set(range(step // 2, count, step))
 
 
-def calibrate_covariance_scale(localizer: Localizer, frames: Iterable[Frame], budget: MappingBudget) -> float:
+def calibrate_covariance_scale(localize: Callable[[Frame], PoseEstimate], frames: Iterable[Frame],
+                               budget: MappingBudget) -> float:
     """The factor by which a localizer's covariances fit its true errors on posed frames that its map has not seen.
 
-    localizer: with a factor of 1. At the deadline of the budget, the frames localized so far have to do.
+    localize: of a localizer with a factor of 1. At the deadline of the budget, the frames localized so far have to do.
     """
     errors = []
     for frame in frames:
         if budget.remaining_s() <= 0.0:
             break
-        estimate = localizer.localize(replace(frame, map_from_camera=None, depth_m=None))
+        estimate = localize(replace(frame, map_from_camera=None, depth_m=None))
         if estimate.map_from_camera is not None and estimate.covariance is not None:
             errors.append(normalized_error_squared(estimate.map_from_camera, estimate.covariance,
                                                    frame.map_from_camera))

@@ -44,7 +44,8 @@ def build_map(method: str, options: MappingOptions, frames: Iterable[Frame], bud
     scale = MIN_COVARIANCE_SCALE
     if unseen and not budget.should_stop():
         raw = replace(scene_map, covariance_scale=1.0)
-        scale = calibrate_covariance_scale(make_localizer(raw, options.device, options.seed), unseen, budget)
+        localizer = make_localizer(raw, options.device, options.seed)
+        scale = calibrate_covariance_scale(localizer.localize, unseen, budget)
     statistics = replace(scene_map.statistics, skipped=len(skipped), held_out=len(unseen), mapping_s=budget.elapsed_s())
     return replace(scene_map, covariance_scale=scale, statistics=statistics), skipped
 

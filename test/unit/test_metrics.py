@@ -93,7 +93,7 @@ def frames(count: int) -> list[Frame]:
 def test_the_scale_explains_the_errors_within_bounds(factor, expected):
     rng = np.random.default_rng(0)
     errors = rng.multivariate_normal(np.zeros(6), factor * COVARIANCE, 400)
-    scale = calibrate_covariance_scale(Scripted(errors), frames(400), MappingBudget.start())
+    scale = calibrate_covariance_scale(Scripted(errors).localize, frames(400), MappingBudget.start())
     assert scale == pytest.approx(expected, rel=0.12)
 
 
@@ -102,18 +102,18 @@ def test_a_scale_by_few_images_is_seldom_too_small(count):
     """Errors three times what the solver claims: most such samples have to say so, if not by how much."""
     rng = np.random.default_rng(0)
     localizers = [Scripted(rng.multivariate_normal(np.zeros(6), 3 * COVARIANCE, count)) for _ in range(200)]
-    scales = [calibrate_covariance_scale(localizer, frames(count), MappingBudget.start()) for localizer in localizers]
+    scales = [calibrate_covariance_scale(one.localize, frames(count), MappingBudget.start()) for one in localizers]
     assert np.mean(np.greater_equal(scales, 3.0)) > 0.6
     assert np.median(scales) < 5.5, "nor the largest there is"
 
 
 def test_too_few_images_calibrate_nothing():
-    errors = 10 * np.ones((MIN_HELD_OUT, 6))
-    assert calibrate_covariance_scale(Scripted(errors), frames(1), MappingBudget.start()) == MIN_COVARIANCE_SCALE
+    errors, budget = 10 * np.ones((MIN_HELD_OUT, 6)), MappingBudget.start()
+    assert calibrate_covariance_scale(Scripted(errors).localize, frames(1), budget) == MIN_COVARIANCE_SCALE
     none = Scripted([], accepted=False)
-    assert calibrate_covariance_scale(none, frames(50), MappingBudget.start()) == MIN_COVARIANCE_SCALE
+    assert calibrate_covariance_scale(none.localize, frames(50), budget) == MIN_COVARIANCE_SCALE
     no_time = MappingBudget.start(0.0)
-    assert calibrate_covariance_scale(Scripted(errors), frames(50), no_time) == MIN_COVARIANCE_SCALE
+    assert calibrate_covariance_scale(Scripted(errors).localize, frames(50), no_time) == MIN_COVARIANCE_SCALE
 
 
 def test_a_share_of_many_images_is_held_out():
