@@ -15,13 +15,13 @@ unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 .PHONY: help setup test test-fast lint demo bench requirements clean distclean
 
 help:
-	@echo "make demo    build a map, localize in it over ROS 2; results in demo_output/   [SCENE=path: on your images]"
-	@echo "make test    lint and all tests                                                [PYTEST_ARGS='-k camera']"
-	@echo "make test-fast  the core's tests: no ROS 2, nothing that takes long"
-	@echo "make bench   time of each stage on this machine"
-	@echo "make lint    ruff, mypy and the contracts of imports"
-	@echo "make setup   only the set-up: .venv with everything in it                      [PYTHON=python3.12]"
-	@echo "make clean   remove what was built or written; make distclean: the .venv too"
+	@echo "make demo        build a map, localize in it over ROS 2; results in demo_output/   [SCENE=path: on your images]"
+	@echo "make test        lint and all tests                                                [PYTEST_ARGS='-k camera']"
+	@echo "make test-fast   the core's tests: no ROS 2, nothing that takes long"
+	@echo "make bench       time of each stage on this machine"
+	@echo "make lint        ruff, mypy and the contracts of imports"
+	@echo "make setup       only the set-up: .venv with everything in it                      [PYTHON=python3.12]"
+	@echo "make clean       remove what was built or written; make distclean: the .venv too"
 
 setup: $(VENV)/.installed $(VENV)/.tf2_msgs
 
