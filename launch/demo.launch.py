@@ -29,7 +29,7 @@ def is_true(text: str) -> bool:
     return text.lower() in ("true", "1", "yes", "on")
 
 
-def name_frames(context: LaunchContext) -> None:
+def set_frame_names(context: LaunchContext) -> None:
     """With odometry, the localizer is told of it."""
     if is_true(context.launch_configurations["odometry"]):
         context.launch_configurations.update(odom_frame="odom", base_frame="base_link")
@@ -55,5 +55,5 @@ def generate_launch_description() -> LaunchDescription:
     arguments = [DeclareLaunchArgument(name, default_value=default, description=description)
                  for name, default, description in ARGUMENTS]
     localization = IncludeLaunchDescription(PythonLaunchDescriptionSource(str(HERE / "localization.launch.py")))
-    return LaunchDescription([*arguments, OpaqueFunction(function=name_frames), localization,
+    return LaunchDescription([*arguments, OpaqueFunction(function=set_frame_names), localization,
                               OpaqueFunction(function=camera)])

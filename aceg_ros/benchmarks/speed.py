@@ -32,7 +32,7 @@ from aceg_ros.pose.verify import estimate_verified_pose
 from aceg_ros.synthetic.demo_room import demo_world, query_path
 from aceg_ros.synthetic.render import EVENING
 from aceg_ros.utils.atomic_file import write_json
-from aceg_ros.utils.device import on_device, pick_device
+from aceg_ros.utils.device import pick_device, to_device
 from aceg_ros.utils.malloc import configure_malloc
 
 REFERENCE_ENCODER, REFERENCE_RANSAC = "ACE encoder, 512-D", "PoseLib on all patches, 10 px"
@@ -124,7 +124,7 @@ def _references(frame: Frame, device: str) -> dict[str, float]:
     """Milliseconds of the usual alternatives, on the same image in the same process."""
     torch.manual_seed(0)
     ace = Encoder(name="ace", identity="", source="", stride=8, dim=512, short_side_px=480,
-                  net=on_device(AceNet().eval(), device))
+                  net=to_device(AceNet().eval(), device))
     image = image_to_tensor(frame.image, device)
     rows, columns = np.mgrid[4:480:8, 4:640:8]
     pixels = np.column_stack([columns.ravel(), rows.ravel()]).astype(float)

@@ -14,7 +14,7 @@ from aceg_ros.cli.arguments import (
     bag_options,
     check_outputs,
 )
-from aceg_ros.cli.console import localizing_bar, tell_skipped
+from aceg_ros.cli.console import localizing_bar, print_skipped
 from aceg_ros.errors import UserError
 
 
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     check_outputs(options)
     with localizing_bar(len(paths) * len(scene)) as progress:
         evaluations = compare(paths, scene, device=device, seed=options.seed, progress=progress)
-    tell_skipped([skipped.reason for skipped in scene.skipped], len(scene))
+    print_skipped([skipped.reason for skipped in scene.skipped], len(scene))
     if options.json:
         write_json({each.name: each.statistics for each in evaluations}, Path(options.json))
     if options.report:

@@ -49,7 +49,7 @@ def localizing_bar(total: int):
         yield progress
 
 
-def tell_skipped(reasons: Sequence[str], total: int) -> None:
+def print_skipped(reasons: Sequence[str], total: int) -> None:
     """Say how many of the frames of a scene were skipped, and why the first ones."""
     if reasons:
         print(f"aceg: {len(reasons)} of {total} frames skipped:", file=sys.stderr)

@@ -15,7 +15,7 @@ from aceg_ros.cli.arguments import (
     bag_options,
     check_outputs,
 )
-from aceg_ros.cli.console import localizing_bar, tell_skipped
+from aceg_ros.cli.console import localizing_bar, print_skipped
 
 
 def add_parser(verbs: Any) -> None:
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     with localizing_bar(len(scene)) as progress:
         evaluation = evaluate_map(scene_map, scene, name=path.name, path=path, device=device, seed=options.seed,
                                   progress=progress)
-    tell_skipped([skipped.reason for skipped in scene.skipped], len(scene))
+    print_skipped([skipped.reason for skipped in scene.skipped], len(scene))
     if options.json:
         write_json(evaluation.statistics, Path(options.json))
     if options.report:

@@ -17,10 +17,10 @@ from aceg_ros.cli.arguments import (
     parsed_by,
     seconds,
 )
-from aceg_ros.cli.console import StopOnInterrupt, frame_bar, tell_skipped
+from aceg_ros.cli.console import StopOnInterrupt, frame_bar, print_skipped
 from aceg_ros.methods import registry
 from aceg_ros.methods.base import MappingOptions
-from aceg_ros.utils.progress import JsonProgress, MappingBar
+from aceg_ros.utils.progress import JsonProgress, MappingProgressBar
 
 if TYPE_CHECKING:
     from aceg_ros.datasets import Scene
@@ -83,11 +83,11 @@ def run(options: argparse.Namespace) -> int:
     mapping = MappingOptions(encoder=options.encoder, seed=options.seed, device=device, use_depth=options.use_depth)
     method = options.method or registry.default_method(mapping, given)
     method_options = registry.make_method_options(method, given)
-    with StopOnInterrupt() as stop, (JsonProgress() if options.json_progress else MappingBar()) as bar:
+    with StopOnInterrupt() as stop, (JsonProgress() if options.json_progress else MappingProgressBar()) as bar:
         budget = MappingBudget.start(total_s, progress=bar.show, should_stop=stop.asked, started=started)
         scene_map = _build(method, mapping, method_options, scene=scene, budget=budget)
     size = scene_map.save(options.output)
-    _warn_of_time(scene_map.statistics, total_s)
+    _warn_if_budget_was_short(scene_map.statistics, total_s)
     note = "" if scene_map.statistics.complete else " (stopped early: what was learned so far)"
     print(f"{options.output}: {_describe(scene_map.statistics)}, {time.monotonic() - started:.0f} s,"
           f" {size / 1e6:.1f} MB{note}")
@@ -101,12 +101,12 @@ def _build(method: str, mapping: MappingOptions, method_options: Any, *, scene: 
     frames = frame_bar(scene, "reading frames")
     scene_map, unusable = build_map(method, mapping, frames, budget, method_options=method_options)
     unreadable = [skipped.reason for skipped in scene.skipped]
-    tell_skipped(unreadable + unusable, len(scene))
+    print_skipped(unreadable + unusable, len(scene))
     skipped = scene_map.statistics.skipped + len(unreadable)
     return replace(scene_map, statistics=replace(scene_map.statistics, skipped=skipped))
 
 
-def _warn_of_time(done: MappingStatistics, total_s: float) -> None:
+def _warn_if_budget_was_short(done: MappingStatistics, total_s: float) -> None:
     """Say so if the budget was too short for all images."""
     if done.encoded < done.frames and done.mapping_s > 0.75 * total_s:
         print(f"aceg: there was time for {done.encoded} of {done.frames} images only: give more with --budget, or take"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from aceg_ros.cli.arguments import SCENE_HELP, add_computing_flags, add_scene_flags, add_verb
-from aceg_ros.cli.ros_node import become_node
+from aceg_ros.cli.ros_node import exec_ros_node
 
 
 def add_parser(verbs: Any) -> None:
@@ -36,4 +36,4 @@ def run(options: argparse.Namespace) -> int:
               "bag_start": options.start or None, "bag_end": options.end if options.end < 1e9 else None,
               "bag_rectified": options.rectified or None}
     parameters |= {name: value for name, value in chosen.items() if value}
-    return become_node("scene_player", parameters)
+    return exec_ros_node("scene_player", parameters)

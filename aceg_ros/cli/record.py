@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from aceg_ros.cli.arguments import add_verb
-from aceg_ros.cli.ros_node import become_node
+from aceg_ros.cli.ros_node import exec_ros_node
 
 
 def add_parser(verbs: Any) -> None:
@@ -17,5 +17,5 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    return become_node("bag_recorder", {"output": str(Path(options.output).resolve()),
+    return exec_ros_node("bag_recorder", {"output": str(Path(options.output).resolve()),
                                         "topics": " ".join(options.topics)})

@@ -6,7 +6,7 @@ import os
 import sys
 
 
-def become_node(name: str, parameters: dict[str, object]) -> int:
+def exec_ros_node(name: str, parameters: dict[str, object]) -> int:
     """Go on as a ROS node, the module of that name in `aceg_ros.ros`; does not return."""
     from aceg_ros.demo.processes import node_command, ros_environment
 

@@ -40,7 +40,7 @@ def load_camera_file(path: Path | str, width: int, height: int) -> Camera:
     except (ValueError, yaml.YAMLError, TypeError, KeyError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise UserError(f"Camera file {path} is not usable: {what}.") from None
-    return fitted_camera(camera, width, height, f"Camera file {path}")
+    return scaled_camera(camera, width, height, f"Camera file {path}")
 
 
 def camera_from_matrix_file(path: Path, width: int, height: int) -> Camera:
@@ -60,7 +60,7 @@ def camera_from_matrix_file(path: Path, width: int, height: int) -> Camera:
     raise UserError(f"Calibration file {path} holds {numbers.size} numbers instead of a 3x3 matrix or a focal length.")
 
 
-def fitted_camera(camera: Camera, width: int, height: int, source: str) -> Camera:
+def scaled_camera(camera: Camera, width: int, height: int, source: str) -> Camera:
     """Scale a camera to images of another size but the same shape (to a pixel). Raises UserError otherwise."""
     if (camera.width, camera.height) == (width, height):
         return camera
@@ -84,4 +84,4 @@ def _from_camera_info(text: str) -> Camera:
     content = next(yaml.safe_load_all(text), None)      # `ros2 topic echo` closes every message with ---
     if not isinstance(content, Mapping):
         raise UserError("it holds no camera_info.")
-    return CameraInfoFields.of_yaml(content).camera()
+    return CameraInfoFields.from_yaml(content).camera()

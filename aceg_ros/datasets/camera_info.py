@@ -33,7 +33,7 @@ class CameraInfoFields:
     binning: tuple[int, int] = (0, 0)
 
     @classmethod
-    def of_message(cls, message: Any) -> CameraInfoFields:
+    def from_message(cls, message: Any) -> CameraInfoFields:
         """Read a message of rclpy or of rosbags (also of ROS 1, where the matrices have upper-case names)."""
         def matrix(name: str) -> Sequence[float]:
             return getattr(message, name) if hasattr(message, name) else getattr(message, name.upper())
@@ -44,7 +44,7 @@ class CameraInfoFields:
                    roi=(roi.x_offset, roi.y_offset, roi.width, roi.height))
 
     @classmethod
-    def of_yaml(cls, content: Mapping[str, Any]) -> CameraInfoFields:
+    def from_yaml(cls, content: Mapping[str, Any]) -> CameraInfoFields:
         """Read a file of camera_calibration, or what `ros2 topic echo` prints. Raises KeyError if a key is missing."""
         model = content.get("distortion_model", "")
         if "camera_matrix" in content:
@@ -95,7 +95,7 @@ class CameraInfoFields:
 
 def camera_from_info(message: Any, rectified: bool = False) -> Camera:
     """Make the camera of the image that goes with a CameraInfo message; see `CameraInfoFields`. Raises UserError."""
-    return CameraInfoFields.of_message(message).camera(rectified)
+    return CameraInfoFields.from_message(message).camera(rectified)
 
 
 def _lens(model: str, distortion: tuple[float, ...]) -> tuple[str, tuple[float, ...]]:

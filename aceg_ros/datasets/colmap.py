@@ -17,7 +17,7 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 
 from aceg_ros.camera import Camera, Frame
-from aceg_ros.datasets.camera_file import fitted_camera
+from aceg_ros.datasets.camera_file import scaled_camera
 from aceg_ros.datasets.files import checked_pose, list_images, load_image, read_text
 from aceg_ros.datasets.scene import FRAME_PERIOD_S, natural_order
 from aceg_ros.errors import UserError
@@ -82,7 +82,7 @@ class ColmapEntry:
         pose = invert(checked_pose(camera_from_map, source))
         image = load_image(self.image)
         height, width = image.shape[:2]
-        camera = fitted_camera(self.camera, width, height, f"The camera of {self.name} in {self.source}")
+        camera = scaled_camera(self.camera, width, height, f"The camera of {self.name} in {self.source}")
         return Frame(image=image, camera=camera, stamp_s=self.stamp_s, map_from_camera=pose, name=self.name)
 
 

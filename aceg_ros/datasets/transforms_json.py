@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from aceg_ros.camera import Camera, Frame
-from aceg_ros.datasets.camera_file import fitted_camera
+from aceg_ros.datasets.camera_file import scaled_camera
 from aceg_ros.datasets.files import checked_pose, load_image, read_text
 from aceg_ros.datasets.scene import FRAME_PERIOD_S, natural_order
 from aceg_ros.errors import UserError
@@ -58,7 +58,7 @@ class TransformsEntry:
             raise UserError(f"Camera of {self.name} in {self.source}: {error}") from None
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"Camera of {self.name} in {self.source} is incomplete or not numbers: {error}.") from None
-        camera = fitted_camera(camera, width, height, f"Camera of {self.name} in {self.source}")
+        camera = scaled_camera(camera, width, height, f"Camera of {self.name} in {self.source}")
         return Frame(image=image, camera=camera, stamp_s=self.stamp_s, map_from_camera=pose, name=self.name)
 
     def _image(self) -> Path:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from aceg_ros.camera import Camera, Frame
-from aceg_ros.datasets.camera_file import fitted_camera, load_camera_file
+from aceg_ros.datasets.camera_file import load_camera_file, scaled_camera
 from aceg_ros.datasets.files import checked_pose, load_depth, load_image, read_text
 from aceg_ros.errors import UserError
 from aceg_ros.geometry import interpolate_poses, pose_from_quaternion
@@ -146,6 +146,6 @@ def _camera(folder: Path, width: int, height: int) -> Camera:
             return load_camera_file(folder / name, width, height)
     for part in reversed(folder.resolve().parts):
         if match := re.search(r"(?:freiburg|(?<![a-z])fr)([123])", part.lower()):
-            return fitted_camera(FREIBURG[match[1]], width, height, f"The freiburg{match[1]} calibration")
+            return scaled_camera(FREIBURG[match[1]], width, height, f"The freiburg{match[1]} calibration")
     raise UserError(f"The camera of {folder} is not known: give the folder a name with freiburg1, freiburg2 or "
                     "freiburg3, or put a camera.json, camera.yaml or camera.txt into it.")

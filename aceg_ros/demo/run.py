@@ -24,7 +24,7 @@ from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.base import MappingOptions
 from aceg_ros.methods.build_map import build_map
 from aceg_ros.methods.registry import default_method
-from aceg_ros.utils.progress import MappingBar
+from aceg_ros.utils.progress import MappingProgressBar
 
 SIM_BUDGET_S, SCENE_BUDGET_S = 110.0, 300.0
 MAPPING_RATE, QUERY_RATE = 10.0, 5.0
@@ -70,17 +70,17 @@ def run_demo(output: Path | str = "demo_output", scene: Path | str | None = None
     options = MappingOptions(encoder=encoder, seed=seed, device=device)
     with _replaced_folder(output) as folder, Processes(folder / "logs") as processes:
         bag = processes.start(f"{_NODES}.bag_recorder", {"output": folder / "bag"})
-        _say("1/4 A camera drives through the scene; its images and poses are recorded.")
+        _announce("1/4 A camera drives through the scene; its images and poses are recorded.")
         _record(processes, mapping, folder / "recording")
-        _say(f"2/4 A map is built from the recording, within {budget_s:.0f} s.")
+        _announce(f"2/4 A map is built from the recording, within {budget_s:.0f} s.")
         scene_map = _build_map(folder / "recording", method, options, budget_s)
         scene_map.save(folder / "scene.map")
-        _say("3/4 The localizer node localizes another drive" + (" in evening light." if scene is None else "."))
+        _announce("3/4 The localizer node localizes another drive" + (" in evening light." if scene is None else "."))
         since_ns = _localize(processes, query, {"map_path": folder / "scene.map", "device": device, "seed": seed})
         processes.stop(bag)
-        _say("4/4 The estimated poses are compared with the true ones.")
+        _announce("4/4 The estimated poses are compared with the true ones.")
         statistics = write_demo_report(folder, query.ground_truth, since_ns, scene_map, device=device, seed=seed)
-    _say(f"The results are in {output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
+    _announce(f"The results are in {output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
     return statistics
 
 
@@ -112,7 +112,7 @@ def _record(processes: Processes, player: Player, folder: Path) -> None:
 
 
 def _build_map(recording: Path, method: str | None, options: MappingOptions, budget_s: float) -> SceneMap:
-    with MappingBar() as bar:
+    with MappingProgressBar() as bar:
         scene_map, skipped = build_map(method or default_method(options), options, open_scene(recording),
                                        MappingBudget.start(budget_s, progress=bar.show))
     for reason in skipped[:3]:
@@ -160,5 +160,5 @@ def _exit_on_signal(number: int, _frame: object) -> None:
     raise SystemExit(128 + number)
 
 
-def _say(text: str) -> None:
+def _announce(text: str) -> None:
     print(text, flush=True)

@@ -18,7 +18,7 @@ from aceg_ros.encoders.sift import STRIDE as SIFT_STRIDE
 from aceg_ros.encoders.sift import SiftNet
 from aceg_ros.errors import UserError
 from aceg_ros.networks.weights_file import WeightsFile, find_weights, identity_of, read_weights
-from aceg_ros.utils.device import half_precision, on_device
+from aceg_ros.utils.device import half_precision, to_device
 
 SHORT_SIDE_PX = 480                     # of images for encoders that have no file of ours
 
@@ -81,7 +81,7 @@ def _load(path: Path, source: str, device: str, _version: tuple[int, int]) -> En
     net = _build(weights, path)
     identity = identity_of(weights.kind, weights.tensors, net.config)
     return Encoder(name=weights.kind, identity=identity, source=source, stride=net.stride, dim=net.dim,
-                   short_side_px=net.config.short_side_px, net=on_device(net.eval().requires_grad_(False), device))
+                   short_side_px=net.config.short_side_px, net=to_device(net.eval().requires_grad_(False), device))
 
 
 @lru_cache(maxsize=1)
@@ -89,7 +89,7 @@ def _load_dinov2(source: str, device: str) -> Encoder:
     from aceg_ros.encoders.dinov2 import content, load_dinov2
     net = load_dinov2(source.removeprefix("dinov2:"))
     return Encoder(name="dinov2", identity=identity_of("dinov2", content(net)), source=source, stride=net.stride,
-                   dim=net.dim, short_side_px=SHORT_SIDE_PX, net=on_device(net.eval().requires_grad_(False), device))
+                   dim=net.dim, short_side_px=SHORT_SIDE_PX, net=to_device(net.eval().requires_grad_(False), device))
 
 
 def _build(weights: WeightsFile, path: Path) -> AceNet | AlikedNet | CompactNet:

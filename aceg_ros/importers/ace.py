@@ -32,11 +32,11 @@ def import_head(source: Path, target: Path, *, encoder: str | None) -> str:
         head = head_from_state(state)
     except (KeyError, RuntimeError, ValueError, IndexError) as error:
         raise UserError(f"{source} is not a scene head of the ACE release ({first_line(error)}).") from None
-    owner = load_encoder(encoder)
-    if owner.dim != head.res3_conv1.in_features:
-        raise UserError(f"The head takes {head.res3_conv1.in_features}-D features, encoder {encoder} gives {owner.dim}:"
-                        " it belongs to another encoder.")
-    size = SceneMap(method=SPEC.name, networks={"encoder": NetworkReference.to(owner)},
+    loaded_encoder = load_encoder(encoder)
+    if loaded_encoder.dim != head.res3_conv1.in_features:
+        raise UserError(f"The head takes {head.res3_conv1.in_features}-D features, encoder {encoder} gives"
+                        f" {loaded_encoder.dim}: it belongs to another encoder.")
+    size = SceneMap(method=SPEC.name, networks={"encoder": NetworkReference.from_network(loaded_encoder)},
                     sections={"head": head.state_dict()},
                     settings=asdict(AceMapSettings(patch_offset_px=RELEASE_PATCH_OFFSET_PX))).save(target)
     return f"{target}: ACE map, {size / 1e6:.1f} MB, {head.extra_blocks} extra block(s); localize with --camera FILE."

@@ -42,21 +42,23 @@ def import_regressor(source: Path, target: Path) -> str:
 def import_map(source: Path, target: Path, *, encoder: str | None, regressor: str | None) -> str:
     """Import a map. encoder, regressor: files of the imported networks that it belongs to."""
     state = read_state(source)
-    owner = load_encoder(needed_encoder(encoder))
+    loaded_encoder = load_encoder(needed_encoder(encoder))
     if regressor is None:
         raise UserError("A map of ACE-G belongs to its regressor: give the imported one with --regressor FILE (see"
                         " 'aceg import ace-g').")
-    reader = load_regressor(regressor)
+    loaded_regressor = load_regressor(regressor)
     try:
         embeddings, mean = state["map_embeddings"], state["mean"].float().reshape(3)
     except (KeyError, RuntimeError) as error:
         raise UserError(f"{source} is not a map of the ACE-G release ({first_line(error)}).") from None
-    if not isinstance(reader.net, TransformerHead) or embeddings.shape[1:] != (reader.net.config.dim_emb,):
+    net = loaded_regressor.net
+    if not isinstance(net, TransformerHead) or embeddings.shape[1:] != (net.config.dim_emb,):
         raise UserError(f"The map's codes are {tuple(embeddings.shape)}: they do not fit regressor {regressor}.")
-    if reader.dim_in != owner.dim:
-        raise UserError(f"The regressor takes {reader.dim_in}-D features, the encoder gives {owner.dim}: it belongs to"
-                        " another encoder.")
-    networks = {"encoder": NetworkReference.to(owner), "regressor": NetworkReference.to(reader)}
+    if loaded_regressor.dim_in != loaded_encoder.dim:
+        raise UserError(f"The regressor takes {loaded_regressor.dim_in}-D features, the encoder gives"
+                        f" {loaded_encoder.dim}: it belongs to another encoder.")
+    networks = {"encoder": NetworkReference.from_network(loaded_encoder),
+                "regressor": NetworkReference.from_network(loaded_regressor)}
     size = SceneMap(method=SPEC.name, networks=networks,
                     settings=asdict(AceGMapSettings(patch_offset_px=RELEASE_PATCH_OFFSET_PX)),
                     sections={"code": {"embeddings": embeddings.float(), "mean": mean}}).save(target)

@@ -49,11 +49,11 @@ def calibrate_covariance_scale(localize: Callable[[Frame], PoseEstimate], frames
         if estimate.map_from_camera is not None and estimate.covariance is not None:
             errors.append(normalized_error_squared(estimate.map_from_camera, estimate.covariance,
                                                    frame.map_from_camera))
-    factors = [quantile_bound(errors, q) / chi2.ppf(q, DEGREES_OF_FREEDOM) for q in _QUANTILES]
+    factors = [quantile_upper_bound(errors, q) / chi2.ppf(q, DEGREES_OF_FREEDOM) for q in _QUANTILES]
     return float(np.clip(max(factors), MIN_COVARIANCE_SCALE, _MAX_SCALE))
 
 
-def quantile_bound(sample: Sequence[float], quantile: float) -> float:
+def quantile_upper_bound(sample: Sequence[float], quantile: float) -> float:
     """An upper bound of a distribution's quantile, with `_CONFIDENCE`, by a sample (an order statistic: David and
     Nagaraja, Order Statistics, 7.1). 0 if the sample is too small."""
     count = len(sample)

@@ -43,11 +43,10 @@ class Landmarks:
 
 
 def find_landmarks(frames: Sequence[PreparedFrame], encoder: Encoder, options: TriangulationOptions,
-                   budget: MappingBudget, *, use_depth: bool = False, enough: int = 100_000) -> Landmarks:
-    """Landmarks by triangulation, or, with use_depth, from the measured depths of the frames.
+                   budget: MappingBudget, *, use_depth: bool = False, target_count: int = 100_000) -> Landmarks:
+    """Find landmarks by triangulation or, with use_depth, from the measured depths of the frames.
 
-    Ends when there are `enough` or the budget is over, with the landmarks of the images so far, which come in random
-    order.
+    Images are processed in random order, until there are `target_count` landmarks or the budget is over.
     """
     find = _measured_patches if use_depth else triangulated_patches
     found = []
@@ -57,7 +56,7 @@ def find_landmarks(frames: Sequence[PreparedFrame], encoder: Encoder, options: T
         if len(landmarks):
             found.append(landmarks)
             count += len(landmarks)
-            if count >= enough:
+            if count >= target_count:
                 break
     if not found:
         empty = torch.empty(0, 3, device=encoder.device)

@@ -68,13 +68,13 @@ def points_in_map(view: View, depth_m: Tensor) -> Tensor:
 
 
 def ace_loss(coordinates: Tensor, view: View, progress: float, depth_m: Tensor | None = None, *,
-             fading: bool = False, contraction: Contraction | None = None) -> tuple[Tensor, Tensor]:
+             annealed: bool = False, contraction: Contraction | None = None) -> tuple[Tensor, Tensor]:
     """Mean loss of a batch, and the batch's pixel errors (B,) (detached).
 
     depth_m (B,): z-depth, NaN if unknown. Adds the distance to the point at that depth, in pixels, and replaces the
     10 m point for invalid predictions (by the median depth, if it is unknown). ACE's tanh is flat for predictions that
     are far off; this term is a logarithm, which has a gradient there and a smaller weight than reprojection near by.
-    fading: the depths are triangulated, good to begin with; their weight falls as training goes on. contraction: of
+    annealed: the depths are triangulated, good to begin with; their weight falls as training goes on. contraction: of
     the head, in which that distance is then measured.
     """
     reprojection = reproject(coordinates, view)
@@ -85,7 +85,7 @@ def ace_loss(coordinates: Tensor, view: View, progress: float, depth_m: Tensor |
         return torch.where(reprojection.valid, loss, fallback).mean(), reprojection.error_px.detach()
     depth = torch.where(known, depth_m, depth_m.nanmedian()).clamp(min=MIN_DEPTH_M)
     distance = _distance(coordinates, view, depth, contraction)
-    weight = 1.0 - (1.0 - FINAL_DEPTH_WEIGHT) * progress if fading else 1.0
+    weight = 1.0 - (1.0 - FINAL_DEPTH_WEIGHT) * progress if annealed else 1.0
     supervised = loss + weight * _depth_penalty(distance, depth, view)
     loss = torch.where(known, supervised, torch.where(reprojection.valid, loss, distance))
     return loss.mean(), reprojection.error_px.detach()

@@ -1,4 +1,4 @@
-"""The patch buffer: features of random patches of augmented mapping images, and how each was seen (ACE, 3.2)."""
+"""The patch buffer of ACE (section 3.2): features of random patches of augmented mapping images, with their cameras."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from aceg_ros.mapping.augmentation import PreparedFrame, augment
 from aceg_ros.mapping.budget import MappingBudget
 from aceg_ros.mapping.losses import View
 
-MIN_KNOWN_SHARE, MIN_KNOWN_PATCHES = 0.005, 300       # of a buffer's patches: enough known depths to learn from
+MIN_KNOWN_SHARE, MIN_KNOWN_PATCHES = 0.005, 300       # of a buffer's patches: with fewer, depths do not supervise
 MIN_SAMPLING_WEIGHT = 0.02
 
 
@@ -33,13 +33,13 @@ class Patches:
 
 
 class PatchBuffer:
-    """Up to `capacity` patches; features in fp16, the camera kept once per image.
+    """Up to `capacity` patches; features are stored in fp16, the camera once per image.
 
-    Memory: 2 dim + 11 bytes a patch (15 with depth): 0.27 GB per million patches of 128-D features.
+    Memory: 2 dim + 11 bytes per patch (15 with depth): 0.27 GB per million patches with 128-D features.
 
     Attributes:
-        size: how many patches there are.
-        frame_index: for each patch (capacity,), which of the added frames it is from.
+        size: number of patches in the buffer.
+        frame_index: index (capacity,) of the added frame that each patch is from.
         depth_m: z-depths (capacity,), NaN if unknown; None for a buffer without depths.
     """
 
@@ -59,10 +59,10 @@ class PatchBuffer:
         return len(self._features)
 
     def add(self, extracted: FeatureMap, frame: PreparedFrame, rng: np.random.Generator, *, count: int,
-            only_known: bool = False) -> int:
-        """Add up to `count` random valid cells of one encoded image; returns how many.
+            known_depth_only: bool = False) -> int:
+        """Add up to `count` randomly drawn valid cells of one encoded image. Returns how many were added.
 
-        More reliable ones are likelier to be taken. only_known: those of known depth, and no others.
+        Cells are drawn with weights that follow their reliability. known_depth_only: draw only cells of known depth.
         """
         features = extracted.features[0]
         height, width = features.shape[1:]
@@ -70,7 +70,7 @@ class PatchBuffer:
         rows = np.arange(height) * self.stride + self.stride // 2
         valid = valid_cells(frame.mask, height, width, self.stride)
         depths = None if frame.depth_m is None else frame.depth_m[np.ix_(rows, columns)].astype(np.float32)
-        if only_known:
+        if known_depth_only:
             valid = valid & (depths > 0) & np.isfinite(depths) if depths is not None else np.zeros_like(valid)
         reliability = None if extracted.reliability is None else extracted.reliability[0].flatten().cpu().numpy()
         chosen = _weighted_sample(np.flatnonzero(valid), reliability, rng)[:min(count, self.capacity - self.size)]
@@ -94,17 +94,17 @@ class PatchBuffer:
         return len(chosen)
 
     def known_depths(self) -> Tensor:
-        """Indices, on the CPU, of the patches whose depth is known."""
+        """Return the indices (on the CPU) of the patches whose depth is known."""
         if self.depth_m is None:
             return torch.empty(0, dtype=torch.long)
         return torch.isfinite(self.depth_m[:self.size]).nonzero()[:, 0].cpu()
 
     def has_enough_known_depths(self, known: Tensor) -> bool:
-        """Whether the patches of known depth (`known_depths`) are enough to supervise the training."""
+        """Return whether there are enough patches of known depth (`known_depths`) to supervise the training."""
         return len(known) > max(MIN_KNOWN_SHARE * self.size, MIN_KNOWN_PATCHES)
 
     def patches(self, index: Tensor) -> Patches:
-        """The patches at `index` (B,)."""
+        """Return the patches at the indices (B,)."""
         if self._tables is None:
             self._tables = (torch.tensor(np.stack(self._poses), dtype=torch.float32, device=self.device),
                             torch.tensor(self._intrinsics, dtype=torch.float32, device=self.device))
@@ -118,9 +118,9 @@ class PatchBuffer:
 
 
 def _weighted_sample(cells: np.ndarray, reliability: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
-    """Cells in random order, in which those with a larger reliability tend to come earlier.
+    """Return the cells in a random order in which more reliable ones tend to come first.
 
-    Efraimidis & Spirakis (2006): the largest u^(1/w) are a random sample with weights w.
+    Weighted sampling without replacement (Efraimidis & Spirakis, 2006): sorted by u^(1/w) for random u in [0, 1].
     """
     weight = 1.0 if reliability is None else reliability[cells].clip(MIN_SAMPLING_WEIGHT)
     return cells[np.argsort(-rng.random(len(cells)) ** (1.0 / weight))]
@@ -128,19 +128,22 @@ def _weighted_sample(cells: np.ndarray, reliability: np.ndarray | None, rng: np.
 
 @dataclass(frozen=True, kw_only=True)
 class FillOptions:
-    """patches_per_image: at most, in each pass. only_known: see `PatchBuffer.add`, for images that have depths; of
-    other images any patch."""
+    """How the buffer is filled.
+
+    patches_per_image: most patches that one image adds in each pass. known_depth_only: see `PatchBuffer.add`; images
+    without any depths add patches all the same.
+    """
 
     patches_per_image: int = 1024
-    only_known: bool = False
+    known_depth_only: bool = False
 
 
 def fill_buffer(buffer: PatchBuffer, encoder: Encoder, frames: Sequence[PreparedFrame], *, options: FillOptions,
                 budget: MappingBudget, first_pass: MappingBudget, rng: np.random.Generator) -> int:
-    """Encode augmented images in random order, pass after pass, until the buffer is full or the budget says stop.
+    """Encode augmented images in random order, pass after pass, until the buffer is full or the budget is over.
 
-    The first pass has a budget of its own, usually a larger one, since a part of the scene that was never encoded
-    cannot be mapped. Returns how many images were encoded, each once a pass.
+    The first pass has its own, usually larger budget, because a part of the scene that was never encoded cannot be
+    mapped. Returns the number of encoded images; an image counts once in each pass.
     """
     started, encoded = time.monotonic(), 0
     while buffer.size < buffer.capacity:
@@ -150,8 +153,8 @@ def fill_buffer(buffer: PatchBuffer, encoder: Encoder, frames: Sequence[Prepared
                 return encoded
             frame = augment(frames[int(index)], rng, encoder.short_side_px, encoder.stride)
             image = image_to_tensor(frame.image, buffer.device)
-            only_known = options.only_known and frame.depth_m is not None
-            buffer.add(encoder.extract(image), frame, rng, count=options.patches_per_image, only_known=only_known)
+            buffer.add(encoder.extract(image), frame, rng, count=options.patches_per_image,
+                       known_depth_only=options.known_depth_only and frame.depth_m is not None)
             encoded += 1
             time_share = elapsed_s / max(budget.deadline - started, 1e-3) if math.isfinite(budget.deadline) else 0.0
             budget.report(max(buffer.size / buffer.capacity, min(time_share, encoded / len(frames), 1.0)))

@@ -14,17 +14,20 @@ from aceg_ros.mapping.training_loop import TrainingResult, run_training
 from aceg_ros.networks.ace_head import SceneHead
 from aceg_ros.utils.device import computes_in_bf16, half_precision
 
-MUON_STEPS = 3          # of Newton and Schulz; five, its default, are no better here and cost a seventh of the time
+MUON_STEPS = 3          # Newton-Schulz iterations; the default of five is no better here and takes a seventh longer
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadTrainingOptions:
-    """ACE's schedule. iterations: upper bound; the clock may end a run earlier. peak_rate, muon_rate: of AdamW and of
-    Muon, see `_optimizers`.
+    """ACE's training schedule.
 
-    fading_depth: see `ace_loss`. warm_up: share of the training that sees only patches of known depth, if there are
-    enough of them (`PatchBuffer.has_enough_known_depths`), and learns from those depths alone; known_depth_share: their
-    part of each batch after it. A patch that several images agree on is one that a query will be recognised by.
+    iterations: upper bound; the time budget may end the training earlier. peak_rate, muon_rate: peak learning rates of
+    AdamW and of Muon, see `_optimizers`. anneal_depth_loss: see `annealed` of `ace_loss`.
+
+    warm_up: first share of the training, which uses only patches of known depth and is supervised by those depths
+    alone, if there are enough of them (`PatchBuffer.has_enough_known_depths`). known_depth_share: share of patches of
+    known depth in each later batch. They are favoured because patches that several mapping images agree on are the
+    ones that query images match.
     """
 
     iterations: int = 25_000
@@ -33,14 +36,14 @@ class HeadTrainingOptions:
     muon_rate: float = 2e-2
     weight_decay: float = 0.01
     seed: int = 0
-    fading_depth: bool = False
+    anneal_depth_loss: bool = False
     warm_up: float = 0.2
     known_depth_share: float = 0.5
 
 
 def train_head(head: SceneHead, buffer: PatchBuffer, options: HeadTrainingOptions,
                budget: MappingBudget) -> TrainingResult:
-    """Fit `head` to the patches of the buffer, see `run_training`."""
+    """Train the head on the patches of the buffer; see `run_training`."""
     return run_training(_HeadStep(head, buffer, options), options.iterations, budget)
 
 
@@ -79,16 +82,16 @@ class _HeadStep:
         contraction = self._head.contraction
         if warming_up and patches.depth_m is not None:
             return known_depth_loss(coordinates, patches.view, patches.depth_m, contraction)
-        return ace_loss(coordinates, patches.view, progress, patches.depth_m, fading=self._options.fading_depth,
+        return ace_loss(coordinates, patches.view, progress, patches.depth_m, annealed=self._options.anneal_depth_loss,
                         contraction=contraction)
 
 
 def _optimizers(head: SceneHead, options: HeadTrainingOptions) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan et al., 2024) for the hidden matrices, AdamW for biases and outputs.
+    """Make Muon (Jordan et al., 2024) for the hidden weight matrices and AdamW for biases and the output layer.
 
-    A few thousand steps are all that two cores have time for, and Muon makes more of each (docs/benchmarks/
-    2026-11-26-ace-head.md). torch has it from 2.9 on, and computes it in bf16: if the processor does not, a step takes
-    several times as long as the rest of the training, so that there AdamW optimises all.
+    Two cores have time for a few thousand steps only, and Muon converges in fewer (docs/benchmarks/
+    2026-11-26-ace-head.md). torch has Muon from version 2.9 on and computes it in bf16. On a processor without bf16 its
+    step would take several times as long as the rest of an iteration, so there AdamW optimises all parameters.
     """
     matrices = [p for p in head.parameters() if p.ndim == 2 and p is not head.fc3.weight]
     others = [p for p in head.parameters() if p.ndim != 2 or p is head.fc3.weight]
@@ -103,8 +106,10 @@ def _optimizers(head: SceneHead, options: HeadTrainingOptions) -> list[torch.opt
 
 
 class BatchSampler:
-    """Batches of patch indices: some with known depth, the rest of all patches; each once, in random order, and then
-    again."""
+    """Draws batches of patch indices: a share of patches with known depth, the rest from all patches.
+
+    Each of the two sets is used up in random order before it is shuffled again.
+    """
 
     def __init__(self, known: Tensor, size: int, batch: int, generator: torch.Generator):
         self._pools, self._batch, self._generator = (known, torch.arange(size)), batch, generator

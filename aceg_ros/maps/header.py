@@ -50,7 +50,7 @@ class NetworkReference:
     identity: str
 
     @classmethod
-    def to(cls, network: IdentifiedNetwork) -> NetworkReference:
+    def from_network(cls, network: IdentifiedNetwork) -> NetworkReference:
         """The reference to a network that was loaded, such as an `Encoder`."""
         return cls(source=network.source, identity=network.identity)
 

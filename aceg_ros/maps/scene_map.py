@@ -22,7 +22,7 @@ from aceg_ros.errors import UserError
 from aceg_ros.maps.header import Bounds, MapHeader, header_metadata, open_map
 from aceg_ros.maps.migrate import sections_of_format_1
 from aceg_ros.maps.sections import LazySections, section_checksum
-from aceg_ros.utils.atomic_file import replacing
+from aceg_ros.utils.atomic_file import atomic_replacement
 
 MAX_CLOUD_POINTS = 50_000
 
@@ -78,7 +78,7 @@ class SceneMap(MapHeader):
         metadata = header_metadata(header, {name: section_checksum(section) for name, section in sections.items()})
         tensors = {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
         try:
-            with replacing(path) as temporary:
+            with atomic_replacement(path) as temporary:
                 save_file(_without_shared_memory(tensors), temporary, metadata)
                 size = temporary.stat().st_size
         except OSError as error:
@@ -111,7 +111,7 @@ def _without_shared_memory(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
-def sections_to_show(cloud_xyz: np.ndarray, cloud_rgb: np.ndarray, trajectory: np.ndarray,
+def display_sections(cloud_xyz: np.ndarray, cloud_rgb: np.ndarray, trajectory: np.ndarray,
                      ) -> dict[str, dict[str, Tensor]]:
     """The sections "cloud" and "trajectory" of arrays: points (N, 3), colours (N, 3) uint8, poses (F, 4, 4)."""
     xyz, rgb, poses = (torch.from_numpy(np.ascontiguousarray(array, kind)) for array, kind in

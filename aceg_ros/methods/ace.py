@@ -42,7 +42,7 @@ def make_mapper(options: MappingOptions, method_options: AceOptions) -> Mapper:
 def make_localizer(scene_map: SceneMap, device: str = "auto", seed: int = 0) -> SceneCoordinateLocalizer:
     from aceg_ros.methods.scene_coordinates import SceneCoordinateLocalizer
     offset_px = scene_map.settings_as(AceMapSettings).patch_offset_px
-    return SceneCoordinateLocalizer.of_map(scene_map, load_head, device=device, seed=seed, patch_offset_px=offset_px)
+    return SceneCoordinateLocalizer.from_map(scene_map, load_head, device=device, seed=seed, patch_offset_px=offset_px)
 
 
 def load_head(scene_map: SceneMap, device: str) -> SceneCoordinateRegressor:
@@ -62,9 +62,9 @@ def untrained_map(device: str, encoder: str) -> SceneMap:
     from aceg_ros.maps.scene_map import SceneMap
     from aceg_ros.methods.ace_mapper import SETTINGS
     from aceg_ros.networks.ace_head import SceneHead
-    owner, settings = load_encoder(encoder, device), SETTINGS[device]
-    head = SceneHead(owner.dim, settings.width, settings.extra_blocks)
-    return SceneMap(method=SPEC.name, networks={"encoder": NetworkReference.to(owner)},
+    loaded_encoder, settings = load_encoder(encoder, device), SETTINGS[device]
+    head = SceneHead(loaded_encoder.dim, settings.width, settings.extra_blocks)
+    return SceneMap(method=SPEC.name, networks={"encoder": NetworkReference.from_network(loaded_encoder)},
                     sections={"head": head.state_dict()})
 
 

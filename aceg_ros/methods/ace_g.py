@@ -55,7 +55,7 @@ def make_mapper(options: MappingOptions, method_options: AceGOptions) -> Mapper:
 def make_localizer(scene_map: SceneMap, device: str = "auto", seed: int = 0) -> SceneCoordinateLocalizer:
     from aceg_ros.methods.scene_coordinates import SceneCoordinateLocalizer
     offset_px = scene_map.settings_as(AceGMapSettings).patch_offset_px
-    return SceneCoordinateLocalizer.of_map(scene_map, load_regressor_with_code, device=device, seed=seed,
+    return SceneCoordinateLocalizer.from_map(scene_map, load_regressor_with_code, device=device, seed=seed,
                                            patch_offset_px=offset_px)
 
 

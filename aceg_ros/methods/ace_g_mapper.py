@@ -23,7 +23,7 @@ from aceg_ros.mapping.patch_buffer import FillOptions, PatchBuffer, fill_buffer
 from aceg_ros.mapping.point_cloud import predict_point_cloud
 from aceg_ros.mapping.triangulation import TriangulationOptions
 from aceg_ros.maps.header import MappingStatistics, NetworkReference
-from aceg_ros.maps.scene_map import SceneMap, sections_to_show
+from aceg_ros.maps.scene_map import SceneMap, display_sections
 from aceg_ros.methods.ace_g import AceGMapSettings, AceGOptions
 from aceg_ros.methods.base import MappingOptions
 from aceg_ros.networks.landmark_regressor import LandmarkRegressor
@@ -69,7 +69,7 @@ class AceGMapper:
         self._device = pick_device(options.device)
         self._settings = settings or SETTINGS[self._device]
         self._encoder = load_encoder(options.encoder, self._device)
-        self._regressor = _fitting_regressor(self._method_options.regressor, self._encoder, self._device)
+        self._regressor = _load_matching_regressor(self._method_options.regressor, self._encoder, self._device)
         self._frames = MappingFrames(self._encoder, options.use_depth)
 
     def add(self, frame: Frame) -> None:
@@ -85,13 +85,13 @@ class AceGMapper:
         budget = budget.reserve(FINISH_SHARE * budget.total_s + FINISH_S)
         torch.manual_seed(self._options.seed)
         if isinstance(self._regressor.net, LandmarkRegressor):
-            scene_map = self._build_of_landmarks(budget)
+            scene_map = self._build_from_landmarks(budget)
         else:
             scene_map = self._build_by_optimization(budget)
         budget.phase("done").report(1.0, scene_map.statistics.reprojection_px, 0.0)
         return scene_map
 
-    def _build_of_landmarks(self, budget: MappingBudget) -> SceneMap:
+    def _build_from_landmarks(self, budget: MappingBudget) -> SceneMap:
         """Find landmarks, cluster them, and make a map of the clusters."""
         seed = self._options.seed
         landmarks, encoded = self._find_landmarks(budget)
@@ -160,13 +160,14 @@ class AceGMapper:
 
     def _finish(self, code: dict[str, dict[str, Tensor]], cloud_xyz: np.ndarray, cloud_rgb: np.ndarray,
                 statistics: MappingStatistics) -> SceneMap:
-        networks = {"encoder": NetworkReference.to(self._encoder), "regressor": NetworkReference.to(self._regressor)}
+        networks = {"encoder": NetworkReference.from_network(self._encoder),
+                    "regressor": NetworkReference.from_network(self._regressor)}
         return SceneMap(method="ace_g", networks=networks, settings=asdict(AceGMapSettings()), statistics=statistics,
                         cameras=self._frames.cameras,
-                        sections={**code, **sections_to_show(cloud_xyz, cloud_rgb, self._frames.poses)})
+                        sections={**code, **display_sections(cloud_xyz, cloud_rgb, self._frames.poses)})
 
 
-def _fitting_regressor(source: str, encoder: Encoder, device: str) -> Regressor:
+def _load_matching_regressor(source: str, encoder: Encoder, device: str) -> Regressor:
     """Load the regressor. Raises UserError if it was not trained for this encoder."""
     regressor = load_regressor(source, device)
     if regressor.encoder not in ("", encoder.identity) or regressor.dim_in != encoder.dim:

@@ -25,11 +25,11 @@ from aceg_ros.mapping.train_head import HeadTrainingOptions, train_head
 from aceg_ros.mapping.training_loop import TrainingResult
 from aceg_ros.mapping.triangulation import TriangulationOptions, triangulate
 from aceg_ros.maps.header import MappingStatistics, NetworkReference
-from aceg_ros.maps.scene_map import MAX_CLOUD_POINTS, SceneMap, sections_to_show
+from aceg_ros.maps.scene_map import MAX_CLOUD_POINTS, SceneMap, display_sections
 from aceg_ros.methods.ace import AceMapSettings, AceOptions
 from aceg_ros.methods.base import MappingOptions
 from aceg_ros.networks.ace_head import SceneHead
-from aceg_ros.networks.contraction import fitting_radius
+from aceg_ros.networks.contraction import contraction_radius
 from aceg_ros.utils.device import pick_device
 
 TRIANGULATION_SHARE = 0.2            # of the time for mapping, at most
@@ -84,12 +84,12 @@ class AceMapper:
         self._frames.check()
         budget = budget.reserve(FINISH_SHARE * budget.total_s + FINISH_S)
         torch.manual_seed(self._options.seed)
-        only_known = False
+        known_depth_only = False
         if not self._method_options.reprojection_only:
-            only_known = self._triangulate(budget) >= MIN_TRIANGULATED
-        buffer, encoded = self._fill_buffer(only_known, budget)
+            known_depth_only = self._triangulate(budget) >= MIN_TRIANGULATED
+        buffer, encoded = self._fill_buffer(known_depth_only, budget)
         head = self._new_head(buffer)
-        result = self._train(head, buffer, only_known, budget)
+        result = self._train(head, buffer, known_depth_only, budget)
         scene_map = self._finish(head, buffer, MappingStatistics(
             frames=len(self._frames), encoded=encoded, mapping_s=budget.elapsed_s(), budget_s=budget.total_s,
             iterations=result.iterations, patches=buffer.size, reprojection_px=result.reprojection_px,
@@ -114,7 +114,7 @@ class AceMapper:
         self._frames.set_depths(depths)
         return known
 
-    def _fill_buffer(self, only_known: bool, budget: MappingBudget) -> tuple[PatchBuffer, int]:
+    def _fill_buffer(self, known_depth_only: bool, budget: MappingBudget) -> tuple[PatchBuffer, int]:
         """The patches to learn from, and how many images were encoded for them."""
         settings, encoder = self._settings, self._encoder
         capacity = min(settings.buffer, int(BUFFER_BYTES[self._device] / (2 * encoder.dim + 15)))
@@ -122,7 +122,7 @@ class AceMapper:
                              with_depth=self._frames.have_depth)
         encoded = fill_buffer(
             buffer, encoder, self._frames.prepared,
-            options=FillOptions(patches_per_image=settings.patches_per_image, only_known=only_known),
+            options=FillOptions(patches_per_image=settings.patches_per_image, known_depth_only=known_depth_only),
             budget=budget.phase("encoding images", at_most_s=settings.fill_share * budget.total_s),
             first_pass=budget.phase("encoding images", share=FIRST_PASS_SHARE),
             rng=np.random.default_rng(self._options.seed))
@@ -141,10 +141,12 @@ class AceMapper:
         return SceneHead(self._encoder.dim, self._settings.width, self._settings.extra_blocks, mean=centre,
                          radius=radius).to(self._device)
 
-    def _train(self, head: SceneHead, buffer: PatchBuffer, only_known: bool, budget: MappingBudget) -> TrainingResult:
-        options = replace(self._settings.training, seed=self._options.seed, fading_depth=not self._options.use_depth)
-        if self._options.use_depth and not only_known:
-            # Patches of measured depth that triangulation has not picked are not the recognisable ones.
+    def _train(self, head: SceneHead, buffer: PatchBuffer, known_depth_only: bool,
+               budget: MappingBudget) -> TrainingResult:
+        options = replace(self._settings.training, seed=self._options.seed,
+                          anneal_depth_loss=not self._options.use_depth)
+        if self._options.use_depth and not known_depth_only:
+            # Most patches with measured depth were not matched between images: they deserve no larger share.
             options = replace(options, known_depth_share=0.0)
         result = train_head(head, buffer, options, budget.phase("training"))
         if result.iterations == 0:
@@ -155,9 +157,9 @@ class AceMapper:
     def _finish(self, head: SceneHead, buffer: PatchBuffer, statistics: MappingStatistics) -> SceneMap:
         state = {key: value.half() if value.ndim == 2 else value for key, value in head.state_dict().items()}
         xyz, rgb = predict_point_cloud(head, buffer, MAX_CLOUD_POINTS, self._options.seed)
-        return SceneMap(method="ace", networks={"encoder": NetworkReference.to(self._encoder)},
+        return SceneMap(method="ace", networks={"encoder": NetworkReference.from_network(self._encoder)},
                         settings=asdict(AceMapSettings()), statistics=statistics, cameras=self._frames.cameras,
-                        sections={"head": state, **sections_to_show(xyz, rgb, self._frames.poses)})
+                        sections={"head": state, **display_sections(xyz, rgb, self._frames.poses)})
 
 
 def _contraction_radius(buffer: PatchBuffer, centre: Tensor, seed: int) -> Tensor | None:
@@ -168,4 +170,4 @@ def _contraction_radius(buffer: PatchBuffer, centre: Tensor, seed: int) -> Tenso
     some = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))[:RADIUS_PATCHES]]
     patches = buffer.patches(some.to(buffer.device))
     assert patches.depth_m is not None
-    return fitting_radius(points_in_map(patches.view, patches.depth_m), centre)
+    return contraction_radius(points_in_map(patches.view, patches.depth_m), centre)

@@ -19,7 +19,7 @@ from aceg_ros.encoders.base import Encoder, load_encoder
 from aceg_ros.encoders.feature_map import FeatureMap
 from aceg_ros.encoders.preprocess import image_to_tensor, patch_centres, prepare, reject_image, valid_cells
 from aceg_ros.errors import UserError
-from aceg_ros.estimate import Matches, PoseEstimate
+from aceg_ros.estimate import ImageCorrespondences, PoseEstimate
 from aceg_ros.maps.header import MIN_COVARIANCE_SCALE
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.pose.correspondences import Correspondences
@@ -85,7 +85,7 @@ class SceneCoordinateLocalizer:
         self._encoder, self._regressor, self._device, self._config = encoder, regressor, device, config
 
     @classmethod
-    def of_map(cls, scene_map: SceneMap, load_regressor: Callable[[SceneMap, str], SceneCoordinateRegressor], *,
+    def from_map(cls, scene_map: SceneMap, load_regressor: Callable[[SceneMap, str], SceneCoordinateRegressor], *,
                device: str, seed: int, patch_offset_px: float = 0.0) -> SceneCoordinateLocalizer:
         """Return the localizer of a map, with the encoder that made it and the map's regressor on a device."""
         device = pick_device(device)
@@ -107,9 +107,9 @@ class SceneCoordinateLocalizer:
         estimate = estimate_verified_pose(correspondences, seed=self._config.seed)
         stopwatch.lap("solve")
         covariance = None if estimate.covariance is None else self._config.covariance_scale * estimate.covariance
-        return replace(estimate, covariance=covariance,
-                       stage_ms=estimate.stage_ms | found.stage_ms | stopwatch.laps_ms,
-                       matches=Matches(pixels=found.pixels, points=found.points, camera=found.camera))
+        stage_ms = estimate.stage_ms | found.stage_ms | stopwatch.laps_ms
+        shown = ImageCorrespondences(pixels=found.pixels, points=found.points, camera=found.camera)
+        return replace(estimate, covariance=covariance, stage_ms=stage_ms, correspondences=shown)
 
     @torch.inference_mode()
     def scene_coordinates(self, frame: Frame) -> SceneCoordinates:

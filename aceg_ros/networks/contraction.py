@@ -46,7 +46,7 @@ class Contraction:
         return (self.contract(points) - target).norm(dim=-1) * torch.where(scale > 0, scale, self.radius)
 
 
-def fitting_radius(points: Tensor, centre: Tensor) -> Tensor:
+def contraction_radius(points: Tensor, centre: Tensor) -> Tensor:
     """The radius that keeps the shape of the nearer part of a scene: 1.5 times the median distance of points (N, 3)
     from the centre."""
     return 1.5 * (points - centre).norm(dim=1).median().clamp(min=1e-6)

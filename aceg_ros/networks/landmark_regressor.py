@@ -27,7 +27,7 @@ class LandmarkConfig:
     vote_radius: of the wider neighbourhood in which the patches of an image vote, as a share of the scene's extent; the
     narrower is a third of it. voters: patches that vote. similarity_scale: of the cosine in the logits: an untrained
     regressor is the nearest landmark, nearly. confident_share: of an image's patches, those with the smallest sigma.
-    search_dim, search_candidates: see `Search`; 0.9993 of the four nearest and more are found so on real scenes.
+    search_dim, search_candidates: see `KeySearch`; 0.9993 of the four nearest and more are found so on real scenes.
     """
 
     dim_in: int = 128
@@ -51,7 +51,7 @@ class LandmarkCode(nn.Module):
     an image vote, map units; density (n, NEIGHBOURHOODS): what share of all landmarks is around each.
     """
 
-    search: Search
+    search: KeySearch
     points: Tensor
     spacing: Tensor
     radius: Tensor
@@ -59,7 +59,7 @@ class LandmarkCode(nn.Module):
 
     def __init__(self, keys: Tensor, points: Tensor, config: LandmarkConfig):
         super().__init__()
-        self.search = Search(functional.normalize(keys.float(), dim=1), config)
+        self.search = KeySearch(functional.normalize(keys.float(), dim=1), config)
         self.register_buffer("points", points.float())
         self.register_buffer("spacing", _spacing(self.points))
         extent = (self.points - self.points.mean(0)).norm(dim=1).median().clamp(min=1e-6)
@@ -108,7 +108,7 @@ def nearest(similarity: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return values, groups.gather(1, index // group) * group + index % group
 
 
-class Search(nn.Module):
+class KeySearch(nn.Module):
     """Nearest-neighbour search among keys (N, C) by cosine similarity.
 
     If the processor computes in bf16, candidates are found in bf16 along the `search_dim` principal axes of the keys,

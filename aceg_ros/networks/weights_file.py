@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from aceg_ros.errors import UserError
-from aceg_ros.utils.atomic_file import replacing
+from aceg_ros.utils.atomic_file import atomic_replacement
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -75,7 +75,7 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], *, kind: str, confi
                   **metadata: str) -> None:
     """Write a file of weights with its configuration; an existing file is replaced by a complete one."""
     stored = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    with replacing(path) as temporary:
+    with atomic_replacement(path) as temporary:
         save_file(stored, temporary, {"kind": kind, "config": json.dumps(asdict(config)), **metadata})
 
 

@@ -194,7 +194,7 @@ class Consensus:
     threshold_px: float
 
     @classmethod
-    def of(cls, data: UsableCorrespondences, pose: CameraFromMap, threshold_px: float) -> Consensus:
+    def from_pose(cls, data: UsableCorrespondences, pose: CameraFromMap, threshold_px: float) -> Consensus:
         """Count the inliers of a pose."""
         residuals = data.residuals(pose)
         return cls(data=data, pose=pose, residuals=residuals, inliers=residuals.squared_px < threshold_px**2,

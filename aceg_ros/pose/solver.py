@@ -67,7 +67,7 @@ def estimate_pose(correspondences: Correspondences, config: SolverConfig | None 
         return Rejection(status=Status.NO_CONSENSUS, message=f"RANSAC found no pose among {data.count} correspondences",
                          stage_ms=stopwatch.laps_ms)
     pose = refine(data, pose, config.fine_scales_px, config.refine_steps)
-    consensus = Consensus.of(data, pose, config.inlier_threshold_px)
+    consensus = Consensus.from_pose(data, pose, config.inlier_threshold_px)
     stopwatch.lap("refine")
     return Hypothesis(camera_from_map=pose, inlier_indices=consensus.inlier_indices,
                       inlier_ratio=consensus.inlier_ratio, reprojection_rms_px=consensus.rms_px,

@@ -43,7 +43,7 @@ def verify_pose(pose: np.ndarray | Hypothesis, correspondences: Correspondences,
         camera_from_map, map_from_camera, stage_ms = CameraFromMap.from_pose(pose), np.array(pose, np.float64), {}
     else:
         return PoseEstimate(status=Status.NO_CONSENSUS, message="the pose is not a finite rigid transform (4, 4)")
-    consensus = Consensus.of(correspondences.usable, camera_from_map, solver.inlier_threshold_px)
+    consensus = Consensus.from_pose(correspondences.usable, camera_from_map, solver.inlier_threshold_px)
     covariance, rejection = _apply_gates(consensus, config, solver, seed)
     stopwatch.lap("gates")
     if rejection is None:
@@ -106,4 +106,4 @@ def _second_inlier_count(consensus: Consensus, solver: SolverConfig, seed: int) 
     if rest.count < solver.min_correspondences:
         return 0
     pose = run_ransac(stratified_subset(rest, solver.max_correspondences, seed), solver, seed)
-    return 0 if pose is None else Consensus.of(rest, pose, solver.inlier_threshold_px).inlier_count
+    return 0 if pose is None else Consensus.from_pose(rest, pose, solver.inlier_threshold_px).inlier_count

@@ -15,7 +15,7 @@ from aceg_ros.errors import UserError
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_replacement(path: Path) -> Iterator[Path]:
     """Replace a file by what the block writes to the yielded path of a temporary file, for np.savez, torch.save,
     save_file and their like; if the block raises, the temporary file is deleted and the target stays as it was.
 
@@ -47,8 +47,8 @@ def _flush(path: Path) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file as `replacing` does. Raises OSError."""
-    with replacing(path) as temporary:
+    """Write a file as `atomic_replacement` does. Raises OSError."""
+    with atomic_replacement(path) as temporary:
         temporary.write_bytes(content)
 
 

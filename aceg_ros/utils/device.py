@@ -44,6 +44,6 @@ def pick_device(device: str) -> str:
 Net = TypeVar("Net", bound=nn.Module)
 
 
-def on_device(net: Net, device: str) -> Net:
+def to_device(net: Net, device: str) -> Net:
     """Return the network on its device, in the memory layout in which convolutions are fastest."""
     return net.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

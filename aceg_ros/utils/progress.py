@@ -34,10 +34,10 @@ class JsonProgress:
         print(json.dumps(without_nan(asdict(progress))), flush=True)
 
 
-class MappingBar:
+class MappingProgressBar:
     """Progress for people: stage, reprojection error, time left. A bar on a terminal, else a line per tenth."""
 
-    def __enter__(self) -> MappingBar:
+    def __enter__(self) -> MappingProgressBar:
         self._terminal = sys.stderr.isatty()
         self._printed = ("", -1)
         self._bar = tqdm(total=100, bar_format="{desc} |{bar}| {n:.0f}%{postfix}", disable=not self._terminal)

@@ -20,11 +20,11 @@ def draw_estimate(frame: Frame, estimate: PoseEstimate) -> np.ndarray:
     """
     image = frame.camera.rectify(frame.image)[0].copy()
     height, width = image.shape[:2]
-    matches = estimate.matches
-    if matches is not None and len(matches.pixels):
+    correspondences = estimate.correspondences
+    if correspondences is not None and len(correspondences.pixels):
         # Pixel centres are whole numbers in both images.
-        scale = np.array([width / matches.camera.width, height / matches.camera.height])
-        pixels = (matches.pixels + 0.5) * scale - 0.5
+        scale = np.array([width / correspondences.camera.width, height / correspondences.camera.height])
+        pixels = (correspondences.pixels + 0.5) * scale - 0.5
         is_inlier = np.zeros(len(pixels), bool)
         if estimate.inlier_indices is not None:
             is_inlier[estimate.inlier_indices] = True
@@ -39,10 +39,10 @@ def draw_estimate(frame: Frame, estimate: PoseEstimate) -> np.ndarray:
 
 
 def _reprojected(estimate: PoseEstimate, chosen: np.ndarray) -> np.ndarray:
-    assert estimate.matches is not None and estimate.map_from_camera is not None
+    assert estimate.correspondences is not None and estimate.map_from_camera is not None
     camera_from_map = invert(estimate.map_from_camera)
-    points = estimate.matches.points[chosen] @ camera_from_map[:3, :3].T + camera_from_map[:3, 3]
-    return estimate.matches.camera.project(points)
+    points = estimate.correspondences.points[chosen] @ camera_from_map[:3, :3].T + camera_from_map[:3, 3]
+    return estimate.correspondences.camera.project(points)
 
 
 def _dots(image: np.ndarray, pixels: np.ndarray, colour: tuple[int, int, int]) -> None:

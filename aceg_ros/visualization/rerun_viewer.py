@@ -42,7 +42,7 @@ class Viewer:
         rr.log("status", rr.TextLog(f"{frame.name}: {estimate.status.value}, {estimate.message}"))
         if frame.map_from_camera is not None:
             rr.log("map/truth", rr.Points3D([frame.map_from_camera[:3, 3]], colors=[(44, 160, 44)]))
-        matches = estimate.matches
+        correspondences = estimate.correspondences
         if estimate.map_from_camera is None:
             rr.log("map/camera", rr.Clear(recursive=True))
         else:
@@ -52,11 +52,12 @@ class Viewer:
             rr.log("map/camera/image", rr.Pinhole(image_from_camera=camera.K, width=camera.width,
                                                     height=camera.height))
         rr.log("map/camera/image", rr.Image(frame.camera.rectify(frame.image)[0]).compress())
-        if matches is not None and estimate.inlier_indices is not None:
-            colours = np.tile(np.array(OUTLIER, np.uint8), (len(matches.pixels), 1))
+        if correspondences is not None and estimate.inlier_indices is not None:
+            colours = np.tile(np.array(OUTLIER, np.uint8), (len(correspondences.pixels), 1))
             colours[estimate.inlier_indices] = INLIER
-            scale = np.array([frame.camera.width / matches.camera.width, frame.camera.height / matches.camera.height])
-            rr.log("map/camera/image/patches", rr.Points2D((matches.pixels + 0.5) * scale, colors=colours))
+            resampled = correspondences.camera
+            scale = np.array([frame.camera.width / resampled.width, frame.camera.height / resampled.height])
+            rr.log("map/camera/image/patches", rr.Points2D((correspondences.pixels + 0.5) * scale, colors=colours))
 
 
 def show(scene_map: SceneMap, localizer: Localizer | None, frames: Iterable[Frame], file: Path | None) -> int:

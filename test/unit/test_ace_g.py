@@ -28,11 +28,11 @@ from aceg_ros.methods.base import MappingOptions
 from aceg_ros.methods.build_map import build_map
 from aceg_ros.methods.registry import make_localizer, make_mapper
 from aceg_ros.networks.landmark_regressor import (
+    KeySearch,
     LandmarkCode,
     LandmarkConfig,
     LandmarkRegressor,
     Mixture,
-    Search,
     nearest,
 )
 from aceg_ros.networks.map_code_transformer import MapCode, TransformerHead, TransformerHeadConfig, head_from_release
@@ -237,7 +237,7 @@ def test_a_rough_search_finds_what_an_exact_one_does():
     keys = torch.nn.functional.normalize(keys, dim=1)
     changed = keys[:200] + 0.02 * torch.randn(200, 128, generator=generator)
     features = torch.nn.functional.normalize(changed, dim=1)
-    (exact, exact_index), (rough, rough_index) = (Search(keys, LandmarkConfig(), in_bf16)(features, 4)
+    (exact, exact_index), (rough, rough_index) = (KeySearch(keys, LandmarkConfig(), in_bf16)(features, 4)
                                                      for in_bf16 in (False, True))
     assert torch.equal(exact_index[:, 0], rough_index[:, 0])
     assert torch.allclose(exact[:, 0], rough[:, 0], atol=1e-5)           # rescored, not rounded

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from aceg_ros.errors import UserError
-from aceg_ros.utils.atomic_file import replacing, write_json, write_text
+from aceg_ros.utils.atomic_file import atomic_replacement, write_json, write_text
 
 
 def test_what_writes_by_path_replaces_the_target_at_the_end(tmp_path):
     target = tmp_path / "new folder" / "a.npz"
-    with replacing(target) as temporary:
+    with atomic_replacement(target) as temporary:
         np.savez(temporary, x=np.arange(3))                  # adds .npz to names that do not end so
         assert not target.exists()
     assert np.load(target)["x"].tolist() == [0, 1, 2] and os.listdir(target.parent) == ["a.npz"]
@@ -24,7 +24,7 @@ def test_what_writes_by_path_replaces_the_target_at_the_end(tmp_path):
 def test_an_error_leaves_the_old_file_and_no_other(tmp_path):
     target = tmp_path / "a.txt"
     write_text(target, "old")
-    with pytest.raises(RuntimeError), replacing(target) as temporary:
+    with pytest.raises(RuntimeError), atomic_replacement(target) as temporary:
         temporary.write_text("half")
         raise RuntimeError
     assert target.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]

@@ -22,7 +22,7 @@ from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.ace_mapper import AceMapper, AceSettings
 from aceg_ros.methods.base import MappingOptions
 from aceg_ros.methods.registry import make_localizer
-from aceg_ros.utils.progress import MappingBar, Progress
+from aceg_ros.utils.progress import MappingProgressBar, Progress
 
 
 def test_map_is_described(rendered_map, capsys):
@@ -235,7 +235,7 @@ def test_the_bar_moves_on_a_terminal(monkeypatch):
 
     stream = Terminal()
     monkeypatch.setattr(sys, "stderr", stream)
-    with MappingBar() as bar:
+    with MappingProgressBar() as bar:
         for fraction in np.linspace(0, 1, 5):
             bar.show(Progress(stage="encoding images", fraction=fraction, remaining_s=10.0))
         for fraction in np.linspace(0, 1, 5):

@@ -137,11 +137,11 @@ def test_a_known_depth_has_a_gradient_however_far_off_a_prediction_is():
     gradients = []
     for depth in (None, torch.tensor([3.0])):
         prediction = start.clone().requires_grad_()
-        ace_loss(prediction, view, 0.1, depth, fading=True)[0].backward()
+        ace_loss(prediction, view, 0.1, depth, annealed=True)[0].backward()
         gradients.append(prediction.grad.norm().item())
     assert gradients[0] < 1e-6 < 1.0 < gradients[1]
     prediction = start.clone().requires_grad_()
-    ace_loss(prediction, view, 0.95, torch.tensor([3.0]), fading=True)[0].backward()
+    ace_loss(prediction, view, 0.95, torch.tensor([3.0]), annealed=True)[0].backward()
     assert prediction.grad.norm().item() < 0.4 * gradients[1], "a triangulated depth fades"
 
 
@@ -149,7 +149,7 @@ def test_the_target_of_invalid_predictions_of_unknown_depth_is_the_median_one():
     view = one_view(3)
     prediction = torch.tensor([[0.0, 0.0, -1.0]]).repeat(3, 1)
     prediction[1:] = points_at_depth(view, torch.tensor([[1.0], [2.0], [2.0]]))[1:]
-    loss, _ = ace_loss(prediction, view, 0.9, torch.tensor([float("nan"), 2.0, 2.0]), fading=True)
+    loss, _ = ace_loss(prediction, view, 0.9, torch.tensor([float("nan"), 2.0, 2.0]), annealed=True)
     expected = (prediction[0] - points_at_depth(view, 2.0)[0]).norm()
     assert 3 * loss.item() == pytest.approx(expected.item(), rel=1e-4)
 

@@ -134,8 +134,8 @@ def test_buffer_takes_only_patches_of_known_depth_if_asked():
     frame = PreparedFrame(image=np.zeros((48, 80, 3), np.uint8), camera=camera, map_from_camera=np.eye(4), mask=None,
                           depth_m=depth)
     grid = FeatureMap(torch.randn(1, 4, 6, 10), None)
-    assert buffer.add(grid, frame, rng, count=50, only_known=True) == 20
-    assert buffer.add(grid, replace(frame, depth_m=None), rng, count=50, only_known=True) == 0
+    assert buffer.add(grid, frame, rng, count=50, known_depth_only=True) == 20
+    assert buffer.add(grid, replace(frame, depth_m=None), rng, count=50, known_depth_only=True) == 0
     assert len(buffer.known_depths()) == buffer.size == 20
 
 

@@ -280,7 +280,7 @@ from aceg_ros.pretraining.ace_g import map_codes
 from aceg_ros.pretraining.common.loop import run_training
 run = Path(sys.argv[1])
 task = map_codes.prepare(map_code_options(run), made_up_split(4, 0))
-run_training(task, task.options.loop(), task.group)
+run_training(task, task.options.loop_options(), task.group)
 total = sum(float(parameter.double().sum()) for parameter in task.model.parameters())
 Path(run, f"sum_{task.group.rank}").write_text(repr(total))
 """

@@ -17,7 +17,7 @@ from aceg_ros.evaluation.evaluate import Evaluation, report_json
 from aceg_ros.evaluation.html_page import write_page
 from aceg_ros.evaluation.metrics import FrameResult, summarize
 from aceg_ros.maps.header import NetworkReference
-from aceg_ros.maps.scene_map import SceneMap, sections_to_show
+from aceg_ros.maps.scene_map import SceneMap, display_sections
 from aceg_ros.utils.atomic_file import write_json
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -59,7 +59,7 @@ def results(count: int) -> list[FrameResult]:
 
 def run_of(made: list[FrameResult], tmp_path: Path, name: str) -> Evaluation:
     rng = np.random.default_rng(1)
-    sections = sections_to_show(rng.uniform(-4, 4, (40_000, 3)), rng.integers(0, 255, (40_000, 3), np.uint8),
+    sections = display_sections(rng.uniform(-4, 4, (40_000, 3)), rng.integers(0, 255, (40_000, 3), np.uint8),
                                 np.tile(np.eye(4), (50, 1, 1)))
     scene_map = SceneMap(method="ace_g", networks={"encoder": NetworkReference(source="compact", identity="compact:1")},
                          sections=sections, covariance_scale=1.25)

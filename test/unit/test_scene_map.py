@@ -19,7 +19,7 @@ from aceg_ros.cli import main
 from aceg_ros.errors import UserError
 from aceg_ros.maps.describe import describe
 from aceg_ros.maps.header import FORMAT_VERSION, MappingStatistics, NetworkReference
-from aceg_ros.maps.scene_map import SceneMap, sections_to_show
+from aceg_ros.maps.scene_map import SceneMap, display_sections
 
 CAMERA = Camera(width=640, height=480, fx=500.0, fy=501.0, cx=320.0, cy=240.0, model="plumb_bob",
                 distortion=(0.1, 0.0, 0.0, 0.0))
@@ -28,7 +28,7 @@ CAMERA = Camera(width=640, height=480, fx=500.0, fy=501.0, cx=320.0, cy=240.0, m
 def small_map() -> SceneMap:
     trajectory = np.tile(np.eye(4), (3, 1, 1))
     trajectory[:, 0, 3] = (0, 1, 2)
-    shown = sections_to_show(np.ones((5, 3)), np.full((5, 3), 7, np.uint8), trajectory)
+    shown = display_sections(np.ones((5, 3)), np.full((5, 3), 7, np.uint8), trajectory)
     return SceneMap(method="ace", networks={"encoder": NetworkReference(source="compact", identity="compact:0123")},
                     settings={"patch_offset_px": 0.5}, statistics=MappingStatistics(frames=3, reprojection_px=2.5),
                     cameras=(CAMERA,), sections={"head": {"weight": torch.arange(12.0).reshape(3, 4).half()}, **shown},
@@ -186,7 +186,7 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 def test_bounds_leave_out_stray_points_and_are_stored(tmp_path):
     cloud = np.random.default_rng(0).uniform(0, 1, (1000, 3))
     cloud[0] = 1e4
-    shown = sections_to_show(cloud, np.zeros((1000, 3), np.uint8), small_map().trajectory)
+    shown = display_sections(cloud, np.zeros((1000, 3), np.uint8), small_map().trajectory)
     scene_map = SceneMap(method="ace", sections=shown)
     low, high = scene_map.bounds
     assert max(high) < 3 and min(low) >= 0
@@ -219,7 +219,7 @@ def test_settings_are_typed(tmp_path):
 
 def test_sections_may_share_memory(tmp_path):
     points = torch.rand(50, 3)
-    shown = sections_to_show(points.numpy(), np.zeros((50, 3), np.uint8), np.eye(4)[None])
+    shown = display_sections(points.numpy(), np.zeros((50, 3), np.uint8), np.eye(4)[None])
     scene_map = SceneMap(method="ace_g", sections={"landmarks": {"points": points, "some": points[10:20]}, **shown})
     scene_map.save(tmp_path / "shared.map")
     found = SceneMap.load(tmp_path / "shared.map").sections

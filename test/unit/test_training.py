@@ -199,7 +199,7 @@ def test_known_depths_get_training_over_a_bad_start():
         buffer.depth_m = known
         torch.manual_seed(3)
         head = SceneHead(32, 64, 1, mean=torch.tensor([0.0, 0.0, 30.0]))
-        train_head(head, buffer, HeadTrainingOptions(iterations=400, batch=512, seed=3, fading_depth=True),
+        train_head(head, buffer, HeadTrainingOptions(iterations=400, batch=512, seed=3, anneal_depth_loss=True),
                    MappingBudget.start())
         found = head(buffer.patches(torch.arange(2000)).features)
         errors.append((found.norm(dim=1) - 5).abs().median().item())
@@ -213,7 +213,7 @@ def test_a_contracted_head_learns_a_room_before_a_skyline():
     for radius in (None, torch.tensor(5.0)):
         torch.manual_seed(3)
         head = SceneHead(32, 64, 1, radius=radius)
-        result = train_head(head, buffer, HeadTrainingOptions(iterations=200, batch=512, seed=3, fading_depth=True),
-                            MappingBudget.start())
+        options = HeadTrainingOptions(iterations=200, batch=512, seed=3, anneal_depth_loss=True)
+        result = train_head(head, buffer, options, MappingBudget.start())
         errors.append(result.reprojection_px)
     assert errors[1] < min(10.0, 0.7 * errors[0]), errors

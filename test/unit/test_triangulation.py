@@ -129,7 +129,7 @@ def test_a_buffer_of_known_depths_takes_any_patch_of_an_image_without_depths():
     tried[120:] = 5.0
     buffer = PatchBuffer(3000, dim=64, stride=8, device="cpu", with_depth=True)
     fill_buffer(buffer, encoder, [replace(frames[0], depth_m=tried), nothing, frames[2]],
-                options=FillOptions(patches_per_image=200, only_known=True), budget=MappingBudget.start(),
+                options=FillOptions(patches_per_image=200, known_depth_only=True), budget=MappingBudget.start(),
                 first_pass=MappingBudget.start(), rng=np.random.default_rng(0))
     known, frame = buffer.known_depths(), buffer.frame_index[:buffer.size]
     assert 0.3 < len(known) / buffer.size < 0.7

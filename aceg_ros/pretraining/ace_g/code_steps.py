@@ -47,7 +47,7 @@ class MapCodeTraining:
     device: str = "cpu"
     checkpoint_every: int = 2000
 
-    def loop(self) -> LoopOptions:
+    def loop_options(self) -> LoopOptions:
         return LoopOptions(run=self.run, iterations=self.iterations, peak_rate=self.peak_rate, log_every=500,
                            step_every=self.step_every, checkpoint_every=self.checkpoint_every, device=self.device)
 

@@ -60,7 +60,7 @@ class LandmarkTraining:
     device: str = "cpu"
     checkpoint_every: int = 500
 
-    def loop(self) -> LoopOptions:
+    def loop_options(self) -> LoopOptions:
         return LoopOptions(run=self.run, iterations=self.iterations, peak_rate=self.peak_rate, evaluate_first=True,
                            checkpoint_every=self.checkpoint_every, device=self.device)
 
@@ -84,7 +84,7 @@ def train(options: LandmarkTraining, *, scenes: SceneSplit | None = None,
         raise UserError("Landmarks are trained on by one process: start without torchrun, or with --codes-from noise.")
     lock_options(options.run, options)
     task = LandmarkTask(options, scenes or prepare_scenes(options.data, options.run / "scenes"))
-    run_training(task, options.loop(), should_stop=should_stop)
+    run_training(task, options.loop_options(), should_stop=should_stop)
     return task.result
 
 

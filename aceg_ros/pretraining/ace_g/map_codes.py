@@ -46,7 +46,7 @@ def train(options: MapCodeTraining, *, scenes: SceneSplit | None = None,
         UserError: scenes cannot be read, sizes do not fit, or the run was started with other options.
     """
     task = prepare(options, scenes)
-    run_training(task, task.options.loop(), task.group, should_stop)
+    run_training(task, task.options.loop_options(), task.group, should_stop)
     return task.result
 
 

@@ -58,7 +58,7 @@ class TrainingTask(ABC, Generic[Batch]):
     def export(self) -> None:
         """Write the weights as inference loads them."""
 
-    def clipped(self) -> Iterable[nn.Parameter]:
+    def clipped_parameters(self) -> Iterable[nn.Parameter]:
         """The parameters whose gradient is clipped to a norm of 1."""
         return self.model.parameters()
 
@@ -149,7 +149,7 @@ def _step(task: TrainingTask, optimizer: torch.optim.Optimizer, group: ProcessGr
     for parameters in optimizer.param_groups:
         parameters["lr"] = rate
     group.average_gradients(task.model)
-    nn.utils.clip_grad_norm_(task.clipped(), 1.0)
+    nn.utils.clip_grad_norm_(task.clipped_parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 

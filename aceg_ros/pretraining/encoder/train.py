@@ -31,7 +31,7 @@ from aceg_ros.pretraining.encoder.augment import Sample, make_sample
 from aceg_ros.pretraining.encoder.data import EncoderData, PairSources, prepare_sources
 from aceg_ros.pretraining.encoder.losses import encoder_losses
 from aceg_ros.pretraining.encoder.pairs import PairSource
-from aceg_ros.utils.device import on_device
+from aceg_ros.utils.device import to_device
 
 EVALUATION_BATCHES, EVALUATION_SEED = 12, 7
 DRAWS_PER_SAMPLE = 20                  # pairs that are tried for a sample, since some share too little
@@ -59,7 +59,7 @@ class EncoderTraining:
     checkpoint_every: int = 250
     without: tuple[str, ...] = ()
 
-    def loop(self) -> LoopOptions:
+    def loop_options(self) -> LoopOptions:
         return LoopOptions(run=self.run, iterations=self.iterations, peak_rate=self.peak_rate, weight_decay=1e-3,
                            checkpoint_every=self.checkpoint_every, log_every=25, log_mean=1,
                            draw_ahead=batches_ahead(self.device), device=self.device)
@@ -80,14 +80,14 @@ def train(options: EncoderTraining, *, should_stop: Callable[[], bool] = never) 
     """
     options.data.check()
     torch.manual_seed(options.seed)
-    net = on_device(CompactNet(), options.device)
+    net = to_device(CompactNet(), options.device)
     if options.start is not None:
         _load_weights(net, options.start)
     # Of a teacher, the content counts, not the name.
     teacher = options.data.teacher and load_encoder(options.data.teacher, options.device).identity
     lock_options(options.run, replace(options, data=replace(options.data, teacher=teacher)))
     task = EncoderTask(net, options, prepare_sources(options.data, options.run))
-    run_training(task, options.loop(), should_stop=should_stop)
+    run_training(task, options.loop_options(), should_stop=should_stop)
     return task.result
 
 
@@ -110,7 +110,7 @@ class EncoderTask(TrainingTask[list[Sample]]):
         losses.total.backward()
         return {"hit": losses.hit, **{name: term.detach() for name, term in losses.terms.items()}}
 
-    def clipped(self) -> Iterable[nn.Parameter]:
+    def clipped_parameters(self) -> Iterable[nn.Parameter]:
         return self._net.parameters()
 
     def learning_rate(self, done: int) -> float:

@@ -18,7 +18,7 @@ from rclpy.task import Task
 
 # A signal makes rclpy wake the executors first and end their context then: one that is quicker than the second finds
 # nothing to do and waits again, with nothing left to wake it. (Seen with rclpy 9.1: one node in sixty.)
-_LOOK_AGAIN_S = 1.0
+_MAX_WAIT_S = 1.0
 
 
 class WaitingCallbackGroup(MutuallyExclusiveCallbackGroup):
@@ -28,7 +28,7 @@ class WaitingCallbackGroup(MutuallyExclusiveCallbackGroup):
 class Executor(SingleThreadedExecutor):
     def _spin_once_impl(self, timeout_sec: Any = None, wait_condition: Callable[[], bool] = lambda: False) -> None:
         try:
-            longest = _LOOK_AGAIN_S if timeout_sec is None else timeout_sec
+            longest = _MAX_WAIT_S if timeout_sec is None else timeout_sec
             task, entity, _ = self.wait_for_ready_callbacks(longest, None, wait_condition)
         except (ShutdownException, TimeoutException, ConditionReachedException):
             return

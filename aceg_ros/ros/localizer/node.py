@@ -75,7 +75,7 @@ class LocalizerNode(LifecycleNodeMixin, Node):
         self._maps = MapLoader(lambda path: load(path, parameters.device, parameters.seed, parameters.threads),
                                self._map_changed, self.get_logger())
         self._transforms = TransformLookup(self)
-        self._output = PoseOutput(self, self._transforms, lambda: self._mapping.uses_tf_of_map)
+        self._output = PoseOutput(self, self._transforms, lambda: self._mapping.uses_map_tf)
         self._status = StatusPublisher(self)
         self._display = Display(self, parameters.rerun)
         self._mapping = MappingController(self, self._transforms, self._mapping_config(), use_map=self._use_map,

@@ -46,7 +46,7 @@ class LocalizationPipeline:
         if not is_wanted or not self.worker.is_running:
             self._status.count_skipped()
             return
-        problem = self._problem_of_stamp(stamp_to_ns(request.image.header.stamp))
+        problem = self._stamp_problem(stamp_to_ns(request.image.header.stamp))
         if problem:
             self._finish(_not_localized(request, BAD_STAMP, problem))
             return
@@ -55,7 +55,7 @@ class LocalizationPipeline:
             self._status.publish_result(
                 _not_localized(replaced, REPLACED, "A newer image came before this one's turn."))
 
-    def _problem_of_stamp(self, stamp_ns: int) -> str:
+    def _stamp_problem(self, stamp_ns: int) -> str:
         if stamp_ns == 0:
             return "The image has no stamp: the camera driver must set it."
         if stamp_ns > self._node.get_clock().now().nanoseconds + FUTURE_NS:

@@ -93,7 +93,7 @@ class MappingController:
         return self._status
 
     @property
-    def uses_tf_of_map(self) -> bool:
+    def uses_map_tf(self) -> bool:
         """Whether poses come from TF at present: another node publishes the transform from the map then."""
         return self._recorder is not None and self._parameters.value.mapping_pose_source == "tf"
 
