@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
 
+from aceg_ros.datasets.intensity import intensity_range
 from aceg_ros.errors import UserError
 from aceg_ros.geometry import is_pose, nearest_pose
 
@@ -14,7 +16,8 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".p
 
 
 def load_image(path: Path | str) -> np.ndarray:
-    """Read an image file as (H, W, 3) uint8 RGB: grey is repeated, alpha dropped, 16 bits reduced to 8.
+    """Read an image file as (H, W, 3) uint8 RGB: grey is repeated, alpha dropped, 16 bits reduced to 8, stretched if
+    they cover a small part of the range (see `intensity_range`).
 
     An EXIF orientation is not applied: intrinsics belong to the pixels as they are stored.
     """
@@ -23,7 +26,13 @@ def load_image(path: Path | str) -> np.ndarray:
         grey = np.asarray(image)
         if grey.min() < 0 or grey.max() > 65535:
             raise UserError(f"Image {path} has more than 16 bits per pixel: convert it to 8 bits.")
-        return np.repeat((grey >> 8).astype(np.uint8)[..., None], 3, axis=2)
+        values = grey.astype(np.uint16)
+        intensities = intensity_range(values)
+        grey = intensities.to_8_bits(values) if intensities.stretched else (values >> 8).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    deep = _read_deep_colours(Path(path))
+    if deep is not None and (intensities := intensity_range(deep)).stretched:
+        return intensities.to_8_bits(deep)
     if image.mode == "F":
         raise UserError(f"Image {path} holds floating-point values, not colours or grey values: convert it to 8 bits.")
     return np.array(image.convert("RGB"))
@@ -79,6 +88,16 @@ def checked_pose(matrix: np.ndarray, source: str) -> np.ndarray:
     if not is_pose(matrix, tolerance=1e-2):
         raise UserError(f"{source} is not a rigid transform (rotation, translation, 0 0 0 1).")
     return nearest_pose(matrix)
+
+
+def _read_deep_colours(path: Path) -> np.ndarray | None:
+    """Read a PNG of 16-bit colours (H, W, 3), of which Pillow keeps the upper bits; None if it is another image."""
+    with path.open("rb") as file:
+        header = file.read(26)
+    if not header.startswith(b"\x89PNG") or header[24:25] != b"\x10" or header[25:26] not in (b"\2", b"\6"):
+        return None
+    image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    return None if image is None else np.ascontiguousarray(image[..., 2::-1])
 
 
 def _decode(path: Path) -> Image.Image:

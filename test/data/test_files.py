@@ -1,5 +1,6 @@
 """Image and camera files: every kind is read, or named with the reason."""
 
+import cv2
 import numpy as np
 import pytest
 from datasets_fixtures import CAMERA
@@ -24,6 +25,17 @@ def test_load_image_converts_every_kind(tmp_path):
         expected = colour if name in ("colour", "rgba") else np.repeat(grey[..., None], 3, axis=2)
         np.testing.assert_array_equal(loaded, expected, err_msg=name)
         assert loaded.dtype == np.uint8 and loaded.flags.writeable
+
+
+def test_load_image_keeps_the_contrast_of_a_part_of_16_bits(tmp_path):
+    """A thermal camera's 7000 to 8500, a 12-bit colour camera."""
+    grey = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64) % 250
+    Image.fromarray(7000 + 6 * grey).save(tmp_path / "thermal.png")
+    cv2.imwrite(str(tmp_path / "colour.png"), np.dstack([grey * 4, grey * 8, grey * 16]).astype(np.uint16))
+    thermal, colour = load_image(tmp_path / "thermal.png"), load_image(tmp_path / "colour.png")
+    assert np.abs(thermal[..., 0].astype(int) - grey).max() <= 8 and thermal.shape == (48, 64, 3)
+    assert np.abs(colour[..., 0].astype(int) - grey).max() <= 12, "red is the brightest"
+    assert np.abs(colour[..., 2].astype(int) - grey // 4).max() <= 4
 
 
 def test_load_image_keeps_stored_pixels(tmp_path):
