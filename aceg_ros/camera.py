@@ -17,7 +17,7 @@ import numpy as np
 
 from aceg_ros.errors import UserError
 
-DISTORTION_COUNTS = {"pinhole": (0,), "plumb_bob": (4, 5), "rational_polynomial": (8,), "equidistant": (4,)}
+DISTORTION_COUNTS = {"pinhole": (0,), "plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,8 @@ class Camera:
     """Intrinsics for one image size.
 
     model: "pinhole" (no distortion) or one of ROS' names "plumb_bob" (k1 k2 p1 p2 [k3]), "rational_polynomial"
-    (k1 k2 p1 p2 k3 k4 k5 k6), "equidistant" (fisheye, k1..k4).
+    (k1 k2 p1 p2 k3 k4 k5 k6 [s1 s2 s3 s4 [tx ty]], the last six for thin prisms and a tilted sensor), "equidistant"
+    (fisheye, k1..k4).
     Raises UserError on intrinsics that cannot belong to a camera.
     """
 
@@ -47,8 +48,9 @@ class Camera:
             raise UserError(f"Camera model {self.model} takes {expected} coefficients, not {len(self.distortion)}.")
         if self.width <= 0 or self.height <= 0:
             raise UserError(f"Camera size {self.width}x{self.height} is not positive.")
-        numbers = (self.fx, self.fy, self.cx, self.cy, *self.distortion)
-        if not np.isfinite(numbers).all() or self.fx <= 0 or self.fy <= 0:
+        if not np.isfinite(self.distortion).all():
+            raise UserError(f"The distortion coefficients {self.distortion} are not finite: calibrate the camera.")
+        if not np.isfinite((self.fx, self.fy, self.cx, self.cy)).all() or self.fx <= 0 or self.fy <= 0:
             raise UserError(f"Camera intrinsics are not usable (fx {self.fx}, fy {self.fy}, cx {self.cx}, cy {self.cy}"
                             "): calibrate the camera or fix the camera_info publisher.")
 
@@ -143,7 +145,7 @@ def _fold_radius(camera: Camera, limit: float) -> float:
     """
     radius = np.linspace(0.0, limit, 1000)
     distortion = camera.distortion if camera.model == "equidistant" else (
-        *camera.distortion[:2], 0.0, 0.0, *camera.distortion[4:])       # the radial part alone
+        *camera.distortion[:2], 0.0, 0.0, *camera.distortion[4:8])      # the radial part alone
     radial = replace(camera, fx=1.0, fy=1.0, cx=0.0, cy=0.0, distortion=distortion)
     image_radius = radial.project(np.column_stack([radius, 0 * radius, 1 + 0 * radius]))[:, 0]
     decreasing = np.flatnonzero(np.diff(image_radius) <= 0)

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from aceg_ros.camera import Camera
-from aceg_ros.datasets.camera_info import CameraInfoFields
+from aceg_ros.datasets.camera_info import CameraInfoFields, check_matrix
 from aceg_ros.datasets.files import read_numbers, read_text
 from aceg_ros.errors import UserError
 
@@ -37,7 +37,7 @@ def load_camera_file(path: Path | str, width: int, height: int) -> Camera:
         camera = parse(text)
     except UserError as error:
         raise UserError(f"Camera file {path}: {error}") from None
-    except (ValueError, yaml.YAMLError, TypeError, KeyError) as error:
+    except (ValueError, yaml.YAMLError, TypeError, KeyError, AttributeError, OverflowError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise UserError(f"Camera file {path} is not usable: {what}.") from None
     return scaled_camera(camera, width, height, f"Camera file {path}")
@@ -51,9 +51,7 @@ def camera_from_matrix_file(path: Path, width: int, height: int) -> Camera:
             return Camera(width=width, height=height, fx=numbers[0], fy=numbers[0], cx=(width - 1) / 2,
                           cy=(height - 1) / 2)
         if numbers.size == 9:
-            fx, skew, cx, zero, fy, cy, *bottom = numbers.tolist()
-            if (skew, zero, *bottom) != (0.0, 0.0, 0.0, 0.0, 1.0):
-                raise UserError("its matrix is not [fx 0 cx; 0 fy cy; 0 0 1].")
+            fx, fy, cx, cy = check_matrix(numbers.tolist(), "K")
             return Camera(width=width, height=height, fx=fx, fy=fy, cx=cx, cy=cy)
     except UserError as error:
         raise UserError(f"Calibration file {path}: {error}") from None

@@ -32,7 +32,7 @@ class BadCameraError(UserError):
 
 
 def frame_from_messages(image: Image | CompressedImage, camera_info: CameraInfo | None,
-                        rectified: bool = False) -> Frame:
+                        rectified: bool | None = None) -> Frame:
     """Decode the image, with its camera and stamp.
 
     Raises:

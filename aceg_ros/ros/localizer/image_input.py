@@ -12,6 +12,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from aceg_ros.datasets.camera_info import is_rectified_topic
 from aceg_ros.ros.common.parameters import ParameterGroup
 from aceg_ros.ros.localizer.parameters import ImageParameters
 from aceg_ros.ros.localizer.results import LocalizationRequest
@@ -30,6 +31,7 @@ class ImageInput:
         self._parameters = ParameterGroup(node, ImageParameters)
         self._subscriptions: list[Subscription] = []
         self._camera_infos: deque[CameraInfo] = deque(maxlen=16)
+        self._is_rectified_topic = False
         self._next_due_s = 0.0
         self._received = 0
 
@@ -49,6 +51,10 @@ class ImageInput:
             kind, topic = CompressedImage, f"{topic}/compressed"
         self._subscriptions.append(self._node.create_subscription(
             kind, topic, self._image_received, NEWEST_IMAGE, qos_overriding_options=overrides))
+        self._is_rectified_topic = is_rectified_topic(topic)
+        if self._is_rectified_topic and not self._parameters.value.image_rectified:
+            self._node.get_logger().info(f"The images on {topic} are rectified by their topic's name: the camera is"
+                                         " taken from P of camera_info.")
 
     def stop(self) -> None:
         for subscription in self._subscriptions:
@@ -62,7 +68,8 @@ class ImageInput:
     def _image_received(self, image: Image | CompressedImage) -> None:
         self._received += 1
         request = LocalizationRequest(number=self._received, image=image, camera_info=self._camera_info_of(image),
-                                      rectified=self._parameters.value.image_rectified)
+                                      rectified=self._parameters.value.image_rectified or self._is_rectified_topic
+                                      or None)
         self._on_image(request, self._is_due())
 
     def _is_due(self) -> bool:

@@ -50,8 +50,9 @@ class ImageParameters:
         "sensor_msgs/CompressedImage (JPEG or PNG) on the topic image/compressed.", choices=("raw", "compressed"),
         read_only=True)
     image_rectified: bool = parameter(
-        False, "Whether the images are free of distortion already (image_rect); the camera is then taken from P of "
-        "camera_info instead of K and D.")
+        False, "Whether the images are free of distortion already; the camera is then taken from P of camera_info "
+        "instead of K and D. Images on a topic named image_rect... are taken to be, and those whose camera_info has "
+        "no distortion but another camera in P than in K.")
     max_rate: float = parameter(0.0, "Highest rate in Hz at which images are localized; 0 means no limit.",
                                 minimum=0.0, maximum=1000.0)
 

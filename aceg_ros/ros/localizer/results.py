@@ -26,13 +26,13 @@ class LocalizationRequest:
     Attributes:
         number: Counts the images that the node received.
         camera_info: The one that belongs to the image; None if none has been received yet.
-        rectified: Whether the image is free of distortion already.
+        rectified: Whether the image is free of distortion already; None if camera_info tells (see `CameraInfoFields`).
     """
 
     number: int
     image: Image | CompressedImage
     camera_info: CameraInfo | None
-    rectified: bool = False
+    rectified: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
