@@ -1,4 +1,4 @@
-"""Visual localization that a robot can trust: posed images -> map -> pose of a new image, or a reasoned rejection.
+"""Visual localization: posed images -> map -> pose of a new image with its covariance, or a rejection with a reason.
 
     import aceg_ros as ag
 
@@ -32,10 +32,10 @@ _MODULES = {"build_map": "aceg_ros.api", "Localizer": "aceg_ros.api", "Camera": 
             "UserError": "aceg_ros.errors", "PoseEstimate": "aceg_ros.estimate", "Status": "aceg_ros.estimate",
             "SceneMap": "aceg_ros.maps.scene_map"}
 
-# Torch's OpenMP threads spin while they wait for each other. On a robot whose cores are shared with other nodes a
-# spinning thread holds the core that the other one needs (measured on 2 cores beside one busy process: five times
-# slower). A short spin costs nothing there and saves 10 % if the cores are free. It has to be set before torch is
-# loaded; a user's own setting wins.
+# Torch's OpenMP threads spin while they wait for each other. On a robot, which shares its cores with other nodes, a
+# spinning thread occupies the core that another thread needs (measured on 2 cores beside one busy process: five times
+# slower). A short spin avoids this, and still saves 10 % when the cores are free. This has to be set before torch is
+# loaded; settings of the user take precedence.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 

@@ -1,7 +1,6 @@
-"""The Python API in a screen: `build_map` makes a map of a recording, `Localizer` finds images in it.
+"""The Python API: `build_map` builds a map from a recording, `Localizer` localizes images in it.
 
-The command line and the node do the same through the same functions; what only they need (progress bars, topics) is
-theirs.
+The command line and the node call the same functions.
 """
 
 from __future__ import annotations
@@ -36,23 +35,23 @@ def build_map(recording: str | Path | Iterable[Frame], *, method: str | None = N
 
     Args:
         recording: a folder or bag that `open_scene` can read, or posed frames.
-        method: a name in `aceg_ros.methods.registry`; None takes the one that suits the encoder.
-        encoder: the shipped "compact", or a file from `aceg import`.
+        method: name of a method (`aceg_ros.methods.registry`); None chooses the default for the encoder.
+        encoder: the shipped "compact", or a file written by `aceg import`.
         budget_s: seconds that reading and mapping may take; None: 300 on a CPU, 120 on a GPU.
-        seed: of all random choices.
+        seed: seed of all random choices.
         device: "cpu", "cuda", or "auto" for the GPU if there is one.
-        use_depth: learn from the depth images of the recording.
-        every: take every n-th frame of the recording.
-        bag_options: what to read of a ROS bag; None for the only topics that fit.
-        progress: called with each report of progress.
-        method_options: the method's own, such as codes=2048: `aceg map --help` lists them.
+        use_depth: use the depth images of the recording as well.
+        every: use every n-th frame of the recording only.
+        bag_options: topics, frames and times to read from a ROS bag; None takes the only topics that fit.
+        progress: called with each progress report.
+        method_options: options of the method, such as codes=2048; `aceg map --help` lists them.
 
     Returns:
-        The map, in memory: `SceneMap.save` writes it. Frames that could not be used are counted in its statistics and
-        named in the log "aceg_ros".
+        The map, in memory; `SceneMap.save` writes it to a file. Frames that could not be used are counted in its
+        statistics and named in the log "aceg_ros".
 
     Raises:
-        UserError: the recording cannot be read, or its usable frames make no map.
+        UserError: the recording cannot be read, or no map can be built from its usable frames.
     """
     configure_malloc()
     device = pick_device(device)
@@ -70,13 +69,13 @@ def build_map(recording: str | Path | Iterable[Frame], *, method: str | None = N
 
 
 class Localizer:
-    """Finds images in a map.
+    """Localizes images in a map.
 
-    One localizer serves one thread. The first image is slower than those after it.
+    Not thread-safe: use one localizer per thread. The first image takes longer than later ones.
     """
 
     def __init__(self, scene_map: SceneMap, *, device: str = "auto", seed: int = 0):
-        """Take a map in memory. Raises UserError if its encoder or regressor is not the one it was made with."""
+        """Localize in a map in memory. Raises UserError if its encoder or regressor has changed since mapping."""
         configure_malloc()
         self._scene_map = scene_map
         self._localizer = registry.make_localizer(scene_map, device, seed)
@@ -87,15 +86,15 @@ class Localizer:
         return cls(SceneMap.load(path), device=device, seed=seed)
 
     def localize(self, image: str | Path | np.ndarray | Frame, camera: Camera | None = None) -> PoseEstimate:
-        """Estimate where an image was taken.
+        """Estimate the camera pose of an image.
 
         Args:
             image: an image file, an array (H, W, 3) uint8 RGB, or a `Frame`.
             camera: the intrinsics; None takes the mapping camera of the same image size, if there is only one.
 
         Returns:
-            An estimate with `map_from_camera` (4, 4) and `covariance` (6, 6), or one without a pose whose `status` and
-            `message` say why. Bad images are such rejections, not exceptions.
+            An estimate with `map_from_camera` (4, 4) and `covariance` (6, 6), or a rejection without a pose, whose
+            `status` and `message` give the reason. An unusable image is rejected; it does not raise.
 
         Raises:
             UserError: the image file cannot be read, or no camera is known for its size.

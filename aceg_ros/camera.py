@@ -1,10 +1,10 @@
-"""Camera model and frame: what every reader yields and every method consumes.
+"""Camera model and frame, which every reader yields and every method takes.
 
 Conventions of the whole package
     Axes: OpenCV optical (x right, y down, z forward). Units: metres, pixels, seconds.
     Pixels: the centre of the top-left pixel is (0, 0), as in OpenCV and in ROS camera_info.
-    Lens distortion: methods never see it. `Camera.rectify` resamples the image once, through cached maps, to a
-    pinhole camera with the same K; everything after it is linear algebra.
+    Lens distortion: `Camera.rectify` resamples each image once, through cached maps, to a pinhole camera with the same
+    K, so that methods only deal with pinhole cameras.
 """
 
 from __future__ import annotations
@@ -55,31 +55,31 @@ class Camera:
                             "): calibrate the camera or fix the camera_info publisher.")
 
     @property
-    def K(self) -> np.ndarray:  # noqa: N802 - the name of the mathematics
+    def K(self) -> np.ndarray:  # noqa: N802 - the usual symbol
         """3x3 intrinsics."""
         return np.array([[self.fx, 0.0, self.cx], [0.0, self.fy, self.cy], [0.0, 0.0, 1.0]])
 
     @property
     def is_pinhole(self) -> bool:
-        """Whether rays map to pixels by K alone (a fisheye lens is none even with all coefficients zero)."""
+        """Whether K alone maps rays to pixels (not so for equidistant lenses, even if all coefficients are zero)."""
         return self.model != "equidistant" and not any(self.distortion)
 
     def resized(self, width: int, height: int) -> Camera:
-        """The camera of the same image resampled to width x height pixels."""
+        """Return the camera of the same image resampled to width x height pixels."""
         sx, sy = width / self.width, height / self.height
         return replace(self, width=width, height=height, fx=self.fx * sx, fy=self.fy * sy,
                        cx=(self.cx + 0.5) * sx - 0.5, cy=(self.cy + 0.5) * sy - 0.5)
 
     def cropped(self, left: int, top: int, width: int, height: int) -> Camera:
-        """The camera of the rectangle that starts at pixel (left, top)."""
+        """Return the camera of the image cropped to width x height pixels from pixel (left, top) on."""
         return replace(self, width=width, height=height, cx=self.cx - left, cy=self.cy - top)
 
     def rectified(self) -> Camera:
-        """The distortion-free camera that `rectify` resamples to: same K, same size."""
+        """Return the distortion-free camera that `rectify` resamples to: same K, same size."""
         return replace(self, model="pinhole", distortion=())
 
     def project(self, points: np.ndarray) -> np.ndarray:
-        """Camera-frame points (N, 3), z > 0, to distorted pixels (N, 2)."""
+        """Project camera-frame points (N, 3), z > 0, to distorted pixels (N, 2)."""
         points = np.asarray(points, np.float64).reshape(-1, 1, 3)
         zero = np.zeros(3)
         if self.model == "equidistant":
@@ -89,13 +89,13 @@ class Camera:
         return pixels.reshape(-1, 2)
 
     def unproject(self, pixels: np.ndarray) -> np.ndarray:
-        """Distorted pixels (N, 2) to camera-frame rays (N, 3) with z = 1."""
+        """Map distorted pixels (N, 2) to camera-frame rays (N, 3) with z = 1."""
         pixels = np.asarray(pixels, np.float64).reshape(-1, 1, 2)
         criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 100, 1e-12)
         if self.model == "equidistant":
             normalized = cv2.fisheye.undistortPoints(pixels, self.K, np.array(self.distortion), criteria=criteria)
         else:
-            # OpenCV 4 takes the criteria in a function of its own, OpenCV 5 in this one.
+            # In OpenCV 4 only undistortPointsIter takes the criteria, in OpenCV 5 undistortPoints does.
             undistort = getattr(cv2, "undistortPointsIter", cv2.undistortPoints)
             normalized = undistort(pixels, self.K, np.array(self.distortion), R=None, P=None, criteria=criteria)
         return cv2.convertPointsToHomogeneous(normalized).reshape(-1, 3)
@@ -133,15 +133,16 @@ def _rectification(camera: Camera) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     y = (np.arange(camera.height) - camera.cy) / camera.fy
     radius = np.hypot(x[None, :], y[:, None])
     valid &= radius < _fold_radius(camera, float(radius.max()))
-    map_x[~valid] = map_y[~valid] = -2.0        # outside the image by more than the bilinear pixel: black
+    map_x[~valid] = map_y[~valid] = -2.0        # far enough outside that bilinear interpolation gives black
     valid.setflags(write=False)
     return map_x, map_y, valid
 
 
 def _fold_radius(camera: Camera, limit: float) -> float:
-    """Distance from the axis, at z = 1, from which the lens polynomial decreases; inf if it never does below limit.
+    """Return the radius at z = 1 beyond which the distorted radius decreases; inf if it increases up to `limit`.
 
-    Beyond it the polynomial, fitted only to the field of view of the lens, maps far rays back into the image: ghosts.
+    The distortion polynomial is valid within the lens's field of view only. Where it decreases, it maps rays from
+    outside back into the image.
     """
     radius = np.linspace(0.0, limit, 1000)
     distortion = camera.distortion if camera.model == "equidistant" else (
@@ -154,9 +155,9 @@ def _fold_radius(camera: Camera, limit: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """One image and what is known about it.
+    """One image with its camera and, if known, its stamp, pose and depth.
 
-    image: (H, W, 3) uint8 RGB. map_from_camera: (4, 4), camera pose in the map frame, or None for a query.
+    image: (H, W, 3) uint8 RGB. map_from_camera: (4, 4), camera pose in the map frame, or None for a query image.
     depth_m: (H, W) float32 z-depth in metres, 0 or NaN for unknown pixels, or None. name: for messages and reports.
     """
 
@@ -168,7 +169,7 @@ class Frame:
     depth_m: np.ndarray | None = field(default=None, repr=False)
 
     def rectified(self) -> tuple[Frame, np.ndarray | None]:
-        """The frame without lens distortion (image, depth and camera), and the mask of `Camera.rectify`."""
+        """Return the frame without lens distortion (image, depth and camera), and the mask of `Camera.rectify`."""
         image, valid = self.camera.rectify(self.image)
         depth_m = self.depth_m
         if depth_m is not None:

@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """Bad input from outside: the message is one sentence that says what is wrong and what to do.
+    """Unusable input: the message is one sentence that says what is wrong and what to do.
 
-    The command line prints it and exits with 2; the node puts it into its status.
+    The command line prints it and exits with code 2; the node publishes it in its status.
     """

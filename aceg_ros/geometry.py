@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation, Slerp
 
 
 def invert(transform: np.ndarray) -> np.ndarray:
-    """b_from_a of a_from_b, or of a stack (..., 4, 4) of them."""
+    """Invert a transform: b_from_a of a_from_b, or of a stack (..., 4, 4) of them."""
     transform = np.asarray(transform, np.float64)
     rotation_t = np.swapaxes(transform[..., :3, :3], -1, -2)
     inverse = np.zeros_like(transform)
@@ -23,21 +23,21 @@ def invert(transform: np.ndarray) -> np.ndarray:
 
 
 def pose_error(estimated: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    """Distance of the two camera centres in metres and angle between the two orientations in degrees [0, 180]."""
+    """Return the distance of two camera centres in metres and the angle between their orientations in degrees."""
     translation_m = float(np.linalg.norm(np.asarray(estimated)[:3, 3] - np.asarray(truth)[:3, 3]))
-    # Not arccos of the trace: that loses every angle below 1e-6 degrees and fails on rounding.
+    # Not arccos of the trace: it is inexact for small angles, and undefined if rounding puts the cosine above 1.
     difference = Rotation.from_matrix(np.asarray(truth)[:3, :3].T @ np.asarray(estimated)[:3, :3])
     return translation_m, float(np.degrees(difference.magnitude()))
 
 
 def skew(vector: np.ndarray) -> np.ndarray:
-    """(3, 3) matrix of the cross product: skew(a) @ b = a x b."""
+    """Return the (3, 3) matrix of the cross product: skew(a) @ b = a x b."""
     x, y, z = vector
     return np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
 
 
 def is_pose(transform: np.ndarray, tolerance: float = 1e-3) -> bool:
-    """Whether this is a (4, 4), finite, rigid transform; tolerance bounds every entry of R R^T - I."""
+    """Return whether this is a finite rigid transform (4, 4); tolerance bounds every entry of R R^T - I."""
     transform = np.asarray(transform)
     if transform.shape != (4, 4) or not np.isfinite(transform).all():
         return False
@@ -48,7 +48,7 @@ def is_pose(transform: np.ndarray, tolerance: float = 1e-3) -> bool:
 
 
 def nearest_pose(transform: np.ndarray) -> np.ndarray:
-    """The exactly rigid transform closest to one that is rigid up to rounding (as read from a text file)."""
+    """Return the closest exactly rigid transform to one that is rigid up to rounding (as read from a text file)."""
     u, _, vt = np.linalg.svd(np.asarray(transform, np.float64)[:3, :3])
     pose = np.eye(4)
     pose[:3, :3] = u @ np.diag([1.0, 1.0, np.linalg.det(u @ vt)]) @ vt
@@ -57,13 +57,13 @@ def nearest_pose(transform: np.ndarray) -> np.ndarray:
 
 
 def rotation_to_quaternion(rotation: np.ndarray) -> np.ndarray:
-    """(3, 3) rotation to the unit quaternion (x, y, z, w) with w >= 0."""
+    """Convert a rotation (3, 3) to the unit quaternion (x, y, z, w) with w >= 0."""
     quaternion = Rotation.from_matrix(rotation).as_quat()
     return -quaternion if quaternion[3] < 0 else quaternion
 
 
 def pose_from_quaternion(translation: np.ndarray, quaternion_xyzw: np.ndarray) -> np.ndarray:
-    """(4, 4) pose; the quaternion need not have unit length. Raises ValueError on a zero or non-finite one."""
+    """Return a pose (4, 4). The quaternion need not be normalized. Raises ValueError if it is zero or not finite."""
     quaternion = np.asarray(quaternion_xyzw, np.float64)
     norm = float(np.linalg.norm(quaternion))
     if not np.isfinite(norm) or norm < 1e-9:
@@ -75,9 +75,9 @@ def pose_from_quaternion(translation: np.ndarray, quaternion_xyzw: np.ndarray) -
 
 
 def interpolate_poses(stamp_s: float, stamps_s: np.ndarray, poses: np.ndarray) -> np.ndarray:
-    """Pose at stamp_s on the path poses (N, 4, 4) at the ascending stamps_s (N,): lerp of position, slerp of rotation.
+    """Interpolate poses (N, 4, 4) at ascending stamps_s (N,) to stamp_s: linear in position, slerp in rotation.
 
-    Raises ValueError outside [stamps_s[0], stamps_s[-1]]: a path is never extrapolated.
+    Raises ValueError outside [stamps_s[0], stamps_s[-1]]: poses are never extrapolated.
     """
     stamps_s, poses = np.asarray(stamps_s, np.float64), np.asarray(poses, np.float64)
     if not len(stamps_s) or not stamps_s[0] <= stamp_s <= stamps_s[-1]:
@@ -94,9 +94,9 @@ def interpolate_poses(stamp_s: float, stamps_s: np.ndarray, poses: np.ndarray) -
 
 
 def look_at(position: np.ndarray, target: np.ndarray, up: Sequence[float] | np.ndarray = (0.0, 0.0, 1.0)) -> np.ndarray:
-    """map_from_camera of a camera at position that has target in the image centre, with up pointing up in the image.
+    """Return map_from_camera of a camera at `position` that looks at `target`, with `up` pointing up in the image.
 
-    Camera axes are OpenCV's (x right, y down, z forward). Raises ValueError if up is parallel to the view.
+    Camera axes are OpenCV's (x right, y down, z forward). Raises ValueError if up is parallel to the viewing direction.
     """
     position = np.asarray(position, np.float64)
     forward = np.asarray(target, np.float64) - position
@@ -111,6 +111,6 @@ def look_at(position: np.ndarray, target: np.ndarray, up: Sequence[float] | np.n
 
 
 def pose_difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The difference (6,) of pose a from pose b in the order of covariances: metres, radians about the fixed axes."""
+    """Return pose a minus pose b as (6,) in the order of covariances: metres, then radians about the fixed axes."""
     turn = Rotation.from_matrix(a[:3, :3] @ b[:3, :3].T).as_rotvec()
     return np.concatenate([a[:3, 3] - b[:3, 3], turn])

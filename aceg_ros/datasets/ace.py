@@ -5,7 +5,7 @@ poses/NAME.txt          4x4 map_from_camera, OpenCV axes, metres
 calibration/NAME.txt    3x3 K of the stored image (centre of the first pixel = (0, 0)), or one focal length in
                         pixels: then the principal point is the centre of the image. No lens distortion.
 depth/NAME.png          16-bit millimetres, 0 = unknown, as large as the image
-A trailing .color, .rgb, .image, .pose, .calibration or .depth does not count as part of NAME (7-Scenes style names).
+A trailing .color, .rgb, .image, .pose, .calibration or .depth is not part of NAME (file names as in 7-Scenes).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _ROLES = (".color", ".rgb", ".image", ".pose", ".calibration", ".depth")
 
 @dataclass(frozen=True, kw_only=True)
 class AceEntry:
-    """The files of one frame; depth is None if there is none."""
+    """The files of one frame. depth: None if it has no depth image."""
 
     image: Path
     pose: Path
@@ -77,13 +77,13 @@ def list_entries(path: Path) -> list[AceEntry]:
 
 
 def write_ace_scene(path: Path | str, frames: Iterable[Frame], image_format: str = "png") -> int:
-    """Record posed frames as an ACE folder, one by one.
+    """Write posed frames as an ACE folder, one by one.
 
-    Distorted images are rectified, because the format has no distortion. The image of a frame appears last and
-    complete, so an interrupted recording reads as the frames written before.
+    Distorted images are rectified, because the format has no distortion. The image of a frame is written last and
+    atomically, so an interrupted recording can be read up to the last complete frame.
 
     Args:
-        path: The folder. It must not hold a recording yet.
+        path: The folder. It must not contain a recording yet.
         frames: Frames with poses.
         image_format: "png", or "jpg" (quality 95).
 
@@ -91,7 +91,7 @@ def write_ace_scene(path: Path | str, frames: Iterable[Frame], image_format: str
         The number of frames written.
 
     Raises:
-        UserError: If the folder holds a recording, a frame has no pose, or the image format is not known.
+        UserError: If the folder contains a recording, a frame has no pose, or the image format is unknown.
     """
     path = Path(path)
     if image_format not in _IMAGE_SETTINGS:
@@ -120,7 +120,7 @@ def _write_frame(path: Path, name: str, frame: Frame, image_format: str) -> None
         millimetres[(millimetres < 0) | (millimetres >= 65535)] = 0
         Image.fromarray(millimetres.astype(np.uint16)).save(path / "depth" / f"{name}.png")
     image = path / "rgb" / f"{name}.{image_format}"
-    unfinished = image.with_suffix(".part")         # not by atomic_file: it would wait for the disk at every frame
+    unfinished = image.with_suffix(".part")         # not atomic_file, which would wait for the disk at every frame
     with open(unfinished, "wb") as file:
         Image.fromarray(frame.image).save(file, **_IMAGE_SETTINGS[image_format])
     os.replace(unfinished, image)

@@ -23,10 +23,10 @@ def load_camera_file(path: Path | str, width: int, height: int) -> Camera:
             .yaml, .yml     ROS camera_info, as camera_calibration writes it or as `ros2 topic echo` prints it
             anything else   numbers: 3x3 K, or one focal length (principal point in the centre)
         width: Columns of the images.
-        height: Rows of the images. A camera for another size of the same shape is scaled.
+        height: Rows of the images. A camera for another image size of the same aspect ratio is scaled.
 
     Raises:
-        UserError: If the file cannot be read, or is for images of another shape.
+        UserError: If the file cannot be read, or is for images of another aspect ratio.
     """
     path = Path(path)
     parse = {".json": _from_json, ".yaml": _from_camera_info, ".yml": _from_camera_info}.get(path.suffix.lower())
@@ -44,7 +44,7 @@ def load_camera_file(path: Path | str, width: int, height: int) -> Camera:
 
 
 def camera_from_matrix_file(path: Path, width: int, height: int) -> Camera:
-    """Read a pinhole camera from a text file with a 3x3 K or one focal length, taken to be for images of this size."""
+    """Read a pinhole camera for images of this size from a text file with a 3x3 K or one focal length."""
     numbers = read_numbers(path)
     try:
         if numbers.size == 1:
@@ -59,7 +59,7 @@ def camera_from_matrix_file(path: Path, width: int, height: int) -> Camera:
 
 
 def scaled_camera(camera: Camera, width: int, height: int, source: str) -> Camera:
-    """Scale a camera to images of another size but the same shape (to a pixel). Raises UserError otherwise."""
+    """Scale a camera to another image size. Raises UserError if the aspect ratios differ by more than a pixel."""
     if (camera.width, camera.height) == (width, height):
         return camera
     if abs(width * camera.height - height * camera.width) > max(camera.width, camera.height):

@@ -1,4 +1,4 @@
-"""Makes a `Camera` of a ROS camera_info: for messages of rclpy and of rosbags, and for YAML files."""
+"""Converts a ROS camera_info to a `Camera`: messages of rclpy and of rosbags, and YAML files."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def is_rectified_topic(topic: str) -> bool:
 class CameraInfoFields:
     """The fields of sensor_msgs/CameraInfo as plain numbers.
 
-    width, height: of the full sensor, which k (3x3, row-major), d and p (3x4, row-major) are for. roi: x_offset,
-    y_offset, width and height of the region that is read out; all 0 if it is all of the sensor. binning: columns and
-    rows that become one; 0 counts as 1.
+    width, height: size of the full sensor, which k (3x3, row-major), d and p (3x4, row-major) refer to. roi: x_offset,
+    y_offset, width and height of the region of interest; all 0 for the full sensor. binning: numbers of columns and of
+    rows that are combined into one; 0 counts as 1.
     """
 
     width: int
@@ -48,7 +48,7 @@ class CameraInfoFields:
 
     @classmethod
     def from_message(cls, message: Any) -> CameraInfoFields:
-        """Read a message of rclpy or of rosbags (also of ROS 1, where the matrices have upper-case names)."""
+        """Read a message of rclpy or of rosbags (also of ROS 1, which names the matrices in upper case)."""
         def matrix(name: str) -> Sequence[float]:
             return getattr(message, name) if hasattr(message, name) else getattr(message, name.upper())
 
@@ -59,7 +59,7 @@ class CameraInfoFields:
 
     @classmethod
     def from_yaml(cls, content: Mapping[str, Any]) -> CameraInfoFields:
-        """Read a file of camera_calibration, or what `ros2 topic echo` prints. Raises KeyError if a key is missing."""
+        """Read a file of camera_calibration, or output of `ros2 topic echo`. Raises KeyError if a key is missing."""
         def values(*names: str) -> Any:
             return next((content[name] for name in names if content.get(name) is not None), ())
 
@@ -78,11 +78,11 @@ class CameraInfoFields:
                    roi=(x, y, width, height), binning=(columns, rows))
 
     def camera(self, rectified: bool | None = None) -> Camera:
-        """Make the camera of the image that goes with this camera_info.
+        """Return the camera of the image that belongs to this camera_info.
 
         Args:
-            rectified: Whether the image is free of distortion; then its camera is in p. None: if d is zero and p
-                holds another camera than k.
+            rectified: Whether the image is already rectified; its camera is then given by p. None: it is taken as
+                rectified if d is zero and p differs from k.
 
         Raises:
             UserError: If the numbers cannot belong to a camera, or to one that is supported.
@@ -130,12 +130,12 @@ class CameraInfoFields:
 
 
 def camera_from_info(message: Any, rectified: bool | None = None) -> Camera:
-    """Make the camera of the image that goes with a CameraInfo message; see `CameraInfoFields`. Raises UserError."""
+    """Return the camera of the image that belongs to a CameraInfo message. Raises UserError; see `CameraInfoFields`."""
     return CameraInfoFields.from_message(message).camera(rectified)
 
 
 def check_matrix(k: Sequence[float], name: str) -> tuple[float, float, float, float]:
-    """fx, fy, cx and cy of a camera matrix (row by row). Raises UserError, with its name, if it holds anything else."""
+    """Return fx, fy, cx, cy of a row-major camera matrix. Raises UserError, with its name, if it has other entries."""
     if len(k) != 9:
         raise UserError(f"The camera matrix {name} has {len(k)} numbers instead of 9.")
     fx, skew, cx, zero, fy, cy, *bottom = (float(value) for value in k)
@@ -150,7 +150,7 @@ def check_matrix(k: Sequence[float], name: str) -> tuple[float, float, float, fl
 
 
 def _differ(k: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether two camera matrices are not the same, but for rounding: a thousandth of the focal length."""
+    """Return whether two camera matrices differ by more than a thousandth of the focal length."""
     return len(k) == 9 and bool(np.abs(np.subtract(k, other)).max() > 1e-3 * abs(other[0]))
 
 
@@ -160,7 +160,7 @@ def _model_name(model: str) -> str:
 
 
 def _lens(model: str, distortion: tuple[float, ...]) -> tuple[str, tuple[float, ...]]:
-    """The model and coefficients as `Camera` has them: coefficients of zero at the end are left out."""
+    """Return model and coefficients in the form that `Camera` takes; trailing zero coefficients are left out."""
     name = _model_name(model)
     needed = max((number for number, value in enumerate(distortion, start=1) if value), default=0)
     if name == "equidistant":

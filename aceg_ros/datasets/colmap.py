@@ -1,8 +1,7 @@
 """COLMAP models, text or binary, in SCENE, SCENE/sparse or SCENE/sparse/0, with the image files in SCENE/images.
 
-SCENE may also be the model folder itself. Of the model, only its lists of cameras and of images are read, so models
-written with rigs work as well.
-COLMAP stores world-to-camera poses and counts pixels from the corner of the first one: its centre is (0.5, 0.5).
+SCENE may also be the model folder itself. Only the model's cameras and images are read, so models with rigs work too.
+COLMAP stores world-to-camera poses, and the centre of its first pixel is (0.5, 0.5).
 """
 
 from __future__ import annotations
@@ -41,14 +40,14 @@ _MODELS: dict[str, tuple[int, _Conversion]] = {
     "SIMPLE_RADIAL_FISHEYE": (4, lambda p: ((p[0], p[0], p[1], p[2]), "equidistant", (p[3], 0.0, 0.0, 0.0))),
     "RADIAL_FISHEYE": (5, lambda p: ((p[0], p[0], p[1], p[2]), "equidistant", (p[3], p[4], 0.0, 0.0))),
 }
-# Binary files hold an index into this list; models without an entry above are in it so that they are rejected by name.
+# Binary files store an index into this list. It includes unsupported models, so that they can be rejected by name.
 _MODEL_IDS = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE", "FULL_OPENCV", "FOV",
               "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE", "THIN_PRISM_FISHEYE")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColmapImage:
-    """One line of the model: camera_from_world as quaternion (w, x, y, z) and translation."""
+    """One image of the model: its name, camera, and camera_from_world as quaternion (w, x, y, z) and translation."""
 
     name: str
     camera_id: int
@@ -58,7 +57,7 @@ class ColmapImage:
 
 @dataclass(frozen=True, kw_only=True)
 class ColmapEntry:
-    """One image of the model. camera: None if the model does not list it. source: the file of `record`."""
+    """One image to read. camera: None if the model does not list it. source: the file that `record` was read from."""
 
     image: Path
     record: ColmapImage
@@ -121,7 +120,7 @@ def _model_folder(path: Path) -> Path | None:
 
 
 def _image_folder(path: Path, model: Path) -> Path:
-    """The folder images/ beside or above the model, or the scene itself if the images lie in it."""
+    """Return the folder images/ beside or above the model, or the scene itself if the images are in it."""
     for folder in (path, model, model.resolve().parent, model.resolve().parent.parent):
         if (folder / "images").is_dir():
             return folder / "images"
@@ -194,7 +193,7 @@ def _read_images_binary(file: Path) -> list[ColmapImage]:
 
 
 def _unpack(stream: BinaryIO, layout: str) -> tuple:
-    """The next values of a little-endian stream."""
+    """Read the next values of a little-endian stream."""
     layout = "<" + layout
     data = stream.read(struct.calcsize(layout))
     if len(data) < struct.calcsize(layout):

@@ -19,10 +19,10 @@ class Format(Protocol):
     EXPECTED_FILES: str
 
     def can_read(self, path: Path) -> bool:
-        """Whether path looks like this format, from names alone."""
+        """Return whether the path looks like this format, judging by file names alone."""
 
     def list_entries(self, path: Path) -> Sequence[Entry]:
-        """The frames in the order in which they were taken. Raises UserError on unusable lists."""
+        """List the frames in the order in which they were taken. Raises UserError if they cannot be listed."""
 
 
 FORMATS = cast(tuple[Format, ...], (ace, seven_scenes, tum_rgbd, colmap, transforms_json, bag))
@@ -33,14 +33,14 @@ def open_scene(path: Path | str, every: int = 1, bag_options: BagOptions | None 
 
     Args:
         path: A folder or file of one of the known formats.
-        every: Take every n-th frame.
-        bag_options: What to read of a bag; None for the only topics that fit.
+        every: Take every n-th frame only.
+        bag_options: Topics, frames and times to read from a bag; None takes the only topics that fit.
 
     Returns:
-        The scene; its frames are decoded when they are asked for.
+        The scene; its frames are decoded when they are accessed.
 
     Raises:
-        UserError: If no format fits, or no frame is listed.
+        UserError: If the format is not recognised, or there are no frames.
     """
     path = Path(path)
     if every < 1:

@@ -1,4 +1,4 @@
-"""Reads the kinds of file that several formats share. Every failure is a UserError that names the file."""
+"""Reads file types that several formats share. Every failure is a UserError that names the file."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def read_pose(path: Path) -> np.ndarray:
 
 
 def checked_pose(matrix: np.ndarray, source: str) -> np.ndarray:
-    """Free a pose of rounding. Raises UserError, beginning with the source, if it is not rigid."""
+    """Remove rounding errors from a pose. Raises UserError, beginning with the source, if it is not rigid."""
     if not np.isfinite(matrix).all():
         raise UserError(f"{source} has values that are not finite.")
     if not is_pose(matrix, tolerance=1e-2):
@@ -101,7 +101,7 @@ def _read_deep_colours(path: Path) -> np.ndarray | None:
 
 
 def _decode(path: Path) -> Image.Image:
-    """Decode all of an image; unlike OpenCV, Pillow rejects truncated files."""
+    """Decode a whole image. With Pillow, because OpenCV accepts truncated files."""
     try:
         with Image.open(path) as image:
             image.load()

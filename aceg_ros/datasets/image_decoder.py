@@ -1,8 +1,7 @@
-"""Decodes images and depth from ROS messages: the one decoder of the bag reader and of the nodes.
+"""Decodes images and depth images from ROS messages, for the bag reader and for the nodes.
 
-It reads a message's plain fields, so messages of rclpy and of rosbags are alike, and ROS is not needed. Everything that
-cannot be decoded raises UserError with the reason, in a sentence of its own. What is read is in
-docs/image_encodings.md.
+It only reads the fields of a message, so it takes messages of rclpy and of rosbags alike and does not need ROS. What
+cannot be decoded raises UserError with the reason as a sentence. docs/image_encodings.md lists the encodings.
 """
 
 from __future__ import annotations
@@ -40,10 +39,10 @@ class CompressedImage(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Encoding:
-    """How a pixel is stored, and OpenCV's conversion to RGB (None if it is RGB, or no colour at all).
+    """How a pixel is stored.
 
-    chroma_rows: for a plane of luma that is followed by one of interleaved chroma, the rows of chroma to a row of luma
-    (each as long as the luma's rows); 0 for pixels that are stored one after the other.
+    to_rgb: OpenCV's code for the conversion to RGB; None if none is needed. chroma_rows: for a luma plane followed by a
+    plane of interleaved chroma, the number of chroma rows per luma row (of the same length); 0 for other encodings.
     """
 
     dtype: str
@@ -61,8 +60,8 @@ _COLOURS: dict[str, tuple[int, int | None]] = {
 }
 _YUV_422 = {"uyvy": cv2.COLOR_YUV2RGB_UYVY, "yuv422": cv2.COLOR_YUV2RGB_UYVY,
             "yuyv": cv2.COLOR_YUV2RGB_YUY2, "yuv422_yuy2": cv2.COLOR_YUV2RGB_YUY2}
-# Names that say how values are stored, not what they show: one channel is grey, more are in OpenCV's order, as the
-# drivers and simulators that use these names have them.
+# Encodings that do not name colours: one channel is grey, several are in OpenCV's order, as in the drivers and
+# simulators that use these names.
 _PLAIN = {"8U": "u1", "8S": "i1", "16U": "u2", "16S": "i2", "32S": "i4", "32F": "f4", "64F": "f8"}
 _PLAIN_COLOURS = {"C1": "mono", "C3": "bgr", "C4": "bgra"}
 
@@ -105,13 +104,13 @@ def decode_image(message: RawImage | CompressedImage) -> np.ndarray:
 
 
 def decode_depth(message: RawImage) -> np.ndarray:
-    """Decode depth as REP-118 has it: 16UC1 in millimetres or 32FC1 in metres.
+    """Decode a depth image according to REP-118: 16UC1 in millimetres or 32FC1 in metres.
 
     Returns:
         (H, W) float32 metres, 0 if unknown.
 
     Raises:
-        UserError: If it is no depth, or the data does not fit.
+        UserError: If the encoding is not one of these, or the data does not fit it.
     """
     if message.encoding not in DEPTH_ENCODINGS:
         raise UserError(f"Depth images are 16UC1 (mm) or 32FC1 (m), this one is '{message.encoding}'.")
@@ -140,7 +139,7 @@ def _decode_compressed(message: Any) -> np.ndarray:
     if _is_cut_jpeg(data.tobytes()):
         raise UserError(f"{name} cannot be decoded: its data is truncated.")
     try:
-        # Unchanged: the pixels as the camera has them, not turned by what EXIF says.
+        # Unchanged: an EXIF orientation must not be applied, since the intrinsics belong to the stored pixels.
         image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise UserError(f"{name} cannot be decoded ({error}).") from None
@@ -157,7 +156,7 @@ def _decode_compressed(message: Any) -> np.ndarray:
 
 
 def _check_stream(beginning: bytes, form: str, name: str) -> None:
-    """Reject what is no single image."""
+    """Reject data that is not a single colour or grey image."""
     if not beginning:
         raise UserError("The compressed image is empty.")
     if "compressedDepth" in form:
@@ -168,7 +167,10 @@ def _check_stream(beginning: bytes, form: str, name: str) -> None:
 
 
 def _is_cut_jpeg(data: bytes) -> bool:
-    """Whether data is a JPEG without its end, which OpenCV fills with grey. A thumbnail has an end of its own."""
+    """Return whether data is a truncated JPEG, which OpenCV would fill with grey.
+
+    The end marker is searched for behind the header only, since an embedded thumbnail has one, too.
+    """
     if not data.startswith(b"\xff\xd8"):
         return False
     position = 2
@@ -179,7 +181,7 @@ def _is_cut_jpeg(data: bytes) -> bool:
 
 
 def _pixels(message: RawImage, encoding: Encoding) -> np.ndarray:
-    """The stored pixels (H, W[, C]) in the machine's byte order, without what pads the rows."""
+    """Return the stored pixels (H, W[, C]) in the machine's byte order, without the padding of the rows."""
     dtype = np.dtype(encoding.dtype)
     height, width, step, channels = message.height, message.width, message.step, encoding.channels
     row_bytes = width * channels * dtype.itemsize
@@ -192,7 +194,7 @@ def _pixels(message: RawImage, encoding: Encoding) -> np.ndarray:
 
 
 def _planes(message: RawImage, encoding: Encoding) -> np.ndarray:
-    """Luma and below it chroma, as rows (H + chroma_rows * H, W), without what pads the rows."""
+    """Return luma and, below it, chroma as rows (H + chroma_rows * H, W), without the padding of the rows."""
     height, width, step, length = message.height, message.width, message.step, len(message.data)
     if not height or not width:
         _check_size(message, 1)
@@ -212,7 +214,7 @@ def _planes(message: RawImage, encoding: Encoding) -> np.ndarray:
 
 
 def _full_chroma_to_rgb(planes: np.ndarray, width: int) -> np.ndarray:
-    """RGB of nv24, which OpenCV does not know: luma, then U and V of every pixel."""
+    """Convert nv24 (luma, then U and V of every pixel), which OpenCV does not support, to RGB."""
     height = len(planes) // 3
     yuv = np.dstack([planes[:height], planes[height:].reshape(height, width, 2)]).astype(np.float32)
     rgb = cv2.transform(yuv - _YUV_BLACK.astype(np.float32), _YUV_TO_RGB)
@@ -220,7 +222,7 @@ def _full_chroma_to_rgb(planes: np.ndarray, width: int) -> np.ndarray:
 
 
 def _check_size(message: RawImage, pixel_bytes: int) -> None:
-    """Check the size in the header against the data, before anything is allocated for it."""
+    """Check the size in the header against the data, before memory is allocated for it."""
     height, width, step, length = message.height, message.width, message.step, len(message.data)
     if not height or not width:
         raise UserError(f"The image is empty ({width}x{height} pixels).")
@@ -232,7 +234,7 @@ def _check_size(message: RawImage, pixel_bytes: int) -> None:
 
 
 def _to_rgb(image: np.ndarray, code: int | None, name: str) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of any depth."""
+    """Convert an image of any bit depth to (H, W, 3) uint8 RGB."""
     try:
         if image.dtype == np.uint8:
             return image if code is None else cv2.cvtColor(image, code)

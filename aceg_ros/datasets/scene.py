@@ -1,4 +1,4 @@
-"""`Scene`: the posed frames of one recording, decoded one by one, whatever its format."""
+"""`Scene`: the posed frames of one recording of any format, decoded one by one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FRAME_PERIOD_S = 1.0 / 30.0     # stamps of formats that record no time: frame i
 
 
 class Entry(Protocol):
-    """One listed frame: cheap to hold, decoded only by `load`."""
+    """One listed frame. It takes little memory: only `load` decodes the image."""
 
     @property
     def name(self) -> str: ...
@@ -35,8 +35,8 @@ class SkippedFrame:
 class Scene:
     """The frames of one recording, in the order in which they were taken.
 
-    Iterating yields the usable frames, decoding them one by one, and notes the others in `skipped`. It raises
-    UserError if not a single frame is usable.
+    Iterating decodes the frames one by one, yields the usable ones and adds the others to `skipped`. It raises
+    UserError if no frame is usable.
     """
 
     def __init__(self, name: str, format: str, entries: Sequence[Entry]) -> None:
@@ -60,7 +60,7 @@ class Scene:
             raise UserError(f"Scene {self.name} has no usable frame among {len(self)}: {reasons}")
 
     def frame(self, index: int) -> Frame:
-        """Load one frame. Raises UserError if it cannot be used, and notes it in `skipped`."""
+        """Load one frame. If it cannot be used, adds it to `skipped` and raises UserError."""
         entry = self._entries[index]
         try:
             return entry.load()
@@ -75,6 +75,6 @@ class Scene:
 
 
 def natural_order(path: Path | str) -> list[tuple[int, int, str]]:
-    """Sort key under which frame9 comes before frame10."""
+    """Return a sort key by which frame9 comes before frame10."""
     parts = re.split(r"(\d+)", str(path))
     return [(1, int(part), part) if part.isdecimal() else (0, 0, part) for part in parts]

@@ -6,11 +6,12 @@ chess/TestSplit.txt the sequences that it names ("sequence3" = seq-03)
 
 Colour camera: color-intrinsics.txt or camera-intrinsics.txt (3x3 K) of the sequence or scene folder, otherwise
 f = 525, centre (320, 240) at 640x480, the usual assumption (measured on one scene: 522.7 x 519.2, centre 318.0, 243.0).
-A camera-intrinsics.txt with f = 585, as fusion software ships it, is the depth camera's and is not used for colour.
+A camera-intrinsics.txt with f = 585, as fusion software ships it, is for the depth camera and is not used for colour.
 
-Depth: the original depth images are the depth camera's (f = 585, centre (320, 240)), not registered to colour.
-They are resampled here to the colour intrinsics. The 2.5 cm between the lenses and their small rotation are not known
-well enough to correct, and the original poses are the depth camera's. The depth is good for scale, not to a centimetre.
+Depth: the original depth images were taken by the depth camera (f = 585, centre (320, 240)) and are not registered to
+colour. They are resampled here to the colour intrinsics. The baseline of 2.5 cm and the small rotation between the two
+cameras are not known well enough to correct, and the original poses are those of the depth camera. So the depth gives
+the scale, but is not accurate to a centimetre.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ DEPTH_CAMERA = Camera(width=640, height=480, fx=585.0, fy=585.0, cx=320.0, cy=24
 
 @dataclass(frozen=True, kw_only=True)
 class SevenScenesEntry:
-    """The colour image of a frame; its pose and depth lie beside it."""
+    """The colour image of a frame; its pose and depth are files beside it."""
 
     image: Path
     stamp_s: float

@@ -1,8 +1,8 @@
 """transforms.json of nerfstudio and instant-ngp: SCENE/transforms.json (or transforms_train.json), or the file itself.
 
-Poses (transform_matrix) are camera-to-world with OpenGL camera axes (x right, y up, z backward); the world stays as the
-file has it. Intrinsics (fl_x, fl_y, cx, cy, w, h, k1 ... or camera_angle_x) stand at the top and may be overridden in a
-frame. Pixels are counted as in COLMAP: the centre of the first one is (0.5, 0.5).
+Poses (transform_matrix) are camera-to-world with OpenGL camera axes (x right, y up, z backward); the world frame stays
+as it is in the file. Intrinsics (fl_x, fl_y, cx, cy, w, h, k1 ... or camera_angle_x) are given once for all frames and
+may be overridden in a frame. The centre of the first pixel is (0.5, 0.5), as in COLMAP.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PERSPECTIVE = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL"
 
 @dataclass(frozen=True, kw_only=True)
 class TransformsEntry:
-    """One frame. values: of the frame, and those of the file that it does not override."""
+    """One frame. values: those of the frame, and those of the whole file that it does not override."""
 
     source: Path
     values: Mapping[str, Any]
@@ -96,7 +96,7 @@ def _json_file(path: Path) -> Path | None:
 
 
 def _camera(values: Mapping[str, Any], width: int, height: int) -> Camera:
-    """The camera of an image; width and height (of the stored image) are used if the file states no size."""
+    """Return the camera of an image. width, height: of the stored image, used if the file gives no size."""
     def number(key: str, default: float) -> float:
         return float(values.get(key, default))
 
@@ -118,7 +118,7 @@ def _camera(values: Mapping[str, Any], width: int, height: int) -> Camera:
     if model not in _PERSPECTIVE:
         raise UserError(f"camera_model {model} is not supported: use OPENCV, OPENCV_FISHEYE or PINHOLE.")
     if k4:
-        raise UserError("k4 has no meaning for a lens that is not a fisheye.")
+        raise UserError("k4 is only defined for fisheye lenses.")
     if not any((k1, k2, p1, p2, k3)):
         return Camera(width=width, height=height, fx=fx, fy=fy, cx=cx, cy=cy)
     return Camera(width=width, height=height, fx=fx, fy=fy, cx=cx, cy=cy, model="plumb_bob",

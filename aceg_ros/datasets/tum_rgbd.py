@@ -1,8 +1,8 @@
 """TUM RGB-D: rgb.txt, groundtruth.txt and optionally depth.txt (16 bit, 5000 units per metre, registered to colour).
 
-Poses are interpolated at the colour stamps between motion-capture samples; depth is the depth image nearest in time.
-Intrinsics: camera.json, camera.yaml or camera.txt in the folder, otherwise the published colour calibration that the
-folder name stands for (freiburg1, fr1, ...; the images of freiburg3 are already undistorted).
+Poses are interpolated between motion-capture samples to the stamps of the colour images; each colour image gets the
+depth image nearest in time. Intrinsics: camera.json, camera.yaml or camera.txt in the folder, otherwise the published
+colour calibration that the folder name indicates (freiburg1, fr1, ...; images of freiburg3 are already undistorted).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Trajectory:
 
 @dataclass(frozen=True, kw_only=True)
 class TumEntry:
-    """One colour image. depth: None if there is none near it in time."""
+    """One colour image. depth: the depth image nearest in time, None if none is near enough."""
 
     image: Path
     depth: Path | None
@@ -126,7 +126,7 @@ def _stamped_lines(file: Path) -> list[tuple[float, list[str]]]:
 
 
 def _number(word: str) -> float:
-    """NaN for a damaged number: only the frames near it are unusable, not the recording."""
+    """Parse a number; NaN if it is damaged, so that only the frames near it are unusable."""
     try:
         return float(word)
     except ValueError:

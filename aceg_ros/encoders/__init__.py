@@ -1,1 +1,1 @@
-"""Image -> feature grid."""
+"""Encoders: image -> `FeatureMap`."""

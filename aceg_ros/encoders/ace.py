@@ -1,6 +1,6 @@
 """The encoder of ACE (Brachmann et al., CVPR 2023): grey image -> features at stride 8.
 
-Built from the published facts; reproduces the authors' network for given weights (test_parity_ace.py).
+Implemented from the publication; computes the same as the authors' network with their weights (test_parity_ace.py).
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from aceg_ros.encoders.feature_map import FeatureMap
 
 @dataclass(frozen=True, kw_only=True)
 class AceEncoderConfig:
-    """Published constants. short_side_px: of images; grey: weights of R, G, B; mean, deviation: of grey values, which
-    are normalised by them."""
+    """Published constants.
+
+    short_side_px: size of the input images. grey: weights of R, G, B. mean, deviation: normalisation of grey values.
+    """
 
     short_side_px: int = 480
     grey: tuple[float, float, float] = (0.2989, 0.587, 0.114)
@@ -47,7 +49,7 @@ class AceNet(nn.Module):
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor], config: AceEncoderConfig | None = None) -> AceNet:
-        """The network of a state dict; its width is read from `res2_conv3`."""
+        """Build the network from a state dict; its width is read from `res2_conv3`."""
         net = cls(state["res2_conv3.weight"].shape[0], config)
         net.load_state_dict(state)
         return net
@@ -59,7 +61,7 @@ class AceNet(nn.Module):
         return FeatureMap(self.features((grey - config.mean) / config.deviation), None)
 
     def features(self, grey: Tensor) -> Tensor:
-        """Features of normalised grey images (B, 1, H, W)."""
+        """Return the features (B, dim, h, w) of normalised grey images (B, 1, H, W)."""
         x = grey
         for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
             x = functional.relu(conv(x))

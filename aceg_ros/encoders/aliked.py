@@ -1,7 +1,7 @@
 """ALIKED (Zhao et al., IEEE TIM 2023) as a dense encoder: its descriptor at the centre of every 8x8 patch.
 
-A published local-feature network that a user may import (`aceg import aliked`): the baseline of our own encoder, and
-its teacher. Layers and state-dict keys are those of the release; the deformable convolutions are written with
+A published local-feature network whose weights can be imported (`aceg import aliked`). It is the baseline and the
+teacher of our encoder. Layers and state-dict keys are those of the release; the deformable convolutions use
 grid_sample, so that torchvision is not needed.
 """
 
@@ -18,21 +18,21 @@ from aceg_ros.encoders.feature_map import FeatureMap
 
 @dataclass(frozen=True, kw_only=True)
 class AlikedConfig:
-    """short_side_px: of images; stride: pixels from descriptor to descriptor."""
+    """short_side_px: size of the input images. stride: distance between descriptors in pixels."""
 
     short_side_px: int = 480
     stride: int = 8
 
 
 def sample_pixels(features: Tensor, pixels: Tensor) -> Tensor:
-    """Bilinear values (B, C, N) of a feature image (B, C, H, W) at pixels (B, N, 2); zero outside."""
+    """Sample a feature image (B, C, H, W) bilinearly at pixels (B, N, 2): (B, C, N), zero outside."""
     size = torch.tensor([features.shape[3] - 1, features.shape[2] - 1], device=features.device)
     normalised = (2.0 * pixels / size - 1.0)[:, :, None]
     return functional.grid_sample(features, normalised, align_corners=True)[..., 0]
 
 
 class DeformableConv(nn.Module):
-    """3x3 convolution whose nine taps move by predicted offsets (dy, dx), at most a quarter of the image."""
+    """3x3 convolution whose nine taps are shifted by predicted offsets (dy, dx), at most a quarter of the image."""
 
     def __init__(self, dim_in: int, dim_out: int):
         super().__init__()
@@ -85,7 +85,7 @@ class _DescriptorHead(nn.Module):
         self.agg_weights = nn.Parameter(torch.zeros(positions, dim, dim))
 
     def forward(self, features: Tensor, pixels: Tensor) -> Tensor:
-        """Unit descriptors (N, dim) of one feature image (dim, H, W) at pixels (N, 2)."""
+        """Return unit descriptors (N, dim) of one feature image (dim, H, W) at pixels (N, 2)."""
         dim, height, width = features.shape
         corner = (pixels.long() - 0.5).long()
         corner = torch.minimum(corner.clamp(min=0), torch.tensor([width - 4, height - 4], device=pixels.device))
@@ -126,7 +126,7 @@ class AlikedNet(nn.Module):
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor], config: AlikedConfig | None = None) -> AlikedNet:
-        """The network of a state dict of the release; all sizes are read from it."""
+        """Build the network from a state dict of the release; all sizes are read from it."""
         positions, dim, _ = state["desc_head.agg_weights"].shape
         c1, c2, c3 = (state[f"conv{level}.weight"].shape[1] for level in (1, 2, 3))
         net = cls((c1, c2, c3), dim, positions, config)
@@ -147,7 +147,7 @@ class AlikedNet(nn.Module):
         return FeatureMap(features * self.dim**0.5, score)
 
     def _dense(self, images: Tensor) -> Tensor:
-        """(B, dim, H, W) of four scales."""
+        """Return features (B, dim, H, W) at full resolution, merged from four scales."""
         height, width = images.shape[2:]
         pad = (-width % 32, -height % 32)
         x = functional.pad(images, (pad[0] // 2, pad[0] - pad[0] // 2, pad[1] // 2, pad[1] - pad[1] // 2), "replicate")

@@ -1,4 +1,4 @@
-"""What every encoder offers, and how one is found: by name (shipped) or by the path of an imported file."""
+"""The interface of all encoders, and loading one by its name (shipped) or by the path of an imported file."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from aceg_ros.errors import UserError
 from aceg_ros.networks.weights_file import WeightsFile, find_weights, identity_of, read_weights
 from aceg_ros.utils.device import half_precision, to_device
 
-SHORT_SIDE_PX = 480                     # of images for encoders that have no file of ours
+SHORT_SIDE_PX = 480                     # of input images, for encoders without a weights file of ours
 
 
 @dataclass(frozen=True, kw_only=True)
 class Encoder:
     """A frozen network: images (B, 3, H, W) in [0, 1] RGB -> features (B, dim, H / stride, W / stride).
 
-    identity: name and content hash; a map is only usable with the encoder that made it. source: what finds it again.
-    short_side_px: the image size that the network expects.
+    identity: name and content hash; a map can only be used with the encoder that it was made with. source: the argument
+    of `load_encoder` that loads it again. short_side_px: the image size that the network expects.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Encoder:
 
     @torch.inference_mode()
     def extract(self, images: Tensor) -> FeatureMap:
-        """Features with the reliability of each, if the network gives one; float32."""
+        """Extract float32 features, with reliabilities if the network predicts them."""
         images = images.to(memory_format=torch.channels_last)
         with half_precision(images.device.type):
             features, reliability = self.net(images)
@@ -56,10 +56,15 @@ class Encoder:
 
 
 def load_encoder(source: str, device: str = "cpu") -> Encoder:
-    """Load an encoder: "compact", which is shipped, "sift" (no weights, for comparisons), "dinov2:" and a folder or
-    name of the model hub, or the path of a file made by `aceg import`.
+    """Load an encoder.
 
-    Raises UserError if there is none or the file is not one of ours.
+    Args:
+        source: "compact" (shipped), "sift" (no weights, for comparisons), "dinov2:" followed by a folder or a name of
+            the Hugging Face hub, or the path of a file written by `aceg import`.
+        device: "cpu" or "cuda".
+
+    Raises:
+        UserError: there is no such encoder, or the file is not one of ours.
     """
     if source == "sift":
         return Encoder(name="sift", identity=f"sift:opencv-{cv2.__version__}", source="sift", stride=SIFT_STRIDE,
@@ -76,7 +81,7 @@ def load_encoder(source: str, device: str = "cpu") -> Encoder:
 
 @lru_cache(maxsize=4)
 def _load(path: Path, source: str, device: str, _version: tuple[int, int]) -> Encoder:
-    """`_version` makes a file that changed another one."""
+    """Load a file. _version: modification time and size, so that the cache does not return an outdated file."""
     weights = read_weights(path, "encoder")
     net = _build(weights, path)
     identity = identity_of(weights.kind, weights.tensors, net.config)

@@ -1,8 +1,8 @@
-"""Our own encoder: RGB -> 128-D unit features at stride 8 with a reliability each, made for robots without a GPU.
+"""Our own encoder for robots without a GPU: RGB -> 128-D unit features at stride 8, with a reliability each.
 
-Much of the computation is spent at 1/16 and 1/32, where the receptive field of a patch grows; two fusion steps return
-to 1/8. Images are standardised per channel first, which removes exposure and colour temperature. 1.3 GMAC for 640x480,
-1.45 M parameters.
+Most of the computation is at 1/16 and 1/32 of the resolution, where it enlarges the receptive field cheaply; two fusion
+steps return to 1/8. Images are standardised per channel first, which removes exposure and colour temperature. 1.3 GMAC
+for 640x480, 1.45 M parameters.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from torch.nn import functional
 from aceg_ros.encoders.feature_map import FeatureMap
 
 STRIDE, DIM = 8, 128
-QUARTER, EIGHTH, SIXTEENTH, THIRTYSECOND = 32, 64, 96, 160          # channels at these shares of the resolution
+QUARTER, EIGHTH, SIXTEENTH, THIRTYSECOND = 32, 64, 96, 160          # channels at 1/4, 1/8, 1/16, 1/32 of the resolution
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompactConfig:
     """Constants that the weights were trained with.
 
-    short_side_px: of images. statistics_step: mean and deviation are those of every so many pixels in rows and columns.
-    min_deviation: of a channel, of 1; less is noise.
+    short_side_px: size of the input images. statistics_step: mean and standard deviation are computed from every n-th
+    pixel of every n-th row. min_deviation: lower bound of a channel's standard deviation, for values in [0, 1].
     """
 
     short_side_px: int = 480
@@ -33,7 +33,7 @@ class CompactConfig:
 
 
 def _conv(dim_in: int, dim_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    """Convolution, batch norm, ReLU. Even kernels keep cell centres on the centres of pixel blocks."""
+    """Convolution, batch norm, ReLU. Even kernels keep the centres of cells at the centres of pixel blocks."""
     padding = (kernel - stride + 1) // 2
     return nn.Sequential(nn.Conv2d(dim_in, dim_out, kernel, stride, padding, bias=False), nn.BatchNorm2d(dim_out),
                          nn.ReLU(inplace=True))
@@ -75,7 +75,7 @@ class CompactNet(nn.Module):
         return FeatureMap(functional.normalize(features, dim=1) * DIM**0.5, torch.sigmoid(logit.float()))
 
     def raw(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, 128, h, w) of any length, and the logit (B, h, w) of their reliability."""
+        """Return unnormalised features (B, 128, h, w) and the logits (B, h, w) of their reliability."""
         x = standardise(images, self.config)
         height, width = x.shape[2:]
         if height % 32 or width % 32:
@@ -90,7 +90,7 @@ class CompactNet(nn.Module):
 
 
 def standardise(images: Tensor, config: CompactConfig) -> Tensor:
-    """Zero mean and unit deviation per image and channel, measured on a subsample of the pixels."""
+    """Scale to zero mean and unit deviation per image and channel, measured on a subsample of the pixels."""
     sampled = slice(config.statistics_step // 2, None, config.statistics_step)
     variance, mean = torch.var_mean(images[:, :, sampled, sampled], (2, 3), keepdim=True)
     return (images - mean) * (1.0 / variance.sqrt().clamp(min=config.min_deviation))
@@ -101,7 +101,7 @@ def _upsample(x: Tensor) -> Tensor:
 
 
 def fuse_batch_norm(net: CompactNet) -> CompactNet:
-    """Fold every batch norm into its convolution (in place): the same function, fewer passes over memory."""
+    """Fold every batch norm into its convolution, in place: the same function with fewer memory accesses."""
     net.eval()
     for module in net.modules():
         if isinstance(module, nn.Sequential):

@@ -1,6 +1,6 @@
 """DINOv2 with registers (Oquab et al., TMLR 2024; Darcet et al., ICLR 2024): the encoder of ACE-G's release.
 
-Read from the model hub's format through `transformers`, which is installed by the user who wants it.
+Loaded in the format of the Hugging Face hub through `transformers`, an optional dependency.
 """
 
 from __future__ import annotations
@@ -18,24 +18,25 @@ MEAN, STD = 0.4, 0.25                  # of every channel, as ACE-G normalises
 
 
 class Dinov2Net(nn.Module):
-    """Images (B, 3, H, W) in [0, 1], sides multiples of the patch -> normalised patch tokens (B, dim, h, w)."""
+    """Images (B, 3, H, W) in [0, 1], sides multiples of the patch size -> normalised patch tokens (B, dim, h, w)."""
 
     def __init__(self, model: Any):
         super().__init__()
         self.model = model
         self.stride, self.dim = int(model.config.patch_size), int(model.config.hidden_size)
-        self.others = 1 + int(getattr(model.config, "num_register_tokens", 0))     # class token, registers: first
+        self.prefix_tokens = 1 + int(getattr(model.config, "num_register_tokens", 0))     # class token and registers
 
     def forward(self, images: Tensor) -> FeatureMap:
-        tokens = self.model(pixel_values=(images - MEAN) / STD).last_hidden_state[:, self.others:]
+        tokens = self.model(pixel_values=(images - MEAN) / STD).last_hidden_state[:, self.prefix_tokens:]
         height, width = (side // self.stride for side in images.shape[2:])
         return FeatureMap(tokens.transpose(1, 2).unflatten(2, (height, width)), None)
 
 
 def load_dinov2(source: str) -> Dinov2Net:
-    """From a folder of the model hub's format, or a name such as "facebook/dinov2-with-registers-large".
+    """Load a model from a folder in the format of the Hugging Face hub, or by a name there.
 
-    Raises UserError without `transformers`, or if there is no such model.
+    source: for example "facebook/dinov2-with-registers-large". Raises UserError if `transformers` is not installed or
+    there is no such model.
     """
     try:
         from transformers import AutoModel
@@ -51,5 +52,5 @@ def load_dinov2(source: str) -> Dinov2Net:
 
 
 def content(net: Dinov2Net) -> dict[str, Tensor]:
-    """The weights, for the encoder's identity."""
+    """Return the weights in fp16, of which the encoder's identity is computed."""
     return {key: value.detach().cpu().to(torch.float16) for key, value in net.state_dict().items()}

@@ -1,4 +1,4 @@
-"""From a frame to what an encoder takes: undistorted, resampled, a tensor; and the pixels of its cells."""
+"""Prepares frames for an encoder (undistort, resample, convert to a tensor), and computes the pixels of its cells."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ MIN_SIDE_PX = 64
 
 
 def image_to_tensor(image: np.ndarray, device: str | torch.device) -> Tensor:
-    """An image (H, W, 3) uint8 RGB as what encoders take: (1, 3, H, W) float32 in [0, 1], on the device."""
+    """Convert an image (H, W, 3) uint8 RGB to the input of encoders: (1, 3, H, W) float32 in [0, 1], on the device."""
     return torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1)[None].float().div(255)
 
 
 def valid_cells(mask: np.ndarray | None, height: int, width: int, stride: int) -> np.ndarray:
-    """Which cells (height, width) of an image's feature map show the image in all their pixels; None masks nothing."""
+    """Return which cells (height, width) of a feature map are inside the mask with all their pixels; None: all are."""
     if mask is None:
         return np.ones((height, width), bool)
     blocks = mask[:height * stride, :width * stride].reshape(height, stride, width, stride)
@@ -27,7 +27,7 @@ def valid_cells(mask: np.ndarray | None, height: int, width: int, stride: int) -
 
 
 def working_size(width: int, height: int, short_side: int, multiple: int) -> tuple[int, int]:
-    """Size with the given short side, both sides multiples of the stride."""
+    """Return the image size (width, height) with about this short side, both sides multiples of `multiple`."""
     scale = short_side / min(width, height)
     new_width, new_height = (max(multiple, round(side * scale / multiple) * multiple) for side in (width, height))
     return new_width, new_height
@@ -41,7 +41,7 @@ def prepare(frame: Frame, short_side: int, multiple: int) -> tuple[np.ndarray, C
 
 def resample(image: np.ndarray, camera: Camera, mask: np.ndarray | None, *, short_side: int,
              multiple: int) -> tuple[np.ndarray, Camera, np.ndarray | None]:
-    """Resize an undistorted image with its camera and mask to the given short side, as `working_size` has it."""
+    """Resize an undistorted image with its camera and mask to the size given by `working_size`."""
     size = working_size(camera.width, camera.height, short_side, multiple)
     if size == (camera.width, camera.height):
         return image, camera, mask
@@ -53,12 +53,12 @@ def resample(image: np.ndarray, camera: Camera, mask: np.ndarray | None, *, shor
 
 
 def patch_centres(columns: Tensor, rows: Tensor, stride: int) -> Tensor:
-    """Pixels (N, 2) of cells; the centre of cell (row 0, column 0) is ((stride - 1) / 2, (stride - 1) / 2)."""
+    """Return the centres (N, 2) of cells in pixels; that of cell (0, 0) is ((stride - 1) / 2, (stride - 1) / 2)."""
     return (torch.stack([columns, rows], -1).float() + 0.5) * stride - 0.5
 
 
 def reject_image(frame: Frame) -> PoseEstimate | None:
-    """A rejection of an image that cannot be localized, or None."""
+    """Return a rejection if an image cannot be localized (wrong shape, type or size, or uniform), else None."""
     image, camera = frame.image, frame.camera
     if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         return PoseEstimate(status=Status.BAD_IMAGE, message="The image is not (height, width, 3) uint8 RGB.")

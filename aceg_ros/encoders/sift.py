@@ -1,4 +1,4 @@
-"""Dense RootSIFT (Lowe 2004; Arandjelovic & Zisserman 2012) of OpenCV: the baseline without any training."""
+"""Dense RootSIFT (Lowe 2004; Arandjelovic & Zisserman 2012) with OpenCV: a baseline that needs no training."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Settings of pose estimation and of the gates; how the defaults were chosen is in
-docs/benchmarks/2026-11-21-pose-solver.md."""
+"""Settings of pose estimation and of the gates. docs/benchmarks/2026-11-21-pose-solver.md says how the defaults were
+chosen."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class SolverConfig:
     Attributes:
         backend: RANSAC implementation, one of `BACKENDS`.
         min_correspondences: number of usable correspondences below which RANSAC is not tried.
-        max_correspondences: size of the subset that RANSAC sees.
-        ransac_threshold_px: inlier threshold of RANSAC. Wide on purpose: the errors of a network vary smoothly over
-            the image, and with a narrow threshold the pose is fitted to the corner of the image that fits best.
-        min_iterations, max_iterations: of RANSAC.
-        coarse_scales_px: decreasing scales of the robust loss, for the refinement on the subset.
-        fine_scales_px: the same for the refinement on all correspondences.
-        refine_steps: Gauss-Newton steps at each scale.
+        max_correspondences: size of the subset that RANSAC draws from.
+        ransac_threshold_px: inlier threshold of RANSAC. It is wide because the errors of a network vary smoothly over
+            the image: with a narrow threshold, the pose fits one part of the image well and the rest badly.
+        min_iterations, max_iterations: bounds of the number of RANSAC iterations.
+        coarse_scales_px: decreasing scales of the robust loss for the refinement on the subset.
+        fine_scales_px: decreasing scales of the robust loss for the refinement on all correspondences.
+        refine_steps: number of Gauss-Newton steps at each scale.
         inlier_threshold_px: reprojection error below which a correspondence is an inlier of the refined pose.
     """
 
@@ -43,25 +43,26 @@ class SolverConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GateConfig:
-    """Thresholds that a pose has to pass to be accepted, see `gates`.
+    """Thresholds of the gates that a pose has to pass to be accepted; see `gates`.
 
     Attributes:
-        min_inliers: number of inliers that are needed.
-        min_inlier_ratio: inliers over all unmasked correspondences; the number needed is larger by a margin that
-            allows for chance (`gates.check_inlier_count`).
-        min_spread_blocks: effective number of image blocks, of 48, that the inliers have to cover.
-        min_extent_ratio: smallest extent of the inliers, see `gates.check_extent`.
-        confident_inlier_ratio: below this inlier ratio, the pose is compared with the best pose for the mirrored image
-            and its residuals need a peak.
-        min_mirror_gain: how many times the inliers of the mirrored image are needed (`gates.check_chance`).
-        min_peak: share of the residuals near zero that is needed (`gates.check_peak`).
-        unique_inlier_ratio: below this inlier ratio, a second pose is searched for among the outliers.
-        max_second_pose_share: inliers that a second pose may have, as a share of those of the first.
-        max_position_std_per_depth: largest standard deviation of the position over the median depth of the inliers.
-        max_position_std_m: largest standard deviation of the position whatever the depth.
+        min_inliers: smallest number of inliers.
+        min_inlier_ratio: smallest share of inliers among the unmasked correspondences. A margin for chance agreement is
+            added to it (`gates.check_inlier_count`).
+        min_spread_blocks: smallest effective number of image blocks, of 48, that the inliers cover.
+        min_extent_ratio: smallest extent of the inliers; see `gates.check_extent`.
+        confident_inlier_ratio: inlier ratio below which the gates against chance agreement apply (`gates.check_peak`,
+            `gates.check_chance`).
+        min_mirror_gain: smallest ratio of the inliers to those of the mirrored image (`gates.check_chance`).
+        min_peak: smallest share of residuals near zero (`gates.check_peak`).
+        unique_inlier_ratio: inlier ratio below which a second pose is searched for among the outliers.
+        max_second_pose_share: largest number of inliers of a second pose, as a share of those of the first.
+        max_position_std_per_depth: largest standard deviation of the position, divided by the median depth of the
+            inliers.
+        max_position_std_m: largest standard deviation of the position, whatever the depth.
         max_rotation_std_rad: largest standard deviation of the rotation.
-        residual_correlation: mean correlation between the residuals of two correspondences, for the covariance.
-            None measures it, 0 takes the residuals as independent.
+        residual_correlation: mean correlation between the residuals of two correspondences, for the covariance. None
+            estimates it from the residuals; 0 assumes that they are independent.
     """
 
     min_inliers: int = 12

@@ -1,4 +1,4 @@
-"""2D-3D correspondences, their residuals under a pose, and which of them agree with it."""
+"""2D-3D correspondences, their residuals under a pose, and its inliers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from aceg_ros.camera import Camera
 
-MAX_COORDINATE = 1e6        # metres or pixels: anything beyond is a broken prediction
+MAX_COORDINATE = 1e6        # metres or pixels: larger values are failed predictions
 MIN_DEPTH_M = 0.1
 BLOCK_COLUMNS, BLOCK_ROWS = 8, 6
 BLOCK_COUNT = BLOCK_COLUMNS * BLOCK_ROWS
@@ -17,19 +17,19 @@ BLOCK_COUNT = BLOCK_COLUMNS * BLOCK_ROWS
 
 @dataclass(frozen=True, kw_only=True)
 class Correspondences:
-    """Pixels of a rectified image and the map points that they show, as a method predicts or matches them.
+    """Pixels of a rectified image and the map points that a method predicts or matches for them.
 
-    Bad values (not finite, weight not positive) are allowed and never used.
+    Values that are not finite and weights that are not positive are allowed; such correspondences are not used.
 
     Attributes:
         pixels: (N, 2).
         points: (N, 3) in the map frame, metres.
         camera: camera of the rectified image.
-        weights: (N,), larger is more trusted; steers sampling and refinement. None weighs all alike.
-        mask: (N,) bool, False is never used and does not count as a correspondence. None uses all.
+        weights: (N,), relative confidence, used in sampling and refinement. None: all equal.
+        mask: (N,) bool; correspondences with False are neither used nor counted. None: all are used.
 
     Raises:
-        ValueError: shapes do not match, or the camera has lens distortion (programming errors, not bad data).
+        ValueError: shapes do not match, or the camera has lens distortion.
     """
 
     pixels: np.ndarray
@@ -51,7 +51,7 @@ class Correspondences:
 
     @cached_property
     def usable(self) -> UsableCorrespondences:
-        """Unmasked correspondences with finite values and positive weight, prepared for the solver."""
+        """The unmasked correspondences with finite values and positive weights, in the layout of the solver."""
         pixels, points = np.asarray(self.pixels, np.float64), np.asarray(self.points, np.float64)
         count = len(pixels)
         weights = np.ones(count) if self.weights is None else np.asarray(self.weights, np.float64)
@@ -71,7 +71,7 @@ class Correspondences:
 
 @dataclass(frozen=True, kw_only=True)
 class CameraFromMap:
-    """The pose as the solver has it: rotation (3, 3) and translation (3,) that take map points into the camera."""
+    """A pose as rotation (3, 3) and translation (3,) that map points of the map into the camera frame."""
 
     rotation: np.ndarray
     translation: np.ndarray
@@ -91,7 +91,7 @@ class CameraFromMap:
 
 @dataclass(frozen=True, kw_only=True)
 class Residuals:
-    """Reprojection of N map points under one pose.
+    """Reprojection errors of N map points under one pose.
 
     pixels: (2, N) projected minus observed. depth_m: (N,). squared_px: (N,) squared length of `pixels`, infinite
     if the point is nearer than MIN_DEPTH_M or behind the camera.
@@ -104,10 +104,10 @@ class Residuals:
 
 @dataclass(frozen=True, kw_only=True)
 class UsableCorrespondences:
-    """N correspondences without bad values, one row per coordinate, and their reprojection under a pose.
+    """N correspondences with finite values, one row per coordinate, and methods to reproject them.
 
-    pixels: (2, N). points: (3, N), map frame, metres. weights: (N,) with mean 1. indices: (N,) among the
-    correspondences that were given. total_count: number of unmasked correspondences that were given.
+    pixels: (2, N). points: (3, N), map frame, metres. weights: (N,) with mean 1. indices: (N,) into the original
+    `Correspondences`. total_count: number of unmasked ones among these.
     """
 
     pixels: np.ndarray
@@ -123,7 +123,7 @@ class UsableCorrespondences:
 
     @cached_property
     def blocks(self) -> np.ndarray:
-        """(N,) index of the image block of each pixel, in 0 .. BLOCK_COUNT - 1; pixels outside count as border."""
+        """(N,) index of the image block of each pixel, in 0 .. BLOCK_COUNT - 1; pixels outside are clamped."""
         column = np.clip(self.pixels[0] * (BLOCK_COLUMNS / self.camera.width), 0, BLOCK_COLUMNS - 1).astype(int)
         row = np.clip(self.pixels[1] * (BLOCK_ROWS / self.camera.height), 0, BLOCK_ROWS - 1).astype(int)
         return row * BLOCK_COLUMNS + column
@@ -134,20 +134,20 @@ class UsableCorrespondences:
                                      total_count=self.total_count)
 
     def mirrored(self) -> UsableCorrespondences:
-        """The same points with the pixels flipped left to right about the principal point."""
+        """Return the same points with the pixels mirrored left to right about the principal point."""
         pixels = np.stack([2.0 * self.camera.cx - self.pixels[0], self.pixels[1]])
         return UsableCorrespondences(pixels=pixels, points=self.points, weights=self.weights, camera=self.camera,
                                      indices=self.indices, total_count=self.total_count)
 
     def residuals(self, pose: CameraFromMap) -> Residuals:
-        """Reprojection errors under a pose."""
+        """Compute the reprojection errors under a pose."""
         projected, _ = self._transform(pose)
         return self._residuals(projected)
 
     def linearize(self, pose: CameraFromMap) -> tuple[Residuals, np.ndarray]:
-        """Residuals and their Jacobian (6, 2, N) with respect to (d, w), see `refinement`.
+        """Compute the residuals and their Jacobian (6, 2, N) with respect to (d, w); see `refinement`.
 
-        Single precision, which is enough for a direction.
+        The Jacobian is in single precision, which is enough for a step direction.
         """
         projected, inverse_depth = self._transform(pose)
         x, y = projected[:2]
@@ -165,7 +165,7 @@ class UsableCorrespondences:
         return self._residuals(projected), jacobian
 
     def _transform(self, pose: CameraFromMap) -> tuple[np.ndarray, np.ndarray]:
-        """Points in the camera as (x / z, y / z, z) (3, N), and 1 / z (N,) that is 0 if z is too small."""
+        """Return the points in the camera as (x / z, y / z, z) (3, N), and 1 / z (N,), 0 if z is too small."""
         projected = pose.rotation @ self.points + pose.translation[:, None]
         in_front = projected[2] > MIN_DEPTH_M
         inverse_depth = np.where(in_front, 1.0 / np.where(in_front, projected[2], 1.0), 0.0)
@@ -182,9 +182,9 @@ class UsableCorrespondences:
 
 @dataclass(frozen=True, kw_only=True)
 class Consensus:
-    """Which correspondences agree with a pose.
+    """The inliers of a pose.
 
-    residuals: of all correspondences of `data` under `pose`. inliers: (N,) bool, residuals within threshold_px.
+    residuals: of all correspondences in `data` under `pose`. inliers: (N,) bool, residuals below threshold_px.
     """
 
     data: UsableCorrespondences
@@ -195,7 +195,7 @@ class Consensus:
 
     @classmethod
     def from_pose(cls, data: UsableCorrespondences, pose: CameraFromMap, threshold_px: float) -> Consensus:
-        """Count the inliers of a pose."""
+        """Find the inliers of a pose."""
         residuals = data.residuals(pose)
         return cls(data=data, pose=pose, residuals=residuals, inliers=residuals.squared_px < threshold_px**2,
                    threshold_px=threshold_px)
@@ -211,7 +211,7 @@ class Consensus:
 
     @property
     def inlier_indices(self) -> np.ndarray:
-        """Indices of the inliers among the correspondences that were given."""
+        """Indices of the inliers in the original `Correspondences`."""
         return self.data.indices[self.inliers]
 
     @property

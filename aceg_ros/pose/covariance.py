@@ -7,28 +7,29 @@ import numpy as np
 from aceg_ros.pose.correspondences import BLOCK_COUNT, Consensus
 from aceg_ros.pose.refinement import balanced_weights, geman_mcclure
 
-PRIOR_CORRELATION, PRIOR_PAIRS = 0.25, 30.0     # measured on the solver set, and how many pairs it counts for
+PRIOR_CORRELATION, PRIOR_PAIRS = 0.25, 30.0     # a prior measured on the solver set, with the weight of 30 pairs
 # Mean correlation over the whole image as a share of that within a block, measured on the solver set
 # (docs/benchmarks/2026-11-21-pose-solver.md).
 WHOLE_IMAGE_CORRELATION = 0.5
 MIN_CURVATURE = 0.1
-FLOOR_PX = 0.1      # no camera is calibrated better than this
+FLOOR_PX = 0.1      # smallest noise: no camera is calibrated better
 
 
 def pose_covariance(consensus: Consensus, scale_px: float, correlation: float | None = None) -> np.ndarray:
-    """(6, 6) covariance of map_from_camera in ROS order: x, y, z, rotation about the fixed axes of the map frame.
+    """Compute the covariance (6, 6) of map_from_camera in ROS order: x, y, z, rotation about the fixed map axes.
 
     The sandwich estimator A^-1 B A^-1 of an M-estimator (Huber, Robust Statistics, 1981): A is the Hessian of the loss
-    at the refined pose, B the scatter of the scores of the residuals, with at least FLOOR_PX of noise. B assumes
-    independent residuals; those of a network are not. So the result is multiplied by Kish's design effect
-    1 + (n - 1) correlation (Survey Sampling, 1965), n the effective number of correspondences, (sum w)^2 / sum w^2.
+    at the refined pose, B the sum of outer products of the residuals' scores, with at least FLOOR_PX of noise. B
+    assumes independent residuals, but the errors of a network are correlated. So the result is multiplied by Kish's
+    design effect 1 + (n - 1) correlation (Survey Sampling, 1965), where n = (sum w)^2 / sum w^2 is the effective number
+    of correspondences.
 
     Args:
         consensus: the pose and the residuals of all correspondences under it.
         scale_px: scale of the Geman-McClure loss that the pose was refined with.
-        correlation: mean correlation of two residuals. None measures it: WHOLE_IMAGE_CORRELATION times the correlation
-            within a block. A refined pose has absorbed the errors that all patches have in common, so its residuals
-            cannot show how far the correlation extends.
+        correlation: mean correlation of two residuals. None estimates it as WHOLE_IMAGE_CORRELATION times the
+            correlation within a block: the refined pose has absorbed errors that all patches share, so the residuals
+            cannot show the correlation over the whole image.
 
     Returns:
         The covariance, infinite if the Hessian is singular.
@@ -43,7 +44,7 @@ def pose_covariance(consensus: Consensus, scale_px: float, correlation: float | 
     curvature = float((weights * (1 - u) / (1 + u)).sum() / weights.sum())
     hessian *= max(curvature, MIN_CURVATURE)
     effective_count = float(weights.sum() ** 2 / np.square(weights).sum())
-    # The scatter, with the squared residual distributed evenly over its two directions.
+    # B, with each squared residual distributed evenly over its two directions.
     score_variance = weights**2 * (np.minimum(residuals.squared_px, 1e12) / 2.0 * effective_count
                                    / max(effective_count - 3.0, 1.0) + FLOOR_PX**2)
     scatter = (jacobian * score_variance.astype(np.float32)).reshape(6, -1) @ jacobian_rows.T
@@ -61,10 +62,10 @@ def pose_covariance(consensus: Consensus, scale_px: float, correlation: float | 
 
 
 def block_correlation(consensus: Consensus) -> float:
-    """Correlation of the residuals of two inliers in the same image block, in [0, 1].
+    """Estimate the correlation of the residuals of two inliers in the same image block, in [0, 1].
 
-    From the block sums: E |sum of n residuals|^2 = variance (n + n (n - 1) correlation). With few pairs, the value is
-    drawn to PRIOR_CORRELATION.
+    From the sums over blocks: E |sum of n residuals|^2 = variance (n + n (n - 1) correlation). The estimate is shrunk
+    towards PRIOR_CORRELATION if there are few pairs.
     """
     residuals, inliers = consensus.residuals, consensus.inliers
     blocks = consensus.data.blocks[inliers]

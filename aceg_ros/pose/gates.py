@@ -1,7 +1,7 @@
-"""Reasons to reject a pose that a solver is satisfied with.
+"""Gates: tests that an estimated pose must pass to be accepted.
 
-Each gate takes the evidence at the final pose and returns a Rejection, or None to let it pass. Thresholds are in
-`config.GateConfig`; how they were chosen is in docs/benchmarks/2026-11-21-pose-solver.md.
+Each gate returns a `Rejection`, or None if the pose passes. The thresholds are in `config.GateConfig`;
+docs/benchmarks/2026-11-21-pose-solver.md says how they were chosen.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from aceg_ros.pose.config import GateConfig
 from aceg_ros.pose.correspondences import BLOCK_COUNT, CameraFromMap, Consensus, UsableCorrespondences
 from aceg_ros.pose.refinement import refine
 
-PLANAR_THICKNESS = 0.03     # thickness over length of an inlier cloud that counts as a plane
-# Standard deviations by which the inliers have to exceed the minimal ratio: of few correspondences, a tenth agrees by
-# chance with a pose at a position that looks similar (docs/benchmarks/2026-11-26-encoder.md).
+PLANAR_THICKNESS = 0.03     # largest thickness over length of an inlier cloud that is treated as a plane
+# Standard deviations by which the inlier count must exceed that of the smallest ratio. Of few correspondences, a tenth
+# may agree by chance with a pose at a similar-looking position (docs/benchmarks/2026-11-26-encoder.md).
 RATIO_MARGIN_SIGMAS = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rejection:
-    """Why there is no pose. stage_ms: milliseconds of the stages before it was clear."""
+    """The reason why there is no pose. stage_ms: durations of the stages up to the rejection."""
 
     status: Status
     message: str
@@ -32,7 +32,7 @@ class Rejection:
 
 
 def check_usable_count(data: UsableCorrespondences, min_correspondences: int) -> Rejection | None:
-    """Need min_correspondences that are not masked and have finite values and a positive weight."""
+    """Require min_correspondences that are unmasked and have finite values and a positive weight."""
     if data.count < min_correspondences:
         return Rejection(status=Status.TOO_FEW_CORRESPONDENCES,
                          message=f"{data.count} of {data.total_count} correspondences are usable (finite, positive "
@@ -42,7 +42,7 @@ def check_usable_count(data: UsableCorrespondences, min_correspondences: int) ->
 
 def check_inlier_count(inlier_count: int, correspondence_count: int, config: GateConfig, threshold_px: float
                        ) -> Rejection | None:
-    """Need min_inliers, and a ratio that exceeds min_inlier_ratio by `RATIO_MARGIN_SIGMAS` standard deviations."""
+    """Require min_inliers, and an inlier ratio `RATIO_MARGIN_SIGMAS` standard deviations above min_inlier_ratio."""
     if inlier_count < config.min_inliers:
         return Rejection(status=Status.TOO_FEW_INLIERS,
                          message=f"{inlier_count} of {correspondence_count} correspondences agree with the best "
@@ -60,9 +60,9 @@ def check_inlier_count(inlier_count: int, correspondence_count: int, config: Gat
 
 
 def check_spread(consensus: Consensus, config: GateConfig) -> Rejection | None:
-    """Effective number of image blocks that the inliers cover, n (n - 1) / sum n_b (n_b - 1) (Simpson's index).
+    """Require inliers in enough image blocks, by the effective number n (n - 1) / sum n_b (n_b - 1) (Simpson's index).
 
-    A few stray inliers do not count as spread, and few inliers do not count against it.
+    A few stray inliers hardly raise this number, and a small number of inliers does not lower it.
     """
     counts = np.bincount(consensus.data.blocks[consensus.inliers], minlength=BLOCK_COUNT)
     inlier_count = int(counts.sum())
@@ -75,11 +75,10 @@ def check_spread(consensus: Consensus, config: GateConfig) -> Rejection | None:
 
 
 def check_extent(consensus: Consensus, depth_m: float, config: GateConfig) -> Rejection | None:
-    """Points in one spot or on a line do not determine a pose, nor do pixels on a line.
+    """Require inlier points and pixels that are neither in one spot nor on a line: these do not determine a pose.
 
-    depth_m: median depth of the inliers. Both the points and the pixels need a first singular value of at least
-    min_extent_ratio times the depth or the image width (else a spot), and a second of as much of the first (else a
-    line).
+    Their first singular value must be at least min_extent_ratio times the depth (points) or the image width (pixels),
+    and the second at least min_extent_ratio times the first. depth_m: median depth of the inliers.
     """
     data = consensus.data
     for name, cloud, size in (("points", data.points, depth_m), ("pixels", data.pixels, data.camera.width)):
@@ -96,7 +95,10 @@ def check_extent(consensus: Consensus, depth_m: float, config: GateConfig) -> Re
 
 
 def check_planar_ambiguity(consensus: Consensus) -> Rejection | None:
-    """A plane seen with little perspective fits two poses (Collins & Bartoli, IPPE, IJCV 2014): reject a tie."""
+    """Reject inliers on a plane that two poses explain equally well (Collins & Bartoli, IPPE, IJCV 2014).
+
+    This happens if the perspective effect is weak.
+    """
     extents = _extents(consensus.data.points[:, consensus.inliers])
     if extents[2] > PLANAR_THICKNESS * extents[0]:
         return None
@@ -122,7 +124,7 @@ def check_planar_ambiguity(consensus: Consensus) -> Rejection | None:
 
 
 def check_covariance(covariance: np.ndarray, depth_m: float, config: GateConfig) -> Rejection | None:
-    """Largest standard deviations, over all directions, of the camera's position and rotation."""
+    """Require small standard deviations of position and rotation in every direction."""
     max_position_m = min(config.max_position_std_per_depth * depth_m, config.max_position_std_m)
     max_rotation_rad = config.max_rotation_std_rad
     if not np.isfinite(covariance).all():
@@ -139,9 +141,9 @@ def check_covariance(covariance: np.ndarray, depth_m: float, config: GateConfig)
 
 
 def check_peak(consensus: Consensus, config: GateConfig) -> Rejection | None:
-    """Need min_peak of the residuals within three thresholds to lie within one.
+    """Require that a share of min_peak of the residuals below three thresholds is below one threshold.
 
-    Chance gives 1/9, a true pose a peak at zero.
+    Residuals of random correspondences give 1/9; those of a correct pose have a peak at zero.
     """
     threshold_px = consensus.threshold_px
     within = int((consensus.residuals.squared_px < threshold_px**2).sum())
@@ -155,10 +157,10 @@ def check_peak(consensus: Consensus, config: GateConfig) -> Rejection | None:
 
 
 def check_chance(inlier_ratio: float, mirror_ratio: float, config: GateConfig) -> Rejection | None:
-    """Compare with the best pose for the mirrored image.
+    """Require clearly more inliers than the best pose for the mirrored image has.
 
-    Mirrored pixels with the same points keep everything that gives unrelated input its inliers (clustering, smoothness,
-    outliers) but have no true pose. A pose that does not clearly exceed them is a product of chance.
+    The mirrored pixels with the same points have no correct pose, but as many inliers by chance, since clustering,
+    smoothness and outliers are the same.
     """
     if inlier_ratio < config.min_mirror_gain * mirror_ratio:
         return Rejection(status=Status.CHANCE_CONSENSUS,
@@ -169,10 +171,11 @@ def check_chance(inlier_ratio: float, mirror_ratio: float, config: GateConfig) -
 
 
 def check_second_pose(inlier_count: int, second_count: int, config: GateConfig) -> Rejection | None:
-    """Compare with the best pose for the correspondences that the first pose does not explain.
+    """Reject a pose if another pose explains many of its outliers.
 
-    If a scene repeats itself (doors, panels, tiles), the matches of its patches are divided among the copies, and the
-    pose with most inliers may be at the wrong copy; the others then have their share of inliers too.
+    second_count: inliers of the best pose for the outliers of the first. In scenes with repeated structure (doors,
+    panels, tiles), patches match any of the copies, and the pose with the most inliers may be at the wrong copy; poses
+    at other copies then have many inliers as well.
     """
     if second_count > config.max_second_pose_share * inlier_count:
         return Rejection(status=Status.AMBIGUOUS_POSE,
@@ -183,9 +186,9 @@ def check_second_pose(inlier_count: int, second_count: int, config: GateConfig) 
 
 
 def _extents(cloud: np.ndarray) -> np.ndarray:
-    """Singular values of a (D, N) cloud about its median, largest first, as standard deviations.
+    """Return the extents (D,) of a (D, N) cloud about its median: standard deviations along its axes, largest first.
 
-    Distances are clipped at 10 times their median, lest one far point make all others look like a spot.
+    Distances are clipped at 10 times their median, so that a single outlier does not dominate them.
     """
     centred = cloud - np.median(cloud, axis=1, keepdims=True)
     distance = np.linalg.norm(centred, axis=0)

@@ -1,9 +1,9 @@
-"""Accepts localized poses that agree with odometry, and holds back those that do not until others confirm them.
+"""Accepts localized poses that agree with odometry; others stay pending until further poses confirm them.
 
-A Kalman filter over the pose of the camera: odometry propagates the pose and widens its covariance, a localized pose
-("fix") that agrees narrows it. A fix that the covariances do not explain is kept as a candidate; only when several
-fixes in a row agree with each other does the pose jump there. So one wrong fix never moves the robot, and a robot that
-was kidnapped is found again.
+A Kalman filter over the camera pose: odometry propagates the pose and increases its covariance, a localized pose
+("fix") that agrees with the prediction corrects it. A fix outside the covariances becomes a candidate, and the filter
+switches to it only after several consecutive fixes agree with each other. So a single wrong fix has no effect, and a
+kidnapped robot is relocalized.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from aceg_ros.geometry import invert, pose_difference, skew
 class OdometryGateConfig:
     """Thresholds of the gate.
 
-    sigmas: how far a fix may lie from the prediction, in standard deviations of their difference. floor_m, floor_rad:
-    standard deviations that are always granted to this difference, for what covariances leave out, such as errors of
-    the map. agreeing_fixes: how many consecutive fixes that agree with each other are accepted although they
-    contradict the prediction. drift: error of the odometry as a share of the distance travelled and of the rotation.
+    sigmas: largest Mahalanobis distance between a fix and the prediction. floor_m, floor_rad: standard deviations that
+    are added to this difference for errors that the covariances do not contain, such as errors of the map.
+    agreeing_fixes: number of consecutive agreeing fixes that are accepted although they contradict the prediction.
+    drift: error of the odometry as a fraction of the distance and of the angle travelled.
     """
 
     sigmas: float = 4.0
@@ -55,8 +55,8 @@ class GatedPose:
 
 class Verdict(Enum):
     ACCEPTED = "accepted"
-    LATE = "late"            # agrees, but is older than the current pose, which stays as it is
-    PENDING = "pending"      # contradicts the current pose, or there is none: more fixes have to confirm it
+    LATE = "late"            # agrees, but is older than the current pose, which is not changed
+    PENDING = "pending"      # contradicts the current pose, or there is none: further fixes have to confirm it
 
 
 class OdometryGate:
@@ -75,11 +75,14 @@ class OdometryGate:
         self._pose = self._candidate = None
 
     def set_prior(self, prior: GatedPose) -> None:
-        """Accept the next fix at once if it agrees with this prior. The prior itself is never returned as a pose."""
+        """Set a pose that the next fix is compared with, so that it is accepted at once if it agrees.
+
+        The prior itself is never returned as a pose.
+        """
         self._pose, self._candidate = replace(prior, fix_count=0), None
 
     def update(self, fix: GatedPose) -> Verdict:
-        """Fuse the pose localized from one image, with the odometry at its stamp."""
+        """Check the pose localized from one image against the prediction and, if it is accepted, fuse it."""
         if self._pose is not None and self._agrees(self._pose, fix):
             if fix.stamp_s < self._pose.stamp_s:
                 return Verdict.LATE
@@ -105,7 +108,7 @@ class OdometryGate:
         if reference.fix_count == 0:
             return fix          # a prior helps to accept a fix, but must not bias it
         pose, covariance = predict(reference, fix.odom_from_camera, self.config.drift)
-        # Errors of images taken at one position are correlated: however many there are, they count as a few only.
+        # Errors of images taken at one position are correlated, so many of them must not reduce the covariance freely.
         covariance = covariance + 0.25 * fix.covariance
         gain = covariance @ np.linalg.inv(covariance + fix.covariance)
         step = gain @ pose_difference(fix.map_from_camera, pose)
@@ -118,7 +121,7 @@ class OdometryGate:
 
 
 def predict(reference: GatedPose, odom_from_camera: np.ndarray, drift: float) -> tuple[np.ndarray, np.ndarray]:
-    """Propagate a pose by odometry: the pose (4, 4) at odom_from_camera and its covariance (6, 6)."""
+    """Propagate a pose by odometry to odom_from_camera (4, 4). Returns the pose (4, 4) and its covariance (6, 6)."""
     moved = invert(reference.odom_from_camera) @ odom_from_camera
     pose = reference.map_from_camera @ moved
     distance_m = np.linalg.norm(moved[:3, 3])
@@ -129,7 +132,7 @@ def predict(reference: GatedPose, odom_from_camera: np.ndarray, drift: float) ->
 
 
 def transport_covariance(covariance: np.ndarray, lever_m: np.ndarray) -> np.ndarray:
-    """Covariance (6, 6) of a pose that is rigidly attached to the one whose covariance is given.
+    """Return the covariance (6, 6) of a pose that is rigidly attached to the one whose covariance is given.
 
     lever_m (3,): position of the attached pose relative to the other one, in the fixed axes of both covariances.
     """

@@ -14,7 +14,7 @@ from aceg_ros.pose.refinement import refine
 
 
 def run_ransac(subset: UsableCorrespondences, config: SolverConfig, seed: int) -> CameraFromMap | None:
-    """Find a pose by RANSAC and refine it coarsely on the whole subset; None if there is no consensus."""
+    """Find a pose by RANSAC and refine it at the coarse scales on the same subset; None if RANSAC finds none."""
     pose = RANSAC[config.backend](subset, config, seed)
     if pose is None or not np.isfinite(pose.rotation).all() or not np.isfinite(pose.translation).all():
         return None
@@ -22,9 +22,9 @@ def run_ransac(subset: UsableCorrespondences, config: SolverConfig, seed: int) -
 
 
 def stratified_subset(data: UsableCorrespondences, size: int, seed: int) -> UsableCorrespondences:
-    """Up to `size` correspondences, spread evenly over the image and drawn in proportion to the weights.
+    """Draw up to `size` correspondences in proportion to their weights, spread over the image.
 
-    Systematic sampling along an order that visits the image block by block, at random within a block.
+    Systematic sampling of the correspondences ordered by image block, in random order within a block.
     """
     rng = np.random.default_rng(seed)
     if data.count <= size:
@@ -36,7 +36,7 @@ def stratified_subset(data: UsableCorrespondences, size: int, seed: int) -> Usab
 
 
 def ransac_poselib(subset: UsableCorrespondences, config: SolverConfig, seed: int) -> CameraFromMap | None:
-    """LO-RANSAC of PoseLib (Larsson): P3P, MSAC score, local bundle adjustment."""
+    """Run the LO-RANSAC of PoseLib (Larsson): P3P, MSAC score, local bundle adjustment."""
     camera = subset.camera
     model = {"model": "PINHOLE", "width": camera.width, "height": camera.height,
              "params": [camera.fx, camera.fy, camera.cx, camera.cy]}
@@ -48,7 +48,7 @@ def ransac_poselib(subset: UsableCorrespondences, config: SolverConfig, seed: in
 
 
 def ransac_opencv(subset: UsableCorrespondences, config: SolverConfig, seed: int) -> CameraFromMap | None:
-    """USAC of OpenCV (Ivashechkin et al. 2021): P3P, MSAC score, inner local optimisation."""
+    """Run the USAC of OpenCV (Ivashechkin et al. 2021): P3P, MSAC score, inner local optimisation."""
     usac = cv2.UsacParams()
     usac.threshold = config.ransac_threshold_px
     usac.maxIterations = config.max_iterations

@@ -1,7 +1,6 @@
-"""2D-3D correspondences to a pose hypothesis: RANSAC on a spatially stratified subset, then robust refinement.
+"""Estimates a pose hypothesis: RANSAC on a spatially stratified subset of correspondences, then robust refinement.
 
-A hypothesis is not published: `verify.verify_pose` decides whether it is accepted, since every solver reports success
-even on random correspondences.
+A solver finds some pose even for random correspondences, so `verify.verify_pose` decides whether it is accepted.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from aceg_ros.utils.stopwatch import Stopwatch
 
 @dataclass(frozen=True, kw_only=True)
 class Hypothesis:
-    """A pose that no gate has seen yet.
+    """A pose that has not been verified yet.
 
     Attributes:
-        camera_from_map: the pose as the solver has it.
-        inlier_indices: of the correspondences that were given.
+        camera_from_map: the pose in the form of the solver.
+        inlier_indices: indices of the inliers in the original `Correspondences`.
         inlier_ratio: inliers over all unmasked correspondences.
-        reprojection_rms_px: of the inliers, NaN if there are none.
+        reprojection_rms_px: RMS reprojection error of the inliers, NaN if there are none.
         stage_ms: wall-clock milliseconds of "ransac" and "refine".
     """
 
@@ -48,12 +47,12 @@ def estimate_pose(correspondences: Correspondences, config: SolverConfig | None 
     """Estimate the camera pose that most correspondences agree with, by RANSAC and refinement.
 
     Args:
-        correspondences: pixels and the map points that they show. Bad values are left out.
+        correspondences: pixels and their map points; unusable ones are left out.
         config: settings of RANSAC and refinement.
-        seed: of all random draws; the same seed gives the same pose, bit by bit.
+        seed: seed of all random draws; the same seed gives bitwise the same pose.
 
     Returns:
-        A hypothesis to be verified, or why there is none (too few correspondences, no consensus).
+        A hypothesis to be verified, or a rejection (too few correspondences, no consensus).
     """
     config = config or SolverConfig()
     stopwatch = Stopwatch()

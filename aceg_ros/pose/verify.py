@@ -1,6 +1,6 @@
-"""Decides whether a pose is accepted: recounts its inliers, applies the gates and computes its covariance.
+"""Verifies a pose: counts its inliers again, applies the gates and computes its covariance.
 
-The pose may come from anywhere: RANSAC, a transformer, motion averaging, tracking. All go through the same gates.
+The pose may come from any source: RANSAC, a transformer, motion averaging, tracking.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ def verify_pose(pose: np.ndarray | Hypothesis, correspondences: Correspondences,
     """Accept or reject a pose by the 2D-3D correspondences that agree with it.
 
     Args:
-        pose: map_from_camera (4, 4) from any source, or a hypothesis of `estimate_pose`. It is not refined: the
-            covariance is that of a pose at the minimum of the reprojection error.
-        correspondences: pixels and the map points that they show.
+        pose: map_from_camera (4, 4) from any source, or a hypothesis of `estimate_pose`. It is not refined, but the
+            covariance assumes that it minimises the reprojection error.
+        correspondences: pixels and their map points.
         config: thresholds of the gates.
-        solver: inlier threshold, and settings of RANSAC, by which two of the gates search for a competing pose.
-        seed: of these RANSAC runs.
+        solver: inlier threshold, and the RANSAC settings with which two of the gates search for a competing pose.
+        seed: seed of these RANSAC runs.
 
     Returns:
-        An accepted estimate with this very pose and its covariance, or a rejection with its reason. Bad data is
-        rejected, never raised.
+        An accepted estimate with the given pose and its covariance, or a rejection with its reason. Unusable data is
+        rejected; it does not raise.
     """
     config, solver = config or GateConfig(), solver or SolverConfig()
     stopwatch = Stopwatch()
@@ -68,7 +68,7 @@ def estimate_verified_pose(correspondences: Correspondences, solver: SolverConfi
 
 def _apply_gates(consensus: Consensus, config: GateConfig, solver: SolverConfig, seed: int
                  ) -> tuple[np.ndarray | None, Rejection | None]:
-    """The covariance, or the reason of the first gate that rejects; cheap gates come first."""
+    """Return the covariance, or the rejection of the first gate that the pose does not pass; cheap gates come first."""
     data = consensus.data
     rejection = (gates.check_usable_count(data, solver.min_correspondences)
                  or gates.check_inlier_count(consensus.inlier_count, data.total_count, config, consensus.threshold_px)
@@ -90,7 +90,7 @@ def _apply_gates(consensus: Consensus, config: GateConfig, solver: SolverConfig,
 
 
 def _mirror_ratio(data: UsableCorrespondences, solver: SolverConfig, seed: int) -> float:
-    """Inlier ratio of the best pose for the mirrored image."""
+    """Return the inlier ratio of the best pose for the mirrored image."""
     mirrored = stratified_subset(data, solver.max_correspondences, seed).mirrored()
     pose = run_ransac(mirrored, solver, seed)
     if pose is None:
@@ -100,7 +100,7 @@ def _mirror_ratio(data: UsableCorrespondences, solver: SolverConfig, seed: int) 
 
 
 def _second_inlier_count(consensus: Consensus, solver: SolverConfig, seed: int) -> int:
-    """Inliers of the best pose for the correspondences that are far from the verified one."""
+    """Count the inliers of the best pose for the clear outliers of the pose that is being verified."""
     far = consensus.residuals.squared_px > (3.0 * solver.inlier_threshold_px) ** 2
     rest = consensus.data.subset(np.flatnonzero(far))
     if rest.count < solver.min_correspondences:

@@ -1,1 +1,1 @@
-"""Small helpers that know nothing of images or maps."""
+"""Small helpers that are independent of images and maps."""

@@ -1,4 +1,4 @@
-"""Atomic writes: a file is complete or not there, whatever happens while it is written."""
+"""Atomic writes: after a crash, a file is either the old one or the complete new one."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from aceg_ros.errors import UserError
 
 @contextmanager
 def atomic_replacement(path: Path) -> Iterator[Path]:
-    """Replace a file by what the block writes to the yielded path of a temporary file, for np.savez, torch.save,
-    save_file and their like; if the block raises, the temporary file is deleted and the target stays as it was.
+    """Yield the path of a temporary file; when the block ends, that file replaces the target.
 
-    A crash leaves the old file or the new one, never a half. The temporary name has the target's suffix. Raises
-    OSError.
+    For writers that need a path, such as np.savez and save_file. The temporary file has the target's suffix. If the
+    block raises, it is deleted and the target stays as it was. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
@@ -53,7 +52,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """As `write_bytes`, but raises UserError if the file cannot be written."""
+    """Write a text file as `atomic_replacement` does. Raises UserError if it cannot be written."""
     try:
         write_bytes(path, text.encode())
     except OSError as error:
@@ -61,12 +60,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(content: dict[str, Any], path: Path) -> None:
-    """As `write_text`. NaN is a programming error (ValueError): see `without_nan`."""
+    """Write a JSON file as `write_text` does. Raises ValueError on NaN: see `without_nan`."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def without_nan(value: Any) -> Any:
-    """Return the same structure with None (null) for NaN, which JSON does not have."""
+    """Return the same structure with None (null) instead of NaN, which JSON lacks."""
     if isinstance(value, dict):
         return {key: without_nan(entry) for key, entry in value.items()}
     if isinstance(value, list):

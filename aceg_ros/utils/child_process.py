@@ -1,4 +1,4 @@
-"""Processes that must not outlive the one that started them."""
+"""Child processes that must not outlive their parent."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def die_with_parent() -> None:
-    """Be sent SIGTERM when the thread that started this process ends, even by SIGKILL. For `preexec_fn`."""
+    """Ask Linux to send this process SIGTERM when its parent thread ends, however it ends. For `preexec_fn`."""
     if _LIBC is not None:
         _LIBC.prctl(1, signal.SIGTERM)      # PR_SET_PDEATHSIG

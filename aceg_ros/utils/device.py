@@ -1,4 +1,4 @@
-"""The device that torch computes on, and the precision there."""
+"""The device that torch computes on, and the precision it uses there."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from aceg_ros.errors import UserError
 
 
 def half_precision(device: str) -> torch.autocast:
-    """Autocast to the fast 16-bit type of a device: fp16 on a GPU, bf16 on a CPU that computes in it, else none."""
+    """Autocast to the fast 16-bit type of a device: fp16 on a GPU, bf16 on a CPU with bf16 units, else none."""
     if device == "cuda":
         return torch.autocast("cuda", torch.float16)
     return torch.autocast("cpu", torch.bfloat16, enabled=computes_in_bf16())
 
 
 def training_precision(device: str) -> torch.autocast:
-    """Autocast for training without scaled losses: bf16 on a GPU, as `half_precision` elsewhere."""
+    """Autocast for training without loss scaling: bf16 on a GPU, else as `half_precision`."""
     return torch.autocast("cuda", torch.bfloat16) if device == "cuda" else half_precision(device)
 
 
 @lru_cache
 def computes_in_bf16() -> bool:
-    """Whether this processor computes in bf16 at full speed."""
+    """Return whether this processor has instructions for bf16 arithmetic (AMX or AVX512)."""
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16"))
 
 
 def pick_device(device: str) -> str:
-    """Return the device; "auto" is the GPU if there is one. Raises UserError for a device that is not there."""
+    """Resolve "auto" to the GPU if there is one, else to the CPU. Raises UserError if the device is not available."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device not in ("cpu", "cuda"):
@@ -45,5 +45,5 @@ Net = TypeVar("Net", bound=nn.Module)
 
 
 def to_device(net: Net, device: str) -> Net:
-    """Return the network on its device, in the memory layout in which convolutions are fastest."""
+    """Move a network to a device, in the memory layout in which convolutions are fastest."""
     return net.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,7 +1,7 @@
-"""Keeps freed memory in the process: large tensors come and go with every image.
+"""Settings of glibc's malloc: keep freed memory in the process, because every image allocates large tensors again.
 
-glibc returns blocks above 32 MB to the kernel at once and gets them back page by page; on virtual machines those page
-faults cost several times the arithmetic (measured: 51 ms -> 11 ms for three passes over 48 MB).
+By default glibc returns blocks above 32 MB to the kernel at once and gets new ones page by page. On virtual machines
+these page faults take several times as long as the arithmetic (51 ms instead of 11 ms for three passes over 48 MB).
 """
 
 import ctypes
@@ -21,9 +21,9 @@ def configure_malloc() -> None:
 
 
 def release_free_memory() -> None:
-    """Return free memory to the kernel. Call after rare work that needed much of it.
+    """Return free memory to the kernel. Call after rare work that needs much memory, such as loading a map.
 
-    The gaps that such work leaves are filled differently each time, so that a process that repeats it would grow.
+    Otherwise fragmentation makes a process grow that repeats such work.
     """
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if malloc_trim is not None:

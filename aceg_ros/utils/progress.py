@@ -1,4 +1,4 @@
-"""Reports of a mapping run's progress, and showing them."""
+"""Progress reports of a mapping run, and their display."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from aceg_ros.utils.atomic_file import without_nan
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """One report of a mapping run. fraction in [0, 1]; reprojection_px: running median, NaN before training."""
+    """One report of a mapping run.
+
+    fraction: done of this stage, in [0, 1]. reprojection_px: running median error, NaN before training.
+    """
 
     stage: str
     fraction: float
@@ -23,7 +26,7 @@ class Progress:
 
 
 class JsonProgress:
-    """Progress for programs: each report as a line of JSON on stdout."""
+    """Prints each report as a line of JSON on stdout, for programs."""
 
     def __enter__(self) -> JsonProgress:
         return self
@@ -35,7 +38,7 @@ class JsonProgress:
 
 
 class MappingProgressBar:
-    """Progress for people: stage, reprojection error, time left. A bar on a terminal, else a line per tenth."""
+    """Shows stage, reprojection error and time left: a bar on a terminal, otherwise a line every 10 %."""
 
     def __enter__(self) -> MappingProgressBar:
         self._terminal = sys.stderr.isatty()

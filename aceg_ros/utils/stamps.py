@@ -1,6 +1,6 @@
-"""Times as ROS has them, converted: a stamp (fields sec and nanosec), nanoseconds (int), seconds (float).
+"""Conversions between ROS stamps (fields sec and nanosec), nanoseconds (int) and seconds (float).
 
-Nanoseconds since 1970 are beyond the digits of a double: compare and subtract stamps as whole numbers.
+A double cannot hold nanoseconds since 1970 exactly: compare and subtract stamps as integers.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ NS_PER_S = 1_000_000_000
 
 
 def stamp_to_ns(stamp: Any) -> int:
-    """Nanoseconds of a stamp, a builtin_interfaces/Time of whichever library."""
+    """Convert a stamp (builtin_interfaces/Time of rclpy or rosbags) to nanoseconds."""
     return stamp.sec * NS_PER_S + stamp.nanosec
 
 
 def stamp_to_s(stamp: Any) -> float:
-    """Seconds of a stamp."""
+    """Convert a stamp to seconds."""
     return ns_to_s(stamp_to_ns(stamp))
 
 
@@ -29,5 +29,5 @@ def ns_to_ms(nanoseconds: int) -> float:
 
 
 def s_to_ns(seconds: float) -> int:
-    """Nanoseconds, rounded to the microsecond: a double has no more digits for seconds since 1970."""
+    """Convert seconds to nanoseconds, rounded to microseconds: the precision of a double for seconds since 1970."""
     return round(seconds * 1e6) * 1000

@@ -6,7 +6,7 @@ from time import perf_counter
 
 
 class Stopwatch:
-    """Measures consecutive stages: each `lap` ends one and starts the next. laps_ms: milliseconds by name."""
+    """Measures consecutive stages: `lap` ends one and starts the next. laps_ms: milliseconds by stage name."""
 
     def __init__(self) -> None:
         self.laps_ms: dict[str, float] = {}

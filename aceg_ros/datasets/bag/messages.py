@@ -1,4 +1,4 @@
-"""Values of message fields: stamps, frames and poses, of whichever library and ROS version the messages are."""
+"""Reads stamps, frames and poses from messages of rclpy and rosbags, ROS 1 and ROS 2."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from aceg_ros.utils.stamps import stamp_to_ns
 
 
 def stamp_ns(message: Any) -> int:
-    """The stamp in a message's header, in nanoseconds."""
+    """Return the stamp in a message's header, in nanoseconds."""
     return stamp_to_ns(message.header.stamp)
 
 
 def frame_name(name: str) -> str:
-    """A TF frame without the leading slash of older recordings."""
+    """Return the name of a TF frame without the leading slash that older recordings have."""
     return name.lstrip("/")
 
 
 def pose_matrix(position: Any, orientation: Any) -> np.ndarray:
-    """The pose (4, 4) of a position (or translation) and a quaternion. Raises ValueError if it is no rotation."""
+    """Return the pose (4, 4) of a position and a quaternion. Raises ValueError if the quaternion is not usable."""
     p, q = position, orientation
     return pose_from_quaternion(np.array([p.x, p.y, p.z]), np.array([q.x, q.y, q.z, q.w]))

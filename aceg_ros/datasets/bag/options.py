@@ -1,4 +1,4 @@
-"""What to read of a bag."""
+"""Options for reading a bag."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class BagOptions:
-    """Which topics, frames and times of a bag to read. An empty topic: the only one that fits.
+    """Topics, frames and times to read from a bag. An empty topic stands for the only one of a suitable type.
 
     Args:
         image: Topic of the images, raw or compressed.
         camera_info: Topic of their camera_info.
         pose_topic: Topic of poses in the map frame.
-        pose_of: Frame whose pose pose_topic gives. Empty: the camera (odometry names its own).
-        tf: Frames (map, camera): the poses are taken from TF. An empty camera: the frame_id of the images.
+        pose_of: Frame whose pose is on pose_topic. Empty: the camera; odometry messages name the frame themselves.
+        tf: Frames (map, camera) between which poses are looked up in TF; None: poses come from pose_topic. An empty
+            camera stands for the frame_id of the images.
         start_s: Seconds from the beginning of the bag at which to start.
         end_s: Seconds from the beginning of the bag at which to end.
-        rectified: Whether the images are free of distortion, so that their camera is in P.
-        posed: Whether an image without a pose is unusable; otherwise it is a frame without a pose.
+        rectified: Whether the images are already rectified, so that P describes their camera.
+        posed: Whether images without a pose are skipped; if false, they are frames without a pose.
     """
 
     image: str = ""

@@ -1,4 +1,4 @@
-"""The poses of a recording's images: from TF, or from a topic of poses."""
+"""The poses of a recording's images, from TF or from a pose topic."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from aceg_ros.datasets.bag.messages import frame_name, pose_matrix, stamp_ns
 from aceg_ros.datasets.bag.transform_tree import TransformTree
 from aceg_ros.errors import UserError
 
-_WORLD, _POSED = "the pose topic's frame", "the posed frame"        # names that no recording uses
+# Frames of the pose topic in the transform tree; the spaces keep them apart from any recorded frame.
+_WORLD, _POSED = "the pose topic's frame", "the posed frame"
 
 
 class Poses(Protocol):
     def at(self, stamp_ns: int, camera: str) -> np.ndarray:
-        """map_from_camera (4, 4) of the frame `camera`. Raises UserError if it is not known at that moment."""
+        """Return map_from_camera (4, 4) of the frame `camera` at a stamp. Raises UserError if it is not known then."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TfPoses:
-    """Poses from TF. camera_frame: empty for the frame_id of the image."""
+    """Poses from TF. camera_frame: TF frame of the camera; empty for the frame_id of the image."""
 
     tree: TransformTree
     map_frame: str
@@ -33,7 +34,7 @@ class TfPoses:
 
 @dataclass(frozen=True, kw_only=True)
 class TopicPoses:
-    """Poses from a topic. child: the frame whose pose it gives, joined to the camera by TF; empty: the camera's own."""
+    """Poses from a topic. child: the frame that they are poses of, from which TF leads to the camera; empty: camera."""
 
     tree: TransformTree
     child: str
@@ -47,13 +48,13 @@ class TopicPoses:
 
 
 def add_pose(tree: TransformTree, message: Any) -> None:
-    """Add a message of the pose topic, of any of its types."""
+    """Add a message of the pose topic (PoseStamped, PoseWithCovarianceStamped or Odometry) to the tree."""
     pose = message.pose if hasattr(message.pose, "position") else message.pose.pose
     _add(tree, (_WORLD, _POSED), stamp_ns(message), (pose.position, pose.orientation))
 
 
 def add_transforms(tree: TransformTree, message: Any, static: bool) -> None:
-    """Add a message of /tf or /tf_static."""
+    """Add a message of /tf or /tf_static to the tree."""
     for stamped in message.transforms:
         frames = frame_name(stamped.header.frame_id), frame_name(stamped.child_frame_id)
         fields = stamped.transform.translation, stamped.transform.rotation
@@ -62,7 +63,7 @@ def add_transforms(tree: TransformTree, message: Any, static: bool) -> None:
 
 def _add(tree: TransformTree, frames: tuple[str, str], stamp_ns: int, fields: tuple[Any, Any], *,
          static: bool = False) -> None:
-    """Add a transform, unless it is not rigid: then it counts as not recorded."""
+    """Add a transform; one that is not rigid is ignored."""
     try:
         pose = pose_matrix(*fields)
     except ValueError:

@@ -1,7 +1,7 @@
 """ROS bags: rosbag2 (mcap, sqlite3) and ROS 1, read by rosbags without ROS.
 
-Images, cameras and poses are found by their types, or named by `BagOptions`. An image's pose is interpolated at its
-stamp; an image without one is a frame that cannot be used. Poses and stamps are read at once, images one by one.
+Topics of images, cameras and poses are found by their types, or named in `BagOptions`. Poses are interpolated to the
+stamps of the images; images without a pose are skipped. Poses and stamps are read at once, images one by one.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ NAME = "ROS bag"
 EXPECTED_FILES = "metadata.yaml and .mcap or .db3 files, an .mcap or .db3 file, or a .bag file"
 
 _SUFFIXES = (".mcap", ".db3", ".bag")
-_LONGEST_S = 1e9        # for an end that is infinite
+_LONGEST_S = 1e9        # stands for an infinite end
 # What rosbags and the storages below it raise on damaged bags.
 _DAMAGE = (AnyReaderError, ReaderError, OSError, ValueError, KeyError, IndexError, EOFError, AssertionError,
            OverflowError, MemoryError, struct.error)
 
 
 class ImageStream:
-    """The images of one topic by number; fast in ascending order."""
+    """Random access to the images of one topic; fast in ascending order."""
 
     def __init__(self, path: Path, topic: str) -> None:
         self.path, self.topic = path, topic
@@ -49,8 +49,8 @@ class ImageStream:
         self._next, self._thread = 0, 0
 
     def image(self, index: int) -> np.ndarray:
-        """(H, W, 3) uint8 RGB. Raises UserError if it cannot be read or decoded."""
-        # A database of sqlite3 can only be read by the thread that opened it.
+        """Return image number `index` as (H, W, 3) uint8 RGB. Raises UserError if it cannot be read or decoded."""
+        # An sqlite3 database can only be read by the thread that opened it.
         if index < self._next or self._thread != threading.get_ident() or self._next == 0:
             self._messages, self._next, self._thread = self._read_all(), 0, threading.get_ident()
         message: Any = None
@@ -107,13 +107,13 @@ class BagEntry:
 
 
 class _Cameras:
-    """The cameras of a camera_info topic by stamp; None if one is not usable."""
+    """The cameras of a camera_info topic by stamp; None for an unusable camera_info."""
 
     def __init__(self, by_stamp: dict[int, Camera | None]) -> None:
         self._by_stamp, self._stamps = by_stamp, sorted(by_stamp)
 
     def at(self, stamp_ns: int) -> Camera | None:
-        """The camera of the camera_info with that stamp, else of the one before it, else of the first."""
+        """Return the camera of the last camera_info up to that stamp, or of the first one if all are later."""
         if not self._stamps:
             return None
         return self._by_stamp[self._stamps[max(bisect_right(self._stamps, stamp_ns) - 1, 0)]]
@@ -133,12 +133,12 @@ def can_read(path: Path) -> bool:
 
 
 def open_bag(path: Path) -> AnyReader:
-    """A reader of rosbags, to be used as a context manager."""
+    """Open a bag with rosbags; the result is a context manager."""
     return AnyReader([path], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
 
 
 def read_messages(path: Path, topics: Collection[str]) -> Iterator[tuple[str, Any]]:
-    """The messages of some topics with the topic of each, in the order in which they were recorded."""
+    """Yield (topic, message) of these topics in the order of recording."""
     with open_bag(path) as reader:
         connections = [connection for connection in reader.connections if connection.topic in topics]
         for connection, _, data in reader.messages(connections):
@@ -146,7 +146,7 @@ def read_messages(path: Path, topics: Collection[str]) -> Iterator[tuple[str, An
 
 
 def list_entries(path: Path, options: BagOptions | None = None) -> list[BagEntry]:
-    """List the images in the order in which they were recorded. Raises UserError if the bag cannot be read."""
+    """List the images in the order of recording. Raises UserError if the bag cannot be read."""
     options = options or BagOptions()
     try:
         with open_bag(path) as reader:
@@ -163,7 +163,7 @@ def list_entries(path: Path, options: BagOptions | None = None) -> list[BagEntry
 
 def _read_messages(reader: AnyReader, topics: Topics, options: BagOptions,
                    tree: TransformTree) -> tuple[list[_ImageHeader], _Cameras]:
-    """Read all but the images themselves: their headers, the cameras, and into tree the transforms and poses."""
+    """Read the headers of the images and the cameras, and add transforms and poses to the tree."""
     headers: list[_ImageHeader] = []
     cameras: dict[int, Camera | None] = {}
     first_ns, last_ns = _time_range(reader, options)
@@ -185,7 +185,7 @@ def _read_messages(reader: AnyReader, topics: Topics, options: BagOptions,
 
 
 def _time_range(reader: AnyReader, options: BagOptions) -> tuple[int, int]:
-    """First and last time of recording to read, in whole nanoseconds: they have more digits than a double."""
+    """Return the first and last recording time to read, in nanoseconds (as integers: a double is not exact)."""
     return (reader.start_time + round(NS_PER_S * options.start_s),
             reader.start_time + round(NS_PER_S * min(options.end_s, _LONGEST_S)))
 

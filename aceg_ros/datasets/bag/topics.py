@@ -1,4 +1,4 @@
-"""Chooses the topics of a bag: those that the options name, or the only ones that fit."""
+"""Chooses the topics of a bag: those named in the options, or the only ones of a suitable type."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ POSES = (*STAMPED_POSES, ODOMETRY)
 
 @dataclass(frozen=True, kw_only=True)
 class Topics:
-    """The chosen topics. pose: empty if the poses are taken from TF, or if there are none and none is needed."""
+    """The chosen topics. pose: empty if poses come from TF, or are neither recorded nor needed."""
 
     image: str
     camera_info: str
     pose: str
 
     def connections(self, reader: AnyReader) -> list[Connection]:
-        """What has to be read: these topics, and all transforms."""
+        """Return the connections of the bag to read: those of these topics, and all transforms."""
         chosen = (self.image, self.camera_info, self.pose)
         return [c for c in reader.connections if c.topic in chosen or c.msgtype in TRANSFORMS]
 
 
 def choose_topics(reader: AnyReader, options: BagOptions) -> Topics:
-    """Raises UserError if a named topic is missing or of another type, or if the choice is not obvious."""
+    """Choose the topics. Raises UserError if a named one is missing or of another type, or if several would fit."""
     image = _image_topic(reader, options.image)
     camera_info = _camera_info_topic(reader, options.camera_info, image)
     pose = "" if options.tf is not None else _pose_topic(reader, options.pose_topic, options.posed)
@@ -44,7 +44,7 @@ def choose_topics(reader: AnyReader, options: BagOptions) -> Topics:
 
 
 def odometry_child_frame(reader: AnyReader, pose_topic: str) -> str:
-    """The frame whose pose odometry gives, by its first message; empty if the topic is of another type."""
+    """Return the child frame of the first odometry message; empty if the topic is not of that type."""
     connections = [c for c in reader.connections if c.topic == pose_topic and c.msgtype == ODOMETRY]
     for connection, _, data in reader.messages(connections) if connections else ():
         message: Any = reader.deserialize(data, connection.msgtype)
@@ -56,7 +56,7 @@ def _image_topic(reader: AnyReader, named: str) -> str:
     if named:
         return _checked(reader, named, IMAGES)
     topics = _topics_of(reader, IMAGES)
-    # The image itself rather than its compressed copy, and nothing that was made of it.
+    # Prefer the raw image to its compressed copy, and leave out depth and images derived from it.
     candidates = {t for t in topics if not (t.endswith("/compressed") and t.removesuffix("/compressed") in topics)}
     candidates = {t for t in candidates if not any(word in t for word in ("depth", "debug", "overlay"))}
     return _only(candidates, "images", "--image", topics)
@@ -73,7 +73,7 @@ def _camera_info_topic(reader: AnyReader, named: str, image: str) -> str:
 def _pose_topic(reader: AnyReader, named: str, needed: bool) -> str:
     if named:
         return _checked(reader, named, POSES)
-    # Odometry drifts, and a localizer's output is no ground truth: these are used only if they are named.
+    # Odometry drifts, and the output of a localizer is no ground truth: both are used only if they are named.
     localizers = {c.topic.removesuffix("/mapping_status") for c in reader.connections
                   if c.topic.endswith("/mapping_status")}
     candidates = {topic for topic in _topics_of(reader, STAMPED_POSES)
@@ -88,7 +88,7 @@ def _topics_of(reader: AnyReader, types: Collection[str]) -> set[str]:
 
 
 def _checked(reader: AnyReader, topic: str, types: Sequence[str]) -> str:
-    """A topic that was named, if the bag has it and it is of one of these types."""
+    """Return a named topic. Raises UserError if the bag does not have it, or it is of another type."""
     found = {c.topic: c.msgtype for c in reader.connections}
     if topic not in found:
         raise UserError(f"The bag has no topic {topic}: it has {', '.join(sorted(found)) or 'none'}.")

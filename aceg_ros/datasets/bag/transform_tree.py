@@ -1,4 +1,4 @@
-"""The transforms of a recording, for lookups at any of its moments, as TF does them. ROS is not needed."""
+"""The transforms of a recording, which can be looked up at any time as in TF. Does not need ROS."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from aceg_ros.errors import UserError
 from aceg_ros.geometry import interpolate_poses, invert
 from aceg_ros.utils.stamps import NS_PER_S, ns_to_s
 
-MAX_GAP_S = 1.0         # between two samples that a transform is interpolated from
+MAX_GAP_S = 1.0         # largest gap between two samples that is interpolated
 
 
 class TransformTree:
-    """Add all transforms first, then look up. Frames are names without a leading slash, stamps are in nanoseconds."""
+    """A tree of transforms over time. Frame names have no leading slash; stamps are in nanoseconds."""
 
     def __init__(self) -> None:
         self._static: dict[str, tuple[str, np.ndarray]] = {}                      # by child: parent, parent_from_child
@@ -31,7 +31,7 @@ class TransformTree:
             self._stamps.pop(child, None)
 
     def lookup(self, target: str, source: str, stamp_ns: int) -> np.ndarray:
-        """target_from_source (4, 4). Raises UserError if it is not known at that moment."""
+        """Return target_from_source (4, 4) at a stamp. Raises UserError if it is not known then."""
         for frame in (target, source):
             if target != source and frame not in self._frames:
                 raise UserError(f"No transform names the frame '{frame}'.")
@@ -43,7 +43,7 @@ class TransformTree:
         return invert(down[common]) @ up[common]
 
     def _chain(self, frame: str, stamp_ns: int) -> dict[str, np.ndarray]:
-        """Each ancestor of a frame, itself included, with ancestor_from_frame (4, 4)."""
+        """Return ancestor_from_frame (4, 4) of each ancestor of a frame, itself included."""
         chain = {frame: np.eye(4)}
         pose = np.eye(4)
         while (step := self._parent(frame, stamp_ns)) is not None and step[0] not in chain:
@@ -68,6 +68,6 @@ class TransformTree:
         (parent, before), (parent_after, later) = samples[neighbours[0]], samples[neighbours[1]]
         if parent != parent_after or neighbours[1] - neighbours[0] > MAX_GAP_S * NS_PER_S:
             return None
-        # Relative to the first stamp: seconds since 1970 leave doubles too few digits for nanoseconds.
+        # Relative to the first stamp: a double cannot hold seconds since 1970 with nanosecond precision.
         seconds = 1e-9 * np.array([0, neighbours[1] - neighbours[0]])
         return parent, interpolate_poses(1e-9 * (stamp_ns - neighbours[0]), seconds, np.array([before, later]))
