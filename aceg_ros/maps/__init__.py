@@ -1,1 +1,1 @@
-"""Maps as files."""
+"""The map file: its header and its sections."""

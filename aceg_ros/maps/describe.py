@@ -1,4 +1,4 @@
-"""A map in a few lines of text, from the header of its file alone."""
+"""Describes a map in a few lines of text, from the header of its file alone."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 from aceg_ros.maps.header import open_map
 
-SHOWN = ("cloud", "trajectory")                     # sections that are not parameters of the method
+DISPLAY_SECTIONS = ("cloud", "trajectory")          # sections that are not parameters of the method
 MAX_CAMERAS = 5
 
 
 def describe(path: Path | str) -> dict[str, str]:
-    """Names and values of what a map is and how it was made; takes no memory, however large the map.
+    """Return names and values that describe a map and how it was made, without loading its tensors.
 
-    Raises UserError on a missing, damaged, foreign or newer file.
+    Raises UserError if the file is missing, damaged, not a map or of a newer format.
     """
     file = open_map(path)
     header, sizes = file.header, _section_sizes(file.shapes())
@@ -23,7 +23,7 @@ def describe(path: Path | str) -> dict[str, str]:
     rows = {"format": str(file.version), "method": header.method}
     rows |= {role: f"{network.identity} (from {network.source})" for role, network in header.networks.items()}
     rows |= {"created": header.created, "file": f"{file.path.stat().st_size / 1e6:.2f} MB",
-             "parameters": f"{sum(size for name, size in sizes.items() if name not in SHOWN):,}",
+             "parameters": f"{sum(size for name, size in sizes.items() if name not in DISPLAY_SECTIONS):,}",
              "cloud": f"{sizes.get('cloud', 0) // 6:,} points", "bounds": f"{_corner(low)} to {_corner(high)} m"}
     rows |= {name.replace("_", " "): str(value) for name, value in header.settings.items()}
     rows["covariance scale"] = f"{header.covariance_scale:.3g}"
@@ -33,7 +33,7 @@ def describe(path: Path | str) -> dict[str, str]:
 
 
 def _section_sizes(shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:
-    """How many numbers each section has (the method's own are one section in format 1)."""
+    """Return the number of elements of each section. In format 1 all tensors of the method are one section."""
     sizes: dict[str, int] = {}
     for name, shape in shapes.items():
         section = name.split(".")[0]

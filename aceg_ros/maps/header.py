@@ -1,4 +1,4 @@
-"""The header of a map file: what a map says of itself without its tensors. Reading it loads neither them nor torch."""
+"""The header of a map file: all but the tensors. Reading it loads neither these nor torch."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from aceg_ros.maps.migrate import upgrade_header
 from aceg_ros.utils.atomic_file import without_nan
 
 FORMAT_VERSION = 2
-# Of a map that could not be calibrated, and the least of all: images of a later session, under other light and with
-# things moved, err more than those of the mapping drive. Chosen on such sessions in twelve rendered rooms
-# (docs/benchmarks/2026-11-25-covariance.md).
+# The smallest scale, and that of maps that could not be calibrated. It is above 1 because poses of a later session,
+# under other light and with objects moved, have larger errors than those of the mapping session. Chosen on such
+# sessions in twelve rendered rooms (docs/benchmarks/2026-11-25-covariance.md).
 MIN_COVARIANCE_SCALE = 1.25
 
 Bounds = tuple[list[float], list[float]]
@@ -40,10 +40,10 @@ class IdentifiedNetwork(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkReference:
-    """A network that a map was made with.
+    """Refers to a network that a map was made with.
 
-    source: name of a shipped one, or path of a file. identity: kind and content hash; the map can be used only with a
-    network of this identity.
+    source: name of a shipped network, or path of a file. identity: kind and content hash; the map can only be used with
+    a network of this identity.
     """
 
     source: str
@@ -51,17 +51,17 @@ class NetworkReference:
 
     @classmethod
     def from_network(cls, network: IdentifiedNetwork) -> NetworkReference:
-        """The reference to a network that was loaded, such as an `Encoder`."""
+        """Make a reference to a loaded network, such as an `Encoder`."""
         return cls(source=network.source, identity=network.identity)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MappingStatistics:
-    """What the mapping run did.
+    """Statistics of a mapping run.
 
-    frames: used for mapping; held_out: kept for calibration; skipped: unusable; encoded: images that went through the
-    encoder, augmented ones each time; mapping_s, budget_s: wall-clock; reprojection_px: median training error (NaN if
-    there was no training here).
+    frames: used for mapping. held_out: kept for calibration. skipped: unusable. encoded: images that went through the
+    encoder, each augmented version counted. mapping_s, budget_s: wall-clock seconds. patches: landmarks found, or
+    patches trained on. reprojection_px: median training error, NaN without training. complete: False if stopped early.
     """
 
     frames: int = 0
@@ -80,11 +80,12 @@ class MappingStatistics:
 
 @dataclass(frozen=True, kw_only=True)
 class MapHeader:
-    """What a map says of itself.
+    """Everything about a map but its tensors.
 
     method: name in the registry of methods. networks: by role ("encoder", "regressor", ...). settings: of the method,
-    see `settings_as`. cameras: the distinct ones of the mapping images. covariance_scale: factor of this map for the
-    covariances of the solver. created: ISO 8601. stored_bounds: of the file, None before the map is saved.
+    see `settings_as`. cameras: the distinct cameras of the mapping images. covariance_scale: factor for the covariances
+    of the solver, calibrated for this map. created: ISO 8601. stored_bounds: bounds stored in the file, None before the
+    map is saved.
     """
 
     method: str
@@ -97,13 +98,13 @@ class MapHeader:
     stored_bounds: Bounds | None = field(default=None, repr=False)
 
     def network(self, role: str) -> NetworkReference:
-        """The network of a role. Raises UserError if the map names none."""
+        """Return the network of a role. Raises UserError if the map has none."""
         if role not in self.networks:
             raise UserError(f"The map of method '{self.method}' names no {role}: map the scene again.")
         return self.networks[role]
 
     def camera_of_size(self, width: int, height: int) -> Camera:
-        """The camera of the mapping images of this size. Raises UserError unless there is exactly one."""
+        """Return the camera of the mapping images of this size. Raises UserError unless there is exactly one."""
         fitting = [camera for camera in self.cameras if (camera.width, camera.height) == (width, height)]
         if len(fitting) == 1:
             return fitting[0]
@@ -113,7 +114,7 @@ class MapHeader:
                         " --camera FILE, or as a Camera in Python.")
 
     def settings_as(self, settings_type: type[Settings]) -> Settings:
-        """The settings as the frozen dataclass of the method; fields that are not stored have their defaults.
+        """Return the settings as the frozen dataclass of the method; fields that are not stored have their defaults.
 
         Raises UserError on unknown and missing keys and on values of the wrong type.
         """
@@ -136,25 +137,25 @@ class MapHeader:
 
 @dataclass(frozen=True, kw_only=True)
 class MapFile:
-    """An open map file: a file that replaces it does not matter any more. checksums: by section, of format 2 alone;
-    metadata: as it is in the file."""
+    """An open map file, which stays readable if another file replaces it. checksums: by section, of format 2 only.
+    metadata: as stored in the file."""
 
     path: Path
     version: int
     header: MapHeader
     checksums: dict[str, str]
     metadata: dict[str, str]
-    handle: Any = field(repr=False)                 # safe_open is no type of its own
+    handle: Any = field(repr=False)                 # of safe_open, which cannot be used as a type
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of all tensors by their names in the file, without reading them."""
+        """Return the shapes of all tensors by their names in the file, without reading them."""
         return {key: tuple(self.handle.get_slice(key).get_shape()) for key in self.handle.keys()}
 
 
 def open_map(path: Path | str, framework: str = "numpy") -> MapFile:
-    """Open a map and read its header; `framework` (of safetensors) is that of the tensors to be read.
+    """Open a map and read its header. framework: in which safetensors returns tensors ("numpy" or "pt").
 
-    Raises UserError on a missing, damaged, foreign or newer file.
+    Raises UserError if the file is missing, damaged, not a map or of a newer format.
     """
     path = Path(path)
     if not path.is_file():
@@ -186,7 +187,7 @@ def open_map(path: Path | str, framework: str = "numpy") -> MapFile:
 
 
 def header_metadata(header: MapHeader, checksums: Mapping[str, str]) -> dict[str, str]:
-    """A map's metadata in its safetensors file: the header as JSON, and the checksum of this text."""
+    """Return a map's metadata for its safetensors file: the header as JSON, and the checksum of this text."""
     content = {"version": FORMAT_VERSION, "method": header.method,
                "networks": {role: asdict(reference) for role, reference in header.networks.items()},
                "settings": header.settings, "statistics": without_nan(asdict(header.statistics)),
@@ -208,7 +209,7 @@ def _header_from_json(content: dict[str, Any]) -> MapHeader:
 
 
 def _converted(value: Any, wanted: Any) -> Any:
-    """A value of JSON as a type: bool, int, float, str, tuple[X, ...] or a union of these. Raises TypeError."""
+    """Convert a JSON value to a type: bool, int, float, str, tuple[X, ...] or a union of these. Raises TypeError."""
     if get_origin(wanted) is UnionType:
         for option in get_args(wanted):
             try:

@@ -1,4 +1,4 @@
-"""Maps of format 1, which the first releases wrote, in the terms of format 2."""
+"""Converts maps of format 1, which the first releases wrote, to format 2 when they are read."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
     from aceg_ros.maps.header import MapFile
 
-_LANDMARKS = ("keys", "points")                     # of method ace_g with the shipped regressor; the rest is a map code
-_UNCALIBRATED_SCALE = 1.25                          # what a map without a scale was localized in with
+_LANDMARKS = ("keys", "points")                     # tensors of landmarks; others of ace_g are a map code
+_UNCALIBRATED_SCALE = 1.25                          # the scale of maps without one in the first releases
 
 
 def upgrade_header(content: dict[str, Any]) -> dict[str, Any]:
-    """The header of a file of format 1 as one of format 2, without checksums of sections."""
+    """Convert a header of format 1 to format 2, without checksums of sections."""
     settings = dict(content["settings"])
     networks = {"encoder": {"source": content["encoder_source"], "identity": content["encoder"]}}
     if "regressor" in settings:
@@ -29,7 +29,7 @@ def upgrade_header(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def sections_of_format_1(file: MapFile) -> dict[str, dict[str, Tensor]]:
-    """Read and verify all tensors of a file of format 1, by section. Raises UserError on a damaged file."""
+    """Read and verify all tensors of a file of format 1, by section. Raises UserError if the file is damaged."""
     from aceg_ros.maps.sections import hash_tensors
 
     tensors = {key: file.handle.get_tensor(key).clone() for key in file.handle.keys()}

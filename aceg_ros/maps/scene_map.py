@@ -1,8 +1,8 @@
-"""`SceneMap`: all that a mapping run leaves behind, in one safetensors file.
+"""`SceneMap`: the result of a mapping run, one safetensors file.
 
-The file's metadata hold a header (JSON, see `maps.header`) with a checksum of its own and one of each section. A
-section is a group of tensors, named "section.key" in the file: "head", "code" or "landmarks" of the method, "cloud" and
-"trajectory" to show. Never pickle.
+The metadata contain a header (JSON, see `maps.header`), with checksums of itself and of each section. A section is a
+group of tensors, named "section.key" in the file: "head", "code" or "landmarks" of the method, and "cloud" and
+"trajectory" for display.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MAX_CLOUD_POINTS = 50_000
 @dataclass(frozen=True, kw_only=True)
 class SceneMap(MapHeader):
     """A map of one scene. sections: tensors by section and key; those of a loaded map are read from the file, which
-    stays open, when they are asked for."""
+    stays open, when they are first accessed."""
 
     sections: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict, repr=False)
 
@@ -51,7 +51,7 @@ class SceneMap(MapHeader):
 
     @property
     def bounds(self) -> Bounds:
-        """Lower and upper corner (x, y, z) of trajectory and cloud, without the outermost 1 % of the points."""
+        """Lower and upper corner (x, y, z) of trajectory and cloud, without the outer 1 % of points on each side."""
         if self.stored_bounds is not None:
             return self.stored_bounds
         points = np.concatenate([self.trajectory[:, :3, 3], self.cloud_xyz])
@@ -66,7 +66,7 @@ class SceneMap(MapHeader):
             self.sections[name]
 
     def save(self, path: Path | str) -> int:
-        """Write the map; an existing file is replaced only by a complete one. Returns its size in bytes.
+        """Write the map atomically. Returns its size in bytes.
 
         Raises UserError if the file cannot be written.
         """
@@ -87,9 +87,9 @@ class SceneMap(MapHeader):
 
     @classmethod
     def load(cls, path: Path | str) -> SceneMap:
-        """Open a map and verify its header; sections are read and verified when they are asked for.
+        """Open a map and verify its header; sections are read and verified when they are first accessed.
 
-        Raises UserError on a missing, damaged, foreign or newer file.
+        Raises UserError if the file is missing, damaged, not a map or of a newer format.
         """
         file = open_map(path, "pt")
         sections = sections_of_format_1(file) if file.version == 1 else LazySections(file)
@@ -100,8 +100,7 @@ class SceneMap(MapHeader):
 
 
 def _without_shared_memory(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copies of those tensors that overlap others in memory, which safetensors does not write: the points of landmarks
-    may well be the cloud to show."""
+    """Copy tensors that share memory with others (landmarks may also be the cloud), which safetensors rejects."""
     result: dict[str, Tensor] = {}
     taken: list[tuple[int, int]] = []
     for key, tensor in tensors.items():
@@ -113,14 +112,14 @@ def _without_shared_memory(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def display_sections(cloud_xyz: np.ndarray, cloud_rgb: np.ndarray, trajectory: np.ndarray,
                      ) -> dict[str, dict[str, Tensor]]:
-    """The sections "cloud" and "trajectory" of arrays: points (N, 3), colours (N, 3) uint8, poses (F, 4, 4)."""
+    """Make the sections "cloud" and "trajectory" from points (N, 3), colours (N, 3) uint8 and poses (F, 4, 4)."""
     xyz, rgb, poses = (torch.from_numpy(np.ascontiguousarray(array, kind)) for array, kind in
                        ((cloud_xyz, np.float32), (cloud_rgb, np.uint8), (trajectory, np.float32)))
     return {"cloud": {"xyz": xyz, "rgb": rgb}, "trajectory": {"map_from_camera": poses}}
 
 
 def check_writable(path: Path | str) -> None:
-    """Raise UserError if a file cannot be written: before the work, not after it."""
+    """Raise UserError if a file cannot be written, so that this is known before the work."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The sections of a map file: groups of tensors, each read and verified when it is asked for."""
+"""The sections of a map file: groups of tensors, each read and verified when it is first accessed."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import Tensor
 from aceg_ros.errors import UserError
 from aceg_ros.maps.header import MapFile
 
-# Sections up to this size are copied from the file, so that what was verified is what is used, even if somebody writes
-# into the file; larger ones stay memory-mapped.
+# Sections up to this size are copied from the file, so that they stay as they were verified even if the file is
+# overwritten; larger ones stay memory-mapped.
 MAX_COPIED_BYTES = 64_000_000
 
 
 class LazySections(Mapping[str, Mapping[str, Tensor]]):
-    """Sections of an open map file by name; each is read when it is first asked for.
+    """Sections of an open map file by name, each read at its first access.
 
-    Asking for one that does not match its checksum raises UserError.
+    Accessing one that does not match its checksum raises UserError.
     """
 
     def __init__(self, file: MapFile):
@@ -54,14 +54,14 @@ class LazySections(Mapping[str, Mapping[str, Tensor]]):
 
 
 def section_checksum(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of a section: keys, types, shapes and values."""
+    """Return the SHA-256 of a section: keys, types, shapes and values."""
     digest = hashlib.sha256()
     hash_tensors(digest, tensors)
     return digest.hexdigest()
 
 
 def hash_tensors(digest: Any, tensors: Mapping[str, Tensor]) -> None:
-    """Add tensors on the CPU to a digest of hashlib, in the order of their names."""
+    """Add CPU tensors to a hashlib digest, in the order of their names."""
     for key in sorted(tensors):
         tensor = tensors[key]
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -16,10 +16,10 @@ MIN_SCALE, MAX_SCALE = 0.01, 4.0
 class SceneHead(nn.Module):
     """Features (..., dim) -> map-frame coordinates (..., 3).
 
-    Layers and state-dict keys are those of the release (1x1 convolutions there, linear layers here: `head_state`
-    converts). width: hidden size; extra_blocks: residual blocks beside the first; homogeneous: four outputs instead
-    of three, the fourth a scale. mean: mean camera centre of the mapping poses, added to every coordinate. radius: of
-    heads that we train, whose outputs are contracted coordinates, see `Contraction`; None for published ones.
+    Layers and state-dict keys are those of the release, with linear layers instead of 1x1 convolutions
+    (`head_from_state` converts). width: hidden size. extra_blocks: residual blocks after the first. homogeneous: four
+    outputs instead of three, the fourth a scale. mean: mean camera centre of the mapping poses, added to every
+    coordinate. radius: of a head whose outputs are contracted coordinates, see `Contraction`; None for published heads.
     """
 
     mean: Tensor
@@ -57,7 +57,7 @@ class SceneHead(nn.Module):
                 y = functional.relu(self.get_submodule(f"{block}c{layer}")(y))
             x = x + y
         x = functional.relu(self.fc2(functional.relu(self.fc1(x))))
-        with torch.autocast(x.device.type, enabled=False):             # 8 bits of a coordinate are not enough
+        with torch.autocast(x.device.type, enabled=False):             # coordinates need more than the 8 bits of bf16
             x = self.fc3(x.float())
         if self.homogeneous:
             x = dehomogenize(x)
@@ -66,7 +66,7 @@ class SceneHead(nn.Module):
 
 
 def dehomogenize(x: Tensor) -> Tensor:
-    """Coordinates (..., 3) of four outputs, the fourth the raw scale (ACE, supplement)."""
+    """Convert homogeneous outputs (..., 4), the last the raw scale, to coordinates (..., 3) (ACE, supplement)."""
     softness = math.log(2.0) / (1.0 - 1.0 / MAX_SCALE)              # so that an output of 0 means scale 1
     scale = (functional.softplus(x[..., 3:], beta=softness) + 1.0 / MAX_SCALE).clamp(max=1.0 / MIN_SCALE)
     return x[..., :3] / scale
@@ -76,17 +76,17 @@ RELEASE_BUFFERS = ("max_scale", "min_scale", "max_inv_scale", "min_inv_scale", "
 
 
 def check_scales(state: dict[str, Tensor]) -> None:
-    """Raise ValueError if a release's state dict has other scales of its homogeneous output than published."""
+    """Raise ValueError if the scales of the homogeneous output in a release's state dict are not the published ones."""
     for name, published in (("max_scale", MAX_SCALE), ("min_scale", MIN_SCALE)):
         if name in state and abs(float(state[name].flatten()[0]) - published) > 1e-3 * published:
             raise ValueError(f"its {name} is {float(state[name].flatten()[0]):g}, not {published:g}")
 
 
 def head_from_state(state: dict[str, Tensor]) -> SceneHead:
-    """Head of a state dict in the release's layout (1x1 convolutions) or ours; all sizes are read from the shapes.
+    """Build a head from a state dict in the release's layout (1x1 convolutions) or ours; sizes come from the shapes.
 
-    Raises KeyError or RuntimeError if the dict is not of such a head, ValueError if its scales are not the published
-    ones.
+    Raises KeyError or RuntimeError if it is not a state dict of such a head, ValueError if its scales are not the
+    published ones.
     """
     check_scales(state)
     ours = {key: value.float().flatten(1) if value.ndim == 4 and key.endswith("weight") else value.float()

@@ -1,5 +1,7 @@
-"""Our regressor in place of ACE-G's, for maps in seconds on a CPU: the code of a scene is its landmarks, not learned
-from noise, and a patch attends to its nearest landmarks alone.
+"""Our regressor for method ace_g, with which mapping takes seconds on a CPU.
+
+Unlike ACE-G's, the code of a scene is a set of landmarks instead of learned embeddings, and a patch attends only to the
+landmarks with the most similar keys.
 """
 
 from __future__ import annotations
@@ -16,18 +18,19 @@ from torch.nn import functional
 from aceg_ros.networks.map_code_transformer import PredictedPoints
 from aceg_ros.utils.device import computes_in_bf16
 
-NEIGHBOURHOODS = 2                  # radii at which density is measured
+NEIGHBOURHOODS = 2                  # number of radii for which density is computed
 
 
 @dataclass(frozen=True, kw_only=True)
 class LandmarkConfig:
     """Sizes and constants.
 
-    dim_in: of features; width, heads, blocks: of the transformer; nearest: landmarks that a patch attends to.
-    vote_radius: of the wider neighbourhood in which the patches of an image vote, as a share of the scene's extent; the
-    narrower is a third of it. voters: patches that vote. similarity_scale: of the cosine in the logits: an untrained
-    regressor is the nearest landmark, nearly. confident_share: of an image's patches, those with the smallest sigma.
-    search_dim, search_candidates: see `KeySearch`; 0.9993 of the four nearest and more are found so on real scenes.
+    dim_in: size of features. width, heads, blocks: sizes of the transformer. nearest: number of landmarks that a patch
+    attends to. vote_radius: radius of the wider neighbourhood in which the patches of an image vote, as a share of the
+    scene's extent; that of the narrower one is a third of it. voters: number of patches that vote. similarity_scale:
+    factor of the cosine similarity in the logits; it is so large that an untrained regressor returns almost the point
+    of the nearest landmark. confident_share: share of an image's patches that are confident, those of smallest sigma.
+    search_dim, search_candidates: see `KeySearch`; they find at least 0.9993 of the four nearest keys on real scenes.
     """
 
     dim_in: int = 128
@@ -44,11 +47,11 @@ class LandmarkConfig:
 
 
 class LandmarkCode(nn.Module):
-    """What `LandmarkRegressor` knows of a scene: keys (n, C) of unit length, points (n, 3) in the map.
+    """The code of a scene for `LandmarkRegressor`: keys (n, C) of unit length, points (n, 3) in the map.
 
-    spacing: median distance from a point to its nearest neighbour; the network measures distances in it, so that maps
-    of any scale, position and orientation are alike to it. radius: of the wider neighbourhood in which the patches of
-    an image vote, map units; density (n, NEIGHBOURHOODS): what share of all landmarks is around each.
+    spacing: median distance between neighbouring points, the unit of distances in the network, which makes it
+    independent of the scale, position and orientation of the map. radius: of the wider neighbourhood in which the
+    patches of an image vote, in map units. density (n, NEIGHBOURHOODS): share of all landmarks around each.
     """
 
     search: KeySearch
@@ -72,8 +75,10 @@ class LandmarkCode(nn.Module):
 
 
 def _density(points: Tensor, others: Tensor, radius: Tensor, voters: int) -> Tensor:
-    """Share (n, NEIGHBOURHOODS) of the others (m, 3) that are within a third of the radius, and within the radius, of
-    each of the points (n, 3), softly counted by `voters` of the others."""
+    """Return the density of others (m, 3) around points (n, 3): (n, NEIGHBOURHOODS).
+
+    It is the mean Gaussian weight, of width radius / 3 and radius, of a subsample of `voters` of the others.
+    """
     some = others[::max(1, len(others) // voters)]
     middle = some.mean(0)
     a, b = (points - middle) / radius, (some - middle) / radius
@@ -90,10 +95,11 @@ def _spacing(points: Tensor) -> Tensor:
     return nearest.median().clamp(min=1e-6)
 
 
-def nearest(similarity: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` largest values (B, count) of each row of (B, N) and their columns; all of a shorter row.
+def grouped_topk(similarity: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the `count` largest values of each row of (B, N) and their columns, (B, count) each; N if N < count.
 
-    The largest of all lie in the groups with the largest maxima, so that only those groups are sorted.
+    Faster than `topk`: the largest values are in the groups of columns with the largest maxima, so only these groups
+    are searched.
     """
     total = similarity.shape[1]
     group = 32
@@ -111,8 +117,8 @@ def nearest(similarity: Tensor, count: int) -> tuple[Tensor, Tensor]:
 class KeySearch(nn.Module):
     """Nearest-neighbour search among keys (N, C) by cosine similarity.
 
-    If the processor computes in bf16, candidates are found in bf16 along the `search_dim` principal axes of the keys,
-    `search_candidates` times as many as are asked for, and these are compared exactly.
+    On processors with bf16, `search_candidates` times as many keys as needed are found with approximate similarities
+    (in bf16, along the `search_dim` principal axes of the keys), and the best are chosen of these by exact ones.
     """
 
     keys: Tensor
@@ -123,7 +129,7 @@ class KeySearch(nn.Module):
         super().__init__()
         self.candidates = config.search_candidates
         rough = computes_in_bf16() if rough is None else rough
-        # Which key is the most similar does not depend on what is added to all of them.
+        # Subtracting the mean from all keys does not change which one is the most similar.
         centred = keys - keys.mean(0)
         axes = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -config.search_dim:] if rough else None
         self.register_buffer("keys", keys)
@@ -131,18 +137,18 @@ class KeySearch(nn.Module):
         self.register_buffer("rough_keys", None if axes is None else (centred @ axes).bfloat16())
 
     def forward(self, features: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Similarity (B, count) of each feature (B, C) to its most similar keys, and their indices (B, count)."""
+        """Find the most similar keys of each feature (B, C): similarities (B, count) and indices (B, count)."""
         if self.axes is None or self.rough_keys is None:
-            return nearest(features @ self.keys.T, count)
+            return grouped_topk(features @ self.keys.T, count)
         similarity = (features @ self.axes).bfloat16() @ self.rough_keys.T
-        _, rough = nearest(similarity.float(), self.candidates * count)
+        _, rough = grouped_topk(similarity.float(), self.candidates * count)
         exact = (functional.embedding(rough, self.keys) * features[:, None]).sum(2)
         values, index = exact.topk(min(count, exact.shape[1]), 1)
         return values, rough.gather(1, index)
 
 
 class _NeighbourBlock(nn.Module):
-    """Self-attention among the landmarks nearest to a patch, biased by the distances of their points; then an MLP."""
+    """Self-attention among the candidate landmarks of a patch, biased by the distances of their points; then an MLP."""
 
     def __init__(self, config: LandmarkConfig):
         super().__init__()
@@ -165,14 +171,17 @@ _DISTANCE_DIM = 6
 
 
 def _distance_features(distance: Tensor) -> Tensor:
-    """(..., 6) of distances (...) in landmark spacings: from within a spacing to across the room."""
+    """Encode distances (...) in landmark spacings as features (..., 6) at scales from one spacing to a whole room."""
     scales = torch.tensor([1.0, 2.0, 4.0, 10.0, 30.0], device=distance.device)
     return torch.cat([torch.exp(-(distance[..., None] / scales) ** 2), torch.log1p(distance)[..., None] / 4], -1)
 
 
 class Mixture(NamedTuple):
-    """Distribution of a patch's point: k landmarks (B, k, 3) with log_weight (B, k) and sigma (B, k), map units, or,
-    with log_no_match (B,), none of them."""
+    """Predicted distributions of the map points of B patches: mixtures with k components each.
+
+    points (B, k, 3): of the candidate landmarks. log_weight (B, k), sigma (B, k): of the components, sigma in map
+    units. log_no_match (B,): log probability that none of the landmarks is the right one.
+    """
 
     points: Tensor
     log_weight: Tensor
@@ -180,10 +189,11 @@ class Mixture(NamedTuple):
     log_no_match: Tensor
 
     def loss(self, distance: Tensor, sigma: Tensor, no_match_distance: float) -> Tensor:
-        """Negative log likelihood (B,) of distances (B, k) of the k points from the truth under Laplace distributions
-        with sigma (B, k) in the same unit (ACE-G, section 3.3, with more than one component).
+        """Return the negative log likelihood (B,) of the true points under a mixture of Laplace distributions.
 
-        no_match_distance: what "none of them" costs, as the distance of a point.
+        It is the loss of ACE-G, section 3.3, with more than one component. distance (B, k): of the k points from the
+        true one. sigma (B, k): in the same unit. no_match_distance: extent of the uniform no-match component, in the
+        same unit.
         """
         matched = self.log_weight - sigma.log() - math.sqrt(2.0) * distance / sigma
         return -torch.cat([matched, self.log_no_match[:, None] - math.log(no_match_distance)], 1).logsumexp(1)
@@ -197,9 +207,9 @@ _FORMER_NAMES = {"of_query.": "query_projection.", "of_key.": "key_projection.",
 class LandmarkRegressor(nn.Module):
     """Features (B, dim_in) and landmarks -> coordinates and sigma.
 
-    Each patch finds its nearest landmarks by their keys. A small transformer over these weighs them by how well they
-    match, by whether their points support each other, and by how many other patches of the image match there. The
-    result is the likeliest point, averaged with those around it.
+    For each patch, the landmarks with the most similar keys are its candidates. A small transformer weights them by
+    their similarity, by the agreement of their points with each other, and by the number of other patches of the image
+    that match nearby. The result is the candidate point of highest probability density, averaged with those around it.
     """
 
     def __init__(self, config: LandmarkConfig):
@@ -221,14 +231,16 @@ class LandmarkRegressor(nn.Module):
                                        **kwargs)
 
     def mixture(self, features: Tensor, code: LandmarkCode) -> Mixture:
-        """Distributions of features (B, dim_in), of unit length, of patches of one image: they vote for each other's
-        candidates."""
+        """Predict distributions for features (B, dim_in), of unit length, of patches of one image.
+
+        All patches must be of one image, since they vote for each other's candidates.
+        """
         similarity, index = code.search(features, self.config.nearest)
         similarity = similarity.float()
         points = code.points[index]
         relative = similarity - similarity[:, :1]
         rank = torch.linspace(0, 1, similarity.shape[1], device=similarity.device).expand_as(similarity)
-        # How many more patches of the image match in a candidate's neighbourhood than chance would send there.
+        # Patches of the image that match in a candidate's neighbourhood, compared with random matches.
         votes = _density(points.flatten(0, 1), points[:, 0], code.radius, self.config.voters)
         lift = ((votes.unflatten(0, similarity.shape) + 1e-3) / (code.density[index] + 1e-3)).log()
         scale = self.config.similarity_scale
@@ -250,7 +262,7 @@ class LandmarkRegressor(nn.Module):
 
     def forward(self, features: Tensor, code: LandmarkCode) -> PredictedPoints:
         found = self.mixture(functional.normalize(features, dim=1), code)
-        # Density of the mixture at each landmark's point.
+        # Probability density of the mixture at each candidate's point.
         distance = torch.cdist(found.points, found.points)
         support = (found.log_weight - found.sigma.log())[:, None] - math.sqrt(2.0) * distance / found.sigma[:, None]
         density, best = support.logsumexp(2).max(1)
@@ -260,7 +272,7 @@ class LandmarkRegressor(nn.Module):
         return PredictedPoints(coordinates, (-density).exp())
 
     def select_confident(self, sigma: Tensor) -> Tensor:
-        """Mask (B,) of the patches of an image that the pose solver should use, by their sigma (B,)."""
+        """Return the mask (B,) of an image's patches with confident points, by their sigma (B,)."""
         return sigma <= sigma.quantile(self.config.confident_share)
 
 

@@ -1,5 +1,5 @@
-"""The published regressor of ACE-G (Bruns et al., ICCV 2025): one transformer for all scenes, trained once and frozen.
-It reads a scene's code by cross-attention.
+"""The published regressor of ACE-G (Bruns et al., ICCV 2025): one frozen transformer for all scenes, which attends to
+the code of a scene by cross-attention.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class PredictedPoints(NamedTuple):
 class TransformerHeadConfig:
     """Sizes and constants, with the names of the released class and its defaults.
 
-    unit_features: ours are trained on features of unit length, the released on those of its encoder as they come.
-    confident_ratio: patches are confident whose sigma is below so many times the 10 % quantile of an image's sigmas
-    (the paper's rule).
+    unit_features: whether features are normalised to unit length first; true for networks trained by this package,
+    false for the released one. confident_ratio: a patch is confident if its sigma is below this factor times the 10 %
+    quantile of the image's sigmas (the paper's rule).
     """
 
     dim_in: int = 1024
@@ -41,7 +41,7 @@ class TransformerHeadConfig:
 
 
 class MapCode(nn.Module):
-    """What `TransformerHead` knows of a scene: embeddings (n, d), and the mean camera centre (3,)."""
+    """The code of a scene for `TransformerHead`: embeddings (n, d), and the mean camera centre (3,)."""
 
     mean: Tensor
 
@@ -52,7 +52,7 @@ class MapCode(nn.Module):
 
     @classmethod
     def noise(cls, count: int, width: int, mean: Tensor, generator: torch.Generator) -> MapCode:
-        """The code that mapping starts from: N(0, 0.01^2)."""
+        """Make the initial code of a mapping run: embeddings drawn from N(0, 0.01^2)."""
         return cls(0.01 * torch.randn(count, width, generator=generator), mean)
 
 
@@ -77,7 +77,7 @@ class _CrossAttention(nn.Module):
         self.v_proj, self.proj = nn.Linear(width, width), nn.Linear(width, width)
 
     def forward(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """query (B, d), keys and values (n, d): the codes are projected once, not once per patch."""
+        """Attend from query (B, d) to keys and values (n, d), which are projected once for all patches."""
         q, k, v = (layer(x).unflatten(-1, (self.heads, -1)).transpose(0, 1)[None]
                    for layer, x in ((self.q_proj, query), (self.k_proj, keys), (self.v_proj, values)))
         return self.proj(functional.scaled_dot_product_attention(q, k, v)[0].transpose(0, 1).flatten(1))
@@ -112,19 +112,20 @@ class TransformerHead(nn.Module):
         x = self.in_mlp(functional.normalize(features, dim=1) if self.config.unit_features else features)
         for block in self.transformer_blocks:
             x = block(x, code.embeddings)
-        with torch.autocast(x.device.type, enabled=False):             # 8 bits of a coordinate are not enough
+        with torch.autocast(x.device.type, enabled=False):             # coordinates need more than the 8 bits of bf16
             x = self.out_mlp(x.float())
         return PredictedPoints(dehomogenize(x[:, :4]) + code.mean, x[:, 4].exp())
 
     def select_confident(self, sigma: Tensor) -> Tensor:
-        """Mask (B,) of the patches of an image that the pose solver should use, by their sigma (B,)."""
+        """Return the mask (B,) of an image's patches with confident points, by their sigma (B,)."""
         return sigma < self.config.confident_ratio * sigma.quantile(0.1)
 
 
 def head_from_release(state: dict[str, Tensor], heads: int) -> TransformerHead:
-    """The regressor of a state dict with the release's keys; all sizes but the number of heads are in its shapes.
+    """Build the regressor from a state dict of the release; all sizes but the number of heads come from the shapes.
 
-    Raises KeyError or RuntimeError if the dict is not of such a network, ValueError if its scales are others.
+    Raises KeyError or RuntimeError if it is not a state dict of such a network, ValueError if its sizes or scales are
+    not supported.
     """
     check_scales(state)
     others = (*RELEASE_BUFFERS, "mean", "_extra_state")

@@ -1,5 +1,5 @@
-"""Frozen regressors of method ace_g as files: ours (shipped, trained by `aceg pretrain ace-g`) and the published one
-(`aceg import ace-g`)."""
+"""Reads and writes the frozen regressors of method ace_g: ours (shipped, trained by `aceg pretrain ace-g`) and the
+published one (`aceg import ace-g`)."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ _KINDS: dict[str, tuple[Any, Any]] = {LANDMARKS: (LandmarkRegressor, LandmarkCon
 
 @dataclass(frozen=True, kw_only=True)
 class Regressor:
-    """A frozen regressor. identity: kind and content hash; encoder: identity of the one it was trained on, "" if the
-    file does not say; source: where it was found; codes: how many a map of it should have, 0 if it does not say."""
+    """A frozen regressor.
+
+    identity: kind and content hash. encoder: identity of the encoder that it was trained with, "" if unknown. source:
+    the argument of `load_regressor` that loads it again. codes: number of codes for new maps, 0 if unknown.
+    """
 
     net: LandmarkRegressor | TransformerHead
     identity: str
@@ -36,7 +39,7 @@ class Regressor:
 
 def save_regressor(net: LandmarkRegressor | TransformerHead, encoder: str, path: Path,
                    half: bool = True, codes: int = 0) -> None:
-    """Write the weights, in fp16 if half, and the configuration. encoder, codes: as in `Regressor`."""
+    """Write the weights, in fp16 if `half`, and the configuration. encoder, codes: see `Regressor`."""
     kind = LANDMARKS if isinstance(net, LandmarkRegressor) else PUBLISHED
     state = {key: value.half() if half else value for key, value in net.state_dict().items()}
     write_weights(path, state, kind=kind, config=net.config, encoder=encoder, codes=str(codes))
@@ -45,7 +48,7 @@ def save_regressor(net: LandmarkRegressor | TransformerHead, encoder: str, path:
 def load_regressor(source: str, device: str = "cpu") -> Regressor:
     """Load a regressor by the name of a shipped one ("ace_g") or the path of a file.
 
-    Raises UserError if there is none or the file is not one of ours.
+    Raises UserError if there is no such regressor, or the file is not one of ours.
     """
     found = find_weights(source)
     if found is None:

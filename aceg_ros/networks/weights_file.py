@@ -1,8 +1,8 @@
-"""Weights as safetensors files: the tensors, and in the metadata the kind of network and its configuration.
+"""Weights files (safetensors): tensors, with the kind of network and its configuration in the metadata.
 
-The configuration is a frozen dataclass of the network: sizes, and the constants that change what the weights compute.
-Files of the first release store none; the defaults of these dataclasses are the constants of that release and must
-stay as they are.
+The configuration is a frozen dataclass of the network, with its sizes and all constants that change its outputs. Files
+of the first release have no configuration: the defaults of these dataclasses are the constants of that release and must
+not be changed.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ Config = TypeVar("Config", bound="DataclassInstance")
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsFile:
-    """What a file holds. kind: of network; config: None if the file stores none; tensors: as they are stored;
-    metadata: all of it."""
+    """The content of a weights file. kind: of the network. config: None if the file has none. tensors: as stored.
+    metadata: all entries."""
 
     kind: str
     config: dict[str, Any] | None
@@ -40,9 +40,9 @@ class WeightsFile:
     metadata: dict[str, str]
 
     def config_as(self, config_type: type[Config]) -> Config:
-        """The configuration as the network's dataclass; its defaults if the file stores none.
+        """Return the configuration as the dataclass of the network, with its defaults if the file has none.
 
-        Raises TypeError if the file stores other fields.
+        Raises TypeError if the file has other fields.
         """
         stored = {name: tuple(value) if isinstance(value, list) else value
                   for name, value in (self.config or {}).items()}
@@ -50,8 +50,11 @@ class WeightsFile:
 
 
 def find_weights(source: str) -> tuple[Path, str] | None:
-    """Path of a weights file and what a map remembers as its source: the name of a shipped file, or an absolute path;
-    None if there is neither."""
+    """Find a weights file by the name of a shipped one, or by its path.
+
+    Returns its path, and the source that maps store: the name of a shipped file, or an absolute path. None if there is
+    no such file.
+    """
     shipped = SHIPPED / f"{source}.safetensors"
     if shipped.exists():
         return shipped, source
@@ -60,7 +63,7 @@ def find_weights(source: str) -> tuple[Path, str] | None:
 
 
 def read_weights(path: Path, role: str) -> WeightsFile:
-    """Read a file of weights; role, such as "encoder", is for the message. Raises UserError if it cannot be read."""
+    """Read a weights file. role: such as "encoder", for the error message. Raises UserError if it cannot be read."""
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
@@ -73,17 +76,17 @@ def read_weights(path: Path, role: str) -> WeightsFile:
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor], *, kind: str, config: DataclassInstance,
                   **metadata: str) -> None:
-    """Write a file of weights with its configuration; an existing file is replaced by a complete one."""
+    """Write a weights file with its configuration, atomically."""
     stored = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     with atomic_replacement(path) as temporary:
         save_file(stored, temporary, {"kind": kind, "config": json.dumps(asdict(config)), **metadata})
 
 
 def identity_of(kind: str, tensors: Mapping[str, Tensor], config: DataclassInstance | None = None) -> str:
-    """The identity of a network: its kind, and a hash of its weights and configuration.
+    """Return the identity of a network: its kind, and a hash of its weights and configuration.
 
-    Values that are the defaults of the configuration are left out of the hash, so that maps which name a network of the
-    first release, whose hash was of the weights alone, still find it.
+    The hash leaves out configuration values that are defaults. So a network of the first release, which hashed the
+    weights alone, keeps the identity that maps of that release refer to.
     """
     digest = hashlib.sha256()
     for key in sorted(tensors):

@@ -33,7 +33,7 @@ from aceg_ros.networks.landmark_regressor import (
     LandmarkConfig,
     LandmarkRegressor,
     Mixture,
-    nearest,
+    grouped_topk,
 )
 from aceg_ros.networks.map_code_transformer import MapCode, TransformerHead, TransformerHeadConfig, head_from_release
 from aceg_ros.networks.regressor import load_regressor, save_regressor
@@ -225,7 +225,7 @@ def test_clusters_are_means_of_similar_features_that_are_near():
 def test_the_nearest_codes_are_those_of_a_full_sort(total):
     similarity = torch.rand(20, total, generator=torch.Generator().manual_seed(total))
     expected = similarity.topk(min(8, total), 1)
-    values, index = nearest(similarity, 8)
+    values, index = grouped_topk(similarity, 8)
     assert torch.equal(values, expected.values)
     assert torch.equal(similarity.gather(1, index), values)
 

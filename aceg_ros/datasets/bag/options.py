@@ -14,7 +14,7 @@ class BagOptions:
         camera_info: Topic of their camera_info.
         pose_topic: Topic of poses in the map frame.
         pose_of: Frame whose pose is on pose_topic. Empty: the camera; odometry messages name the frame themselves.
-        tf: Frames (map, camera) between which poses are looked up in TF; None: poses come from pose_topic. An empty
+        tf: Frames (map, camera) whose transform in TF is the pose; None: poses come from pose_topic. An empty
             camera stands for the frame_id of the images.
         start_s: Seconds from the beginning of the bag at which to start.
         end_s: Seconds from the beginning of the bag at which to end.

@@ -11,7 +11,7 @@ from aceg_ros.datasets.bag.messages import frame_name, pose_matrix, stamp_ns
 from aceg_ros.datasets.bag.transform_tree import TransformTree
 from aceg_ros.errors import UserError
 
-# Frames of the pose topic in the transform tree; the spaces keep them apart from any recorded frame.
+# Frames of the pose topic in the transform tree; no recorded frame has such a name.
 _WORLD, _POSED = "the pose topic's frame", "the posed frame"
 
 

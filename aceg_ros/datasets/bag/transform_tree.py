@@ -1,4 +1,4 @@
-"""The transforms of a recording, which can be looked up at any time as in TF. Does not need ROS."""
+"""The transforms of a recording over time, with lookups as in TF. Does not need ROS."""
 
 from __future__ import annotations
 
