@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,9 @@ from aceg_ros.encoders.preprocess import reject_image
 from aceg_ros.errors import UserError
 from aceg_ros.geometry import is_pose
 from aceg_ros.mapping.augmentation import PreparedFrame, prepare_frame
+from aceg_ros.mapping.pose_agreement import check_poses
 
+_LOG = logging.getLogger("aceg_ros")
 MIN_FRAMES = 5
 MIN_EXTENT_M = 1e-6             # of the camera positions along one axis: less is one spot
 
@@ -23,6 +26,7 @@ class MappingFrames:
     def __init__(self, encoder: Encoder, use_depth: bool):
         self._frames: list[PreparedFrame] = []
         self._encoder, self._use_depth = encoder, use_depth
+        self._measured_depths_m: list[float | None] = []
         self._cameras: dict[Camera, None] = {}             # a set in the order in which they came
 
     def __len__(self) -> int:
@@ -61,10 +65,11 @@ class MappingFrames:
         if self._use_depth and prepared.depth_m is not None:
             depth = prepared.depth_m.astype(np.float16)         # half the memory, and finer than any depth camera
         self._frames.append(replace(prepared, depth_m=depth))
+        self._measured_depths_m.append(_median_depth(frame.depth_m))
         self._cameras[frame.camera] = None
 
     def check(self) -> None:
-        """Raises UserError if these frames make no map."""
+        """Raises UserError if these frames make no map, and warns of poses that are hardly in metres."""
         if len(self) < MIN_FRAMES:
             raise UserError(f"A map needs at least {MIN_FRAMES} usable posed images, here are {len(self)}: drive on and"
                             " record more, or check the skipped frames.")
@@ -73,6 +78,9 @@ class MappingFrames:
         if not self.have_depth and np.ptp(self.poses[:, :3, 3], axis=0).max() < MIN_EXTENT_M:
             raise UserError("All images were taken from one spot: reprojection gives no depth without parallax."
                             " Move the camera while recording, or give depth images and --use-depth.")
+        hint = check_poses(self._frames, self._measured_depths_m)
+        if hint is not None:
+            _LOG.warning(hint)
 
     def set_depths(self, depths: dict[int, np.ndarray]) -> None:
         """Replace the depths of all frames by those (h, w) found for their patches; frames that are not in the dict
@@ -80,3 +88,12 @@ class MappingFrames:
         for index, frame in enumerate(self._frames):
             depth = depths.get(index)
             self._frames[index] = replace(frame, depth_m=None if depth is None else depth.astype(np.float16))
+
+
+def _median_depth(depth_m: np.ndarray | None) -> float | None:
+    """The median of the known depths, None if there are none."""
+    if depth_m is None:
+        return None
+    sample = depth_m[::8, ::8]
+    known = sample[np.isfinite(sample) & (sample > 0)]
+    return float(np.median(known)) if len(known) else None
