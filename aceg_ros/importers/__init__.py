@@ -1,1 +1,1 @@
-"""Published weights to files of this package, one module a release."""
+"""Imports of published weights, one module per release."""

@@ -15,7 +15,7 @@ from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.ace import SPEC, AceMapSettings
 from aceg_ros.networks.ace_head import head_from_state
 
-# The release takes 8 (j + 0.5) as a patch's pixel and K as it stands; ours is half a pixel less for the same patch.
+# The release uses 8 (j + 0.5) as the pixel of a patch, with an unchanged K; ours is half a pixel less.
 RELEASE_PATCH_OFFSET_PX = 0.5
 
 

@@ -1,4 +1,4 @@
-"""Files of the ACE-G release: the regressor, and maps that it reads."""
+"""Files of the ACE-G release: the regressor and its maps."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from aceg_ros.methods.ace_g import SPEC, AceGMapSettings
 from aceg_ros.networks.map_code_transformer import TransformerHead, head_from_release
 from aceg_ros.networks.regressor import load_regressor, save_regressor
 
-# Of the configuration in the file: what the published network has, and ours alone computes.
+# Configuration of the published network, the only one that is supported.
 PUBLISHED_CONFIG = {"use_homogeneous": True, "use_uncertainty": True, "dim_map_emb": None,
                     "use_final_layer_norm": True, "final_mlp_layers": 2}
 
 
 def import_regressor(source: Path, target: Path) -> str:
-    """Import the regressor: a state dict that carries its configuration under _extra_state."""
+    """Import the regressor: a state dict with its configuration under _extra_state."""
     content = read_pickle(source)
     extra = content.pop("_extra_state", {}) if isinstance(content, dict) else {}
     config = extra.get("_head_config_dict", {}) if isinstance(extra, dict) else {}

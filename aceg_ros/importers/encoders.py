@@ -1,4 +1,4 @@
-"""Published encoders: any method can use them, so they belong to none. Loads torch only when one is imported."""
+"""Imports of published encoders, which any method can use. torch is loaded only when one is imported."""
 
 from __future__ import annotations
 

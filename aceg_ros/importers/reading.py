@@ -1,4 +1,4 @@
-"""Published weight files, unpickled safely: tensors and plain values only, no code of theirs runs."""
+"""Reads published weight files safely: only tensors and plain values are unpickled, no code is run."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def read_pickle(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, OSError, struct.error):
-        # torch's own text tells people to load it unsafely.
+        # Not torch's message, which advises unsafe loading.
         raise UserError(f"{path} is not a weight file of tensors as torch.save writes it, or is damaged.") from None
 
 
 def plain_state(state: object, path: Path) -> dict[str, Tensor]:
-    """Return a state dict as it is. Raises UserError unless it has names and tensors and nothing else."""
+    """Check that an object is a state dict of names and tensors, and return it. Raises UserError if it is not."""
     if not isinstance(state, dict) or not all(isinstance(key, str) and isinstance(value, Tensor)
                                               for key, value in state.items()):
         raise UserError(f"{path} does not hold a plain state dict (names and tensors).")
@@ -38,5 +38,5 @@ def plain_state(state: object, path: Path) -> dict[str, Tensor]:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's text, its type if it has none."""
+    """Return the first line of an error's message, or the name of its type if it has none."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

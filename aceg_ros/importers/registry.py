@@ -1,4 +1,4 @@
-"""Every kind of `aceg import`: those of the methods, and encoders, which belong to none."""
+"""All kinds of `aceg import`: those of the methods, and encoders."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from aceg_ros.errors import UserError
 from aceg_ros.importers.encoders import IMPORTERS
 from aceg_ros.methods.registry import ImporterSpec, specs
 
-# Other files that an import may need: for each, the flag's name and its help.
+# Other files that an import may need: name of the flag, and its help.
 INPUTS = {"encoder": "the encoder that it belongs to", "regressor": "the imported regressor that it belongs to"}
 
 
@@ -26,7 +26,7 @@ def import_file(kind: str, source: Path, target: Path, **inputs: str | None) -> 
         A sentence that says what was written.
 
     Raises:
-        UserError: the file is wrong or damaged, or another file is missing that it needs.
+        UserError: the file is of another kind or damaged, or a file that it needs is missing.
     """
     known = importers()
     if kind not in known:

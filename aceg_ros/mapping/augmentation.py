@@ -1,4 +1,4 @@
-"""ACE's augmentation of a mapping image: in-plane rotation, scale, brightness and contrast; K and pose follow."""
+"""ACE's augmentation of mapping images: in-plane rotation, scale, brightness and contrast, with adapted K and pose."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ MAX_JITTER = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedFrame:
-    """A posed frame as the encoder takes it: image (H, W, 3) uint8, pinhole camera, pose.
+    """A posed frame in the size that the encoder takes: image (H, W, 3) uint8, pinhole camera, pose (4, 4).
 
-    mask (H, W) bool: pixels that the camera saw, the others were filled up. depth_m: z-depths, 0 or NaN if unknown, of
-    any resolution that covers the image, or None.
+    mask (H, W) bool: pixels that the camera saw, as opposed to filled ones; None: all. depth_m: z-depths, 0 or NaN if
+    unknown, in any resolution that covers the image, or None.
     """
 
     image: np.ndarray
@@ -31,13 +31,13 @@ class PreparedFrame:
 
 
 def augment(frame: PreparedFrame, rng: np.random.Generator, short_side: int, multiple: int) -> PreparedFrame:
-    """One random variation of a prepared frame."""
+    """Return a randomly augmented version of a prepared frame."""
     scale = np.exp(rng.uniform(np.log(SCALES[0]), np.log(SCALES[1])))
     angle = rng.uniform(-MAX_ROTATION_RAD, MAX_ROTATION_RAD)
     width, height = working_size(frame.camera.width, frame.camera.height, round(short_side * scale), multiple)
     camera = frame.camera.resized(width, height)
-    # Rotating the image by `angle` about the principal point is rotating the camera about its optical axis.
-    # With fx != fy the rotation is a shear in pixels, so it goes through K.
+    # Rotating the image by `angle` about the principal point corresponds to rolling the camera. With fx != fy, this is
+    # no pure rotation of pixels, hence the products with K.
     rotation = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1.0]])
     warp = camera.K @ rotation @ np.linalg.inv(frame.camera.K)
     size = (width, height)

@@ -1,4 +1,4 @@
-"""The time that a mapping run may take, who may stop it, and who is told how it gets on."""
+"""The budget of a mapping run: its time limit, a stop request of the user, and progress reports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DEFAULT_BUDGET_S = {"cpu": 300.0, "cuda": 120.0}
 
 
 def default_budget_s(device: str) -> float:
-    """Seconds that a mapping run may take on a device ("cpu", "cuda"), if the user does not say."""
+    """Return the default time limit of a mapping run on a device ("cpu", "cuda"), in seconds."""
     return DEFAULT_BUDGET_S[device]
 
 
@@ -28,9 +28,9 @@ def _never() -> bool:
 class MappingBudget:
     """The budget of a mapping run, or of one of its phases.
 
-    started, deadline, finish: time.monotonic() seconds at which the run began, this phase has to end, and the whole
-    run has to end. total_s: what the whole run may take. should_stop turns true when the user wants what there is by
-    now. stage: the name under which this phase reports its progress.
+    total_s: seconds that the whole run may take. started, deadline, finish: time.monotonic() seconds at which the run
+    began, and at which this phase and the whole run have to end. stage: name of the phase in progress reports.
+    progress: called with each report. should_stop: returns true once the user asks for the map so far.
     """
 
     total_s: float
@@ -44,16 +44,13 @@ class MappingBudget:
     @classmethod
     def start(cls, total_s: float = math.inf, *, progress: Callable[[Progress], None] = _ignore,
               should_stop: Callable[[], bool] = _never, started: float | None = None) -> MappingBudget:
-        """The budget of a run that begins now, or that began at time.monotonic() = started.
-
-        total_s: seconds that it may take, without a limit if none are given.
-        """
+        """Start a run now, or at time.monotonic() = started. total_s: seconds that it may take (default: no limit)."""
         started = time.monotonic() if started is None else started
         return cls(total_s=total_s, started=started, deadline=started + total_s, finish=started + total_s,
                    progress=progress, should_stop=should_stop)
 
     def phase(self, stage: str, *, share: float = 1.0, at_most_s: float = math.inf) -> MappingBudget:
-        """The budget of a phase that begins now: this share of the time left, and at most so many seconds of it."""
+        """Return the budget of a phase that begins now: this share of the remaining time, but at most at_most_s."""
         now = time.monotonic()
         deadline = self.deadline
         if math.isfinite(deadline) and share < 1.0:
@@ -61,7 +58,7 @@ class MappingBudget:
         return replace(self, stage=stage, deadline=min(deadline, now + at_most_s))
 
     def reserve(self, seconds: float) -> MappingBudget:
-        """The same budget that ends so many seconds earlier: they are kept for what comes after."""
+        """Return the same budget with a deadline that is this many seconds earlier, to keep time for later phases."""
         return self if math.isinf(self.deadline) else replace(self, deadline=self.deadline - seconds)
 
     def elapsed_s(self) -> float:
@@ -73,13 +70,13 @@ class MappingBudget:
         return max(self.deadline - time.monotonic(), 0.0)
 
     def is_over(self) -> bool:
-        """Whether the phase has to end: its time is up, or the user has asked to stop."""
+        """Return whether the phase has to end, because its time is up or the user has asked to stop."""
         return time.monotonic() > self.deadline or self.should_stop()
 
     def report(self, fraction: float, reprojection_px: float = math.nan, remaining_s: float | None = None) -> None:
-        """Report progress of this phase: its fraction that is done in [0, 1], and the median reprojection error.
+        """Report progress of this phase: the fraction done in [0, 1] and, while training, the reprojection error.
 
-        remaining_s: seconds until the run ends, if that is known to be earlier than its deadline.
+        remaining_s: seconds until the run ends, if this is known to be before its deadline.
         """
         if remaining_s is None:
             remaining_s = max(self.finish - time.monotonic(), 0.0)

@@ -1,7 +1,7 @@
-"""Calibration of covariances: the solver's are compared with true errors of images held out of the mapping.
+"""Calibrates the covariances of a map by the true errors of images that are held out of the mapping.
 
-The solver's covariance comes from how the scene coordinates of one image agree with each other; what they have in
-common (errors of the map, of its poses, of the camera) is not in it. One factor per map makes up for that.
+The solver computes a covariance from the residuals within one image. Errors that all of its scene coordinates share
+(of the map, of its poses, of the camera) do not appear in these; one factor per map compensates for them.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from aceg_ros.maps.header import MIN_COVARIANCE_SCALE
 
 DEGREES_OF_FREEDOM = 6
 CHI2_95 = float(chi2.ppf(0.95, DEGREES_OF_FREEDOM))      # squared radius of the 95 % ellipsoid
-MIN_HELD_OUT = 8            # images, or none
-_STEP, _MAX_HELD_OUT = 10, 32       # every tenth image is held out, and no more than these
-_QUANTILES = (0.5, 0.8)     # of the squared errors that the factor has to explain
-_CONFIDENCE = 0.6           # that a quantile is no larger than it is taken to be: few images make larger factors
-_MAX_SCALE = 6.0            # beyond, the poses are wrong, not uncertain
+MIN_HELD_OUT = 8            # images; if there would be fewer, none are held out
+_STEP, _MAX_HELD_OUT = 10, 32       # every tenth image is held out, up to this number
+_QUANTILES = (0.5, 0.8)     # of the squared normalized errors, which the factor is fitted to
+_CONFIDENCE = 0.6           # of the upper bounds of these quantiles: with few images, factors are larger
+_MAX_SCALE = 6.0            # a larger factor means that poses are wrong rather than uncertain
 
 
 def held_out_indices(count: int) -> set[int]:
-    """Which of `count` images to hold out of the mapping; none if there are too few to do without."""
+    """Return the indices of the images, of `count`, to hold out of the mapping; none if there are too few images."""
     if count < _STEP * MIN_HELD_OUT:
         return set()
     step = max(_STEP, -(-count // _MAX_HELD_OUT))
@@ -54,15 +54,17 @@ def calibrate_covariance_scale(localize: Callable[[Frame], PoseEstimate], frames
 
 
 def quantile_upper_bound(sample: Sequence[float], quantile: float) -> float:
-    """An upper bound of a distribution's quantile, with `_CONFIDENCE`, by a sample (an order statistic: David and
-    Nagaraja, Order Statistics, 7.1). 0 if the sample is too small."""
+    """Return an upper confidence bound (`_CONFIDENCE`) of a distribution's quantile, from a sample.
+
+    It is an order statistic (David and Nagaraja, Order Statistics, 7.1); 0 if the sample is too small.
+    """
     count = len(sample)
     rank = int(binom.ppf(_CONFIDENCE, count, quantile)) + 1          # P(rank - 1 or fewer below the quantile) is enough
     return sorted(sample)[rank - 1] if rank <= count else 0.0
 
 
 def normalized_error_squared(pose: np.ndarray, covariance: np.ndarray, truth: np.ndarray | None) -> float:
-    """Normalized estimation error squared (NEES): of pose (4, 4) with covariance (6, 6) from the true one (4, 4)."""
+    """Compute the normalized estimation error squared (NEES) of a pose (4, 4) with covariance (6, 6)."""
     assert truth is not None
     error = pose_difference(pose, truth)
     return float(error @ np.linalg.solve(covariance, error))

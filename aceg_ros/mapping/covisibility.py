@@ -1,4 +1,4 @@
-"""Which mapping images show the same part of the scene: those whose best patches match if the poses allow it."""
+"""Finds covisible mapping images: pairs with many matches that agree with the epipolar geometry of their poses."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from torch import Tensor
 from aceg_ros.mapping.matching import MAX_ERROR_CELLS, ExtractedFeatures, epipolar_lines, homogeneous_pixels
 
 MAX_AXIS_ANGLE_RAD = np.radians(50)    # between the optical axes of two covisible images
-PATCHES_PER_IMAGE = 128                # by which covisible images are found
-MIN_SHARED_RATIO = 0.5                 # of the shared patches of the best image: others that are as good
-MIN_SHARED = 3.0
-CHANCE_BAND = 6                        # times the tolerance: matches in this wider band tell how many are chance
+PATCHES_PER_IMAGE = 128                # most reliable patches that images are compared by
+MIN_SHARED_RATIO = 0.5                 # shared patches of a covisible image, as a share of those of the best image,
+MIN_SHARED = 3.0                       # and their smallest number
+CHANCE_BAND = 6                        # width of the band for estimating the number of chance matches, in tolerances
 
 
 @dataclass(frozen=True, kw_only=True)
 class CovisibilityFeatures:
-    """The PATCHES_PER_IMAGE (K) best patches of V images.
+    """The K = PATCHES_PER_IMAGE most reliable patches of each of V images, and their cameras.
 
     features (V, K, C), pixels (V, K, 2), axes (V, 3), centres (V, 3), camera_from_map (V, 3, 4), intrinsics (V, 4).
-    Images with fewer patches are filled up with features that match nothing.
+    Images with fewer patches are padded with features that match nothing.
     """
 
     features: Tensor
@@ -35,7 +35,7 @@ class CovisibilityFeatures:
 
     @classmethod
     def stack(cls, images: Sequence[ExtractedFeatures]) -> CovisibilityFeatures:
-        """Make them of the features of V images."""
+        """Collect them from the extracted features of V images."""
         features = images[0].features.new_zeros(len(images), PATCHES_PER_IMAGE, images[0].features.shape[1])
         pixels = features.new_full((len(images), PATCHES_PER_IMAGE, 2), 1e6)
         for index, image in enumerate(images):
@@ -49,10 +49,10 @@ class CovisibilityFeatures:
 
 def select_covisible_images(anchor: ExtractedFeatures, others: CovisibilityFeatures, count: int,
                             stride: int) -> list[int]:
-    """Indices of up to `count` images that show what the anchor shows, with short and with long baselines.
+    """Select up to `count` images that are covisible with the anchor, with short and long baselines.
 
-    Among the images that share about as many patches with it as the best one, baselines are spread evenly: more
-    parallax makes better depths. stride: of the encoder, in pixels.
+    Of the images that share at least half as many patches with it as the best one, those selected have evenly spread
+    baselines: more parallax gives better depths. stride: of the encoder, in pixels. Returns their indices.
     """
     baseline = (others.centres - anchor.centre).norm(dim=1)
     alike = (others.axes @ anchor.axis > float(np.cos(MAX_AXIS_ANGLE_RAD))) & (baseline > 1e-9)
@@ -69,9 +69,9 @@ def select_covisible_images(anchor: ExtractedFeatures, others: CovisibilityFeatu
 
 def _shared_patches(anchor: ExtractedFeatures, others: CovisibilityFeatures, candidates: Tensor,
                     limit_px: float) -> Tensor:
-    """How many of the anchor's best patches each of the candidates (V,) shows as well.
+    """Estimate how many of the anchor's patches each of the candidates (V,) shows as well.
 
-    Counts mutual nearest neighbours within limit_px of the epipolar line, less those that are there by chance.
+    Counts mutual nearest neighbours within limit_px of the epipolar line, less the expected number of chance matches.
     """
     own = anchor.features[:PATCHES_PER_IMAGE]
     similarity = torch.einsum("nc,vkc->vnk", own, others.features[candidates])

@@ -1,4 +1,4 @@
-"""The posed frames of a mapping run: which are taken, and which are rejected with a reason."""
+"""Collects the posed frames of a mapping run, and rejects unusable ones with a reason."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from aceg_ros.mapping.pose_agreement import check_poses
 
 _LOG = logging.getLogger("aceg_ros")
 MIN_FRAMES = 5
-MIN_EXTENT_M = 1e-6             # of the camera positions along one axis: less is one spot
+MIN_EXTENT_M = 1e-6             # of the camera positions along one axis; with less, they count as one position
 
 
 class MappingFrames:
-    """Frames as the encoder will see them. use_depth: keep their measured depths."""
+    """The mapping frames, prepared for the encoder. use_depth: keep their measured depths."""
 
     def __init__(self, encoder: Encoder, use_depth: bool):
         self._frames: list[PreparedFrame] = []
         self._encoder, self._use_depth = encoder, use_depth
         self._measured_depths_m: list[float | None] = []
-        self._cameras: dict[Camera, None] = {}             # a set in the order in which they came
+        self._cameras: dict[Camera, None] = {}             # an ordered set
 
     def __len__(self) -> int:
         return len(self._frames)
 
     @property
     def prepared(self) -> list[PreparedFrame]:
-        """The frames in the order in which they came."""
+        """The prepared frames in the order in which they were added."""
         return self._frames
 
     @property
@@ -53,7 +53,7 @@ class MappingFrames:
         return any(frame.depth_m is not None for frame in self._frames)
 
     def add(self, frame: Frame) -> None:
-        """Take one posed frame. Raises UserError without a usable pose or image."""
+        """Add one posed frame. Raises UserError if its pose or image is unusable."""
         if frame.map_from_camera is None or not is_pose(frame.map_from_camera):
             raise UserError(f"Frame {frame.name} has no usable pose (finite, rigid 4x4): mapping needs one for"
                             " each image.")
@@ -63,13 +63,13 @@ class MappingFrames:
         prepared = prepare_frame(frame, self._encoder.short_side_px, self._encoder.stride)
         depth = None
         if self._use_depth and prepared.depth_m is not None:
-            depth = prepared.depth_m.astype(np.float16)         # half the memory, and finer than any depth camera
+            depth = prepared.depth_m.astype(np.float16)         # precise enough: finer than any depth camera
         self._frames.append(replace(prepared, depth_m=depth))
         self._measured_depths_m.append(_median_depth(frame.depth_m))
         self._cameras[frame.camera] = None
 
     def check(self) -> None:
-        """Raises UserError if these frames make no map, and warns of poses that are hardly in metres."""
+        """Raise UserError if no map can be built from these frames, and warn if the poses may not be in metres."""
         if len(self) < MIN_FRAMES:
             raise UserError(f"A map needs at least {MIN_FRAMES} usable posed images, here are {len(self)}: drive on and"
                             " record more, or check the skipped frames.")
@@ -83,8 +83,7 @@ class MappingFrames:
             _LOG.warning(hint)
 
     def set_depths(self, depths: dict[int, np.ndarray]) -> None:
-        """Replace the depths of all frames by those (h, w) found for their patches; frames that are not in the dict
-        have none then."""
+        """Replace the depths of all frames by depth maps (h, w), by frame index; other frames lose their depths."""
         for index, frame in enumerate(self._frames):
             depth = depths.get(index)
             self._frames[index] = replace(frame, depth_m=None if depth is None else depth.astype(np.float16))

@@ -1,7 +1,7 @@
-"""Landmarks: patches of the mapping images with known 3D points, by which a scene is recognised.
+"""Landmarks: patches of the mapping images with known 3D points.
 
-ACE-G begins its map codes as noise and lets thousands of training steps fill them. The encoder's features already say
-which patches show the same point, so codes can begin as what they would have to learn.
+ACE-G optimises map codes from noise in thousands of training steps. Since the encoder's features already tell which
+patches show the same point, triangulated landmarks can serve as codes at once.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ CLUSTER_SAMPLE, CLUSTER_ROUNDS = 60_000, 2
 
 @dataclass(frozen=True, kw_only=True)
 class Landmarks:
-    """features (N, C) of unit length; points (N, 3) in the map; colours (N, 3) uint8; source (N,): index of the image
-    that each is from."""
+    """N landmarks: features (N, C) of unit length, points (N, 3) in the map, colours (N, 3) uint8, and source (N,), the
+    index of the image that each was found in."""
 
     features: Tensor
     points: Tensor
@@ -37,7 +37,7 @@ class Landmarks:
         return len(self.points)
 
     def subset(self, index: Tensor) -> Landmarks:
-        """The landmarks at `index` (M,)."""
+        """Return the landmarks at the indices (M,)."""
         return Landmarks(features=self.features[index], points=self.points[index], colours=self.colours[index.cpu()],
                          source=self.source[index.cpu()])
 
@@ -69,7 +69,7 @@ def find_landmarks(frames: Sequence[PreparedFrame], encoder: Encoder, options: T
 
 
 def _with_known_depth(image: PatchDepths, frame: PreparedFrame) -> Landmarks:
-    """The landmarks of one image: its patches whose depth is known."""
+    """Make landmarks of the patches of one image whose depth is known."""
     extracted, depth = image.extracted, image.depth_m
     known = torch.isfinite(depth)
     column, row = extracted.pixels[known].round().long().cpu().unbind(1)
@@ -80,7 +80,7 @@ def _with_known_depth(image: PatchDepths, frame: PreparedFrame) -> Landmarks:
 
 def _measured_patches(frames: Sequence[PreparedFrame], encoder: Encoder, options: TriangulationOptions,
                       budget: MappingBudget) -> Iterator[PatchDepths]:
-    """As `triangulated_patches`, by measured depths."""
+    """Yield the patches of each image with their measured depths, in the same way as `triangulated_patches`."""
     for done, index in enumerate(np.random.default_rng(options.seed).permutation(len(frames))):
         if budget.is_over():
             return
@@ -92,7 +92,7 @@ def _measured_patches(frames: Sequence[PreparedFrame], encoder: Encoder, options
 
 
 def subsample(landmarks: Landmarks, count: int, seed: int) -> Landmarks:
-    """At most `count` of the landmarks, drawn at random."""
+    """Draw at most `count` of the landmarks at random."""
     if len(landmarks) <= count:
         return landmarks
     order = torch.randperm(len(landmarks), generator=torch.Generator().manual_seed(seed))
@@ -100,10 +100,10 @@ def subsample(landmarks: Landmarks, count: int, seed: int) -> Landmarks:
 
 
 def cluster_landmarks(landmarks: Landmarks, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Features (count, C) of unit length and points (count, 3) of clusters with similar features and near points.
+    """Cluster landmarks with similar features and near points: features (count, C) of unit length, points (count, 3).
 
-    k-means, in which the distance of features and a tenth of the scene's radius count the same. Begins at random
-    landmarks, so that parts of the scene with many stay represented by many.
+    k-means on features together with points, scaled such that a tenth of the scene's radius weighs as much as a feature
+    distance of 1. It starts at random landmarks, so that parts of the scene with many landmarks keep many.
     """
     sample = subsample(landmarks, CLUSTER_SAMPLE, seed)
     features = functional.normalize(sample.features.float(), dim=1)
@@ -111,12 +111,12 @@ def cluster_landmarks(landmarks: Landmarks, count: int, seed: int) -> tuple[Tens
         return features, sample.points
     middle = sample.points.mean(0)
     scale = 0.1 * (sample.points - middle).norm(dim=1).median().clamp(min=1e-6)
-    traits = torch.cat([features, (sample.points - middle) / scale], 1)
-    order = torch.randperm(len(sample), generator=torch.Generator().manual_seed(seed)).to(traits.device)
-    centres = traits[order[:count]]
+    vectors = torch.cat([features, (sample.points - middle) / scale], 1)
+    order = torch.randperm(len(sample), generator=torch.Generator().manual_seed(seed)).to(vectors.device)
+    centres = vectors[order[:count]]
     for _ in range(CLUSTER_ROUNDS):
-        nearest = torch.cat([torch.cdist(part, centres).argmin(1) for part in traits.split(2048)])
-        sums = torch.zeros_like(centres).index_add_(0, nearest, traits)
+        nearest = torch.cat([torch.cdist(part, centres).argmin(1) for part in vectors.split(2048)])
+        sums = torch.zeros_like(centres).index_add_(0, nearest, vectors)
         size = torch.bincount(nearest, minlength=count)[:, None]
         centres = torch.where(size > 0, sums / size.clamp(min=1), centres)
     dim = features.shape[1]

@@ -1,5 +1,5 @@
-"""ACE's reprojection loss (CVPR 2023, section 3.3), a clamped pixel error that tightens as training goes on; and losses
-of known depths."""
+"""Losses: ACE's reprojection loss (CVPR 2023, section 3.3), a soft-clamped pixel error whose clamp tightens during
+training; losses for patches of known depth; and the likelihoods of ACE-G."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from aceg_ros.networks.contraction import Contraction
 MIN_DEPTH_M, MAX_DEPTH_M, MAX_ERROR_PX = 0.1, 1000.0, 1000.0
 FALLBACK_DEPTH_M = 10.0
 SIGMA_FALLBACK_DEPTH_M, MIN_SIGMA_PX = 0.1, 1e-4
-FINAL_DEPTH_WEIGHT = 0.3                    # of a triangulated depth at the end of training
-DEPTH_SOFTNESS_PX = 50.0                    # distance beyond which the loss of a depth grows as its logarithm
+FINAL_DEPTH_WEIGHT = 0.3                    # of triangulated depths at the end of training
+DEPTH_SOFTNESS_PX = 50.0                    # distance beyond which the depth loss is logarithmic
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """The cameras that saw B patches, and the pixels of these.
+    """The cameras of B patches, and their pixels.
 
     camera_from_map (B, 3, 4); intrinsics (B, 4) fx fy cx cy; pixels (B, 2).
     """
@@ -32,7 +32,7 @@ class View:
 
 @dataclass(frozen=True, kw_only=True)
 class Reprojection:
-    """in_camera (B, 3) metres; error_px (B,) L1 distance to the patch centre; valid (B,)."""
+    """Reprojection of B points: in_camera (B, 3) metres; error_px (B,), L1 distance to the patch centre; valid (B,)."""
 
     in_camera: Tensor
     error_px: Tensor
@@ -40,7 +40,7 @@ class Reprojection:
 
 
 def softness(progress: float) -> float:
-    """tau(t) = 50 sqrt(1 - t^2) + 1 pixels."""
+    """Return ACE's clamp in pixels at progress t: tau(t) = 50 sqrt(1 - t^2) + 1."""
     return 50.0 * max(0.0, 1.0 - progress * progress) ** 0.5 + 1.0
 
 
@@ -55,13 +55,13 @@ def reproject(coordinates: Tensor, view: View) -> Reprojection:
 
 
 def points_at_depth(view: View, depth_m: Tensor | float) -> Tensor:
-    """Camera-frame points (B, 3) on the patches' rays."""
+    """Return camera-frame points (B, 3) on the patches' rays at a z-depth."""
     rays = (view.pixels - view.intrinsics[:, 2:]) / view.intrinsics[:, :2]
     return torch.cat([rays, torch.ones_like(rays[:, :1])], 1) * depth_m
 
 
 def points_in_map(view: View, depth_m: Tensor) -> Tensor:
-    """Map points (B, 3) on the patches' rays, at z-depths (B,)."""
+    """Return map points (B, 3) on the patches' rays at z-depths (B,)."""
     rotation, translation = view.camera_from_map[:, :, :3], view.camera_from_map[:, :, 3]
     in_camera = points_at_depth(view, depth_m[:, None])
     return (rotation.transpose(1, 2) @ (in_camera - translation)[:, :, None])[:, :, 0]
@@ -69,13 +69,19 @@ def points_in_map(view: View, depth_m: Tensor) -> Tensor:
 
 def ace_loss(coordinates: Tensor, view: View, progress: float, depth_m: Tensor | None = None, *,
              annealed: bool = False, contraction: Contraction | None = None) -> tuple[Tensor, Tensor]:
-    """Mean loss of a batch, and the batch's pixel errors (B,) (detached).
+    """Compute the mean loss of a batch, and its pixel errors (B,) (detached).
 
-    depth_m (B,): z-depth, NaN if unknown. Adds the distance to the point at that depth, in pixels, and replaces the
-    10 m point for invalid predictions (by the median depth, if it is unknown). ACE's tanh is flat for predictions that
-    are far off; this term is a logarithm, which has a gradient there and a smaller weight than reprojection near by.
-    annealed: the depths are triangulated, good to begin with; their weight falls as training goes on. contraction: of
-    the head, in which that distance is then measured.
+    Args:
+        coordinates: predicted map points (B, 3).
+        view: cameras and pixels of the patches.
+        progress: of the training, in [0, 1).
+        depth_m: z-depths (B,), NaN if unknown, or None. A patch of known depth adds a loss of the distance to the point
+            at that depth. ACE's tanh has no gradient for predictions that are far off; this loss is logarithmic, so it
+            has one, and it weighs less than reprojection for predictions that are close. For invalid predictions, the
+            known depth replaces ACE's target at 10 m; if it is unknown, the median depth of the batch does.
+        annealed: whether the weight of the depths decreases during training; for triangulated depths, which are good
+            enough at its beginning only.
+        contraction: of the head, in which the distance is measured; None: in map units.
     """
     reprojection = reproject(coordinates, view)
     tau = softness(progress)
@@ -93,7 +99,7 @@ def ace_loss(coordinates: Tensor, view: View, progress: float, depth_m: Tensor |
 
 def known_depth_loss(coordinates: Tensor, view: View, depth_m: Tensor,
                      contraction: Contraction | None = None) -> tuple[Tensor, Tensor]:
-    """As `ace_loss`, by depths (B,) alone, all of them known: how training starts if there are any."""
+    """Compute the loss and pixel errors as `ace_loss`, from the depths (B,) alone, all of them known: for warm-up."""
     reprojection = reproject(coordinates, view)
     depth = depth_m.clamp(min=MIN_DEPTH_M)
     loss = _depth_penalty(_distance(coordinates, view, depth, contraction), depth, view)
@@ -101,25 +107,26 @@ def known_depth_loss(coordinates: Tensor, view: View, depth_m: Tensor,
 
 
 def _distance(coordinates: Tensor, view: View, depth_m: Tensor, contraction: Contraction | None) -> Tensor:
-    """Distances (B,) to the points at z-depths (B,)."""
+    """Return the distances (B,) to the points at z-depths (B,)."""
     truth = points_in_map(view, depth_m)
     return (coordinates - truth).norm(dim=1) if contraction is None else contraction.distance(coordinates, truth)
 
 
 def _depth_penalty(distance_m: Tensor, depth_m: Tensor, view: View) -> Tensor:
-    """Loss (B,) of a distance to the point at a known depth: its logarithm, in pixels as the camera sees it."""
+    """Return the loss (B,) of distances to the points of known depth: logarithmic in the distance in pixels."""
     return DEPTH_SOFTNESS_PX * torch.log1p(distance_m * view.intrinsics[:, 0] / depth_m / DEPTH_SOFTNESS_PX)
 
 
 def laplace_loss(coordinates: Tensor, sigma: Tensor, truth: Tensor) -> Tensor:
-    """Loss (B,) of ACE-G's pre-training: negative log likelihood of the distance to the true point (B, 3)."""
+    """Return the loss (B,) of ACE-G's pre-training: negative log likelihood of the distance to the truth (B, 3)."""
     return sigma.log() + math.sqrt(2.0) * (coordinates - truth).norm(dim=1) / sigma
 
 
 def laplace_reprojection_loss(coordinates: Tensor, sigma: Tensor, view: View) -> tuple[Tensor, Tensor]:
-    """Loss (B,) of ACE-G's mapping, and the pixel errors (B,) (detached).
+    """Return the loss (B,) of ACE-G's mapping, and the pixel errors (B,) (detached).
 
-    Valid: likelihood of the L1 pixel error, with sigma projected. Invalid: of the distance to the point at 0.1 m.
+    It is a negative log likelihood: of the L1 pixel error, with sigma projected into the image, for valid predictions,
+    and of the distance to the point at 0.1 m for invalid ones.
     """
     reprojection = reproject(coordinates, view)
     depth = reprojection.in_camera[:, 2].clamp(min=MIN_DEPTH_M)

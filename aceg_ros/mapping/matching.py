@@ -1,7 +1,4 @@
-"""Which patches of two mapping images show the same point.
-
-The poses are known, so a match is searched along its epipolar line alone.
-"""
+"""Matches the patches of two mapping images along epipolar lines, since their poses are known."""
 
 from __future__ import annotations
 
@@ -16,17 +13,17 @@ from aceg_ros.encoders.base import Encoder
 from aceg_ros.encoders.preprocess import image_to_tensor, patch_centres, valid_cells
 from aceg_ros.mapping.augmentation import PreparedFrame
 
-MAX_ERROR_CELLS = 0.75                 # a match is good to half a cell in each direction
+MAX_ERROR_CELLS = 0.75                 # tolerance: patches are half a cell accurate in each direction
 TEXTURE_WINDOW_PX = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractedFeatures:
-    """The chosen patches of an image, the most reliable first.
+    """The selected patches of an image, the most reliable first, and its camera.
 
-    features (N, C) of unit length; cells (N,) flat indices of the feature map, whose height and width are map_size;
-    pixels (N, 2); rays (N, 3) in the map frame, of unit depth along the optical axis. centre (3,) of the camera in the
-    map; camera_from_map (3, 4); intrinsics (4,) fx fy cx cy.
+    features (N, C) of unit length; cells (N,), flat indices into the feature map of height and width map_size; pixels
+    (N, 2); rays (N, 3) in the map frame, with unit depth along the optical axis. centre (3,): of the camera in the map.
+    camera_from_map (3, 4); intrinsics (4,) fx fy cx cy.
     """
 
     features: Tensor
@@ -46,7 +43,7 @@ class ExtractedFeatures:
 
 @torch.inference_mode()
 def extract_features(frame: PreparedFrame, encoder: Encoder, max_patches: int) -> ExtractedFeatures:
-    """The most reliable patches of an image; if the encoder gives no reliabilities, those with most texture."""
+    """Extract the most reliable patches of an image; without reliabilities, those with the most texture."""
     image = image_to_tensor(frame.image, encoder.device)
     features, reliability = encoder.extract(image)
     height, width = features.shape[2:]
@@ -69,7 +66,7 @@ def extract_features(frame: PreparedFrame, encoder: Encoder, max_patches: int) -
 
 
 def measured_depths(frame: PreparedFrame, extracted: ExtractedFeatures) -> Tensor:
-    """The measured depths (N,) of an image at its chosen patches, NaN if unknown."""
+    """Return the measured depths (N,) of an image at its extracted patches, NaN if unknown."""
     pixels = extracted.pixels
     if frame.depth_m is None:
         return pixels.new_full((len(pixels),), float("nan"))
@@ -79,7 +76,7 @@ def measured_depths(frame: PreparedFrame, extracted: ExtractedFeatures) -> Tenso
 
 
 def _texture(image: np.ndarray, stride: int) -> np.ndarray:
-    """How well the content of each patch fixes its position (h, w): the smaller eigenvalue of its structure tensor."""
+    """Return the smaller eigenvalue (h, w) of each patch's structure tensor: how well it can be localized."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     height, width = (side // stride * stride for side in grey.shape)
     strength = cv2.cornerMinEigenVal(grey, TEXTURE_WINDOW_PX)[:height, :width]
@@ -87,10 +84,9 @@ def _texture(image: np.ndarray, stride: int) -> np.ndarray:
 
 
 def match_features(a: ExtractedFeatures, b: ExtractedFeatures, band_px: float) -> Tensor:
-    """For each patch of a, the index (N,) of its match in b, -1 if it has none.
+    """Match each patch of a: returns the indices (N,) of its matches in b, -1 for no match.
 
-    A match is the nearest neighbour of a patch, and the patch is its nearest neighbour, among the patches of b within
-    band_px of the epipolar line.
+    Matches are mutual nearest neighbours among the pairs within band_px of the epipolar line.
     """
     lines = epipolar_lines(a.rays, a.centre, b.camera_from_map[None], b.intrinsics[None])[0]
     error = lines @ homogeneous_pixels(b.pixels, b.intrinsics).T
@@ -102,9 +98,10 @@ def match_features(a: ExtractedFeatures, b: ExtractedFeatures, band_px: float) -
 
 
 def epipolar_lines(rays: Tensor, centre: Tensor, camera_from_map: Tensor, intrinsics: Tensor) -> Tensor:
-    """Epipolar lines (V, N, 3) of N rays in V other images; line . `homogeneous_pixels` is a distance in pixels.
+    """Compute the epipolar lines (V, N, 3) of N rays in V other images.
 
-    rays (N, 3) in the map frame from centre (3,); camera_from_map (V, 3, 4); intrinsics (V, 4).
+    rays (N, 3): in the map frame, from centre (3,). camera_from_map (V, 3, 4); intrinsics (V, 4). The dot product of a
+    line and `homogeneous_pixels` is the distance in pixels.
     """
     directions = rays @ camera_from_map[:, :, :3].transpose(1, 2)
     origin = (camera_from_map[:, :, :3] @ centre + camera_from_map[:, :, 3])[:, None]
@@ -114,5 +111,5 @@ def epipolar_lines(rays: Tensor, centre: Tensor, camera_from_map: Tensor, intrin
 
 
 def homogeneous_pixels(pixels: Tensor, intrinsics: Tensor) -> Tensor:
-    """(u - cx, v - cy, 1) (..., N, 3) of pixels (..., N, 2)."""
+    """Return (u - cx, v - cy, 1), (..., N, 3), of pixels (u, v), (..., N, 2)."""
     return torch.cat([pixels - intrinsics[..., None, 2:], torch.ones_like(pixels[..., :1])], -1)

@@ -1,4 +1,4 @@
-"""ACE-G's mapping with the published regressor: it stays frozen, the map code is optimised by reprojection."""
+"""ACE-G's mapping with the published regressor, which stays frozen: optimises the map code by reprojection."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ REPORT_EVERY = 5                # iterations, which are long
 
 @dataclass(frozen=True, kw_only=True)
 class MapCodeOptions:
-    """The paper's "5 min" setting; the clock may end it earlier. feature_dropout: share of feature entries left out."""
+    """Options of the optimisation; defaults are the paper's "5 min" setting.
+
+    iterations: upper bound; the time budget may end it earlier. feature_dropout: share of feature entries set to zero.
+    """
 
     codes: int = 4096
     iterations: int = 1000
@@ -33,7 +36,7 @@ class MapCodeOptions:
 
 def optimize_map_code(code: MapCode, regressor: TransformerHead, buffer: PatchBuffer, *, options: MapCodeOptions,
                       budget: MappingBudget) -> TrainingResult:
-    """Fit `code` to the patches of the buffer, as the frozen regressor reads it; see `run_training`."""
+    """Optimise `code`, in place, on the patches of the buffer; see `run_training`."""
     optimizer = torch.optim.AdamW(code.parameters(), lr=options.peak_rate, weight_decay=options.weight_decay)
     generator = torch.Generator().manual_seed(options.seed)
 

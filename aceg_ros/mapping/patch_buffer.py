@@ -24,7 +24,7 @@ MIN_SAMPLING_WEIGHT = 0.02
 
 @dataclass(frozen=True, kw_only=True)
 class Patches:
-    """A batch of patches: features (B, C) float32, their views, colours (B, 3) uint8, depth_m (B,) or None."""
+    """A batch of patches: features (B, C) float32, their view, colours (B, 3) uint8, z-depths depth_m (B,) or None."""
 
     features: Tensor
     view: View

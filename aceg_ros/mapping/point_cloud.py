@@ -1,4 +1,4 @@
-"""The coloured points of a map that was trained: predictions for the patches that the network explains best."""
+"""Predicts the coloured point cloud of a trained map."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The one training loop of ACE heads and map codes: one-cycle schedule, an end that the clock sets, a stop that cools
-down first."""
+"""The training loop of ACE heads and map codes: a one-cycle schedule within a time budget, with a cool-down if the user
+stops it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch import Tensor
 
 from aceg_ros.mapping.budget import MappingBudget
 
-RISE = 0.04                             # share of the training in which the learning rate rises
+RISE = 0.04                             # share of the training in which the learning rate increases
 START_RATE, END_RATE = 0.04, 1e-4       # of the peak rate
-RECENT_STEPS = 20                       # whose pixel errors the running median is of
+RECENT_STEPS = 20                       # number of steps that the running median of the pixel error covers
 COOLDOWN_SHARE, MAX_COOLDOWN_S = 0.1, 15.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
-    """What a training did. reprojection_px: median pixel error of the last batches; finished: False if the user stopped
-    it."""
+    """Statistics of a training. reprojection_px: median pixel error of the last batches. finished: False if the user
+    stopped it."""
 
     iterations: int
     seconds: float
@@ -32,12 +32,14 @@ class TrainingResult:
 
 class TrainingStep(Protocol):
     def __call__(self, progress: float, rate: float, /) -> Tensor:
-        """Draw a batch and take one optimizer step at this progress in [0, 1), with this share of the peak learning
-        rate. Returns the median pixel error of the batch, a scalar."""
+        """Draw a batch and take one optimizer step. Returns the median pixel error of the batch, a scalar.
+
+        progress: of the training, in [0, 1). rate: learning rate as a share of its peak.
+        """
 
 
 def one_cycle(progress: float) -> float:
-    """Share of the peak rate at progress in [0, 1]: cosine rise over the first 4 %, cosine fall to 1e-4 after it."""
+    """Return the share of the peak rate at progress in [0, 1]: cosine increase over 4 %, then decrease to 1e-4."""
     if progress < RISE:
         low, high, t = START_RATE, 1.0, progress / RISE
     else:
@@ -46,11 +48,11 @@ def one_cycle(progress: float) -> float:
 
 
 def run_training(step: TrainingStep, iterations: int, budget: MappingBudget, report_every: int = 20) -> TrainingResult:
-    """Take steps until there were so many or the deadline of the budget has come, whichever is first.
+    """Train for a number of iterations or until the deadline of the budget, whichever comes first.
 
-    Progress, which drives learning rate and loss, is the larger of the share of iterations and the share of time, so
-    the schedule always completes. When the user stops the run, the rest of the schedule is run through in a tenth of
-    the time so far (at most 15 s): what is stopped at a high learning rate is far worse than it could be.
+    Progress, which drives learning rate and loss, is the larger of the shares of iterations and of time used up, so the
+    schedule always completes. If the user stops the run, the learning rate is reduced to zero within a tenth of the
+    time so far (at most 15 s), since weights at a high learning rate are much worse.
     """
     schedule = _Schedule(iterations, budget)
     recent: list[Tensor] = []
@@ -87,7 +89,7 @@ class _Schedule:
         return time.monotonic() - self._started
 
     def at(self, done: int, elapsed_s: float) -> tuple[float, float]:
-        """Progress, 1 or more at the end, and share of the peak rate after so many iterations and seconds."""
+        """Return progress (1 or more at the end) and share of the peak rate after `done` iterations and elapsed_s."""
         progress = max(done / self._iterations, elapsed_s / self.total_s)
         if self._cooldown is None and self._should_stop():
             seconds = min(COOLDOWN_SHARE * elapsed_s, MAX_COOLDOWN_S, self.total_s - elapsed_s)
@@ -101,7 +103,7 @@ class _Schedule:
 
 @dataclass(frozen=True, kw_only=True)
 class _Cooldown:
-    """The end of a training that the user stopped at this progress, started_s seconds into it."""
+    """The cool-down of a training that the user stopped at this progress, started_s seconds after its start."""
 
     started_s: float
     seconds: float

@@ -1,9 +1,8 @@
 """Depths of mapping patches: matched between covisible images and triangulated with the known poses.
 
-ACE learns depth from reprojection alone, which takes tens of thousands of steps and, if a scene was seen in all
-directions, more than two cores have time for: predictions begin on the wrong side of most cameras. The encoder's own
-features already tell which patches of two images show the same point. Patches on whose point three or more images agree
-get a depth, and training starts from there.
+ACE learns depth from reprojection alone, which takes tens of thousands of steps. If cameras look in all directions, two
+cores do not have the time for it, because initial predictions are behind most cameras. Here, patches are matched by
+their features; those with consistent matches in three or more images get a depth, from which training starts.
 """
 
 from __future__ import annotations
@@ -28,13 +27,14 @@ from aceg_ros.mapping.matching import (
 )
 
 MIN_PARALLAX_RAD = np.radians(1.0)
-MIN_VIEWS = 3                          # that agree on a point, the patch's own among them
-EXTRACTION_SHARE, EXTRACTION_PROGRESS = 0.5, 0.4        # of the time at most, and of the progress that is reported
+MIN_VIEWS = 3                          # images that must agree on a point, including the patch's own
+EXTRACTION_SHARE, EXTRACTION_PROGRESS = 0.5, 0.4        # largest share of the time, share of the progress
 
 
 @dataclass(frozen=True, kw_only=True)
 class TriangulationOptions:
-    """images: at most so many take part; covisible_images: that each is matched with; patches: of an image."""
+    """images: largest number of images used. covisible_images: number of images that each is matched with. patches:
+    largest number of patches per image."""
 
     images: int = 400
     covisible_images: int = 8
@@ -44,7 +44,7 @@ class TriangulationOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PatchDepths:
-    """Depths of the chosen patches of the image at `index`. depth_m (N,): along its optical axis, NaN if unknown."""
+    """Z-depths of the extracted patches of the image at `index`: depth_m (N,), NaN if unknown."""
 
     index: int
     extracted: ExtractedFeatures
@@ -53,9 +53,9 @@ class PatchDepths:
 
 def triangulate(frames: Sequence[PreparedFrame], encoder: Encoder, options: TriangulationOptions,
                 budget: MappingBudget, *, use_measured: bool = False) -> dict[int, np.ndarray]:
-    """Depths (h, w), one for each cell, NaN if unknown, of the images that there was time for, by their index.
+    """Triangulate depth maps (h, w), one depth per cell, NaN if unknown, of as many images as the budget allows.
 
-    use_measured: patches that are triangulated get their measured depth instead, if they have one.
+    use_measured: triangulated patches get their measured depth instead, if they have one. Returns them by image index.
     """
     depths: dict[int, np.ndarray] = {}
     for image in triangulated_patches(frames, encoder, options, budget):
@@ -71,10 +71,9 @@ def triangulate(frames: Sequence[PreparedFrame], encoder: Encoder, options: Tria
 
 def triangulated_patches(frames: Sequence[PreparedFrame], encoder: Encoder, options: TriangulationOptions,
                          budget: MappingBudget) -> Iterator[PatchDepths]:
-    """Triangulate image by image, in random order.
+    """Triangulate image by image, in random order, until the budget is over.
 
-    Ends when the budget is over, with what it has: at most half of the time is for extracting features, the rest for
-    matching the images that have them.
+    At most half of the time is used to extract features, the rest to match the images that have them.
     """
     rng = np.random.default_rng(options.seed)
     order = rng.permutation(len(frames))[:options.images]
@@ -95,7 +94,7 @@ def triangulated_patches(frames: Sequence[PreparedFrame], encoder: Encoder, opti
 
 def _extract(frames: Sequence[PreparedFrame], encoder: Encoder, order: np.ndarray, patches: int, *,
              budget: MappingBudget) -> dict[int, ExtractedFeatures]:
-    """Features of the images that there is time for, in this order, by their index; none of images without patches."""
+    """Extract features of images in this order until time is up, by index; images without patches are left out."""
     budget = budget.phase(budget.stage, share=EXTRACTION_SHARE)
     extracted = {}
     for done, index in enumerate(order):
@@ -110,9 +109,9 @@ def _extract(frames: Sequence[PreparedFrame], encoder: Encoder, order: np.ndarra
 
 @dataclass(frozen=True, kw_only=True)
 class _RayObservations:
-    """N rays of one image as P covisible images see them: a point at depth z is z rotated + origin in their cameras.
+    """N rays of one image in the cameras of P covisible images, where the point at depth z is z * rotated + origin.
 
-    rotated (P, N, 3), origin (P, 1, 3); pixels (P, N, 2) of the match in each image; matched (P, N);
+    rotated (P, N, 3), origin (P, 1, 3); pixels (P, N, 2) of the match in each image; matched (P, N) bool;
     intrinsics (P, 1, 4).
     """
 
@@ -123,9 +122,9 @@ class _RayObservations:
     intrinsics: Tensor
 
     def candidates(self) -> Tensor:
-        """Depths (P, N) by each match alone; NaN if there is none or it is not in front of both cameras.
+        """Return depths (P, N) from each match alone; NaN without a match, or if the point is behind a camera.
 
-        u (.)_z = (.)_x and v (.)_z = (.)_y are linear in z.
+        Linear least squares: for the point p = z * rotated + origin, u p_z = p_x and v p_z = p_y are linear in z.
         """
         seen = (self.pixels - self.intrinsics[..., 2:]) / self.intrinsics[..., :2]
         slope = self.rotated[..., :2] - seen * self.rotated[..., 2:]
@@ -135,18 +134,18 @@ class _RayObservations:
         return torch.where(in_front & self.matched, depth, float("nan"))
 
     def project(self, depth: Tensor) -> Tensor:
-        """Pixels (P, N, 2) of the points at `depth` (N,), far away if they are behind a camera."""
+        """Project the points at `depth` (N,): pixels (P, N, 2), 1e6 for points behind a camera."""
         local = self.rotated * depth[:, None] + self.origin
         z = local[..., 2:]
         pixels = local[..., :2] / z.clamp(min=1e-6) * self.intrinsics[..., :2] + self.intrinsics[..., 2:]
         return torch.where(z > 1e-6, pixels, 1e6)
 
     def errors(self, depth: Tensor) -> Tensor:
-        """Distances (P, N) in pixels between the matches and the projections of the points at `depth` (N,)."""
+        """Return the distances (P, N) in pixels between the matches and the projected points at `depth` (N,)."""
         return torch.nan_to_num((self.project(depth) - self.pixels).norm(dim=-1), nan=1e6)
 
     def refine(self, depth: Tensor, used: Tensor) -> Tensor:
-        """Depth (N,) after three Gauss-Newton steps on the errors of the `used` (P, N)."""
+        """Refine depths (N,) by three Gauss-Newton steps on the errors of the `used` matches (P, N)."""
         for _ in range(3):
             step = 1e-3 * depth
             projected = self.project(depth)
@@ -160,7 +159,7 @@ class _RayObservations:
 
 @torch.inference_mode()
 def _triangulate_image(anchor: ExtractedFeatures, others: list[ExtractedFeatures], stride: int) -> Tensor:
-    """Depths (N,) of the anchor's patches along its optical axis, NaN if fewer than MIN_VIEWS images agree."""
+    """Triangulate the anchor's patches: z-depths (N,), NaN if fewer than MIN_VIEWS images agree."""
     if len(others) < MIN_VIEWS - 1:
         return anchor.pixels.new_full((len(anchor.pixels),), float("nan"))
     limit = MAX_ERROR_CELLS * stride

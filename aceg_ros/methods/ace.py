@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class AceOptions:
     """What a user may choose about mapping by ACE.
 
-    reprojection_only: do not begin with depths from matched patches (`mapping.triangulation`).
+    reprojection_only: train without triangulated depths (`mapping.triangulation`), as ACE was published.
     """
 
     reprojection_only: bool = option(False, "train as ACE was published: do not start from depths triangulated between"
@@ -28,8 +28,8 @@ class AceOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class AceMapSettings:
-    """Settings of a map of this method. patch_offset_px: of imported maps, whose authors count pixels from another
-    corner."""
+    """Settings of a map of this method. patch_offset_px: added to the pixels of patches, for imported maps, whose
+    authors define pixel coordinates differently."""
 
     patch_offset_px: float = 0.0
 
@@ -46,7 +46,7 @@ def make_localizer(scene_map: SceneMap, device: str = "auto", seed: int = 0) -> 
 
 
 def load_head(scene_map: SceneMap, device: str) -> SceneCoordinateRegressor:
-    """Return the map's head. Raises UserError if it cannot be used."""
+    """Return the map's head as a regressor. Raises UserError if it cannot be used."""
     from aceg_ros.networks.ace_head import head_from_state
     try:
         head = head_from_state(dict(scene_map.sections["head"])).eval().requires_grad_(False).to(device)

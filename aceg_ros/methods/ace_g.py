@@ -1,4 +1,4 @@
-"""ACE-G (Bruns et al., ICCV 2025): one frozen regressor for all scenes, and a code per scene that it reads.
+"""ACE-G (Bruns et al., ICCV 2025): one frozen regressor for all scenes, and one code per scene as its input.
 
 With the shipped regressor the code is made of landmarks, found by triangulation in seconds. With the published one
 (`aceg import ace-g`) it is optimised by reprojection, as in the paper.
@@ -29,8 +29,8 @@ SHIPPED_REGRESSOR, SHIPPED_REGRESSOR_ENCODER = "ace_g", "compact"
 class AceGOptions:
     """What a user may choose about mapping by ACE-G.
 
-    regressor: the shipped one or a file. codes: how many a scene has, at most; None: 8192 landmarks, or as many as the
-    published regressor was trained with.
+    regressor: the shipped one or a file. codes: largest number of codes of a scene; None: 8192 landmarks, or the number
+    that the published regressor was trained with.
     """
 
     regressor: str = option(SHIPPED_REGRESSOR, "the shipped regressor or a file from 'aceg import ace-g' or 'aceg"
@@ -41,8 +41,8 @@ class AceGOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class AceGMapSettings:
-    """Settings of a map of this method. patch_offset_px: of imported maps, whose authors count pixels from another
-    corner."""
+    """Settings of a map of this method. patch_offset_px: added to the pixels of patches, for imported maps, whose
+    authors define pixel coordinates differently."""
 
     patch_offset_px: float = 0.0
 
@@ -60,7 +60,7 @@ def make_localizer(scene_map: SceneMap, device: str = "auto", seed: int = 0) -> 
 
 
 def load_regressor_with_code(scene_map: SceneMap, device: str) -> SceneCoordinateRegressor:
-    """Return the regressor with the map's code. Raises UserError if it is another regressor now than the map's."""
+    """Return the regressor with the map's code. Raises UserError if the regressor has changed since mapping."""
     from aceg_ros.networks.landmark_regressor import LandmarkCode, LandmarkRegressor
     from aceg_ros.networks.map_code_transformer import MapCode
     from aceg_ros.networks.regressor import load_regressor

@@ -1,4 +1,4 @@
-"""Mapping by ACE-G (Bruns et al., ICCV 2025): a code is made for the scene that the frozen regressor reads.
+"""Mapping by ACE-G (Bruns et al., ICCV 2025): builds the code of a scene for the frozen regressor.
 
 With the shipped regressor the code is made of landmarks, found by triangulation in seconds. With the published one
 (`aceg import ace-g`) it is optimised by reprojection, as in the paper.
@@ -32,19 +32,19 @@ from aceg_ros.networks.regressor import Regressor, load_regressor
 from aceg_ros.utils.device import pick_device
 
 MIN_LANDMARKS = 200
-MIN_LANDMARK_SHARE = 0.05            # of an image's patches: chance makes 0.02 of pure noise, scenes 0.2 to 0.5
+MIN_LANDMARK_SHARE = 0.05            # of an image's patches: pure noise gives 0.02 by chance, scenes 0.2 to 0.5
 CLUSTERING_SHARE = 0.12              # of the budget, kept for clustering the landmarks
 FINISH_SHARE, FINISH_S = 0.02, 1.0   # of the budget, for the cloud and the file
-CLOUD_POINTS = 15_000                # of 50,000 a map may have: the landmarks are the larger part of a small file
+CLOUD_POINTS = 15_000                # fewer than a map may have, so that the cloud is not the larger part of the file
 KEY_SCALE = 127                      # keys are unit vectors as int8
 
 
 @dataclass(frozen=True, kw_only=True)
 class AceGSettings:
-    """Sizes that a device can afford. landmarks: at most so many in a map, after clustering.
+    """Sizes for a device. landmarks: largest number in a map, after clustering.
 
-    For the published regressor: buffer, patches in it; patches_per_image; fill_share, part of the budget for encoding
-    images; training.
+    For the published regressor: buffer, capacity in patches; patches_per_image; fill_share, share of the budget for
+    encoding images; training.
     """
 
     landmarks: int = 8192
@@ -55,13 +55,13 @@ class AceGSettings:
     training: MapCodeOptions = field(default_factory=MapCodeOptions)
 
 
-# On a CPU a fraction of the published buffer, batch and code.
+# Buffer, batch and code are as published on a GPU, and much smaller on a CPU.
 SETTINGS = {"cuda": AceGSettings(),
             "cpu": AceGSettings(buffer=500_000, training=MapCodeOptions(codes=1024, batch=2048))}
 
 
 class AceGMapper:
-    """Collects posed frames, then makes a code of them within the budget."""
+    """Collects posed frames, then builds the scene's code from them within the budget."""
 
     def __init__(self, options: MappingOptions, method_options: AceGOptions | None = None, *,
                  settings: AceGSettings | None = None):
@@ -73,13 +73,13 @@ class AceGMapper:
         self._frames = MappingFrames(self._encoder, options.use_depth)
 
     def add(self, frame: Frame) -> None:
-        """Take one posed frame. Raises UserError without a usable pose or image."""
+        """Add one posed frame. Raises UserError if its pose or image is unusable."""
         self._frames.add(frame)
 
     def build(self, budget: MappingBudget) -> SceneMap:
-        """Make the code that the regressor reads, of landmarks or by optimisation, within the budget.
+        """Build the code of the scene, from landmarks or by optimisation, within the budget.
 
-        When the budget says stop, the code so far becomes the map, marked incomplete.
+        If the user stops it, the map has the code so far and is marked incomplete.
         """
         self._frames.check()
         budget = budget.reserve(FINISH_SHARE * budget.total_s + FINISH_S)
@@ -92,7 +92,7 @@ class AceGMapper:
         return scene_map
 
     def _build_from_landmarks(self, budget: MappingBudget) -> SceneMap:
-        """Find landmarks, cluster them, and make a map of the clusters."""
+        """Find landmarks, cluster them, and build a map from the clusters."""
         seed = self._options.seed
         landmarks, encoded = self._find_landmarks(budget)
         features, points = cluster_landmarks(landmarks, self._method_options.codes or self._settings.landmarks, seed)
@@ -103,7 +103,7 @@ class AceGMapper:
         return self._finish({"landmarks": code}, cloud.points.cpu().numpy(), cloud.colours.numpy(), statistics)
 
     def _find_landmarks(self, budget: MappingBudget) -> tuple[Landmarks, int]:
-        """Landmarks of the scene, and how many images were encoded for them."""
+        """Return landmarks of the scene, and the number of images that were encoded for them."""
         options = replace(self._settings.triangulation, seed=self._options.seed)
         budget = budget.phase("finding landmarks").reserve(CLUSTERING_SHARE * budget.total_s)
         landmarks = find_landmarks(self._frames.prepared, self._encoder, options, budget,
@@ -113,11 +113,11 @@ class AceGMapper:
         if len(landmarks) < needed:
             raise UserError(f"Only {len(landmarks)} landmarks were found, at least {needed} are needed: take more"
                             " images that overlap and see the same from different positions, or give more time.")
-        in_time = budget.remaining_s() > 0.0             # then all images that may take part were encoded
+        in_time = budget.remaining_s() > 0.0             # then all images that triangulation uses were encoded
         return landmarks, min(len(self._frames), options.images) if in_time else sources
 
     def _build_by_optimization(self, budget: MappingBudget) -> SceneMap:
-        """Fill the patch buffer, optimise a code for it, and make a map of the code."""
+        """Fill the patch buffer, optimise a code on it, and build a map with the code."""
         net = self._regressor.net
         assert isinstance(net, TransformerHead)
         buffer, encoded = self._fill_buffer(budget)
@@ -134,7 +134,7 @@ class AceGMapper:
                             statistics)
 
     def _fill_buffer(self, budget: MappingBudget) -> tuple[PatchBuffer, int]:
-        """The patches to learn from, and how many images were encoded for them."""
+        """Return the patches to train on, and the number of images that were encoded for them."""
         settings, encoder = self._settings, self._encoder
         buffer = PatchBuffer(settings.buffer, dim=encoder.dim, stride=encoder.stride, device=self._device,
                              with_depth=False)
@@ -148,7 +148,7 @@ class AceGMapper:
         return buffer, encoded
 
     def _new_code(self, net: TransformerHead) -> MapCode:
-        """A code of noise around the mean camera position."""
+        """Return an initial code of noise, centred at the mean camera position."""
         mean = torch.tensor(self._frames.poses[:, :3, 3].mean(0)).float()
         codes = self._method_options.codes or self._regressor.codes or self._settings.training.codes
         generator = torch.Generator().manual_seed(self._options.seed)

@@ -1,8 +1,8 @@
-"""Mapping by ACE (Brachmann et al., CVPR 2023): a head is trained for the scene by reprojection.
+"""Mapping by ACE (Brachmann et al., CVPR 2023): trains a head for the scene by reprojection.
 
-Unlike there, depths are triangulated between the mapping images first (unless `AceOptions.reprojection_only`).
-Training starts from them and, if there are enough, learns those patches alone: the others are the sky, and what no two
-images agree on.
+Unlike in the publication, depths are triangulated between the mapping images first (unless
+`AceOptions.reprojection_only`). Training starts from these depths and, if there are enough, uses only patches that have
+one; the others show the sky, or could not be matched between images.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from aceg_ros.networks.ace_head import SceneHead
 from aceg_ros.networks.contraction import contraction_radius
 from aceg_ros.utils.device import pick_device
 
-TRIANGULATION_SHARE = 0.2            # of the time for mapping, at most
-FIRST_PASS_SHARE = 0.6               # of the time left, at most, for encoding each image once
+TRIANGULATION_SHARE = 0.2            # largest share of the time for mapping
+FIRST_PASS_SHARE = 0.6               # largest share of the remaining time for encoding each image once
 FINISH_SHARE, FINISH_S = 0.02, 2.0   # of the budget, for the cloud and the file
-MIN_TRIANGULATED = 50.0              # patches of an image, on average, from which on the head learns from them alone
+MIN_TRIANGULATED = 50.0              # mean number of triangulated patches per image for training on these alone
 RADIUS_PATCHES = 4000
 
 
 @dataclass(frozen=True, kw_only=True)
 class AceSettings:
-    """Sizes that a device can afford. buffer: patches; fill_share: part of the budget for encoding images."""
+    """Sizes for a device. buffer: capacity in patches. fill_share: share of the budget for encoding images."""
 
     width: int
     extra_blocks: int = 1
@@ -73,13 +73,13 @@ class AceMapper:
         self._frames = MappingFrames(self._encoder, options.use_depth)
 
     def add(self, frame: Frame) -> None:
-        """Take one posed frame. Raises UserError without a usable pose or image."""
+        """Add one posed frame. Raises UserError if its pose or image is unusable."""
         self._frames.add(frame)
 
     def build(self, budget: MappingBudget) -> SceneMap:
-        """Triangulate depths, fill the patch buffer, train a head, all within the budget.
+        """Triangulate depths, fill the patch buffer and train a head, all within the budget.
 
-        When the budget says stop, the head so far becomes the map, marked incomplete.
+        If the user stops the training, the map has the head so far and is marked incomplete.
         """
         self._frames.check()
         budget = budget.reserve(FINISH_SHARE * budget.total_s + FINISH_S)
@@ -98,11 +98,12 @@ class AceMapper:
         return scene_map
 
     def _triangulate(self, budget: MappingBudget) -> float:
-        """Give the frames triangulated depths, or measured ones for the triangulated patches if they have some:
-        measured depths of other patches, on which no two images agree, made heads half as good.
+        """Replace the depths of the frames by triangulated ones, or by measured ones of the triangulated patches.
 
-        Returns how many an image has on average, of the images there was time for. If that is too few with measured
-        depths (a camera that stands still), all of these are kept.
+        Measured depths of other patches are dropped: heads trained on them were only half as good. But if too few
+        patches can be triangulated (a camera that does not move), all measured depths are kept.
+
+        Returns the mean number of known depths per processed image, 0 if the measured depths are kept.
         """
         options = replace(self._settings.triangulation, seed=self._options.seed)
         budget = budget.phase("triangulating", share=TRIANGULATION_SHARE)
@@ -115,7 +116,7 @@ class AceMapper:
         return known
 
     def _fill_buffer(self, known_depth_only: bool, budget: MappingBudget) -> tuple[PatchBuffer, int]:
-        """The patches to learn from, and how many images were encoded for them."""
+        """Return the patches to train on, and the number of images that were encoded for them."""
         settings, encoder = self._settings, self._encoder
         capacity = min(settings.buffer, int(BUFFER_BYTES[self._device] / (2 * encoder.dim + 15)))
         buffer = PatchBuffer(capacity, dim=encoder.dim, stride=encoder.stride, device=self._device,
@@ -135,7 +136,7 @@ class AceMapper:
         return buffer, encoded
 
     def _new_head(self, buffer: PatchBuffer) -> SceneHead:
-        """An untrained head around the mean camera position."""
+        """Return an untrained head, centred at the mean camera position."""
         centre = torch.tensor(self._frames.poses[:, :3, 3].mean(0)).float().to(self._device)
         radius = _contraction_radius(buffer, centre, self._options.seed)
         return SceneHead(self._encoder.dim, self._settings.width, self._settings.extra_blocks, mean=centre,
@@ -163,7 +164,7 @@ class AceMapper:
 
 
 def _contraction_radius(buffer: PatchBuffer, centre: Tensor, seed: int) -> Tensor | None:
-    """The radius of the head's contraction, by the patches of known depth; None if there are too few."""
+    """Return the radius of the head's contraction from the patches of known depth; None if there are too few."""
     known = buffer.known_depths()
     if not buffer.has_enough_known_depths(known):
         return None

@@ -1,6 +1,6 @@
-"""The two protocols that every method implements, and the options that all of them take.
+"""The two protocols that every method implements, and the options that all of them have.
 
-Loads neither torch nor a method: the command line and the registry read it.
+This module loads neither torch nor a method, so that the command line starts fast.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class MappingOptions:
-    """What a user may choose about a mapping run, whatever the method, besides its budget (`mapping.budget`).
+    """Options of a mapping run that every method has. Its budget is in `mapping.budget`.
 
-    encoder: a shipped one or a file. use_depth: learn from the depth images of the frames as well.
+    encoder: a shipped one or a file. use_depth: use the depth images of the frames as well.
     """
 
     encoder: str = "compact"
@@ -34,12 +34,12 @@ class Mapper(Protocol):
     """Builds a map from posed frames."""
 
     def add(self, frame: Frame) -> None:
-        """Take one posed frame. Raises UserError if it cannot be used."""
+        """Add one posed frame. Raises UserError if it cannot be used."""
 
     def build(self, budget: MappingBudget) -> SceneMap:
-        """Return the map within the budget; when the budget says stop, the best so far, marked incomplete.
+        """Build the map within the budget; if the user stops it, the best map so far, marked incomplete.
 
-        Raises UserError if the frames make no map.
+        Raises UserError if no map can be built from the frames.
         """
 
 
@@ -47,7 +47,7 @@ class Localizer(Protocol):
     """Estimates the pose of a camera in the map from one image."""
 
     def localize(self, frame: Frame, prior: np.ndarray | None = None) -> PoseEstimate:
-        """Return the pose of the camera, or a rejection with its reason. Never raises on bad images or cameras.
+        """Estimate the pose of the camera, or reject the image with a reason. Never raises on bad images or cameras.
 
-        prior: map_from_camera (4, 4), as far as the caller knows it; a method that needs none ignores it.
+        prior: approximate map_from_camera (4, 4), if the caller knows one; methods may ignore it.
         """

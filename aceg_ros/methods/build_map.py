@@ -1,4 +1,4 @@
-"""From posed frames to a map with calibrated covariances, for every method."""
+"""Builds a map with calibrated covariances from posed frames, with any method."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.base import Mapper, MappingOptions
 from aceg_ros.methods.registry import make_localizer, make_mapper
 
-_CALIBRATION_S, _CALIBRATION_S_PER_IMAGE = 2.0, 0.15          # of the budget, on two CPU cores
+_CALIBRATION_S, _CALIBRATION_S_PER_IMAGE = 2.0, 0.15          # reserved for calibration: enough on two CPU cores
 
 
 def build_map(method: str, options: MappingOptions, frames: Iterable[Frame], budget: MappingBudget, *,
               method_options: Any = None) -> tuple[SceneMap, list[str]]:
-    """Map frames within the budget, which includes reading them.
+    """Build a map from posed frames within the budget, which includes reading them.
 
-    If there are many, some are held out to calibrate the covariances.
+    If there are many frames, some are held out to calibrate the covariances.
 
     Args:
         method: name of a registered method.
-        options: those of every method.
-        frames: posed frames; those that cannot be used are skipped.
-        budget: how long it may take, its reports and its end.
-        method_options: an instance of the `options` of the method's spec; None for its defaults.
+        options: options that every method has.
+        frames: posed frames; unusable ones are skipped.
+        budget: time limit, progress reports and stop request.
+        method_options: the method's own options, an instance of `MethodSpec.options`; None for its defaults.
 
     Returns:
         The map, and a sentence for each frame that was skipped.
 
     Raises:
-        UserError: the usable frames make no map.
+        UserError: no map can be built from the usable frames.
     """
     mapper = make_mapper(method, options, method_options)
     unseen, skipped = _add_frames(mapper, frames)
@@ -51,12 +51,12 @@ def build_map(method: str, options: MappingOptions, frames: Iterable[Frame], bud
 
 
 def _add_frames(mapper: Mapper, frames: Iterable[Frame]) -> tuple[list[Frame], list[str]]:
-    """Give the mapper all frames but those held out for calibration; returns these, and why others were skipped."""
-    kept_out = held_out_indices(len(frames) if isinstance(frames, Sized) else 0)
+    """Add all frames to the mapper but those held out for calibration. Returns these, and why others were skipped."""
+    held_out = held_out_indices(len(frames) if isinstance(frames, Sized) else 0)
     unseen: list[Frame] = []
     skipped: list[str] = []
     for index, frame in enumerate(frames):
-        if index in kept_out:
+        if index in held_out:
             unseen.append(frame)
             continue
         try:

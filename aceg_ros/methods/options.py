@@ -1,4 +1,4 @@
-"""Options of a method as fields of a dataclass that describe themselves: command line flags are made from them.
+"""Options of a method, declared as dataclass fields with a description; command line flags are made from them.
 
     @dataclass(frozen=True, kw_only=True)
     class AceGOptions:
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 def option(default: Any, description: str, *, metavar: str | None = None, choices: tuple[str, ...] = (),
            minimum: float | None = None, maximum: float | None = None, conflicts_with: str | None = None) -> Any:
-    """Declare a dataclass field as an option: a bool is a switch that is off, others take one value.
+    """Declare a dataclass field as an option. A bool becomes a switch that is off by default, others take one value.
 
     Args:
-        default: the value if the user gives none. None only for a field of type `... | None`.
-        description: one phrase for `aceg map --help`; the method's name and the default are added to it.
-        metavar: what stands for the value in the help.
-        choices: the texts that are allowed.
-        minimum: the least number that is allowed.
-        maximum: the largest number that is allowed.
-        conflicts_with: an option of all methods (a field of `MappingOptions`) that cannot be given together with it.
+        default: the default value; None only for a field of type `... | None`.
+        description: one phrase for `aceg map --help`, which adds the method's name and the default.
+        metavar: name of the value in the help.
+        choices: allowed strings; empty for any.
+        minimum: smallest allowed number.
+        maximum: largest allowed number.
+        conflicts_with: a field of `MappingOptions` that cannot be set together with this option.
     """
     metadata = {"description": description, "metavar": metavar, "choices": choices, "minimum": minimum,
                 "maximum": maximum, "conflicts_with": conflicts_with}
@@ -53,30 +53,30 @@ class Option:
 
     @property
     def flag(self) -> str:
-        """How it is given on the command line."""
+        """The command line flag."""
         return "--" + self.name.replace("_", "-")
 
     @property
     def help(self) -> str:
-        """The description with the default, if that says something."""
+        """The description, with the default if it is informative."""
         says_nothing = self.default is None or self.default is False
         return self.description if says_nothing else f"{self.description} (default: {self.default})"
 
     def convert(self, text: str) -> Any:
-        """Return the value that a text stands for. Raises UserError if it stands for none."""
+        """Convert a string to a value. Raises UserError if it is of the wrong type."""
         try:
             return self.kind(text)
         except ValueError:
             raise UserError(f"'{text}' is not {self._allowed()}") from None
 
     def parse(self, text: str) -> Any:
-        """Return the value that a text stands for. Raises UserError if it is none that is allowed."""
+        """Convert a string to a value. Raises UserError if it is of the wrong type or not allowed."""
         value = self.convert(text)
         self.check(value)
         return value
 
     def check(self, value: Any) -> None:
-        """Raise UserError unless the value is allowed."""
+        """Raise UserError if the value is not allowed."""
         if value is None and self.default is None:
             return
         too_small = self.minimum is not None and not value >= self.minimum
@@ -97,7 +97,7 @@ class Option:
 
 @dataclass(frozen=True, kw_only=True)
 class NoOptions:
-    """Options of a method that has none."""
+    """For methods without options of their own."""
 
 
 def options_of(kind: type[DataclassInstance]) -> tuple[Option, ...]:
@@ -112,7 +112,7 @@ def options_of(kind: type[DataclassInstance]) -> tuple[Option, ...]:
 
 
 def check_options(values: DataclassInstance) -> None:
-    """Raise UserError unless each value is one that its option allows."""
+    """Raise UserError if the value of any option is not allowed."""
     for each in options_of(type(values)):
         try:
             each.check(getattr(values, each.name))
@@ -128,7 +128,7 @@ def make_options(kind: type[DataclassInstance], given: Mapping[str, Any]) -> Any
 
 
 def _plain(annotation: Any) -> type:
-    """`int` for `int | None`."""
+    """Return the type without None: `int` for `int | None`."""
     if isinstance(annotation, types.UnionType):
         annotation = next(each for each in annotation.__args__ if each is not type(None))
     if annotation not in (str, int, float, bool):

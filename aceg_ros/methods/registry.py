@@ -1,7 +1,7 @@
-"""All that a method is, and every method by its name.
+"""The registry of methods: a `MethodSpec` for each.
 
-A method is one `MethodSpec`. Command line flags, choices of ROS parameters, kinds of `aceg import`, benchmarks and help
-texts are made from the registered ones; nothing else knows a method's name. `docs/adding_a_method.md` adds one.
+Command line flags, choices of ROS parameters, kinds of `aceg import`, benchmarks and help texts are made from the
+registered specs; no other code refers to a method by its name. See docs/adding_a_method.md.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from aceg_ros.maps.scene_map import SceneMap
 
 _BUILT_IN = ("aceg_ros.methods.ace_g", "aceg_ros.methods.ace")          # each has a SPEC
-ENTRY_POINTS = "aceg_ros.methods"            # the group by which installed packages offer methods: name = "module:SPEC"
+ENTRY_POINTS = "aceg_ros.methods"            # entry points of installed packages that add methods: name = "module:SPEC"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImporterSpec:
-    """One kind of `aceg import`: a published file that becomes one of ours.
+    """One kind of `aceg import`: how a published file is converted to a file of this package.
 
-    kind: its name on the command line. description: which file, for the help. inputs: names of the other files it
-    needs, keys of `importers.registry.INPUTS`. function: "module:name" of what reads `source` and writes `target`,
-    `(source: Path, target: Path, *, <input>: str | None, ...) -> str`; it returns a sentence that says what was written
-    and raises UserError on a wrong or damaged file.
+    kind: its name on the command line. description: of the published file, for the help. inputs: other files that the
+    import needs, keys of `importers.registry.INPUTS`. function: "module:name" of the function that converts `source` to
+    `target`, `(source: Path, target: Path, *, <input>: str | None, ...) -> str`; it returns a sentence that says what
+    was written, and raises UserError if the file is of another kind or damaged.
     """
 
     kind: str
@@ -44,23 +44,23 @@ class ImporterSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class MethodSpec:
-    """All that a method is.
+    """The complete definition of a method.
 
-    To keep `aceg --help` fast, the module of a spec loads torch and mapping code in its functions only.
+    To keep `aceg --help` fast, the module of a spec imports torch and mapping code inside of functions only.
 
     Attributes:
-        name: what maps and users call it.
+        name: name in maps, on the command line and in parameters.
         summary: one phrase for the help.
-        make_mapper: makes a mapper of the options of every method and of its own, an instance of `options`.
-        make_localizer: makes a localizer of a map, a device ("auto", "cpu", "cuda") and a seed.
-        options: dataclass of its own options, see `methods.options`.
-        map_settings: dataclass of the settings that its maps carry, None if they carry none.
-        importers: published files of it that can be imported.
-        priority: if the user names no method, the one of highest priority is taken that supports the options;
-            0: only by name.
-        supports: whether it can work with these options of every method.
-        untrained_map: makes a map with random weights of default size, to time localization by, for a device and an
-            encoder; None if there is no such map.
+        make_mapper: returns a mapper, given `MappingOptions` and an instance of `options`.
+        make_localizer: returns a localizer, given a map, a device ("auto", "cpu", "cuda") and a seed.
+        options: dataclass of the method's own options; see `methods.options`.
+        map_settings: dataclass of the settings stored in its maps; None if there are none.
+        importers: kinds of published files that can be imported.
+        priority: if the user names no method, the one of highest priority that supports the options is used; a method
+            of priority 0 is only used by name.
+        supports: returns whether the method works with these `MappingOptions`.
+        untrained_map: returns a map with random weights of the default size, given a device and an encoder, to measure
+            the speed of localization; None if there is no such map.
     """
 
     name: str
@@ -75,7 +75,7 @@ class MethodSpec:
     untrained_map: Callable[[str, str], SceneMap] | None = None
 
     def option_names(self) -> frozenset[str]:
-        """Names of its own options."""
+        """Return the names of the method's own options."""
         return frozenset(option.name for option in options_of(self.options))
 
 
@@ -83,9 +83,9 @@ _SPECS: dict[str, MethodSpec] = {}
 
 
 def register(spec: MethodSpec) -> None:
-    """Make a method known in this process.
+    """Add a method in this process.
 
-    Raises ValueError if its name is taken, or if one of its options is of another type with another method.
+    Raises ValueError if its name is taken, or if another method has an option of the same name but another type.
     """
     if spec.name in _known():
         raise ValueError(f"There is a method '{spec.name}' already.")
@@ -96,38 +96,37 @@ def register(spec: MethodSpec) -> None:
 
 
 def unregister(name: str) -> None:
-    """Forget a method that `register` made known."""
+    """Remove a method that was added by `register`."""
     _known().pop(name)
 
 
 def get(name: str) -> MethodSpec:
-    """Return a method. Raises UserError if this version does not have it."""
+    """Return the spec of a method. Raises UserError if there is no such method."""
     if name not in _known():
         raise UserError(f"Unknown method '{name}': this version has {', '.join(names())}.")
     return _SPECS[name]
 
 
 def specs() -> tuple[MethodSpec, ...]:
-    """Return all methods, the one that is preferred first."""
+    """Return the specs of all methods, by descending priority."""
     return tuple(sorted(_known().values(), key=lambda spec: -spec.priority))
 
 
 def names() -> tuple[str, ...]:
-    """Return the names of all methods, the one that is preferred first."""
+    """Return the names of all methods, by descending priority."""
     return tuple(spec.name for spec in specs())
 
 
 def default_names() -> tuple[str, ...]:
-    """Return the names of the methods that may be taken without being asked for, the one that is preferred first."""
+    """Return the names of the methods that can be the default (priority above 0), by descending priority."""
     return tuple(spec.name for spec in specs() if spec.priority > 0)
 
 
 def default_method(options: MappingOptions, given: Iterable[str] = ()) -> str:
-    """Return the name of the method for these options.
+    """Return the name of the default method for these options.
 
-    given: names of methods' own options that the user has chosen. Of the methods that support the options, the first is
-    taken that has all of these; if none has, the last, which asks for least: `make_method_options` then says what is
-    wrong.
+    given: names of method-specific options that the user has set. Of the methods that support `options`, it is the
+    first that has all of these. If none has, it is the last; `make_method_options` then reports the error.
     """
     supporting = [spec for spec in specs() if spec.priority > 0 and spec.supports(options)]
     fitting = [spec for spec in supporting if spec.option_names().issuperset(given)]
@@ -135,7 +134,7 @@ def default_method(options: MappingOptions, given: Iterable[str] = ()) -> str:
 
 
 def all_options() -> dict[str, dict[str, Option]]:
-    """Return the options of all methods: by name of the option, and then by name of each method that has it."""
+    """Return the options of all methods, by name of the option and then by name of the method."""
     found: dict[str, dict[str, Option]] = {}
     for spec in specs():
         for option in options_of(spec.options):
@@ -146,7 +145,7 @@ def all_options() -> dict[str, dict[str, Option]]:
 def make_method_options(method: str, given: Mapping[str, Any]) -> Any:
     """Return a method's options with the given values.
 
-    Raises UserError if one is unknown, another method's or has a value that is not allowed.
+    Raises UserError if an option is unknown or of another method, or its value is not allowed.
     """
     spec, known = get(method), all_options()
     for name in given:
@@ -162,9 +161,9 @@ def make_method_options(method: str, given: Mapping[str, Any]) -> Any:
 
 
 def make_mapper(method: str, options: MappingOptions, method_options: Any = None) -> Mapper:
-    """Return the mapper of a method. Raises UserError if options are not allowed or its networks are not there.
+    """Return a mapper of a method. Raises UserError if options are not allowed or its networks cannot be loaded.
 
-    method_options: an instance of the spec's `options`; None: the defaults.
+    method_options: an instance of `MethodSpec.options`; None for its defaults.
     """
     spec = get(method)
     chosen = spec.options() if method_options is None else method_options
@@ -179,7 +178,7 @@ def make_mapper(method: str, options: MappingOptions, method_options: Any = None
 
 
 def make_localizer(scene_map: SceneMap, device: str = "auto", seed: int = 0) -> Localizer:
-    """Return the localizer of a map. Raises UserError if its method or networks are not there."""
+    """Return a localizer for a map. Raises UserError if its method is unknown or its networks cannot be loaded."""
     return get(scene_map.method).make_localizer(scene_map, device, seed)
 
 
@@ -193,9 +192,9 @@ def _known() -> dict[str, MethodSpec]:
 
 
 def _register_installed() -> None:
-    """Register the methods of other packages. One that fails costs a warning, not the others."""
+    """Register the methods of other packages; one that fails is left out with a warning."""
     for entry_point in entry_points(group=ENTRY_POINTS):
         try:
             register(entry_point.load())
-        except Exception as error:               # of any kind: it is somebody else's code
+        except Exception as error:               # of any kind: this is code of another package
             warnings.warn(f"Method {entry_point.name} ({entry_point.value}) is left out: {error!r}", stacklevel=2)

@@ -1,7 +1,7 @@
-"""From an image to a pose, shared by all methods that regress scene coordinates.
+"""The localizer that all methods with scene coordinate regression share.
 
-The steps, in order: prepare the image, extract its features, select cells, regress a map point for each, estimate the
-pose from these correspondences, and verify it.
+Its steps: prepare the image, extract features, select cells, regress a map point for each, estimate the pose from these
+correspondences, verify it.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ MAX_RELIABLE_CELLS = {"cpu": 600, "cuda": 4800}
 
 
 class SceneCoordinateRegressor(Protocol):
-    """A network together with what a map holds for it."""
+    """A regression network together with the map's data for it."""
 
     def __call__(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return map points (N, 3) of features (N, C), and which of them (N,) are confident; None: all of them."""
+        """Return map points (N, 3) for features (N, C), and which of them are confident, (N,) bool; None: all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SceneCoordinateConfig:
-    """How an image is localized.
+    """Settings of the localizer.
 
-    max_cells: of an image with more cells, one of each 2x2 is used. max_reliable_cells: of these, if the encoder tells
-    their reliability, the most reliable are used: the others are rarely right; None: all. patch_offset_px: added to the
-    pixels of the cells, for maps whose authors count pixels from another corner. covariance_scale: of the map, see
+    max_cells: if an image has more cells, one of each 2x2 is used. max_reliable_cells: of these, only this many of the
+    most reliable are used, if the encoder predicts reliabilities; None: all. patch_offset_px: added to the pixels of
+    the cells, for maps whose authors define pixel coordinates differently. covariance_scale: of the map, see
     `mapping.calibration`. seed: of RANSAC.
     """
 
@@ -57,10 +57,10 @@ class SceneCoordinateConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SceneCoordinates:
-    """Map points that a regressor predicts for one image.
+    """The map points that a regressor predicts for one image.
 
-    pixels (N, 2) and map points (N, 3, metres), of the rectified, resampled camera. mask (N,): which may be used: they
-    are confident, and inside the undistorted image; None: all. stage_ms: how long each step took.
+    pixels (N, 2) of the rectified, resampled `camera`, and their map points (N, 3) in metres. mask (N,) bool: usable
+    ones, which are confident and inside the undistorted image; None: all. stage_ms: duration of each step.
     """
 
     pixels: np.ndarray
@@ -78,7 +78,7 @@ class Cells(NamedTuple):
 
 
 class SceneCoordinateLocalizer:
-    """A `Localizer` by the scene coordinates of a regressor."""
+    """A `Localizer` that estimates the pose from scene coordinates."""
 
     def __init__(self, *, encoder: Encoder, regressor: SceneCoordinateRegressor, device: str,
                  config: SceneCoordinateConfig):
@@ -87,7 +87,7 @@ class SceneCoordinateLocalizer:
     @classmethod
     def from_map(cls, scene_map: SceneMap, load_regressor: Callable[[SceneMap, str], SceneCoordinateRegressor], *,
                device: str, seed: int, patch_offset_px: float = 0.0) -> SceneCoordinateLocalizer:
-        """Return the localizer of a map, with the encoder that made it and the map's regressor on a device."""
+        """Make the localizer of a map, with the encoder that it was made with and its regressor, on a device."""
         device = pick_device(device)
         config = SceneCoordinateConfig(max_cells=MAX_CELLS[device], max_reliable_cells=MAX_RELIABLE_CELLS[device],
                                        patch_offset_px=patch_offset_px, covariance_scale=scene_map.covariance_scale,
@@ -96,7 +96,7 @@ class SceneCoordinateLocalizer:
         return cls(encoder=encoder_of(scene_map, device), regressor=regressor, device=device, config=config)
 
     def localize(self, frame: Frame, prior: np.ndarray | None = None) -> PoseEstimate:
-        """Return the pose of the camera in the map, or a rejection; `prior` is not used."""
+        """Estimate the pose of the camera in the map, or reject the image; `prior` is not used."""
         rejection = reject_image(frame)
         if rejection is not None:
             return rejection
@@ -113,7 +113,7 @@ class SceneCoordinateLocalizer:
 
     @torch.inference_mode()
     def scene_coordinates(self, frame: Frame) -> SceneCoordinates:
-        """Return the map points that the regressor predicts for a frame that `reject_image` accepts."""
+        """Predict the map points of a frame, which must have passed `reject_image`."""
         stopwatch = Stopwatch()
         image, camera, image_mask = prepare(frame, self._encoder.short_side_px, self._encoder.stride)
         stopwatch.lap("prepare")
@@ -132,7 +132,7 @@ class SceneCoordinateLocalizer:
                                 stage_ms=stopwatch.laps_ms)
 
     def _extract_features(self, image: np.ndarray, mask: np.ndarray | None) -> tuple[FeatureMap, np.ndarray]:
-        """Return the feature map of an image, and which cells are inside it; the others are not reliable at all."""
+        """Extract the feature map of an image, and which cells are inside the mask; others get reliability -1."""
         features, reliability = self._encoder.extract(image_to_tensor(image, self._device))
         if features.is_cuda:
             torch.cuda.synchronize()
@@ -144,10 +144,10 @@ class SceneCoordinateLocalizer:
 
 
 def select_cells(features: FeatureMap, max_cells: int, max_reliable_cells: int | None = None) -> Cells:
-    """Select the cells of one image to localize by, in the order of rows.
+    """Select the cells of one image that are used to localize it, in row-major order.
 
-    Up to max_cells: all of them. Beyond, the most reliable of each 2x2; without reliabilities, every n-th along each
-    row, shifted from row to row. If the encoder tells reliabilities, only the max_reliable_cells best of these stay.
+    Up to max_cells cells are all used. If there are more, it is the most reliable one of each 2x2 or, without
+    reliabilities, every n-th cell along diagonals. With reliabilities, only the max_reliable_cells best are kept.
     """
     height, width = features.features.shape[2:]
     reliability = None if features.reliability is None else features.reliability[0].cpu()
@@ -168,7 +168,7 @@ def select_cells(features: FeatureMap, max_cells: int, max_reliable_cells: int |
 
 
 def encoder_of(scene_map: SceneMap, device: str) -> Encoder:
-    """Return the encoder that a map was made with. Raises UserError if it is another one now."""
+    """Return the encoder that a map was made with. Raises UserError if it has changed since."""
     reference = scene_map.network("encoder")
     encoder = load_encoder(reference.source, device)
     if encoder.identity != reference.identity:
