@@ -1,4 +1,4 @@
-"""Localize a camera that is played from a scene, or simulated, with its true pose beside it; ends with the drive.
+"""Localize images played from a scene or rendered, and show the true poses as well. Ends with the drive.
 
 ros2 launch aceg_ros demo.launch.py map:=demo_output/scene.map                                  the rendered room
 ros2 launch aceg_ros demo.launch.py map:=kitchen.map scene:=/path/to/kitchen/query rviz:=true   real images
@@ -20,7 +20,7 @@ ARGUMENTS = (
     ("path", "query", "Drive in the rendered room: mapping or query."),
     ("light", "evening", "Light in the rendered room: day or evening."),
     ("rate", "5.0", "Images per second."),
-    ("loop", "false", "Play for ever."),
+    ("loop", "false", "Start again at the end, until the launch is stopped."),
     ("odometry", "false", "Play a robot whose odometry drifts (frames odom, base_link), and publish map -> odom."),
 )
 
@@ -30,7 +30,7 @@ def is_true(text: str) -> bool:
 
 
 def set_frame_names(context: LaunchContext) -> None:
-    """With odometry, the localizer is told of it."""
+    """Set odom_frame and base_frame of the localizer if odometry is simulated."""
     if is_true(context.launch_configurations["odometry"]):
         context.launch_configurations.update(odom_frame="odom", base_frame="base_link")
 
@@ -44,7 +44,7 @@ def camera(context: LaunchContext) -> list[Node]:
     else:
         executable, parameters = "sim_camera", parameters | {"path": value["path"], "light": value["light"],
                                                               "prerender": True}
-    # The names of its topics are those that the localizer was told to listen to.
+    # It publishes on the topics that the localizer subscribes to.
     return [Node(package="aceg_ros", executable=executable, name="camera", output="screen",
                  namespace=LaunchConfiguration("namespace"), parameters=[parameters],
                  remappings=[(name, LaunchConfiguration(name)) for name in ("image", "camera_info")],

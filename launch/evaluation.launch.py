@@ -18,15 +18,15 @@ HERE = Path(__file__).resolve().parent
 ARGUMENTS = (
     ("scene", "", "Recording to play: a ROS bag, or any folder that a reader recognises."),
     ("output", "evaluation", "Folder for evaluation.json and report.html."),
-    ("speed", "1.0", "Recorded seconds per second of real time: below 1 if the machine is too slow."),
+    ("speed", "1.0", "Playback speed in recorded seconds per second; choose less than 1 on a slow machine."),
     ("every", "1", "Play every n-th frame only."),
     ("bag_image", "", "Topic of the images in the bag; empty: the only one."),
-    ("bag_camera_info", "", "Topic of their camera_info; empty: the one beside the images, or the only one."),
+    ("bag_camera_info", "", "Topic of their camera_info; empty: the one beside the images, else the only one."),
     ("bag_pose_topic", "", "Topic of the true poses in the bag; empty: the only one."),
     ("bag_pose_of", "", "Frame whose pose that topic gives; empty: the camera."),
     ("bag_tf_map", "", "Frame of the map, if the true poses are taken from TF; empty: from the topic."),
     ("bag_tf_camera", "", "Frame of the camera, if the true poses are taken from TF; empty: frame_id of the images."),
-    ("result_timeout", "15.0", "Seconds without a result of the localizer after which the drive is over."),
+    ("result_timeout", "15.0", "Seconds without a result of the localizer after which the evaluation ends."),
     ("silence", "", "Old name of result_timeout."),
 )
 

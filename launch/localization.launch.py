@@ -17,14 +17,14 @@ from launch_ros.actions import Node
 
 from launch import LaunchContext, LaunchDescription
 
-SHARE = Path(__file__).resolve().parent.parent      # config/ and rviz/ lie beside launch/, installed or not
+SHARE = Path(__file__).resolve().parent.parent      # config/ and rviz/ are beside launch/, installed or not
 CONFIG = SHARE / "config"
 
 ARGUMENTS = (
     ("map", "", "Map file to localize in; empty: map_path of params_file."),
     ("params_file", str(CONFIG / "localizer.yaml"), "Parameters of the localizer node."),
     ("namespace", "", "Namespace of the node, one per camera."),
-    ("image", "image", "Image topic; the compressed one is this name and /compressed."),
+    ("image", "image", "Image topic; that of compressed images is this name with /compressed appended."),
     ("camera_info", "camera_info", "CameraInfo topic that belongs to the image topic."),
     ("depth", "depth/image", "Topic of aligned depth images, for mapping."),
     ("mapping_pose", "mapping_pose", "Topic of poses for mapping, if they do not come from TF."),
@@ -32,8 +32,8 @@ ARGUMENTS = (
     ("base_frame", "", "Frame of the robot; empty: base_frame of params_file."),
     ("device", "", "auto, cpu or cuda; empty: device of params_file."),
     ("autostart", "", "false: wait for a lifecycle manager; empty: autostart of params_file."),
-    ("use_sim_time", "false", "Take the time from /clock: true with a simulator or a bag that publishes it."),
-    ("rviz", "false", "Show it in RViz."),
+    ("use_sim_time", "false", "Take the time from /clock, which a simulator or a played bag publishes."),
+    ("rviz", "false", "Open RViz with map, poses and images."),
     ("log_level", "info", "debug, info, warn or error."),
 )
 OVERRIDES = {"map": "map_path", "odom_frame": "odom_frame", "base_frame": "base_frame", "device": "device",

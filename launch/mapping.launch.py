@@ -6,7 +6,7 @@ ros2 service call /localizer/start_mapping std_srvs/srv/Trigger
 ros2 service call /localizer/stop_mapping std_srvs/srv/Trigger
 ros2 topic echo /localizer/mapping_status
 
-It is localization.launch.py, whose arguments it has as well, with an argument for the source of the poses.
+It includes localization.launch.py, with the same arguments and one more for the source of the poses.
 """
 
 from pathlib import Path

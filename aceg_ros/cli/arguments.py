@@ -1,4 +1,4 @@
-"""What the verbs have in common: flags, checks of their values, and what the flags say."""
+"""Flags that several verbs share, and functions that check and convert their values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 DEVICES = ("auto", "cpu", "cuda")
 SCENE_HELP = ("a folder of posed images: ACE (rgb/ poses/ calibration/), 7-Scenes, TUM RGB-D, COLMAP model or"
-              " transforms.json; or a ROS bag (mcap, sqlite3, ROS 1); recognised by what is in it")
+              " transforms.json; or a ROS bag (mcap, sqlite3, ROS 1); the format is recognised")
 
 
 def add_verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
@@ -24,25 +24,25 @@ def add_verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], int], te
 
 
 def add_scene_flags(verb: argparse.ArgumentParser) -> None:
-    """Flags of verbs that read a scene: which frames, and what of a bag."""
+    """Add the flags of verbs that read a scene: which frames, and what to read from a bag."""
     verb.add_argument("--every", type=positive, default=1, metavar="N", help="take every N-th frame only")
-    bag = verb.add_argument_group("ROS bags", "What to read of a bag; by default the only topic that fits.")
+    bag = verb.add_argument_group("ROS bags", "What to read from a bag; by default, the only topic of a suitable type.")
     bag.add_argument("--image", metavar="TOPIC", help="images, raw or compressed")
     bag.add_argument("--camera-info", metavar="TOPIC", help="intrinsics of the camera")
     poses = bag.add_mutually_exclusive_group()
     poses.add_argument("--pose-topic", metavar="TOPIC", help="PoseStamped, PoseWithCovarianceStamped or Odometry")
     poses.add_argument("--tf", nargs=2, metavar=("MAP", "CAMERA"), help="poses from TF; CAMERA '' is the frame_id"
                        " of the images")
-    bag.add_argument("--pose-of", metavar="FRAME", help="whose pose the topic gives (default: the camera's;"
-                     " odometry names it)")
-    bag.add_argument("--start", type=float, default=0.0, metavar="S", help="leave out what is before")
-    bag.add_argument("--end", type=float, default=float("inf"), metavar="S", help="and after these seconds")
-    bag.add_argument("--rectified", action="store_true", help="the images are free of distortion already")
+    bag.add_argument("--pose-of", metavar="FRAME", help="frame whose pose is on the pose topic (default: the camera,"
+                     " or the child frame of odometry)")
+    bag.add_argument("--start", type=float, default=0.0, metavar="S", help="skip the first S seconds")
+    bag.add_argument("--end", type=float, default=float("inf"), metavar="S", help="skip what is after S seconds")
+    bag.add_argument("--rectified", action="store_true", help="the images are already rectified")
 
 
 def add_computing_flags(verb: argparse.ArgumentParser) -> None:
-    """Flags of verbs that compute: seed and device."""
-    verb.add_argument("--seed", type=seed, default=0, metavar="N", help="of random choices (default: %(default)s)")
+    """Add the flags of verbs that compute: seed and device."""
+    verb.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of random choices (default: %(default)s)")
     add_device_flag(verb)
 
 
@@ -51,7 +51,7 @@ def add_device_flag(verb: argparse.ArgumentParser) -> None:
 
 
 def bag_options(options: argparse.Namespace) -> BagOptions | None:
-    """Return what was asked for of a bag, None if nothing was."""
+    """Return the options for reading a bag, None if no flag was given."""
     from aceg_ros.datasets import BagOptions
 
     chosen = BagOptions(image=options.image or "", camera_info=options.camera_info or "",
@@ -62,7 +62,7 @@ def bag_options(options: argparse.Namespace) -> BagOptions | None:
 
 
 def check_outputs(options: argparse.Namespace) -> None:
-    """Raise UserError unless --json and --report can be written: before the work, not after it."""
+    """Raise UserError if --json or --report cannot be written, so that this is known before the work."""
     from aceg_ros.maps.scene_map import check_writable
 
     for target in filter(None, (options.json, options.report and f"{options.report}/summary.json")):
@@ -70,7 +70,7 @@ def check_outputs(options: argparse.Namespace) -> None:
 
 
 def parsed_by(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Return an argparse type for a function that raises UserError."""
+    """Make an argparse type of a function that raises UserError."""
     def parsed(text: str) -> Any:
         try:
             return parse(text)

@@ -19,7 +19,7 @@ from aceg_ros.errors import UserError
 
 
 def add_parser(verbs: Any) -> None:
-    verb = add_verb(verbs, "compare", run, "several maps on one scene, side by side")
+    verb = add_verb(verbs, "compare", run, "evaluate several maps on one scene, side by side")
     verb.add_argument("maps", metavar="MAP", nargs="+")
     verb.add_argument("scene", metavar="SCENE", help=SCENE_HELP)
     verb.add_argument("--json", metavar="FILE", help="write all statistics, by map")

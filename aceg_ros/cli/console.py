@@ -1,4 +1,4 @@
-"""What the verbs say on stderr while and after they work."""
+"""Progress bars and messages of the verbs on stderr, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tqdm import tqdm
 
 
 class StopOnInterrupt:
-    """The first Ctrl-C asks for an orderly end; a second one interrupts at once."""
+    """Handles Ctrl-C: the first one requests a stop (`is_requested`), a second one interrupts at once."""
 
     def __enter__(self) -> StopOnInterrupt:
-        self._asked = False
+        self._requested = False
         try:
             self._previous = signal.signal(signal.SIGINT, self._handle)
-        except ValueError:                       # not in the main thread: nothing to catch there
+        except ValueError:                       # not in the main thread, which alone receives signals
             self._previous = None
         return self
 
@@ -27,30 +27,31 @@ class StopOnInterrupt:
             signal.signal(signal.SIGINT, self._previous)
 
     def _handle(self, *_: object) -> None:
-        if self._asked:
+        if self._requested:
             raise KeyboardInterrupt
-        self._asked = True
-        tqdm.write("stopping: the map so far will be saved (Ctrl-C again to drop it)", file=sys.stderr)
+        self._requested = True
+        tqdm.write("stopping: the map so far will be saved (Ctrl-C again to discard it)", file=sys.stderr)
 
-    def asked(self) -> bool:
-        return self._asked
+    def is_requested(self) -> bool:
+        """Return whether Ctrl-C was pressed."""
+        return self._requested
 
 
 def frame_bar(frames: Sequence[Any] | Iterable[Any], text: str) -> tqdm:
-    """Return the frames with a progress bar, on a terminal."""
+    """Wrap an iterable of frames in a progress bar, which is shown on a terminal only."""
     return tqdm(frames, text, unit="frame", leave=False, disable=None)
 
 
 @contextmanager
 def localizing_bar(total: int):
-    """A progress bar for as many frames; the body gets the function that tells of one more: (done, total)."""
+    """Show a progress bar while the block localizes `total` frames; yields the function to call after each frame."""
     with tqdm(total=total, desc="localizing", unit="frame", leave=False, disable=None) as bar:
         progress: Callable[[int, int], None] = lambda done, total: bar.update()  # noqa: E731
         yield progress
 
 
 def print_skipped(reasons: Sequence[str], total: int) -> None:
-    """Say how many of the frames of a scene were skipped, and why the first ones."""
+    """Print how many frames of a scene were skipped, and the reasons for the first ones."""
     if reasons:
         print(f"aceg: {len(reasons)} of {total} frames skipped:", file=sys.stderr)
         for reason in reasons[:5]:

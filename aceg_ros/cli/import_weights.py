@@ -11,7 +11,7 @@ from aceg_ros.importers import registry
 
 
 def add_parser(verbs: Any) -> None:
-    verb = add_verb(verbs, "import", run, "turn published weights into files of this package")
+    verb = add_verb(verbs, "import", run, "convert published weights to files of this package")
     specs = registry.importers()
     verb.add_argument("kind", metavar="KIND", choices=tuple(specs),
                       help="; ".join(f"{kind}: {spec.description}" for kind, spec in specs.items()))

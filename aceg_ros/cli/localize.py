@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 def add_parser(verbs: Any) -> None:
-    verb = add_verb(verbs, "localize", run, "find images in a map")
+    verb = add_verb(verbs, "localize", run, "localize images in a map")
     verb.add_argument("map", metavar="MAP")
     verb.add_argument("images", metavar="IMAGE", nargs="+")
     verb.add_argument("--camera", metavar="FILE", help="intrinsics: ROS camera_info YAML, JSON or a 3x3 text file"
                       " (default: the mapping camera of the image's size)")
     verb.add_argument("-o", "--output", metavar="POSES.tum", help="write the poses in TUM format, image number as"
                       " stamp")
-    verb.add_argument("--json", metavar="FILE", help="write every result with covariance or reason of rejection")
+    verb.add_argument("--json", metavar="FILE", help="write all results, with covariance or reason for rejection")
     add_computing_flags(verb)
 
 
@@ -61,11 +61,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 class _UnreadableImageError(Exception):
-    """One image does not cost the others."""
+    """An image cannot be read; the others are localized all the same."""
 
 
 def _read_frame(path: str, number: int, scene_map: SceneMap, camera_file: str | None) -> Frame:
-    """Raises _UnreadableImageError, and UserError without a camera for it."""
+    """Read an image with its camera. Raises _UnreadableImageError, or UserError if its camera is not known."""
     from aceg_ros.camera import Frame
     from aceg_ros.datasets import load_camera_file, load_image
 

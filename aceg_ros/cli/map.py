@@ -33,26 +33,27 @@ def add_parser(verbs: Any) -> None:
     verb = add_verb(verbs, "map", run, "make a map from posed images")
     verb.add_argument("scene", metavar="SCENE", help=SCENE_HELP)
     verb.add_argument("-o", "--output", metavar="MAP", required=True, help="map file to write")
-    described = ", ".join(f"{spec.name} ({spec.summary})" for spec in registry.specs())
-    verb.add_argument("--method", metavar="METHOD", help=f"how to map: {described}; by default, the first of"
-                      f" {', '.join(registry.default_names())} that reads the encoder and has the flags that are given")
+    described = "; ".join(f"{spec.name}: {spec.summary}" for spec in registry.specs())
+    verb.add_argument("--method", metavar="METHOD", help=f"mapping method ({described}); by default, the first of"
+                      f" {', '.join(registry.default_names())} that supports the encoder and the given flags")
     verb.add_argument("--encoder", default="compact", help="shipped encoder or a file from 'aceg import'"
                       " (default: %(default)s)")
-    verb.add_argument("--budget", type=seconds, metavar="S", help="seconds until the map is written, at most (default:"
-                      " 300 on a CPU, 120 on a GPU)")
+    verb.add_argument("--budget", type=seconds, metavar="S", help="time limit in seconds for reading and mapping"
+                      " (default: 300 on a CPU, 120 on a GPU)")
     conflicting = {"use_depth": verb.add_mutually_exclusive_group()}
-    conflicting["use_depth"].add_argument("--use-depth", action="store_true", help="learn from the scene's depth"
-                                          " images")
+    conflicting["use_depth"].add_argument("--use-depth", action="store_true", help="use the scene's depth images"
+                                          " as well")
     _add_method_flags(verb, conflicting)
-    verb.add_argument("--json-progress", action="store_true", help="one JSON object a line on stdout, for programs")
+    verb.add_argument("--json-progress", action="store_true", help="print progress as one JSON object per line on"
+                      " stdout")
     add_scene_flags(verb)
     add_computing_flags(verb)
 
 
 def _add_method_flags(verb: argparse.ArgumentParser, conflicting: dict[str, Any]) -> None:
-    """One flag for each option of any method; it is in the parsed options only if it was given.
+    """Add a flag for each option of any method. The parsed arguments contain only those that were given.
 
-    conflicting: by the name of a common option, the group of flags that cannot be given together with it.
+    conflicting: groups of mutually exclusive flags, by the name of the common option in each.
     """
     for name, by_method in registry.all_options().items():
         option = next(iter(by_method.values()))
@@ -75,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
 
     given = {name: getattr(options, name) for name in registry.all_options() if hasattr(options, name)}
     if options.method is not None:
-        registry.make_method_options(options.method, given)          # complains before the scene is opened
+        registry.make_method_options(options.method, given)          # reports errors before the scene is opened
     device = pick_device(options.device)
     total_s = default_budget_s(device) if options.budget is None else options.budget
     scene = open_scene(options.scene, options.every, bag_options(options))
@@ -84,11 +85,11 @@ def run(options: argparse.Namespace) -> int:
     method = options.method or registry.default_method(mapping, given)
     method_options = registry.make_method_options(method, given)
     with StopOnInterrupt() as stop, (JsonProgress() if options.json_progress else MappingProgressBar()) as bar:
-        budget = MappingBudget.start(total_s, progress=bar.show, should_stop=stop.asked, started=started)
+        budget = MappingBudget.start(total_s, progress=bar.show, should_stop=stop.is_requested, started=started)
         scene_map = _build(method, mapping, method_options, scene=scene, budget=budget)
     size = scene_map.save(options.output)
     _warn_if_budget_was_short(scene_map.statistics, total_s)
-    note = "" if scene_map.statistics.complete else " (stopped early: what was learned so far)"
+    note = "" if scene_map.statistics.complete else " (stopped early: incomplete)"
     print(f"{options.output}: {_describe(scene_map.statistics)}, {time.monotonic() - started:.0f} s,"
           f" {size / 1e6:.1f} MB{note}")
     return 0
@@ -107,7 +108,7 @@ def _build(method: str, mapping: MappingOptions, method_options: Any, *, scene: 
 
 
 def _warn_if_budget_was_short(done: MappingStatistics, total_s: float) -> None:
-    """Say so if the budget was too short for all images."""
+    """Print a warning if the budget was too short for all images."""
     if done.encoded < done.frames and done.mapping_s > 0.75 * total_s:
         print(f"aceg: there was time for {done.encoded} of {done.frames} images only: give more with --budget, or take"
               " fewer with --every.", file=sys.stderr)

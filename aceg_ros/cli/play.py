@@ -13,11 +13,12 @@ from aceg_ros.cli.ros_node import exec_ros_node
 def add_parser(verbs: Any) -> None:
     verb = add_verb(verbs, "play", run, "publish a recording on ROS 2 topics: image, camera_info, true poses, /clock")
     verb.add_argument("scene", metavar="SCENE", help=SCENE_HELP)
-    verb.add_argument("--speed", type=float, default=1.0, metavar="X", help="recorded seconds in a real one (default:"
-                      " %(default)s)")
-    verb.add_argument("--rate", type=float, metavar="HZ", help="frames per second, stamped with now, without /clock")
-    verb.add_argument("--loop", action="store_true", help="begin again at the end, for ever")
-    verb.add_argument("--wait-for", type=int, default=1, metavar="N", help="wait for so many subscribers (default:"
+    verb.add_argument("--speed", type=float, default=1.0, metavar="X", help="playback speed: recorded seconds per"
+                      " second (default: %(default)s)")
+    verb.add_argument("--rate", type=float, metavar="HZ", help="play at this rate instead, with stamps of the current"
+                      " time and without /clock")
+    verb.add_argument("--loop", action="store_true", help="start again at the end, until Ctrl-C")
+    verb.add_argument("--wait-for", type=int, default=1, metavar="N", help="number of subscribers to wait for (default:"
                       " %(default)s)")
     add_scene_flags(verb)
     add_computing_flags(verb)

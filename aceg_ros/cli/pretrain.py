@@ -11,38 +11,38 @@ from aceg_ros.cli.arguments import add_computing_flags, add_verb, positive, shar
 
 def add_parser(verbs: Any) -> None:
     verb = verbs.add_parser("pretrain", help="train the weights that ship with the package",
-                            description="Train the weights that ship with the package. An interrupted run goes on.")
+                            description="Train the weights that ship with the package. Interrupted runs are resumed.")
     networks = verb.add_subparsers(dest="what", required=True, metavar="WHAT")
     _add_encoder(networks)
     _add_ace_g(networks)
 
 
 def _add_encoder(networks: Any) -> None:
-    verb = add_verb(networks, "encoder", run_encoder, "the encoder of images")
+    verb = add_verb(networks, "encoder", run_encoder, "train the image encoder")
     _add_common(verb, rooms=320, iterations=6000, iterations_text="6000")
-    verb.add_argument("--teacher", metavar="FILE", help="another encoder to learn from as well")
-    verb.add_argument("--teacher-every", type=positive, default=1, metavar="N", help="ask the teacher about every N-th"
-                      " image (default: %(default)s)")
+    verb.add_argument("--teacher", metavar="FILE", help="another encoder to distill")
+    verb.add_argument("--teacher-every", type=positive, default=1, metavar="N", help="distill the teacher on every N-th"
+                      " image only (default: %(default)s)")
     verb.add_argument("--start", metavar="FILE", help="weights of an earlier run to begin with")
     verb.add_argument("--without", nargs="*", default=(), choices=("coordinates", "reliability"), help="losses to leave"
-                      " out, to see what they are worth (without a teacher: no --teacher)")
+                      " out, for ablations")
 
 
 def _add_ace_g(networks: Any) -> None:
-    verb = add_verb(networks, "ace-g", run_ace_g, "the regressor of method ace_g")
+    verb = add_verb(networks, "ace-g", run_ace_g, "train the regressor of method ace_g")
     _add_common(verb, rooms=100, iterations=None, iterations_text="6000; from noise 20000")
-    verb.add_argument("--encoder", default="compact", metavar="FILE", help="whose features it reads (default:"
-                      " %(default)s)")
-    verb.add_argument("--query-share", type=share, default=1.0, metavar="X", help="share of steps that ask about"
-                      " images of a later session (the others ask about mapping images); with --codes-from noise,"
-                      " query steps for a mapping step (default: %(default)s)")
-    verb.add_argument("--feature-dropout", type=share, metavar="X", help="share of a feature's entries left out in"
+    verb.add_argument("--encoder", default="compact", metavar="FILE", help="encoder whose features the regressor takes"
+                      " (default: %(default)s)")
+    verb.add_argument("--query-share", type=share, default=1.0, metavar="X", help="share of steps with images of a"
+                      " later session (the others use mapping images); with --codes-from noise, query steps per"
+                      " mapping step (default: %(default)s)")
+    verb.add_argument("--feature-dropout", type=share, metavar="X", help="share of feature entries set to zero in"
                       " training (default: 0; from noise 0.1, as in the paper)")
-    verb.add_argument("--batch", type=positive, default=1024, metavar="N", help="patches of a step (default:"
+    verb.add_argument("--batch", type=positive, default=1024, metavar="N", help="patches per step (default:"
                       " %(default)s)")
-    verb.add_argument("--codes-from", choices=("landmarks", "noise"), default="landmarks", help="what a scene is to the"
-                      " regressor: landmarks, or embeddings learned from noise as published; that one can be started"
-                      " by torchrun on several GPUs (default: %(default)s)")
+    verb.add_argument("--codes-from", choices=("landmarks", "noise"), default="landmarks", help="code of a scene:"
+                      " landmarks, or embeddings optimised from noise as published; the latter can be trained on"
+                      " several GPUs with torchrun (default: %(default)s)")
     verb.add_argument("--width", type=positive, metavar="N", help="(default: 48; from noise 128; the paper: 512)")
     verb.add_argument("--blocks", type=positive, metavar="N", help="(default: 1; from noise 4; the paper: 6)")
     verb.add_argument("--heads", type=positive, metavar="N", help="(default: 4; the paper: 8)")
@@ -51,18 +51,18 @@ def _add_ace_g(networks: Any) -> None:
     noise = verb.add_argument_group("--codes-from noise", "The published training; defaults are for two CPU cores.")
     noise.add_argument("--mlp-ratio", type=positive, default=2, metavar="N", help="(the paper: 4; default:"
                        " %(default)s)")
-    noise.add_argument("--codes", type=positive, default=256, metavar="N", help="codes of a scene (the paper: 4096;"
+    noise.add_argument("--codes", type=positive, default=256, metavar="N", help="codes per scene (the paper: 4096;"
                        " default: %(default)s)")
-    noise.add_argument("--active", type=positive, default=8, metavar="N", help="scenes mapped at a time (default:"
-                       " %(default)s)")
-    noise.add_argument("--lifetime", type=positive, default=300, metavar="N", help="steps of mapping before a scene"
-                       " begins from scratch (the paper: 1000; default: %(default)s)")
+    noise.add_argument("--active", type=positive, default=8, metavar="N", help="scenes mapped at the same time"
+                       " (default: %(default)s)")
+    noise.add_argument("--lifetime", type=positive, default=300, metavar="N", help="mapping steps of a code before a"
+                       " new scene replaces it (the paper: 1000; default: %(default)s)")
 
 
 def _add_common(verb: argparse.ArgumentParser, *, rooms: int, iterations: int | None, iterations_text: str) -> None:
     verb.add_argument("--run", dest="run_folder", metavar="DIR", required=True, help="folder of the run; an"
                       " interrupted run in it is resumed")
-    verb.add_argument("--scenes", nargs="*", default=(), metavar="SCENE", help="posed images to learn from as well"
+    verb.add_argument("--scenes", nargs="*", default=(), metavar="SCENE", help="recordings to train on as well"
                       " (mapping parts only)")
     verb.add_argument("--textures", metavar="DIR", help="images of surfaces for the rendered rooms")
     verb.add_argument("--rooms", type=positive, default=rooms, metavar="N", help="rendered rooms (default:"

@@ -7,7 +7,7 @@ import sys
 
 
 def exec_ros_node(name: str, parameters: dict[str, object]) -> int:
-    """Go on as a ROS node, the module of that name in `aceg_ros.ros`; does not return."""
+    """Replace this process by a ROS node, the module of that name in `aceg_ros.ros`. Does not return."""
     from aceg_ros.demo.processes import node_command, ros_environment
 
     os.execve(sys.executable, [sys.executable, *node_command(f"aceg_ros.ros.{name}", parameters)],

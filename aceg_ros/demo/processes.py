@@ -1,4 +1,4 @@
-"""Starts the nodes of a demo in a ROS graph of their own, watches them, and ends them whatever happens."""
+"""Runs the nodes of a demo in their own ROS domain: starts, monitors and reliably ends them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aceg_ros.utils.child_process import die_with_parent
 
 _STOP_S = 30.0
 _START_S = 120.0
-_PLAIN_LOG = ("--disable-external-lib-logs",)     # its own log file has all of it already
+_PLAIN_LOG = ("--disable-external-lib-logs",)     # no log files of rcl: stdout already goes to a log file
 _CONFIG_FOLDERS = (Path(__file__).resolve().parents[2] / "config",
                    *(Path(prefix) / "share" / "aceg_ros" / "config"
                      for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix))
@@ -68,7 +68,7 @@ class Processes:
         self._started += 1
         log = self._folder / f"{self._started}_{name}.log"
         command = [sys.executable, *node_command(module, parameters, remappings)]
-        # A session of its own: Ctrl-C reaches this process only, which then ends the others in order.
+        # In its own session, so that Ctrl-C reaches this process only, which then ends the others in order.
         with open(log, "w") as file:
             popen = subprocess.Popen(command, env=self._environment, stdin=subprocess.DEVNULL, stdout=file,
                                      stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=die_with_parent)
@@ -121,14 +121,14 @@ class Processes:
 
 
 def node_command(module: str, parameters: dict[str, object], remappings: dict[str, str] | None = None) -> list[str]:
-    """Arguments of python that run a module as a node."""
+    """Return the arguments of python that run a module as a node."""
     flags = [flag for key, value in parameters.items() for flag in ("-p", f"{key}:={_yaml(value)}")]
     flags += [flag for key, value in (remappings or {}).items() for flag in ("-r", f"{key}:={value}")]
     return ["-m", module, "--ros-args", *flags, *_PLAIN_LOG]
 
 
 def ros_environment() -> dict[str, str]:
-    """Environment variables that a node needs and the environment lacks: a transport for large images."""
+    """Return the environment variables for large images over Fast DDS; none if the user has set a profile."""
     profiles = (folder / "fastdds_profile.xml" for folder in _CONFIG_FOLDERS)
     found = next((str(profile) for profile in profiles if profile.is_file()), None)
     if found is None or "FASTDDS_DEFAULT_PROFILES_FILE" in os.environ:

@@ -1,4 +1,4 @@
-"""Evaluates a demo from its bag alone: what was not on a topic does not count."""
+"""Evaluates a demo from its bag, that is, from the recorded topics alone."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def write_demo_report(folder: Path, truth_topic: str, since_ns: int, scene_map: 
     """Print a table; write it as report.txt and report.json, with the plots of an evaluation and overlay.png.
 
     Args:
-        folder: Where bag/ and scene.map are, and the report goes.
+        folder: Contains bag/ and scene.map; the report is written to it.
         truth_topic: Topic of the true poses.
-        since_ns: Stamp from which on images count.
-        scene_map: The map that the node had.
+        since_ns: Earlier images are not evaluated.
+        scene_map: The map of the node.
         device: Device of the node.
         seed: Seed of the node's pose solver.
 
@@ -41,8 +41,8 @@ def write_demo_report(folder: Path, truth_topic: str, since_ns: int, scene_map: 
     recording = read_recording(folder / "bag", truth_topic, since_ns)
     results = recording.frame_results()
     if not results:
-        raise UserError("The localizer answered no image of the drive: the machine may be overloaded, or its network"
-                        " setup keeps ROS nodes from finding each other.")
+        raise UserError("The localizer processed no image of the drive: the machine may be overloaded, or its network"
+                        " setup keeps ROS nodes from discovering each other.")
     statistics = report_json(summarize(results), scene_map, path=folder / "scene.map", device=device, seed=seed)
     statistics |= _node_statistics(recording, results, scene_map)
     table = _table(statistics)
@@ -80,7 +80,7 @@ def read_recording(bag: Path, truth_topic: str, since_ns: int) -> NodeRecording:
 
 
 def _node_statistics(recording: NodeRecording, results: list[FrameResult], scene_map: SceneMap) -> dict[str, Any]:
-    """The statistics that only a running node has, and those that count every image rather than every answer."""
+    """Return statistics of a running node, and the recall over all images, including those that were not evaluated."""
     summary, count = summarize(results), len(recording.images)
     span_s = ns_to_s(recording.images[-1] - recording.images[0])
     return {
@@ -117,7 +117,7 @@ def _table(statistics: dict[str, Any]) -> str:
 
 
 def _write_overlay(path: Path, bag: Path, results: list[FrameResult], scene_map: SceneMap) -> None:
-    """Draw the image of median error, beside the map's points projected with its estimated pose."""
+    """Draw the image with the median error, beside the map's points projected with its estimated pose."""
     localized = sorted((r for r in results if r.errors is not None), key=lambda r: r.errors or (0.0, 0.0))
     if not localized:
         return
@@ -142,7 +142,7 @@ def _write_overlay(path: Path, bag: Path, results: list[FrameResult], scene_map:
 
 def project_cloud(xyz: np.ndarray, rgb: np.ndarray, map_from_camera: np.ndarray, camera: Camera,
                   cell_px: int = 6) -> tuple[np.ndarray, np.ndarray]:
-    """Project a point cloud: pixels (N, 2) and colours (N, 3) of the points in view, the nearest of each cell."""
+    """Project a point cloud into a camera: pixels (N, 2) and colours (N, 3) of the nearest point in each cell."""
     camera_from_map = invert(map_from_camera)
     points = xyz @ camera_from_map[:3, :3].T + camera_from_map[:3, 3]
     in_front = points[:, 2] > 0.1
@@ -158,7 +158,7 @@ def project_cloud(xyz: np.ndarray, rgb: np.ndarray, map_from_camera: np.ndarray,
 
 
 def _image(bag: Path, stamp_s: float) -> tuple[np.ndarray, Camera]:
-    """The rectified image with this stamp, and its camera."""
+    """Return the rectified image with this stamp, and its camera."""
     images = open_scene(bag, bag_options=BagOptions(image="/image", camera_info="/camera_info", posed=False))
     frame = next(frame for frame in images if abs(frame.stamp_s - stamp_s) < 1e-6)
     return frame.camera.rectify(frame.image)[0], frame.camera

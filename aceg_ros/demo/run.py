@@ -49,7 +49,7 @@ def run_demo(output: Path | str = "demo_output", scene: Path | str | None = None
     """Run the demo; no process is left behind, whatever happens.
 
     Args:
-        output: Folder of the results. It is replaced as a whole, once everything has been done.
+        output: Folder of the results. An existing one is replaced as a whole at the end.
         scene: Folder of a recorded scene with mapping/ and query/; None: the rendered room.
         budget_s: Seconds for the mapping; None: a default.
         method: Name of the method; None: the default one.
@@ -131,7 +131,7 @@ def _localize(processes: Processes, player: Player, parameters: dict[str, object
 
 
 def _play(processes: Processes, player: Player) -> None:
-    """Play a drive to its end. It starts when two nodes listen to the images: the bag recorder and one more."""
+    """Play a drive to its end. It starts when two nodes have subscribed to the images (one is the bag recorder)."""
     process = processes.start(f"{_NODES}.{player.name}",
                               player.parameters | {"wait_for_subscribers": 2, "start_delay": 2.0})
     processes.wait_for_end(process)
@@ -139,9 +139,9 @@ def _play(processes: Processes, player: Player) -> None:
 
 @contextmanager
 def _replaced_folder(output: Path) -> Iterator[Path]:
-    """Yield a new folder, which replaces `output` if the body succeeds and is deleted if it does not."""
+    """Yield a new folder, which replaces `output` if the block succeeds and is deleted if it fails."""
     if output.exists() and not (output / "report.json").is_file() and any(output.iterdir()):
-        raise UserError(f"{output} holds something else than the results of a demo: choose another folder.")
+        raise UserError(f"{output} contains other files than results of a demo: choose another folder.")
     output.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{output.name}_", dir=output.parent)).resolve()
     previous_handler = signal.signal(signal.SIGTERM, _exit_on_signal)

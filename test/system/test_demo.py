@@ -54,7 +54,7 @@ def test_a_folder_of_something_else_is_never_replaced(tmp_path):
     (tmp_path / "photos" / "holiday.jpg").touch()
     flat_scene(tmp_path / "scene" / "mapping")
     flat_scene(tmp_path / "scene" / "query")
-    with pytest.raises(UserError, match="holds something else"):
+    with pytest.raises(UserError, match="contains other files"):
         run_demo(tmp_path / "photos", tmp_path / "scene")
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["holiday.jpg"]
 
