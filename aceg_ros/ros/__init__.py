@@ -1,1 +1,1 @@
-"""The ROS 2 shell: everything that touches rclpy."""
+"""The ROS 2 nodes: the only code that imports rclpy."""

@@ -1,1 +1,1 @@
-"""What several nodes share."""
+"""Code that several nodes share."""

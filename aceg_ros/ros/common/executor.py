@@ -1,8 +1,8 @@
-"""An executor with one thread for what is quick, and a thread for each callback that may wait.
+"""An executor that runs short callbacks in one thread, and each callback that may wait in a thread of its own.
 
-rclpy's MultiThreadedExecutor submits a message to its pool again and again until a thread has begun with it: a node
-with a few topics keeps a core, and the lock of the interpreter, busy. (Measured with rclpy 9.1 and two cores: an image
-took the localizer 1.2 s instead of 0.08 s.)
+rclpy's MultiThreadedExecutor submits a message to its pool again and again until a thread has started on it, so that a
+node with a few topics keeps a core and the GIL busy. (Measured with rclpy 9.1 on two cores: localizing an image took
+1.2 s instead of 0.08 s.)
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from rclpy.executors import ConditionReachedException, ShutdownException, Single
 from rclpy.logging import get_logger
 from rclpy.task import Task
 
-# A signal makes rclpy wake the executors first and end their context then: one that is quicker than the second finds
-# nothing to do and waits again, with nothing left to wake it. (Seen with rclpy 9.1: one node in sixty.)
+# At a signal, rclpy wakes the executors and then shuts down their context. An executor that checks in between finds
+# nothing to do and would wait forever (seen with rclpy 9.1: one node in sixty), so ours wakes up regularly.
 _MAX_WAIT_S = 1.0
 
 
 class WaitingCallbackGroup(MutuallyExclusiveCallbackGroup):
-    """Callbacks that may wait: one of them at a time, beside those of all other groups."""
+    """Callbacks that may wait: they run one at a time, in parallel with those of other groups."""
 
 
 class Executor(SingleThreadedExecutor):
@@ -36,13 +36,13 @@ class Executor(SingleThreadedExecutor):
             task()
             task.result()       # raises what the callback raised
         elif not task.executing():
-            begun = threading.Event()       # before that, the executor would find the task again
-            threading.Thread(target=self._run, args=(task, begun), daemon=True).start()
-            begun.wait()
+            started = threading.Event()     # until the task executes, the executor would find it again
+            threading.Thread(target=self._run, args=(task, started), daemon=True).start()
+            started.wait()
 
-    def _run(self, task: Task, begun: threading.Event) -> None:
-        begun.set()
+    def _run(self, task: Task, started: threading.Event) -> None:
+        started.set()
         task()
         error = task.exception()
-        if error is not None and self.context.ok():     # else there is no caller left to respond to
+        if error is not None and self.context.ok():     # errors after the shutdown are expected
             get_logger("executor").error(f"A callback failed: {error!r}")

@@ -1,4 +1,4 @@
-"""Convert ROS messages to core types and back. What cannot be converted raises UserError with the reason."""
+"""Conversions between ROS messages and core types. They raise UserError with the reason if a message is unusable."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def stamp_message(nanoseconds: int) -> Time:
 
 
 class BadCameraError(UserError):
-    """The camera_info cannot be used, or not with this image."""
+    """The camera_info is missing, unusable or not for this image."""
 
 
 def frame_from_messages(image: Image | CompressedImage, camera_info: CameraInfo | None,
                         rectified: bool | None = None) -> Frame:
-    """Decode the image, with its camera and stamp.
+    """Make a frame (without pose) of an image and its camera_info.
 
     Raises:
         BadCameraError: if there is no camera_info that belongs to it.
@@ -65,7 +65,7 @@ def compressed_message(rgb: np.ndarray, header: Header) -> CompressedImage:
 
 
 def depth_message(depth_m: np.ndarray, header: Header) -> Image:
-    """Return depth in metres as REP-118 has it: 32FC1, NaN if unknown."""
+    """Return a message of depths in metres according to REP-118: 32FC1, NaN if unknown."""
     return _image(np.where(depth_m > 0, depth_m, np.nan).astype(np.float32), "32FC1", header)
 
 
@@ -131,7 +131,7 @@ def pose_to_transform(pose: Pose, header: Header, child_frame: str) -> Transform
 
 
 def cloud_message(xyz: np.ndarray, rgb: np.ndarray, header: Header) -> PointCloud2:
-    """Return a cloud of xyz (N, 3) metres, rgb (N, 3) uint8, the colour packed into a float field as RViz has it."""
+    """Return a cloud of xyz (N, 3) in metres and rgb (N, 3) uint8, packed into a float field as RViz expects it."""
     fields = [PointField(name=name, offset=4 * index, datatype=PointField.FLOAT32, count=1)
               for index, name in enumerate(("x", "y", "z", "rgb"))]
     red, green, blue = (rgb[:, channel].astype(np.uint32) for channel in range(3))

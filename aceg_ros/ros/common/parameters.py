@@ -1,4 +1,4 @@
-"""Node parameters as frozen dataclasses: one class per concern, declared, described and validated by one helper.
+"""Node parameters as frozen dataclasses, which `ParameterGroup` declares, describes and validates.
 
     @dataclass(frozen=True, kw_only=True)
     class StreamParameters:
@@ -31,16 +31,16 @@ T = TypeVar("T", bound="DataclassInstance")
 def parameter(default: Any, description: str, *, minimum: float | None = None, maximum: float | None = None,
               choices: tuple[str, ...] = (), read_only: bool = False, check: Check | None = None,
               check_change: Check | None = None, old_name: str = "") -> Any:
-    """Make a dataclass field that is a node parameter of the type of `default`.
+    """Declare a dataclass field as a node parameter of the type of `default`.
 
     Args:
-        description: A full sentence with the unit: `ros2 param describe` shows it alone.
-        minimum, maximum: The range, both ends included; both or none.
-        choices: The only values that are accepted.
-        read_only: Whether it can be given at start-up only.
-        check: Takes a value, returns the sentence that rejects it, or None.
-        check_change: The same for changes at run time only.
-        old_name: A name that it had in the last release: accepted with a warning.
+        description: A full sentence with the unit, because `ros2 param describe` shows it without context.
+        minimum, maximum: The allowed range, both ends included; both or none.
+        choices: The allowed values; empty for any.
+        read_only: Whether it can only be set at start-up.
+        check: Returns the reason why a value is rejected, or None.
+        check_change: As `check`, but only called for changes at run time.
+        old_name: Its name in the last release, which is accepted with a warning.
     """
     if (minimum is None) != (maximum is None):
         raise ValueError("A range needs both ends.")
@@ -50,10 +50,10 @@ def parameter(default: Any, description: str, *, minimum: float | None = None, m
 
 
 class ParameterGroup(Generic[T]):
-    """Declares the parameters of one dataclass on one node; `value` is always a valid instance.
+    """Declares the parameters of one dataclass on one node; `value` is the current, always valid instance.
 
-    on_change(old, new) runs after a change was accepted. If the class has a method `rejection()`, it returns the
-    sentence that rejects values which do not go together, or None.
+    on_change(old, new) is called after a change was accepted. The dataclass may have a method `rejection()`, which
+    returns the reason why a combination of values is rejected, or None.
 
     Raises:
         UserError: if a start-up value is rejected.
@@ -111,7 +111,7 @@ class ParameterGroup(Generic[T]):
         return {change.name: change.value for change in changes if change.name in self._fields}
 
 
-# Old names by node. rclpy joins what its pre-set callbacks return, so a node can have one of them only.
+# Old names by node. rclpy concatenates the results of several pre-set callbacks, so a node must have only one.
 _new_names: WeakKeyDictionary[Node, dict[str, str]] = WeakKeyDictionary()
 
 
@@ -128,7 +128,7 @@ def _value_of_old_name(node: Node, old_name: str, name: str, default: Any) -> An
 
 
 def _accept_old_name(node: Node, old_name: str, name: str) -> None:
-    """Let changes under the old name pass for changes under the new one."""
+    """Accept changes of the parameter under its old name."""
     if node in _new_names:
         _new_names[node][old_name] = name
         return

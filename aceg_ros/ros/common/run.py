@@ -20,7 +20,7 @@ from aceg_ros.ros.common.executor import Executor
 def after_first_spin(node: Node, start: Callable[[], None]) -> None:
     """Call start() as soon as the node spins.
 
-    For what must be ended, a file or a thread: it would not be ended if the node was interrupted in its constructor.
+    Open files and start threads there: if the node is interrupted in its constructor, nothing would close them.
     """
     def first() -> None:
         node.destroy_timer(timer)
@@ -30,17 +30,16 @@ def after_first_spin(node: Node, start: Callable[[], None]) -> None:
 
 
 def run(make_node: Callable[[], Node]) -> int:
-    """Spin until a signal, or until the node's `done` future (if it has one). Returns the exit code.
+    """Spin a node until a signal, or until its `done` future (if it has one) is done. Returns the exit code.
 
-    A node with something to finish does that in `destroy_node`. Signals are ignored from then on: the process is about
-    to end.
+    Nodes clean up in `destroy_node`; signals are ignored meanwhile, since the process is about to end.
     """
     node = executor = None
     being_made = True
 
     def interrupted(*_: object) -> None:
-        # Once the node spins, rclpy's handler ends it by ending its context. The interrupt may come later than that,
-        # out of another thread: raised within the clean-up below, it would leave a node with its threads alive.
+        # Once the node spins, rclpy's handler ends it by shutting down its context. The interrupt may come later, from
+        # another thread: raised during the clean-up below, it would leave threads of the node running.
         if being_made:
             raise KeyboardInterrupt
 
@@ -61,15 +60,15 @@ def run(make_node: Callable[[], Node]) -> int:
         print(f"Error: {error}", file=sys.stderr)
         return 2
     except Exception:
-        # A signal during start-up ends the context under the constructor's feet: whatever that raises is no fault.
+        # If a signal shuts down the context during start-up, the constructor may raise anything: that is no error.
         if rclpy.ok():
             raise
         return 0
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)   # the clean-up below is short and must not be cut in two
+            signal.signal(number, signal.SIG_IGN)   # the clean-up below is short and must not be interrupted
         if node is not None:
             node.destroy_node()
         if executor is not None:
-            executor.shutdown()     # left to the garbage collector, it may outlive what it has to unregister from
+            executor.shutdown()     # now: the garbage collector might do it after the context is gone
         rclpy.try_shutdown()

@@ -13,7 +13,7 @@ Outcome = tuple[bool, str]
 
 
 def create_trigger_services(node: Node, actions: dict[str, Callable[[], Outcome]]) -> None:
-    """Create a std_srvs/Trigger service ~/name for each action. Actions may wait, and run beside each other."""
+    """Create a std_srvs/Trigger service ~/name for each action. Actions may wait, and run in parallel."""
     for name, action in actions.items():
         node.create_service(Trigger, f"~/{name}", _handler(node, name, action), callback_group=WaitingCallbackGroup())
 
@@ -30,7 +30,7 @@ def _handler(node: Node, name: str, action: Callable[[], Outcome]) -> Callable:
     def call(_request, response):
         try:
             response.success, response.message = action()
-        except Exception as error:      # a bug of ours: the caller is told, the node stays up
+        except Exception as error:      # a bug: report it to the caller, and keep the node running
             node.get_logger().error(f"~/{name} failed: {error!r}")
             response.success, response.message = False, f"An internal error: {error!r}."
         return response

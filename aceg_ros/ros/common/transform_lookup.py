@@ -26,10 +26,10 @@ class TransformLookup:
     def lookup(self, target: str, source: str, stamp: Time, timeout_s: float) -> np.ndarray:
         """Return target_from_source (4, 4) at the stamp.
 
-        Waits until TF knows it, by the wall clock: do not call it from the executor, which fills the buffer.
+        Waits (wall clock) until TF has it, so it must not be called from the executor, which fills the buffer.
 
         Raises:
-            UserError: if TF does not know it within timeout_s.
+            UserError: if TF does not have it within timeout_s.
         """
         return wait_for_transform(self._buffer, target, source, stamp=stamp, timeout_s=timeout_s)
 
@@ -39,9 +39,9 @@ class TransformLookup:
 
 
 def wait_for_transform(buffer: Buffer, target: str, source: str, *, stamp: Time, timeout_s: float) -> np.ndarray:
-    """Do what `TransformLookup.lookup` does, with a buffer of the caller's.
+    """Look up target_from_source (4, 4) in a buffer, as `TransformLookup.lookup` does.
 
-    Polls, because tf2's own waiting follows the ROS clock, which may stand still for ever.
+    Polls, because tf2 waits by the ROS clock, which may stand still.
     """
     if target == source:
         return np.eye(4)
@@ -56,5 +56,5 @@ def wait_for_transform(buffer: Buffer, target: str, source: str, *, stamp: Time,
 
 
 def normalize_frame_id(frame_id: str) -> str:
-    """Return a frame name as tf2 wants it, without a leading slash."""
+    """Return a frame name without the leading slash, which tf2 does not accept."""
     return frame_id.lstrip("/")

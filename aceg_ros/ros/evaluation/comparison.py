@@ -1,4 +1,4 @@
-"""Evaluate what a localizer node published of a scene, and the same scene offline, and compare the two."""
+"""Evaluate the poses that a localizer node published for a scene, and compare them with an offline evaluation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from aceg_ros.utils.device import pick_device
 
 def evaluate_recording(recording: NodeRecording, recorded: Mapping[int, tuple[str, float]], scene: Scene,
                    parameters: EvaluationParameters) -> dict[str, Any]:
-    """Evaluate the recording of the node and the scene, and write evaluation.json and report.html.
+    """Evaluate the node's results and the scene offline, and write evaluation.json and report.html.
 
     Args:
         recording: What the node published.
@@ -55,7 +55,7 @@ def evaluate_recording(recording: NodeRecording, recorded: Mapping[int, tuple[st
 
 
 def difference(results: Sequence[FrameResult], offline: Sequence[FrameResult]) -> dict[str, Any]:
-    """Count the frames that were accepted in one run only, and find the largest distance between a frame's poses."""
+    """Count the frames that only one of the runs accepted, and find the largest difference between poses of a frame."""
     expected = {result.name: result.estimate for result in offline}
     both = [(result.estimate, expected[result.name]) for result in results]
     errors = [pose_error(a.map_from_camera, b.map_from_camera) for a, b in both

@@ -28,12 +28,12 @@ from aceg_ros.ros.players.scene_player import SceneParameters
 from aceg_ros.utils.malloc import configure_malloc
 from aceg_ros.utils.stamps import ns_to_s, s_to_ns, stamp_to_ns
 
-START_S = 120.0         # for player and localizer to get ready
+START_S = 120.0         # time for player and localizer to start
 _DEEP = QoSProfile(depth=10000)
 
 
 class EvaluationNode(Node):
-    """Collects results and poses until the one of the last frame has come, or until nothing comes any more."""
+    """Collects results and poses until the result of the last frame arrives, or until a timeout without results."""
 
     def __init__(self) -> None:
         super().__init__("evaluation")
@@ -46,7 +46,7 @@ class EvaluationNode(Node):
         self._last_result_s = time.monotonic() + START_S
         self.create_subscription(DiagnosticArray, "localizer/status", self._status_received, _DEEP)
         self.create_subscription(PoseWithCovarianceStamped, "localizer/pose", self._pose_received, _DEEP)
-        # The player waits for this subscriber: nothing is played before everybody listens.
+        # The player waits for this subscriber, so that no image is played before all nodes are ready.
         self._first_image = self.create_subscription(
             Image, "image", self._first_image_received, qos_profile_sensor_data, raw=True)
         self.create_timer(0.5, self._check, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -75,7 +75,7 @@ class EvaluationNode(Node):
 
 
 def _expected_frames(scene: Scene) -> tuple[NodeRecording, dict[int, tuple[str, float]]]:
-    """Return the frames that will be played, with true poses, names and own stamps, by the stamps they will have."""
+    """Return the frames that will be played: true poses, names and recorded stamps, by their stamps in playback."""
     recording, recorded, offset = NodeRecording(), {}, None
     for frame in scene:
         offset = clock_offset_ns(frame.stamp_s) if offset is None else offset

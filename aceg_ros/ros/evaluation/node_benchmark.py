@@ -2,8 +2,8 @@
 
     python -m aceg_ros.ros.evaluation.node_benchmark MAP SCENE --rate 15 --seconds 30 [--mapping]
 
-Of each image: the status that the node publishes, and when its pose arrives here. Twice a second a service is called.
-With --mapping the node collects a recording of the scene first and is measured while it trains a map of it.
+It measures the published status of each image, the arrival of its pose, and twice a second a service call. With
+--mapping, the node first records the scene, and is measured while it trains a map.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from aceg_ros.evaluation.metrics import percentiles
 from aceg_ros.ros.localizer.results import REPLACED
 from aceg_ros.utils.stamps import ns_to_ms, stamp_to_ns
 
-QUEUE = 1000          # messages that may wait here: more than come while this process is busy
+QUEUE = 1000          # messages: more than arrive while this process is busy
 SERVICE_PERIOD_S = 0.5
 COLLECT_S, MAPPING_BUDGET_S = 20.0, 120.0
 

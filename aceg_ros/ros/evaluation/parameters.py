@@ -1,4 +1,4 @@
-"""The parameters of the evaluation node, but for those of the scene (aceg_ros.ros.players.scene_player)."""
+"""The parameters of the evaluation node, except those of the scene (aceg_ros.ros.players.scene_player)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from aceg_ros.ros.common.parameters import not_empty, parameter
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationParameters:
-    map: str = parameter("", "Path of the map file that the localizer has.", read_only=True, check=not_empty)
+    map: str = parameter("", "Path of the map file that the localizer uses.", read_only=True, check=not_empty)
     output: str = parameter("evaluation", "Folder that evaluation.json and report.html are written to.", read_only=True)
     result_timeout: float = parameter(
-        15.0, "Time in seconds without a result of the localizer, beyond the pauses of the recording, after which the "
-        "drive is taken to be over.", minimum=1.0, maximum=3600.0, read_only=True, old_name="silence")
+        15.0, "Time in seconds without a result of the localizer, in addition to the longest pause of the recording, "
+        "after which the evaluation ends.", minimum=1.0, maximum=3600.0, read_only=True, old_name="silence")
     speed: float = parameter(
-        1.0, "Recorded seconds per second of real time, as the player has it; latencies are converted by it.",
+        1.0, "Playback speed of the player in recorded seconds per second; latencies are divided by it.",
         minimum=0.01, maximum=100.0, read_only=True)
     device: str = parameter("auto", "Device that the offline evaluation runs on; auto takes the GPU if there is one.",
                             choices=("auto", "cpu", "cuda"), read_only=True)

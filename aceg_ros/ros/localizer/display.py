@@ -1,4 +1,4 @@
-"""Show map and results to people: the cloud of the map, the debug image, the Rerun viewer."""
+"""Display of map and results: point cloud, debug image, Rerun viewer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Display:
-    """rerun: path of an .rrd file, or 'window'; empty for no viewer."""
+    """Shows map and results. rerun: path of an .rrd file, or 'window'; empty for no viewer."""
 
     def __init__(self, node: Node, rerun: str) -> None:
         self._node = node
@@ -30,7 +30,7 @@ class Display:
         self._viewer = _open_viewer(rerun)
 
     def show_result(self, result: LocalizationResult) -> None:
-        """Draw the pose into the image, if anybody subscribes to it."""
+        """Publish the debug image with the correspondences, if it has subscribers, and log to the viewer."""
         if result.frame is None or result.estimate is None:
             return
         if self._viewer is not None:

@@ -1,4 +1,4 @@
-"""Images and camera_infos from their topics, paired into requests."""
+"""Receive images and camera_infos, and pair them into requests."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ NEWEST_IMAGE = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
 class ImageInput:
-    """Between start() and stop(), calls on_image(request, is_due) for each image; is_due: max_rate lets it pass.
+    """Between start() and stop(), calls on_image(request, is_due) for each image; is_due is False beyond max_rate.
 
-    QoS: the newest image, best effort; every policy can be overridden by parameters (qos_overrides....).
+    QoS: depth 1 and best effort by default; every policy can be overridden by parameters (qos_overrides....).
     """
 
     def __init__(self, node: Node, on_image: Callable[[LocalizationRequest, bool], None]) -> None:
@@ -41,7 +41,7 @@ class ImageInput:
 
     def start(self) -> None:
         overrides = QoSOverridingOptions.with_default_policies()
-        # camera_info first: of two messages that wait together, the executor takes the older subscription's.
+        # camera_info first: if both messages are waiting, the executor takes that of the older subscription.
         self._subscriptions.append(self._node.create_subscription(
             CameraInfo, "camera_info", self._camera_info_received, qos_profile_sensor_data,
             qos_overriding_options=overrides))
@@ -78,12 +78,12 @@ class ImageInput:
         now, period_s = time.monotonic(), 1.0 / self._parameters.value.max_rate
         if now < self._next_due_s:
             return False
-        # Counted from when it was due, so that the mean rate is kept; from now after a pause.
+        # Relative to when this one was due, so that the mean rate is max_rate; relative to now after a pause.
         self._next_due_s = max(self._next_due_s + period_s, now)
         return True
 
     def _camera_info_of(self, image: Image | CompressedImage) -> CameraInfo | None:
-        """Return the camera_info with the image's stamp (zoom and autofocus change it), else the latest."""
+        """Return the camera_info with the image's stamp (zoom and focus change it), else the latest one."""
         infos = list(self._camera_infos)
         matching = (info for info in infos if info.header.stamp == image.header.stamp)
         return next(matching, infos[-1] if infos else None)

@@ -1,4 +1,4 @@
-"""Load maps in a thread of its own, and hold the one in use."""
+"""Load maps in a separate thread, and keep the one in use."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:      # a node starts seconds sooner without torch
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedMap:
-    """A map ready to localize in. scene_map: None if there is nothing to show."""
+    """A map that is ready for localization. scene_map: for display, or None."""
 
     localizer: Localizer
     scene_map: SceneMap | None = None
@@ -36,8 +36,8 @@ class MapState:
     Attributes:
         path: Empty if there is none.
         error: Why the newest map could not be loaded; empty if it could.
-        number: Counts the changes of the map.
-        loaded: None if there is none.
+        number: Number of changes of the map so far.
+        loaded: The map, None if there is none.
     """
 
     path: str = ""
@@ -47,7 +47,7 @@ class MapState:
 
 
 class MapLoader:
-    """Replaces the map in use by another; the present one stays in use until then, or if that fails.
+    """Loads maps; the current map stays in use until the new one is loaded, and if loading fails.
 
     on_change(state) is called from the loading thread after each attempt.
     """
@@ -66,14 +66,14 @@ class MapLoader:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="map loading")
 
     def stop(self) -> None:
-        """Finish the loading at hand, end the thread and release the map."""
+        """Wait until the current loading is finished, end the thread and release the map."""
         if self._executor is not None:
             self._executor.shutdown(wait=True, cancel_futures=True)
             self._executor = None
         self.state = MapState(number=self.state.number + 1)
 
     def load(self, path: str) -> Future[MapState]:
-        """Load this map, or no map if the path is empty. The result is the state after it."""
+        """Load a map, or unload it if the path is empty. The future's result is the state afterwards."""
         if self._executor is None:
             raise RuntimeError("The map loader is not running.")
         return self._executor.submit(self._replace_map, path)
@@ -96,7 +96,7 @@ class MapLoader:
 
 @dataclass(frozen=True, kw_only=True)
 class _LocalizerOnThreads:
-    """A localizer that computes on so many threads, whichever thread calls it: torch keeps their number per thread."""
+    """A localizer that uses this number of torch threads. torch keeps the number per calling thread."""
 
     localizer: Localizer
     threads: int
@@ -108,23 +108,23 @@ class _LocalizerOnThreads:
 
 
 def load_localizer(path: str, device: str, seed: int, threads: int = 0) -> LoadedMap:
-    """Load a map file and run its localizer once.
+    """Load a map file and warm up its localizer.
 
     Args:
-        threads: CPU cores for inference; 0 for half of them. An operation of two threads waits for the slower one, so
-            that one thread is as fast and steadier if the second core has other work as well
+        threads: CPU cores for inference; 0 for half of them. Parallel operations wait for the slowest thread, so if
+            other programs use a core as well, fewer threads are as fast and vary less
             (docs/benchmarks/2026-11-25-node.md).
 
     Raises:
-        UserError: if the file is no map that can be used.
+        UserError: if the file is not a usable map.
     """
     from aceg_ros.maps.scene_map import SceneMap
     from aceg_ros.methods.registry import make_localizer
     scene_map = SceneMap.load(path)
     localizer = _LocalizerOnThreads(localizer=make_localizer(scene_map, device, seed),
                                     threads=threads or max(1, (os.cpu_count() or 1) // 2))
-    release_free_memory()        # of loading this map, and of maps before it
+    release_free_memory()        # left over from loading this map and earlier ones
     noise = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
     camera = Camera(width=640, height=480, fx=500.0, fy=500.0, cx=320.0, cy=240.0)
-    localizer.localize(Frame(image=noise, camera=camera))       # the first call is the slow one
+    localizer.localize(Frame(image=noise, camera=camera))       # the first call is slow
     return LoadedMap(localizer=localizer, scene_map=scene_map)

@@ -1,6 +1,6 @@
-"""LocalizerNode: puts the parts of this package together, and has their lifecycle.
+"""LocalizerNode: connects the parts of this package and implements the lifecycle.
 
-The docstring of `aceg_ros.ros.localizer` tells how an image gets from its topic to TF.
+The docstring of `aceg_ros.ros.localizer` lists the steps from an image to its pose.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Transition = Callable[["LocalizerNode", LifecycleState], TransitionCallbackRetur
 
 
 def _log_errors(transition: Transition) -> Transition:
-    """Log what a transition raises: rclpy only takes it for an error."""
+    """Log exceptions of a transition, which rclpy turns into an error state without a message."""
     @wraps(transition)
     def logged(node: LocalizerNode, state: LifecycleState) -> TransitionCallbackReturn:
         try:
@@ -55,15 +55,14 @@ def _log_errors(transition: Transition) -> Transition:
 
 
 class LocalizerNode(LifecycleNodeMixin, Node):
-    """Localizes a camera in a map, and makes maps on the robot.
+    """Localizes a camera in a map, and builds maps on the robot.
 
     Args:
-        load: Takes map path, device, seed and threads, and returns the map ready to localize in. Raises UserError if
-            the file cannot be used.
-        node_options: Of rclpy.node.Node.
+        load: Loads a map, given its path, device, seed and threads. Raises UserError if the file cannot be used.
+        node_options: Options of rclpy.node.Node.
     """
 
-    _is_complete = False        # rclpy destroys nodes whose constructor failed, too
+    _is_complete = False        # rclpy also destroys nodes whose constructor failed
 
     def __init__(self, load: LoadMap, **node_options) -> None:
         Node.__init__(self, "localizer", **node_options)
@@ -120,8 +119,8 @@ class LocalizerNode(LifecycleNodeMixin, Node):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the map and warm up.
 
-        A map that cannot be used is a failure; but with autostart the node stays up and says so, so that another map
-        can be loaded or made.
+        Fails if the map cannot be used. With autostart, the node starts all the same and reports the problem, so that
+        another map can be loaded or made.
         """
         parameters = self._own_parameters.value
         self._maps.start()
@@ -173,7 +172,7 @@ class LocalizerNode(LifecycleNodeMixin, Node):
         super().destroy_node()
 
     def _stop_threads(self) -> None:
-        """Finish the work at hand and release the map."""
+        """Finish the current work, end the threads and release the map."""
         self._pipeline.worker.stop()
         self._maps.stop()
 
@@ -184,7 +183,7 @@ class LocalizerNode(LifecycleNodeMixin, Node):
             self._loading = self._maps.load(new.map_path)
 
     def _map_changed(self, state: MapState) -> None:
-        """In the thread that loads maps."""
+        """Called in the thread that loads maps."""
         if state.error:
             self.get_logger().error(state.error)
         else:
@@ -196,7 +195,7 @@ class LocalizerNode(LifecycleNodeMixin, Node):
             self._publish_node_status()
 
     def _use_map(self, path: str) -> str | None:
-        """Switch to a map that was just made, in the thread that made it. Returns why that failed, or None."""
+        """Switch to a new map. Called in the thread of the training. Returns the reason if that fails, or None."""
         result = self.set_parameters([Parameter("map_path", value=path)])[0]
         if not result.successful:
             return result.reason
@@ -243,13 +242,13 @@ class LocalizerNode(LifecycleNodeMixin, Node):
             self._mapping)
 
     def _mapping_changed(self) -> None:
-        """In threads of the mapping."""
+        """Called in threads of the mapping."""
         with ignore_errors_after_shutdown(self):
             self._status.publish_mapping(self._mapping)
 
 
 def main() -> int:
-    # Here, before there are threads: scipy fails in one thread while another one is in the middle of importing torch.
+    # Before any threads start: scipy fails in one thread while another thread is importing torch.
     import torch  # noqa: F401
     configure_malloc()
     cv2.setNumThreads(1)        # torch has the cores

@@ -1,4 +1,4 @@
-"""The parameters of the localizer node, but for those of mapping (aceg_ros.ros.mapping.parameters)."""
+"""The parameters of the localizer node, except those of mapping (aceg_ros.ros.mapping.parameters)."""
 
 from __future__ import annotations
 
@@ -80,9 +80,9 @@ class PoseParameters:
                                minimum=0.1, maximum=200.0, read_only=True)
     tf_hold: float = parameter(
         1.0, "Time in seconds for which map_to_base and map_to_camera are published again after a pose, because no "
-        "odometry propagates them; map_to_odom is published without end.", minimum=0.0, maximum=3600.0)
+        "odometry propagates them; map_to_odom is published without a time limit.", minimum=0.0, maximum=3600.0)
     tf_timeout: float = parameter(
-        0.3, "Time in seconds to wait until TF knows odometry and extrinsics at the stamp of the image.",
+        0.3, "Time in seconds to wait for odometry and extrinsics in TF at the stamp of the image.",
         minimum=0.0, maximum=10.0)
     covariance: str = parameter(
         "full", "Form of the published covariance; diagonal is for subscribers that reject negative off-diagonal "
@@ -109,13 +109,13 @@ class PoseParameters:
         if self.tf_policy == "map_to_base" and not self.base_frame:
             return "tf_policy map_to_base needs base_frame, the frame of the robot in TF."
         if self.tf_policy == "map_to_camera" and (self.odom_frame or self.base_frame):
-            return ("tf_policy map_to_camera does not go with odom_frame or base_frame: the camera has a parent in TF"
-                    " there and can have only one.")
+            return ("tf_policy map_to_camera cannot be combined with odom_frame or base_frame: the camera then has a"
+                    " parent in TF already, and can have only one.")
         return None
 
     @property
     def published_transform(self) -> str:
-        """Return the policy in force: `tf_policy`, decided if it is auto."""
+        """The effective policy: `tf_policy`, resolved if it is auto."""
         if self.tf_policy != "auto":
             return self.tf_policy
         return "map_to_odom" if self.odom_frame else "map_to_base" if self.base_frame else "map_to_camera"

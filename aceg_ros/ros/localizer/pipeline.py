@@ -1,4 +1,4 @@
-"""The way of an image, from top to bottom: received, localized, checked and published, reported."""
+"""The steps from an image to its result, from top to bottom: received, localized, checked and published, reported."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from aceg_ros.utils.stamps import stamp_to_ns
 
 
 class LocalizationPipeline:
-    """Takes images from their topic to ~/pose, TF and ~/status while it is active.
+    """Processes images, while it is active: from their topic to ~/pose, TF and ~/status.
 
     is_enabled: set by ~/enable; if it is off, only images that wait_for_result() waits for are localized.
     """
@@ -32,12 +32,12 @@ class LocalizationPipeline:
         self._node, self._maps, self._mapping = node, maps, mapping
         self._output, self._status, self._display = output, status, display
         self.is_active, self.is_enabled = False, True
-        self._waiting: list[tuple[int, Future[LocalizationResult]]] = []    # after which image, and for its result
+        self._waiting: list[tuple[int, Future[LocalizationResult]]] = []    # number of the last image before, future
         self._waiting_lock = threading.Lock()
         self.input = ImageInput(node, self._image_received)
         self.worker = LocalizationWorker(maps, self._result_ready, node.get_logger())
 
-    # --- 1. in the executor: the image is received, and left to the worker ---
+    # --- 1. in the executor: the image is received and passed to the worker ---
 
     def _image_received(self, request: LocalizationRequest, is_due: bool) -> None:
         self._status.count_received()
@@ -76,7 +76,7 @@ class LocalizationPipeline:
             self._finish(result)
             self._display.show_result(result)
 
-    # --- 3. in either thread: what became of the image is published, and given to services that wait for it ---
+    # --- 3. in either thread: the result of the image is published and passed to services that wait for it ---
 
     def _finish(self, result: LocalizationResult) -> None:
         self._status.publish_result(result)
@@ -87,7 +87,7 @@ class LocalizationPipeline:
             future.set_result(result)
 
     def wait_for_result(self, timeout_s: float) -> LocalizationResult | None:
-        """Wait for the result of an image that is yet to come; None if there was none in time."""
+        """Wait for the result of the next image; None if there is none within timeout_s."""
         future: Future[LocalizationResult] = Future()
         with self._waiting_lock:
             self._waiting.append((self._status.received, future))

@@ -26,16 +26,16 @@ from aceg_ros.ros.localizer.results import BAD_STAMP, NO_TRANSFORM, UNCONFIRMED,
 from aceg_ros.ros.localizer.transform_publisher import TransformPublisher
 from aceg_ros.utils.stamps import ns_to_s, stamp_to_ns
 
-FUTURE_NS = 1_000_000_000        # an image from further ahead than this has a wrong clock
-_BACKWARDS_S = 5.0               # stamps that jump back by more: a bag began again
+FUTURE_NS = 1_000_000_000        # stamps further in the future mean that clocks are not synchronized
+_BACKWARDS_S = 5.0               # stamps that jump back further mean that a bag is played again
 _PATH_POSES = 2000
-# base_from_camera if none is known: an optical frame that looks ahead.
-_CAMERA_AHEAD = np.array([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
+# base_from_camera if it is not known: an optical frame that looks ahead.
+_FORWARD_CAMERA = np.array([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
 
 
 @dataclass(frozen=True, kw_only=True)
 class RobotFrames:
-    """The frames of the robot at the stamp of an image. base_from_camera, odom_from_camera: None if not asked for."""
+    """Transforms (4, 4) of the camera at the stamp of an image; None if base_frame or odom_frame is not set."""
 
     camera_frame: str
     base_from_camera: np.ndarray | None
@@ -43,9 +43,9 @@ class RobotFrames:
 
 
 class PoseOutput:
-    """Publishes each accepted result, from one thread; republish() and the rest may be called from other threads.
+    """Publishes accepted results. publish() is called from one thread, all other methods from any thread.
 
-    is_suspended() says whether another node publishes the transform from the map at present.
+    is_suspended() returns whether another node currently publishes the transform from the map.
     """
 
     last_camera_pose: tuple[np.ndarray, np.ndarray] | None       # map_from_camera (4, 4), and its covariance
@@ -68,7 +68,7 @@ class PoseOutput:
         return self._group.value
 
     def publish(self, result: LocalizationResult) -> LocalizationResult:
-        """Publish an accepted result. Returns it, or the same rejected if odometry or its stamp contradict it."""
+        """Publish an accepted result. Returns it, or a rejection if its stamp is wrong or it contradicts odometry."""
         try:
             frames = self._look_up_frames(result.header)        # outside the lock: it may wait
         except UserError as error:
@@ -77,28 +77,28 @@ class PoseOutput:
             return self._check_and_publish(result, frames)
 
     def republish(self) -> None:
-        """Send the transform once more, dated now, while it holds."""
+        """Publish the last transform again with the current time, as long as it is valid."""
         with self._lock:
             self._tf.republish(self.parameters)
 
     def set_prior(self, prior: Prior) -> None:
-        """Use this prior for the next pose."""
+        """Check the next pose against this prior."""
         with self._lock:
             self._prior = prior
 
     def reset(self) -> None:
-        """Drop all poses: nothing is published before the next one."""
+        """Discard all poses: nothing is published before the next one."""
         with self._lock:
             self._reset()
 
     def change_map(self) -> None:
-        """Drop all poses, and the prior as well: they mean nothing in another map."""
+        """Discard all poses and the prior, which are not valid in another map."""
         with self._lock:
             self._prior = None
             self._reset()
 
     def _look_up_frames(self, header: Header) -> RobotFrames:
-        """Look up odometry and extrinsics at the image's stamp. Raises UserError if TF does not know them in time."""
+        """Look up odometry and extrinsics at the image's stamp. Raises UserError if TF does not have them in time."""
         parameters = self.parameters
         camera_frame = normalize_frame_id(parameters.camera_frame or header.frame_id)
         if parameters.published_transform == "map_to_camera" and not camera_frame:
@@ -141,7 +141,7 @@ class PoseOutput:
         if self._prior is not None:
             pose = self._prior.pose
             if self._prior.is_base:
-                pose = pose @ (_CAMERA_AHEAD if base_from_camera is None else base_from_camera)
+                pose = pose @ (_FORWARD_CAMERA if base_from_camera is None else base_from_camera)
             self._gate.set_prior(GatedPose(map_from_camera=pose, odom_from_camera=fix.odom_from_camera,
                                            covariance=self._prior.covariance, stamp_s=fix.stamp_s))
             self._prior = None

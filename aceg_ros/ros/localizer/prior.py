@@ -1,4 +1,4 @@
-"""Where the robot is likely to be before the first pose: from RViz's 2D Pose Estimate, or the last pose on disk."""
+"""Prior pose of the robot before the first fix: from RViz's 2D Pose Estimate, or the last pose saved on disk."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from aceg_ros.ros.common.messages import pose_from_message
 from aceg_ros.ros.common.transform_lookup import normalize_frame_id
 from aceg_ros.utils.atomic_file import write_json
 
-# Of an initial pose that leaves an entry at zero: RViz gives x, y and heading only.
+# Standard deviations for entries that are zero in an initial pose: RViz only sets those of x, y and heading.
 _UNKNOWN_STD = np.array([0.3, 0.3, 1.0, 0.3, 0.3, 0.3])
-# Added to the last pose: a robot that was off may have been pushed a little.
+# Added to the covariance of the last pose: the robot may have been moved a little while it was off.
 _WHILE_OFF_COVARIANCE = np.diag(np.repeat([0.5**2, 0.3**2], 3))
 
 
@@ -31,10 +31,10 @@ class Prior:
 
 
 def prior_from_message(message: PoseWithCovarianceStamped, map_frame: str) -> Prior:
-    """Return the prior of a message on the topic initialpose.
+    """Make a prior of a message on the topic initialpose.
 
     Raises:
-        UserError: if it is in another frame, or is no pose with a covariance.
+        UserError: if it is in another frame, or its pose or covariance is invalid.
     """
     if normalize_frame_id(message.header.frame_id) != normalize_frame_id(map_frame):
         raise UserError(f"it is in '{message.header.frame_id}', and must be in '{map_frame}'.")
@@ -48,7 +48,7 @@ def prior_from_message(message: PoseWithCovarianceStamped, map_frame: str) -> Pr
 
 
 def save_last_pose(path: Path, map_path: str, pose: np.ndarray, covariance: np.ndarray) -> None:
-    """Write the last pose (4, 4) of the camera in this map, and its covariance (6, 6), in place of the file.
+    """Save the last pose (4, 4) of the camera in this map, and its covariance (6, 6); replaces an existing file.
 
     Raises:
         UserError: if the file cannot be written.
@@ -57,7 +57,7 @@ def save_last_pose(path: Path, map_path: str, pose: np.ndarray, covariance: np.n
 
 
 def load_last_pose(path: Path, map_path: str) -> Prior | None:
-    """Return the last pose in this map, with a larger covariance than it had; None if there is none."""
+    """Return the last pose in this map, with an increased covariance; None if there is none."""
     try:
         content = json.loads(path.read_text())
         pose, covariance = np.array(content["map_from_camera"], float), np.array(content["covariance"], float)

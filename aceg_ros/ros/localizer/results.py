@@ -1,4 +1,4 @@
-"""What goes to the localization thread and what comes back: one request and one result for each image."""
+"""The input and output of the localization thread: a request and a result for each image."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from std_msgs.msg import Header
 from aceg_ros.camera import Frame
 from aceg_ros.estimate import PoseEstimate, Status
 
-# Statuses that only a node has; all others are those of `estimate.Status`.
+# Statuses of the node, in addition to those of `estimate.Status`.
 NO_MAP = "no_map"
 REPLACED = "replaced"                # a newer image came before this one's turn, or the map was changed meanwhile
 INTERNAL_ERROR = "internal_error"
 BAD_STAMP = "bad_stamp"              # zero, or in the future
 NO_TRANSFORM = "no_transform"        # TF lacks the odometry or the extrinsics of the camera
-UNCONFIRMED = "unconfirmed"          # far from the pose that odometry predicts: others have to agree first
+UNCONFIRMED = "unconfirmed"          # far from the prediction of odometry: further poses have to agree with it first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +37,14 @@ class LocalizationRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class LocalizationResult:
-    """What became of one image.
+    """The result for one image.
 
     Attributes:
-        number: That of the request.
-        header: That of the image.
+        number: Number of the request.
+        header: Header of the image.
         status: A value of `estimate.Status`, or one of the statuses above.
         message: The reason, as a sentence.
-        estimate: None if the localizer was not run.
+        estimate: Output of the localizer; None if it was not run.
         map_number: Number of the map that it was localized in.
         frame: The decoded image; None if it was not decoded.
     """

@@ -1,4 +1,4 @@
-"""The services of the localizer node: each responds when the work is done, ~/stop_mapping when training has begun."""
+"""The services of the localizer node. Each responds when it is done, ~/stop_mapping when the training has started."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ LOAD_TIMEOUT_S, LOCALIZE_TIMEOUT_S = 120.0, 10.0
 
 
 class LocalizerServices:
-    """Maps, localization on demand, and mapping by service.
+    """Implements the services for maps, localization and mapping.
 
-    lifecycle() returns the label of the node's state; reset() drops poses and transforms.
+    lifecycle() returns the label of the node's lifecycle state; reset() discards poses and transforms.
     """
 
     def __init__(self, node: Node, parameters: ParameterGroup[LocalizerParameters], *,
@@ -81,7 +81,7 @@ class LocalizerServices:
 
     def _reset(self) -> Outcome:
         self._reset_poses()
-        return True, "Dropped poses, path and transforms; the next poses start anew."
+        return True, "Discarded poses, path and transforms."
 
     def _enable(self, on: bool) -> Outcome:
         self._pipeline.is_enabled = on
@@ -99,7 +99,7 @@ class LocalizerServices:
 
 
 def _back_up(target: Path) -> Path | None:
-    """Copy the file, if it exists, to a name with the time; under its own name it stays until it is replaced."""
+    """Copy an existing file to a name with the current time. Returns the new path, None if there was no file."""
     if not target.exists():
         return None
     backup = target.with_name(f"{target.name}.{datetime.now():%Y%m%d_%H%M%S_%f}")

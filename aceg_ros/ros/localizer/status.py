@@ -1,6 +1,6 @@
-"""Count what became of the images, measure rates and ages, and put both into diagnostic messages.
+"""Count images by their results, measure rates and ages, and report both in diagnostic messages.
 
-The keys of these messages (received, answered, replaced, ...) are read by users' programs: they stay as they are.
+The keys of these messages (received, answered, replaced, ...) must not change: users' programs read them.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ WINDOW_S = 10.0
 
 
 class StatusCounts:
-    """Counts the images: received = answered + replaced + skipped + the at most two that are being localized.
+    """Counts images: received = answered + replaced + skipped + those in progress (at most two).
 
     answered: accepted or rejected. skipped: by the rate limit, or while localization is switched off. `received` and
-    `skipped` are written by the executor, the rest under the lock of `StatusPublisher`.
+    `skipped` are written by the executor thread only, the rest under the lock of `StatusPublisher`.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class StatusCounts:
 
 
 class SlidingWindow:
-    """Rates and times of the last ten seconds, by the wall clock."""
+    """Rates and durations over the last ten seconds (wall clock)."""
 
     def __init__(self) -> None:
         self._images: deque[float] = deque()
@@ -78,7 +78,7 @@ class SlidingWindow:
 
 
 def image_status(name: str, result: LocalizationResult, age_ms: float, counts: StatusCounts) -> DiagnosticArray:
-    """Return what became of one image, stamped as the image. name: of the node."""
+    """Make the message on the result of one image, with the stamp of the image. name: of the node."""
     level = DiagnosticStatus.WARN
     if result.status in (Status.ACCEPTED.value, REPLACED):
         level = DiagnosticStatus.OK
@@ -97,7 +97,7 @@ def image_status(name: str, result: LocalizationResult, age_ms: float, counts: S
 
 @dataclass(frozen=True, kw_only=True)
 class NodeState:
-    """What the node has and lacks at the moment."""
+    """The current state of the node."""
 
     lifecycle: str
     is_enabled: bool
@@ -106,7 +106,7 @@ class NodeState:
     map_state: MapState
 
     def problem(self, counts: StatusCounts) -> tuple[bytes, str]:
-        """Return level and sentence of what is missing most, or that nothing is."""
+        """Return level and message of the most important problem, or that there is none."""
         state, warning = self.map_state, DiagnosticStatus.WARN
         if self.lifecycle != "active":
             return warning, state.error or f"The node is {self.lifecycle}."
@@ -125,7 +125,7 @@ class NodeState:
 
 
 def node_status(name: str, state: NodeState, counts: StatusCounts, window: SlidingWindow) -> DiagnosticStatus:
-    """Return whether the node has what it needs. name: of the node."""
+    """Make the message on the state of the node. name: of the node."""
     level, message = state.problem(counts)
     values = {"lifecycle": state.lifecycle, "map": state.map_state.path, "device": state.device, **counts.values(),
               **window.values()}
@@ -133,12 +133,12 @@ def node_status(name: str, state: NodeState, counts: StatusCounts, window: Slidi
 
 
 def mapping_status(name: str, mapping: MappingController) -> DiagnosticStatus:
-    """Return the progress of mapping. name: of the node."""
+    """Make the message on the progress of mapping. name: of the node."""
     status = mapping.status
     level = DiagnosticStatus.ERROR if status.failed else DiagnosticStatus.OK
     values = mapping.values()
     message = status.message
-    if status.state == COLLECTING and "keyframes" in values:       # they are gone for a moment at its end
+    if status.state == COLLECTING and "keyframes" in values:       # missing for a moment when collecting ends
         message = f"Collecting: {values['keyframes']} keyframes."
         if values["last_problem"]:
             level, message = DiagnosticStatus.WARN, f"{message} Last problem: {values['last_problem']}"

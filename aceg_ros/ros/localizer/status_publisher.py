@@ -26,7 +26,7 @@ LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 class StatusPublisher:
-    """May be used from every thread, but count_received and count_skipped from the executor only."""
+    """Publishes status. Thread-safe, except count_received and count_skipped: call them from the executor only."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -49,7 +49,7 @@ class StatusPublisher:
         self._counts.skipped += 1
 
     def publish_result(self, result: LocalizationResult) -> None:
-        """Publish what became of one image."""
+        """Publish the result of one image."""
         age_ms = ns_to_ms(self._node.get_clock().now().nanoseconds - stamp_to_ns(result.header.stamp))
         with self._lock:
             self._counts.by_status[result.status] += 1
@@ -57,7 +57,7 @@ class StatusPublisher:
             self._status.publish(image_status(self._node.get_name(), result, age_ms, self._counts))
 
     def publish_node(self, state: NodeState, mapping: MappingController) -> None:
-        """Publish the state of the node; on /diagnostics that of mapping as well."""
+        """Publish the state of the node on ~/status, and with that of mapping on /diagnostics."""
         name, header = self._node.get_name(), self._header()
         with self._lock:
             status = node_status(name, state, self._counts, self._window)

@@ -1,4 +1,4 @@
-"""The thread that localizes: always the newest image. Whoever submits one never waits for it."""
+"""The thread that localizes images, always the newest one. Submitting an image never blocks."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from aceg_ros.ros.localizer.results import INTERNAL_ERROR, NO_MAP, LocalizationR
 
 
 class LocalizationWorker:
-    """A mailbox for one image, and the thread that empties it.
+    """A thread that localizes the most recently submitted image.
 
-    on_result is called from that thread, once for each request that was not replaced.
+    on_result is called from that thread, once for each request that was not replaced by a newer one.
     """
 
     def __init__(self, maps: MapLoader, on_result: Callable[[LocalizationResult], None],
@@ -40,7 +40,7 @@ class LocalizationWorker:
         self._thread.start()
 
     def stop(self, timeout_s: float = 10.0) -> None:
-        """Finish the image at hand and end the thread."""
+        """Finish the current image and end the thread."""
         thread, self._thread = self._thread, None
         with self._changed:
             self._stopping.set()
@@ -49,7 +49,7 @@ class LocalizationWorker:
             thread.join(timeout_s)
 
     def submit(self, request: LocalizationRequest) -> LocalizationRequest | None:
-        """Localize this image next. Returns the image that was still waiting and is replaced by it."""
+        """Localize this image next. Returns the waiting image that it replaces, or None."""
         with self._changed:
             replaced, self._request = self._request, request
             self._changed.notify()
@@ -65,7 +65,7 @@ class LocalizationWorker:
             assert request is not None
             try:
                 self._on_result(self._localize(request))
-            except Exception as error:      # publishing failed: the thread must outlive it
+            except Exception as error:      # publishing failed: the thread must continue
                 self._logger.error(f"Publishing failed: {error!r}")
 
     def _localize(self, request: LocalizationRequest) -> LocalizationResult:
@@ -86,7 +86,7 @@ class LocalizationWorker:
         try:
             estimate = map_state.loaded.localizer.localize(frame)
         except Exception as error:
-            # A localizer never raises on bad input; if it does, the node stays up and says so.
+            # Localizers do not raise on bad input, so this is a bug: report it, and keep the node running.
             self._logger.error(f"The localizer failed: {error!r}")
             return result.rejected(INTERNAL_ERROR, f"The localizer failed ({error!r}).")
         stage_ms = {"convert": (decoded - start) * 1e3, **estimate.stage_ms, "all": (time.perf_counter() - start) * 1e3}
