@@ -1,1 +1,1 @@
-"""Metrics and reports."""
+"""Evaluation of maps: metrics and reports."""

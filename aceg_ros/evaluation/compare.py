@@ -1,4 +1,4 @@
-"""Several maps on one scene, side by side."""
+"""Evaluates several maps on one scene, side by side."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ ROWS = (("localized", "localized", 1.0, "{:.0f}"), ("false accepts", "false_acce
 
 
 def compare(paths: Sequence[Path], scene: Scene, *, device: str, seed: int, progress: Progress) -> list[Evaluation]:
-    """Evaluate each map on the scene, in turn; progress begins again with each map."""
+    """Evaluate each map on the scene. progress: called after each frame, counting anew for each map."""
     return [evaluate_map(SceneMap.load(path), scene, name=path.stem, path=path, device=device, seed=seed,
                          progress=progress) for path in paths]
 
 
 def table(evaluations: Sequence[Evaluation]) -> str:
-    """A text table with a column for each evaluation."""
+    """Return a text table with a column for each evaluation."""
     width = max(12, *(len(evaluation.name) for evaluation in evaluations)) + 2
     lines = [f"{'':20}" + "".join(f"{evaluation.name:>{width}}" for evaluation in evaluations)]
     for title, key, scale, form in ROWS:

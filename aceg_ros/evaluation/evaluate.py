@@ -1,4 +1,4 @@
-"""Localizes every frame of a scene and compares with its true poses."""
+"""Localizes every frame of a scene and compares the poses with the true ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Progress = Callable[[int, int], None]       # frames done, frames in all
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """A map evaluated on a scene. statistics: as `report_json` gives them."""
+    """The evaluation of a map on a scene. statistics: see `report_json`."""
 
     name: str
     results: Sequence[FrameResult]
@@ -34,12 +34,12 @@ class Evaluation:
 
 def evaluate_map(scene_map: SceneMap, scene: Scene, *, name: str, path: Path, device: str, seed: int,
                  progress: Progress | None = None) -> Evaluation:
-    """Localize the frames of a scene in a map, and sum up.
+    """Localize the frames of a scene in a map, and compute the statistics.
 
     Args:
         scene_map: The map.
-        scene: Posed frames in the frame of the map.
-        name: How the reports call this evaluation.
+        scene: Frames with poses in the map frame.
+        name: Name of this evaluation in reports.
         path: The file that the map was loaded from.
         device: Device of the localizer.
         seed: Seed of the pose solver.
@@ -54,8 +54,7 @@ def evaluate_map(scene_map: SceneMap, scene: Scene, *, name: str, path: Path, de
 def evaluate(localizer: Localizer, scene: Scene | list[Frame], progress: Progress | None = None) -> list[FrameResult]:
     """Localize the usable frames of a scene, in order.
 
-    The first frame is localized once more beforehand, untimed: lazy initialization is not part of the latency of a
-    running robot.
+    The first frame is localized twice, the first time as a warm-up that is not timed.
     """
     results: list[FrameResult] = []
     for frame in scene:
@@ -75,7 +74,7 @@ def evaluate(localizer: Localizer, scene: Scene | list[Frame], progress: Progres
 
 def report_json(summary: Summary, scene_map: SceneMap, *, path: Path, device: str, seed: int,
                 skipped: int = 0) -> dict[str, Any]:
-    """The statistics under the keys that other tools rely on; NaN becomes null."""
+    """Return the statistics under the keys that other tools read, with null for NaN."""
     keys = {"rejected": "refused"}          # the key of the first release stays
     content = {keys.get(name, name): value for name, value in asdict(summary).items()}
     return without_nan(content | {
@@ -84,6 +83,6 @@ def report_json(summary: Summary, scene_map: SceneMap, *, path: Path, device: st
 
 
 def tum_line(stamp_s: float, map_from_camera: np.ndarray) -> str:
-    """One pose in TUM's format: stamp tx ty tz qx qy qz qw."""
+    """Format a pose as a line of a TUM file: stamp tx ty tz qx qy qz qw."""
     numbers = [*map_from_camera[:3, 3], *rotation_to_quaternion(map_from_camera[:3, :3])]
     return f"{stamp_s:.6f} " + " ".join(f"{number:.7f}" for number in numbers)

@@ -1,4 +1,4 @@
-"""Writes evaluations as one HTML page, which opens offline, holds everything, and shows the numbers of the JSON."""
+"""Writes evaluations as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _IMAGE_WIDTH, _JPEG_QUALITY = 640, 80
 
 
 def write_page(path: Path, evaluations: Sequence[Evaluation], scene: str, frames: Iterable[Frame]) -> None:
-    """Write the page of one or several evaluations on the same frames.
+    """Write a page on one or several evaluations of the same frames.
 
     Args:
         path: The file to write.
-        evaluations: What to show.
+        evaluations: The evaluations, one per map.
         scene: Name of the scene.
-        frames: The frames of the results once more, for their images.
+        frames: The evaluated frames, for their images.
 
     Raises:
         UserError: If the file cannot be written.
@@ -44,13 +44,13 @@ def write_page(path: Path, evaluations: Sequence[Evaluation], scene: str, frames
             "created": datetime.now().strftime("%Y-%m-%d %H:%M"),
             "runs": [_run(evaluation, shown) for evaluation, shown in zip(evaluations, images, strict=True)]}
     template = files("aceg_ros.evaluation").joinpath("page.html").read_text()
-    # "</script>" in a name must not end the element.
+    # "</script>" in a name must not end the script element.
     text = json.dumps(without_nan(data), allow_nan=False, separators=(",", ":")).replace("</", "<\\/")
     write_text(path, template.replace("@DATA@", text))
 
 
 def _run(evaluation: Evaluation, images: list[dict[str, str]]) -> dict[str, Any]:
-    """What the page shows of one evaluation."""
+    """Return the page's data on one evaluation."""
     scene_map = evaluation.scene_map
     sources = {f"{role} source": network.source for role, network in scene_map.networks.items()}
     configuration = {**sources, "created": scene_map.created, "settings": scene_map.settings,
@@ -73,7 +73,7 @@ def _frame(result: FrameResult) -> dict[str, Any]:
 
 
 def _cloud(scene_map: SceneMap) -> dict[str, Any]:
-    """The points within the bounds of the map, subsampled, with 16 bits a coordinate."""
+    """Return the points within the bounds of the map, subsampled and quantized to 16 bits per coordinate."""
     low, high = (np.array(corner) for corner in scene_map.bounds)
     inside = ((scene_map.cloud_xyz >= low) & (scene_map.cloud_xyz <= high)).all(1)
     xyz, rgb = scene_map.cloud_xyz[inside], scene_map.cloud_rgb[inside]
@@ -85,7 +85,7 @@ def _cloud(scene_map: SceneMap) -> dict[str, Any]:
 
 
 def _example_images(evaluations: Sequence[Evaluation], frames: Iterable[Frame]) -> list[list[dict[str, str]]]:
-    """For each evaluation the images of its best and worst frames, as JPEG with a caption."""
+    """Return, for each evaluation, the images of its best and worst frames as JPEG with a caption."""
     chosen = [_best_and_worst(evaluation.results) for evaluation in evaluations]
     drawn: list[dict[str, str]] = [{} for _ in evaluations]
     for frame in frames:
@@ -98,7 +98,7 @@ def _example_images(evaluations: Sequence[Evaluation], frames: Iterable[Frame]) 
 
 
 def _best_and_worst(results: Sequence[FrameResult]) -> list[FrameResult]:
-    """The best frames, then the worst; a rejected one, if there is any, counts as the worst."""
+    """Return the best frames, then the worst, which include a rejected one if there is any."""
     localized = sorted((r for r in results if r.errors is not None), key=lambda r: r.errors or (0, 0))
     rejected = [r for r in results if r.errors is None]
     best = localized[:BEST]
@@ -122,7 +122,7 @@ def _jpeg(rgb: np.ndarray) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can hold."""
+    """Convert a value to types that JSON supports."""
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

@@ -14,13 +14,13 @@ from aceg_ros.geometry import invert, pose_error
 from aceg_ros.mapping.calibration import CHI2_95, normalized_error_squared
 
 RECALL_BOUNDS = ((0.05, 5.0), (0.1, 5.0), (0.25, 5.0), (0.5, 5.0))      # metres, degrees
-FALSE_BOUNDS = (0.5, 10.0)          # an accepted pose that is wrong by more than either is false: metres, degrees
+FALSE_BOUNDS = (0.5, 10.0)          # metres, degrees: an accepted pose with a larger error in either is a false accept
 AVAILABILITY_S = (0.2, 0.5, 1.0, 2.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrameResult:
-    """The estimate of a frame, and its true pose (map_from_camera). latency_ms: wall time of `localize`."""
+    """The estimate for a frame, and its true pose (map_from_camera). latency_ms: wall time of `localize`."""
 
     name: str
     stamp_s: float
@@ -53,11 +53,11 @@ class FrameResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Consistency:
-    """Whether covariances agree with the errors (all NaN without poses).
+    """How well the covariances agree with the errors (all NaN without poses).
 
     inside_95: share of the true poses that lie in the 95 % ellipsoid of their estimate. nees: normalized estimation
     error squared; if the covariances are right, it is chi-square distributed with 6 degrees of freedom (median 5.3).
-    median_std_...: root of the summed variances.
+    median_std_...: median root of the summed variances.
     """
 
     inside_95: float
@@ -73,8 +73,8 @@ class Summary:
 
     rejected: frames by status. false_accepts: accepted poses beyond FALSE_BOUNDS. ate_m: absolute trajectory error,
     root mean square, without alignment: both trajectories are in the map frame. rpe_...: relative pose error between
-    successive localized frames, root mean square. availability: share of the recorded time at which the latest pose
-    was no older than that, latency not counted.
+    successive localized frames, root mean square. availability: share of the recorded time with a pose younger than
+    each age, without latency.
     """
 
     frames: int
@@ -94,7 +94,7 @@ class Summary:
 
 
 def summarize(results: Sequence[FrameResult]) -> Summary:
-    """Sum up the frames of one recording, in order."""
+    """Compute the statistics of the frames of one recording, in order."""
     errors = np.array([r.errors for r in results if r.errors is not None]).reshape(-1, 2)
     rejected = Counter(r.estimate.status.value for r in results if not r.estimate.accepted)
     count = max(len(results), 1)
@@ -125,7 +125,7 @@ def consistency(results: Sequence[FrameResult]) -> Consistency:
 
 
 def availability(results: Sequence[FrameResult]) -> dict[str, float]:
-    """Share of the time from the first to the last frame at which the latest pose was no older than some seconds."""
+    """Return the share of the time from first to last frame with a pose younger than each of AVAILABILITY_S."""
     stamps = np.sort([r.stamp_s for r in results])
     found = np.sort([r.stamp_s for r in results if r.estimate.accepted])
     if len(stamps) < 2 or stamps[-1] <= stamps[0]:
@@ -136,12 +136,12 @@ def availability(results: Sequence[FrameResult]) -> dict[str, float]:
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
-    """p50, p95 and p99; NaN without values."""
+    """Return p50, p95 and p99 of the values; NaN if there are none."""
     return {f"p{q}": float(np.percentile(values, q)) if len(values) else float("nan") for q in (50, 95, 99)}
 
 
 def _motion_errors(results: Sequence[FrameResult]) -> np.ndarray:
-    """(N, 2) metres and degrees between estimated and true motion of successive frames that are both localized."""
+    """Return the errors (N, 2), metres and degrees, of the motion between successive frames that are both localized."""
     errors = [pose_error(invert(a.estimate.map_from_camera) @ b.estimate.map_from_camera, invert(a.truth) @ b.truth)
               for a, b in pairwise(results)
               if a.estimate.map_from_camera is not None and b.estimate.map_from_camera is not None]

@@ -1,4 +1,4 @@
-"""The results of a running localizer node, as recorded from its topics."""
+"""The results of a running localizer node, recorded from its topics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _STATUSES = {status.value: status for status in Status}
 
 @dataclass(frozen=True, kw_only=True)
 class ImageStatus:
-    """What the node says of one image. status: of `Status`, or one that only a node has (replaced, no_map, ...)."""
+    """The node's status message on one image. status: of `Status`, or of the node (replaced, no_map, ...)."""
 
     status: str
     message: str
@@ -26,9 +26,9 @@ class ImageStatus:
 
 @dataclass(kw_only=True)        # mutable: filled message by message
 class NodeRecording:
-    """What went to a localizer node and came from it, by image stamp in nanoseconds.
+    """The images sent to a localizer node and its results, by image stamp in nanoseconds.
 
-    images: the stamps in order. truths: map_from_camera. poses: pose (4, 4) and covariance (6, 6).
+    images: the stamps in order. truths: true map_from_camera (4, 4). poses: published pose and covariance (6, 6).
     """
 
     images: list[int] = field(default_factory=list)
@@ -37,11 +37,11 @@ class NodeRecording:
     statuses: dict[int, ImageStatus] = field(default_factory=dict)
 
     def evaluated(self, stamp: int) -> bool:
-        """Whether the localizer itself has decided on this image."""
+        """Return whether the localizer accepted or rejected this image (as opposed to skipping or replacing it)."""
         return stamp in self.statuses and self.statuses[stamp].status in _STATUSES
 
     def not_evaluated(self) -> dict[str, int]:
-        """The other images, counted by the node's status for them; "lost" if there was none."""
+        """Count the other images by the node's status for them, "lost" if there was none."""
         counts = Counter(self.statuses[stamp].status if stamp in self.statuses else "lost"
                          for stamp in self.images if not self.evaluated(stamp))
         return dict(sorted(counts.items()))
@@ -51,8 +51,8 @@ class NodeRecording:
         """Compare the images that were evaluated, and whose true pose is known, with the truth.
 
         Args:
-            recorded: Name and own stamp in seconds of each frame, by image stamp; None: the images are numbered.
-            speed: Recorded seconds that were played in a real one.
+            recorded: Name and recorded stamp in seconds of each frame, by image stamp; None: the images are numbered.
+            speed: Playback speed in recorded seconds per second.
 
         Returns:
             Results in the order of the images; latency is the time from the image's stamp to the node's status.

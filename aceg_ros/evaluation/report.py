@@ -46,7 +46,7 @@ def _write_frames(path: Path, results: Sequence[FrameResult]) -> None:
 
 
 def plot_trajectory(path: Path, results: Sequence[FrameResult], scene_map: SceneMap) -> None:
-    """Plot the trajectories along the two axes in which the cameras moved most, in front of the map's point cloud."""
+    """Plot the trajectories in the two axes in which the cameras moved most, on top of the map's point cloud."""
     truth = np.array([r.truth[:3, 3] for r in results])
     found = np.array([r.estimate.map_from_camera[:3, 3] for r in results if r.estimate.map_from_camera is not None])
     found = found.reshape(-1, 3)
@@ -71,7 +71,7 @@ def plot_trajectory(path: Path, results: Sequence[FrameResult], scene_map: Scene
 
 
 def _plot_errors(path: Path, results: Sequence[FrameResult]) -> None:
-    """Plot the share of all frames within an error; rejected frames are within none."""
+    """Plot the cumulative distribution of errors over all frames; rejected frames count as infinite errors."""
     errors = np.array([r.errors for r in results if r.errors is not None]).reshape(-1, 2)
     figure, axes = plt.subplots(1, 2, figsize=(10, 4))
     for axis, values, unit in zip(axes, errors.T, ("translation [m]", "rotation [deg]"), strict=True):

@@ -1,4 +1,4 @@
-"""Draws the correspondences behind a pose: inliers, outliers, and the reprojection of the map points."""
+"""Draws the correspondences of an estimate: inliers, outliers, and the reprojection of the map points."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def draw_estimate(frame: Frame, estimate: PoseEstimate) -> np.ndarray:
     """Draw an estimate into the rectified image.
 
     Returns (H, W, 3) uint8 RGB with a dot for each correspondence, green for inliers and red for outliers, a white line
-    from each inlier to the reprojection of its map point, and the status in words.
+    from each inlier to the reprojection of its map point, and the status as text.
     """
     image = frame.camera.rectify(frame.image)[0].copy()
     height, width = image.shape[:2]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:      # a node starts seconds sooner without torch
 
 
 class Viewer:
-    """Logs to Rerun. file: record into it (.rrd) instead of opening a window. Raises UserError if Rerun is missing."""
+    """Logs to Rerun. file: .rrd file to write instead of opening a window. Raises UserError without Rerun."""
 
     def __init__(self, file: Path | None = None) -> None:
         self._rerun = _rerun()

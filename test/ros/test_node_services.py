@@ -139,7 +139,7 @@ def test_a_service_that_waits_keeps_nothing_waiting(start_bench, map_file, tmp_p
 
 def test_mapping_services_say_why_not(start_bench, map_file):
     bench, _ = start_bench(map_path=str(map_file), tf_timeout=0.1, mapping_pose_timeout=0.1)
-    assert bench.call("stop_mapping") == (False, "No mapping is on: call ~/start_mapping first.")
+    assert bench.call("stop_mapping") == (False, "No keyframes are being collected: call ~/start_mapping first.")
     assert bench.call("cancel_mapping") == (False, "Nothing is being mapped.")
     success, message = bench.call("start_mapping")
     assert success and "recordings" in message

@@ -24,9 +24,9 @@ class LocalizationRequest:
     """An image to localize.
 
     Attributes:
-        number: Counts the images that the node received.
+        number: Number of the image among all that the node received.
         camera_info: The one that belongs to the image; None if none has been received yet.
-        rectified: Whether the image is free of distortion already; None if camera_info tells (see `CameraInfoFields`).
+        rectified: Whether the image is already rectified; None: as camera_info implies (see `CameraInfoFields`).
     """
 
     number: int

@@ -1,4 +1,4 @@
-"""Mapping on the robot: collect keyframes, train a map of them, switch to the new map."""
+"""Mapping on the robot: collect keyframes, train a map from them, switch to the new map."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from aceg_ros.utils.atomic_file import write_json
 from aceg_ros.utils.progress import Progress
 
 IDLE, COLLECTING, TRAINING = "idle", "collecting", "training"
-MAPPED_FILE = "mapped.json"         # in a recording: which map was made of it
+MAPPED_FILE = "mapped.json"         # in a recording: the path of its map
 
 
 @dataclass(frozen=True, kw_only=True)
 class MappingConfig:
-    """Values of parameters of the node. camera_frame: empty for the frame_id of the image."""
+    """Values of node parameters. camera_frame: empty for the frame_id of the image."""
 
     device: str
     seed: int
@@ -46,10 +46,10 @@ class MappingStatus:
     Attributes:
         state: idle, collecting or training.
         message: What happened last, as a sentence.
-        failed: Whether that was a failure.
-        recording: Folder of the newest recording.
-        map_path: The newest map that was made.
-        progress: Of the training.
+        failed: Whether `message` reports a failure.
+        recording: Folder of the latest recording.
+        map_path: Path of the latest map.
+        progress: Progress of the training.
     """
 
     state: str = IDLE
@@ -61,10 +61,10 @@ class MappingStatus:
 
 
 class MappingController:
-    """start(), stop() and cancel() return whether they did so, and a sentence.
+    """The state machine of mapping. start(), stop() and cancel() return success and a message.
 
-    use_map(path) switches the node to a new map, and returns the sentence that says why it could not, or None.
-    on_change() is called after each change of the status, from several threads.
+    use_map(path) switches the node to a new map and returns None, or the reason why it could not. on_change() is called
+    after each change of the status, from several threads.
     """
 
     def __init__(self, node: Node, transforms: TransformLookup, config: MappingConfig, *,
@@ -94,7 +94,7 @@ class MappingController:
 
     @property
     def uses_map_tf(self) -> bool:
-        """Whether poses come from TF at present: another node publishes the transform from the map then."""
+        """Whether mapping currently takes poses from TF, so that another node publishes the transform from the map."""
         return self._recorder is not None and self._parameters.value.mapping_pose_source == "tf"
 
     def values(self) -> dict[str, object]:
@@ -121,9 +121,10 @@ class MappingController:
         """Begin to collect keyframes."""
         with self._lock:
             if self._recorder is not None:
-                return False, f"Mapping is on already: {self._recorder.keyframes} keyframes in {self._recorder.folder}."
+                return False, (f"Keyframes are being collected already: {self._recorder.keyframes} in"
+                               f" {self._recorder.folder}.")
             if self._closing:
-                return False, "The last mapping is just ending: call ~/start_mapping again."
+                return False, "The last recording is still being closed: call ~/start_mapping again."
             if self._training is not None:
                 return False, "A map is being trained: wait for it, or call ~/cancel_mapping."
             folder = self.folder / "recordings" / datetime.now().strftime("%Y%m%d_%H%M%S_%f")[:-3]
@@ -152,11 +153,11 @@ class MappingController:
         return recorder
 
     def stop(self) -> Outcome:
-        """End collecting, and begin to train a map of the keyframes."""
+        """Stop collecting, and start to train a map from the keyframes."""
         with self._lock:
             recorder = self._recorder
             if recorder is None:
-                return False, "No mapping is on: call ~/start_mapping first."
+                return False, "No keyframes are being collected: call ~/start_mapping first."
             missing = recorder.missing()
             if missing is not None:
                 return False, missing
@@ -166,7 +167,7 @@ class MappingController:
             self._closing = False
             parameters = self._parameters.value
             output = self.folder / "maps" / f"{recorder.folder.name}.map"
-            message = f"Started to train a map of {recorder.keyframes} keyframes; it will be {output}."
+            message = f"Started to train a map from {recorder.keyframes} keyframes; it will be {output}."
             self._change(replace(self._status, state=TRAINING, message=message))
             config = TrainingConfig(recording=recorder.folder, output=output, method=parameters.mapping_method,
                                     budget_s=parameters.mapping_budget, device=self._config.device,
@@ -175,7 +176,7 @@ class MappingController:
             return True, message
 
     def cancel(self) -> Outcome:
-        """End collecting or training; the recording stays."""
+        """Stop collecting or training; the recording stays on disk."""
         with self._lock:
             recorder, training = self._recorder, self._training
         if recorder is not None:
@@ -192,7 +193,7 @@ class MappingController:
         return False, "Nothing is being mapped."
 
     def _close(self, recorder: KeyframeRecorder) -> bool:
-        """End this recorder; until the caller resets `_closing`, none can begin. False if another call ends it."""
+        """Close this recorder; none can start until the caller resets `_closing`. False if another call closes it."""
         with self._lock:
             if self._recorder is not recorder or self._closing:
                 return False
@@ -208,14 +209,14 @@ class MappingController:
         self._change(replace(self._status, progress=progress))
 
     def _training_ended(self, error: str | None) -> None:
-        with self._lock:                # `stop` holds it until it has stored the training
+        with self._lock:                # `stop` holds the lock until `_training` is set
             training = self._training
         assert training is not None
         recording, path = training.config.recording, str(training.config.output)
         if error is None:
             try:
                 error = self._use_map(path)
-            except Exception as failure:        # of any kind: mapping must not stay in this state for ever
+            except Exception as failure:        # of any kind: mapping must not stay in the state training forever
                 error = f"{path} was made, but is not in use ({failure!r})."
         if error is None:
             message = f"Mapped: localizing in {path}."
@@ -237,7 +238,7 @@ class MappingController:
         self._on_change()
 
     def _warn_of_unmapped_recordings(self) -> None:
-        """Name the recordings whose mapping was cut off."""
+        """Warn of recordings whose mapping was interrupted."""
         for recording in sorted((self.folder / "recordings").glob("*")):
             images = len(list((recording / "rgb").glob("*.jpg")))
             if images >= MIN_KEYFRAMES and not (recording / MAPPED_FILE).exists():

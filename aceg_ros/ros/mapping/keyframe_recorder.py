@@ -1,4 +1,4 @@
-"""Record keyframes while the robot drives: image, camera and pose, and depth if there is one, straight to disk."""
+"""Record keyframes (image, camera, pose and, if available, depth) to disk while the robot drives."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from aceg_ros.ros.mapping.pose_source import PoseSource
 from aceg_ros.utils.stamps import stamp_to_ns, stamp_to_s
 
 MIN_KEYFRAMES = 5
-_QUEUED_IMAGES = 8              # between topic and disk: all the memory that a recording takes
+_QUEUED_IMAGES = 8              # images in memory until they are written
 _QUEUED_DEPTHS = 16
 _MAX_DEPTH_DIFFERENCE_NS = 20_000_000
 _DEPTH_TIMEOUT_S = 0.2
@@ -34,7 +34,8 @@ _DEPTH_TIMEOUT_S = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class KeyframeRecorderConfig:
-    """camera_frame: empty for the frame_id of the image. max_keyframes: what disk and training can bear."""
+    """Options of a recording. max_keyframes: limit for disk and training. camera_frame: empty for the frame_id of the
+    image."""
 
     keyframes: KeyframeConfig
     max_keyframes: int
@@ -44,12 +45,12 @@ class KeyframeRecorderConfig:
 
 
 class KeyframeRecorder:
-    """Writes one recording, an ACE folder. Whatever happens to this process, what was written is a recording.
+    """Writes one recording, an ACE folder, which can be read even if this process is killed.
 
     Attributes:
-        outcomes: What became of the images, counted.
-        problem: The newest reason for leaving one out.
-        with_depth: Number of keyframes that have depth.
+        outcomes: Number of images by outcome.
+        problem: The latest reason why an image was left out.
+        with_depth: Number of keyframes with depth.
     """
 
     def __init__(self, folder: Path, config: KeyframeRecorderConfig, poses: PoseSource, logger: RcutilsLogger) -> None:
@@ -75,7 +76,7 @@ class KeyframeRecorder:
         return self.keyframes >= self.config.max_keyframes
 
     def submit(self, request: LocalizationRequest) -> None:
-        """Consider this image. Never waits: images come faster than a slow disk writes."""
+        """Consider this image as a keyframe. Never blocks: if the disk is too slow, images are dropped."""
         if self._closed or self.is_full:
             return
         try:
@@ -84,17 +85,17 @@ class KeyframeRecorder:
             self.outcomes["too_fast"] += 1
 
     def submit_depth(self, depth: Image) -> None:
-        """Keep this depth for the image with its stamp."""
+        """Keep this depth image for the image with (about) the same stamp."""
         self._depths.append(depth)
 
     def missing(self) -> str | None:
-        """Return the sentence that says why no map can be made of this recording yet, or None."""
+        """Return why this recording is not sufficient for a map yet, or None if it is."""
         if self.keyframes < MIN_KEYFRAMES:
             why = f" (last problem: {self.problem})" if self.problem else ""
-            return f"There are {self.keyframes} keyframes, a map needs {MIN_KEYFRAMES} at least{why}: drive on."
+            return f"There are {self.keyframes} keyframes, a map needs at least {MIN_KEYFRAMES}{why}: drive on."
         if not self.with_depth and not has_parallax(np.array(self._positions)):
-            return ("The camera only turned on the spot: without parallax no depth can be found. Drive a little, and"
-                    " stop the mapping then.")
+            return ("The camera only rotated: without parallax, no depth can be triangulated. Drive a little, then stop"
+                    " the mapping.")
         return None
 
     def close(self) -> None:
@@ -104,14 +105,14 @@ class KeyframeRecorder:
             try:
                 self._images.put(None, timeout=10.0)
             except queue.Full:
-                self._logger.error(f"The disk of {self.folder} does not keep up: the last images are left out.")
+                self._logger.error(f"Writing to {self.folder} is too slow: the last images are left out.")
         self._thread.join(20.0)
         self._poses.close()
 
     def _write(self) -> None:
         try:
             write_ace_scene(self.folder, self._keyframes(), "jpg")
-        except Exception as error:      # of any kind: a thread that ends must say so
+        except Exception as error:      # of any kind: the end of this thread must be reported
             self._closed = True
             self.problem = f"recording to {self.folder} failed: {error!r}"
             self._logger.error(f"Mapping stopped, {self.problem}")
@@ -123,7 +124,7 @@ class KeyframeRecorder:
             except UserError as error:
                 frame, outcome, self.problem = None, "refused", str(error)
             if frame is not None:
-                yield frame                                 # on disk when the writer asks for the next
+                yield frame                                 # it is on disk when the generator continues
                 assert frame.map_from_camera is not None
                 self._selector.set_last(frame.stamp_s, frame.map_from_camera)
                 self._positions.append(frame.map_from_camera[:3, 3])
@@ -159,5 +160,5 @@ class KeyframeRecorder:
             time.sleep(0.01)
         depth_m = decode_depth(min(matching, key=difference_ns))
         if depth_m.shape != frame.image.shape[:2]:
-            raise UserError("The depth image is not as large as the image: it has to be aligned to it.")
+            raise UserError("The depth image is not of the size of the image: it has to be aligned to it.")
         return depth_m

@@ -1,4 +1,4 @@
-"""Where the camera was when an image for mapping was taken: from TF, or from a topic of poses."""
+"""Sources of the camera poses while mapping: TF, or a pose topic."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _QUEUE = QoSProfile(depth=50)
 
 class PoseSource(Protocol):
     def lookup(self, stamp: Time, camera_frame: str, timeout_s: float) -> np.ndarray:
-        """Return map_from_camera (4, 4) at the stamp. Waits for it: do not call it from the executor.
+        """Return map_from_camera (4, 4) at the stamp. Waits, so it must not be called from the executor.
 
         Raises:
             UserError: if it is not known within timeout_s.
@@ -45,7 +45,7 @@ class TfPoses:
 
 
 class TopicPoses:
-    """Poses of `child_frame` (empty: the camera itself), interpolated; odometry names its child frame itself."""
+    """Interpolated poses of `child_frame` from a topic. Empty: of the camera, or the child frame of odometry."""
 
     def __init__(self, node: Node, transforms: TransformLookup, kind: str, child_frame: str) -> None:
         self._node, self._transforms, self._child = node, transforms, normalize_frame_id(child_frame)

@@ -1,4 +1,4 @@
-"""Train a map in a process of its own, so that the localizer stays responsive."""
+"""Train a map in a separate process, so that the localizer stays responsive."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pathlib import Path
 from aceg_ros.utils.child_process import die_with_parent
 from aceg_ros.utils.progress import Progress
 
-_NICENESS = 10                  # the robot's other programs come first
+_NICENESS = 10                  # lower priority than the robot's other programs
 _KILL_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """The arguments of `aceg map`. method: empty for the default."""
+    """Arguments of `aceg map`. method: empty for the default."""
 
     recording: Path
     output: Path
@@ -32,7 +32,7 @@ class TrainingConfig:
 
 
 class TrainingProcess:
-    """Runs `aceg map`. on_progress, then on_end(error or None) are called from a thread of its own."""
+    """Runs `aceg map`. A thread calls on_progress for each report, and on_end(error or None) at the end."""
 
     def __init__(self, config: TrainingConfig, on_progress: Callable[[Progress], None],
                  on_end: Callable[[str | None], None]) -> None:
@@ -45,7 +45,7 @@ class TrainingProcess:
         self._thread.start()
 
     def cancel(self) -> None:
-        """End it before it is finished; on_end is called."""
+        """Terminate the training; on_end is called."""
         with self._lock:
             self._cancelled = True
             if self._process is not None:
@@ -64,11 +64,11 @@ class TrainingProcess:
         self._on_end("Cancelled." if self._cancelled else error)
 
     def _train(self) -> str | None:
-        """Run the process from start to end. Returns why it failed, or None."""
+        """Run the process until it ends. Returns why it failed, or None."""
         with self._lock:
             if self._cancelled:
                 return "Cancelled."
-            # From this thread, which lives as long as the process: it dies with it.
+            # Started by this thread, which waits for it: `die_with_parent` is tied to the starting thread.
             self._process = subprocess.Popen(_command(self.config), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                              stderr=subprocess.PIPE, text=True, preexec_fn=_prepare_child)
         process = self._process

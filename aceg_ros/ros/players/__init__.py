@@ -1,1 +1,1 @@
-"""Nodes that publish recordings and rendered rooms as a camera."""
+"""Nodes that publish a recording or a rendered room as a camera driver would."""

@@ -1,4 +1,4 @@
-"""Publish frames as a camera driver would, and their true poses beside them."""
+"""Publish frames as a camera driver would, together with their true poses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from aceg_ros.ros.common.messages import (
 from aceg_ros.ros.common.parameters import ParameterGroup, not_empty, parameter
 from aceg_ros.synthetic.odometry import DriftingOdometry
 
-# The camera of the simulated robot: 10 cm ahead of its middle, 30 cm up, looking ahead.
+# The camera of the simulated robot: 10 cm ahead of its centre, 30 cm up, looking ahead.
 BASE_FROM_CAMERA = np.array([[0.0, 0, 1, 0.1], [-1, 0, 0, 0], [0, -1, 0, 0.3], [0, 0, 0, 1]])
 
 
@@ -54,7 +54,7 @@ class CameraParameters:
 class CameraPublisher:
     """Publishes image, camera_info, depth/image, ~/ground_truth (PoseStamped) and TF of one camera.
 
-    Publishers are reliable, which serves reliable subscribers (recorders, RViz) and best-effort ones alike.
+    Publishers are reliable, so that reliable subscribers (recorders, RViz) and best-effort ones can connect.
     """
 
     def __init__(self, node: Node) -> None:

@@ -1,4 +1,4 @@
-"""Play frames through a CameraPublisher, at a steady rate or by their own clock, decoding one frame ahead."""
+"""Play frames through a CameraPublisher, at a constant rate or with their recorded times."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from aceg_ros.ros.players.camera_publisher import CameraPublisher
 from aceg_ros.utils.stamps import NS_PER_S, s_to_ns
 
 CLOCK_PERIOD_S = 0.01
-LINGER_S = 1.0      # after the last frame, so that it reaches its readers before the process ends
+LINGER_S = 1.0      # time after the last frame for subscribers to receive it before the process ends
 
 
 class SizedFrames(Protocol):
@@ -39,7 +39,7 @@ class PlaybackParameters:
     clock: bool = parameter(
         False, "Whether /clock is published and the frames keep their recorded stamps; rate is not used then.",
         read_only=True)
-    speed: float = parameter(1.0, "Recorded seconds per second of real time, if clock is true.",
+    speed: float = parameter(1.0, "Playback speed in recorded seconds per second, if clock is true.",
                              minimum=0.01, maximum=100.0, read_only=True)
     loop: bool = parameter(False, "Whether playing starts again at the end, until the node is stopped.",
                            read_only=True)
@@ -51,9 +51,9 @@ class PlaybackParameters:
 
 
 class Playback:
-    """Publishes `frames`, stamped with the time of their publication or their own; sets `done` after the last.
+    """Publishes `frames`, stamped with the current time or their recorded time, and sets `done` after the last one.
 
-    Frames that cannot be decoded in time delay those after them, and the clock; none is left out.
+    One frame is decoded ahead. If decoding is too slow, later frames and the clock are delayed; no frame is dropped.
     """
 
     def __init__(self, node: Node, frames: SizedFrames, camera: CameraPublisher, done: Future) -> None:
@@ -96,7 +96,7 @@ class Playback:
         self._node.get_logger().info(f"Played {self._published} of {self._count} frames.", throttle_duration_sec=5.0)
 
     def _ready(self) -> bool:
-        """Return whether enough subscribers have been there for long enough; it stays so."""
+        """Return whether start_delay has passed since there were enough subscribers."""
         now = time.monotonic()
         if self._ready_since is None:
             if self._camera.subscribers < self._parameters.wait_for_subscribers:
@@ -115,7 +115,7 @@ class Playback:
 
 
 class RecordedClock:
-    """Publishes /clock in the time of the recording. It stands still while the next frame is being decoded."""
+    """Publishes the recorded time on /clock. It stops while the next frame is being decoded."""
 
     def __init__(self, node: Node, speed: float) -> None:
         self._publisher = node.create_publisher(ClockMessage, "/clock", 10)
@@ -128,7 +128,7 @@ class RecordedClock:
         return Time(nanoseconds=s_to_ns(stamp_s) + self._offset_ns)
 
     def reaches(self, stamp_s: float) -> bool:
-        """Advance the clock, at most to this frame's stamp. Returns whether it is there."""
+        """Advance the clock, at most to this frame's stamp. Returns whether it has reached it."""
         if self._now_ns is None:
             self._offset_ns = clock_offset_ns(stamp_s)
         target = self.stamp(stamp_s).nanoseconds
@@ -143,5 +143,5 @@ class RecordedClock:
 
 
 def clock_offset_ns(first_stamp_s: float) -> int:
-    """Return by how much a recording is played later: one without times begins at zero, which is no stamp in ROS."""
+    """Return the offset added to recorded stamps: zero, where recordings without times start, is no valid ROS stamp."""
     return 10_000_000_000 if first_stamp_s < 1.0 else 0

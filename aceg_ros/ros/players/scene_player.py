@@ -1,4 +1,4 @@
-"""Play a scene, in any format that is read, as a camera."""
+"""Play a recording of any supported format as a camera."""
 
 from __future__ import annotations
 

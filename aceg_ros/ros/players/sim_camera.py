@@ -1,4 +1,4 @@
-"""Simulate a camera that drives through a rendered room; its true poses are exact."""
+"""Simulate a camera that drives through a rendered room, with exact true poses."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class SimParameters:
     light: str = parameter("day", "Light in the room.", choices=tuple(LIGHTS), read_only=True)
     frames: int = parameter(200, "Number of images on the path.", minimum=1, maximum=10000, read_only=True)
     prerender: bool = parameter(
-        False, "Whether all images are rendered before the first is played: a steady rate that leaves the processor to "
-        "others.", read_only=True)
+        False, "Whether all images are rendered before the first one is played, for a constant rate that does not "
+        "depend on the processor's load.", read_only=True)
 
 
 class Drive:
-    """The images of one drive, rendered when it is first played and kept for the loops after it."""
+    """The images of one drive, rendered at the first iteration and kept for further ones."""
 
     stopped = False
 

@@ -1,1 +1,1 @@
-"""Nodes that write topics to disk."""
+"""Nodes that record topics to disk."""

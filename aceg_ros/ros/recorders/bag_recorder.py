@@ -1,4 +1,4 @@
-"""Record topics of the graph into an mcap bag, as they are serialized."""
+"""Record topics into an mcap bag, without deserializing the messages."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class BagRecorder(Node):
 
     def destroy_node(self) -> None:
         if self._is_open:
-            self._writer.close()        # first: Fast DDS has been seen to hang in what follows
+            self._writer.close()        # first: destroying the node may hang in Fast DDS
         super().destroy_node()
 
     def _subscribe_to_new_topics(self) -> None:
@@ -77,7 +77,7 @@ def _message_class(type_name: str) -> type:
 
 
 def _common_qos(publishers: list) -> QoSProfile:
-    """Return the best QoS that all publishers of a topic have; deep, so that bursts are kept."""
+    """Return the strictest QoS that is compatible with all publishers of a topic, with a deep queue for bursts."""
     reliable = all(p.qos_profile.reliability == ReliabilityPolicy.RELIABLE for p in publishers)
     latched = all(p.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for p in publishers)
     return QoSProfile(depth=100,

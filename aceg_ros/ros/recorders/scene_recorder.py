@@ -1,4 +1,4 @@
-"""Record the images of a camera with their true poses as an ACE folder: the input of a mapping run."""
+"""Record the images of a camera with their true poses as an ACE folder, for mapping."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class RecorderParameters:
 
 
 class SceneRecorder(Node):
-    """Pairs image, camera_info and pose by their stamps and writes each complete set in a thread of its own."""
+    """Pairs image, camera_info and pose by their stamps, and writes the complete sets in a separate thread."""
 
     def __init__(self) -> None:
         super().__init__("scene_recorder")
