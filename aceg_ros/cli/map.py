@@ -33,8 +33,8 @@ def add_parser(verbs: Any) -> None:
     verb = add_verb(verbs, "map", run, "make a map from posed images")
     verb.add_argument("scene", metavar="SCENE", help=SCENE_HELP)
     verb.add_argument("-o", "--output", metavar="MAP", required=True, help="map file to write")
-    described = "; ".join(f"{spec.name}: {spec.summary}" for spec in registry.specs())
-    verb.add_argument("--method", metavar="METHOD", help=f"mapping method ({described}); by default, the first of"
+    described = ", ".join(f"{spec.name} ({spec.summary})" for spec in registry.specs())
+    verb.add_argument("--method", metavar="METHOD", help=f"mapping method: {described}; by default, the first of"
                       f" {', '.join(registry.default_names())} that supports the encoder and the given flags")
     verb.add_argument("--encoder", default="compact", help="shipped encoder or a file from 'aceg import'"
                       " (default: %(default)s)")

@@ -1,1 +1,1 @@
-"""Procedural rooms, ray-cast: images, depth, exact scene coordinates."""
+"""Procedural rooms, rendered by ray casting with exact depth and scene coordinates."""

@@ -20,7 +20,7 @@ class Viewpoint:
 
 
 def random_viewpoint(room: Room, rng: np.random.Generator) -> Viewpoint:
-    """A free position at eye height and a random point on one of the four walls."""
+    """Draw a free position at eye height, and a point on one of the four walls to look at."""
     half = np.array(room.size) / 2
     position = free_position(room, rng, lambda: half * rng.uniform((-0.8, -0.8, 0), (0.8, 0.8, 0))
                              + (0, 0, rng.uniform(0.8, 1.9)))
@@ -33,9 +33,9 @@ def random_viewpoint(room: Room, rng: np.random.Generator) -> Viewpoint:
 
 def pose_near(room: Room, viewpoint: Viewpoint, rng: np.random.Generator, *, position_m: float, target_m: float,
               roll_rad: float) -> np.ndarray:
-    """Random pose map_from_camera (4, 4) near a viewpoint.
+    """Draw a pose map_from_camera (4, 4) near a viewpoint.
 
-    position_m, target_m, roll_rad: standard deviations of the camera's position, of the point it looks at, of its roll.
+    position_m, target_m, roll_rad: standard deviations of the camera's position, of its target and of its roll.
     """
     position = free_position(room, rng,
                              lambda: viewpoint.position + rng.normal(0, (position_m, position_m, 0.2)))

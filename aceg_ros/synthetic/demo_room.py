@@ -1,4 +1,4 @@
-"""The room of the demo and of the tests: always the same, with a mapping drive and a different query drive."""
+"""The fixed room of the demo and of tests, with a mapping drive and a different query drive."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from aceg_ros.synthetic.room import Room, random_room
 from aceg_ros.synthetic.textures import TextureAtlas, make_atlas, paint_tiles
 
 ROOM_SEED, TILES, TILE_SEED = 26, 240, 3
-POSTERS = (120, 121)           # many, since bare walls of one repeated tile look the same everywhere
+POSTERS = (120, 121)           # many, because walls of one repeated tile look the same everywhere
 CAMERA = Camera(width=640, height=480, fx=525.0, fy=520.0, cx=318.0, cy=242.0)
-FACING = np.pi                 # radians from x: the wall that the drives look at
+FACING = np.pi                 # heading towards the wall that the drives look at, in radians from x
 LIGHTS = {"day": DAYLIGHT, "evening": EVENING}
 
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """A room, its textures and the camera that frames of it are rendered with."""
+    """A room, its textures, and the camera that renders frames of it."""
 
     room: Room
     atlas: TextureAtlas
@@ -36,13 +36,13 @@ class World:
 
 
 def demo_world(camera: Camera = CAMERA) -> World:
-    """The demo's room as this camera sees it."""
+    """Make the demo's room with a camera."""
     return World(room=random_room(ROOM_SEED, TILES, POSTERS), atlas=make_atlas(paint_tiles(TILES, TILE_SEED)),
                  camera=camera)
 
 
 def mapping_path(count: int, room: Room) -> list[np.ndarray]:
-    """Poses (4, 4) of a drive in two loops whose camera sweeps over one end of the room."""
+    """Return the poses (4, 4) of a drive in two loops, on which the camera sweeps over one end of the room."""
     poses = []
     for t in np.arange(count) / count:
         angle = 4 * np.pi * t
@@ -53,7 +53,7 @@ def mapping_path(count: int, room: Room) -> list[np.ndarray]:
 
 
 def query_path(count: int, room: Room) -> list[np.ndarray]:
-    """Poses (4, 4) of another drive: in the opposite direction, closer to the centre, a bit lower, other headings."""
+    """Return the poses (4, 4) of a different drive: opposite direction, closer to the centre, lower, other headings."""
     poses = []
     for t in np.arange(count) / count:
         angle = -2 * np.pi * t + 1.0
@@ -63,6 +63,6 @@ def query_path(count: int, room: Room) -> list[np.ndarray]:
 
 
 def _pose_on_ellipse(room: Room, angle: float, heading: float, *, radius: float, height: float) -> np.ndarray:
-    """Camera on an ellipse of `radius` times the room, looking almost level along heading (radians from x)."""
+    """Return a pose on an ellipse of `radius` times the room's size, looking almost level along heading (from x)."""
     position = np.array([radius * room.size[0] * np.cos(angle), radius * room.size[1] * np.sin(angle), height])
     return look_at(position, position + np.array([np.cos(heading), np.sin(heading), -0.12]))

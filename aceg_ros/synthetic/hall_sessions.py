@@ -1,5 +1,4 @@
-"""A robot's everyday case: one walk down a long hall that sees every part of it once, and a later walk under other
-light."""
+"""Two sessions in a long hall: a mapping walk that sees every part once, and a later query walk under other light."""
 
 from __future__ import annotations
 
@@ -22,8 +21,8 @@ def render_hall_sessions(seed: int, atlas: TextureAtlas, *, mapping: int = 260,
                          query: int = 60) -> tuple[Iterator[Frame], Iterator[Frame]]:
     """Render a mapping walk and a later query walk through hall `seed`, with exact poses and depths.
 
-    In both, the camera looks ahead. The query walk is up to half a metre beside the path of the mapping walk, with
-    headings of its own, under another light, with objects moved and removed.
+    In both, the camera looks ahead. The query walk is up to half a metre beside the mapping walk, with other headings,
+    under another light, and with objects moved and removed.
     """
     rng = np.random.default_rng(seed)
     hall = long_hall(seed, len(atlas), LENGTH_M)
@@ -36,7 +35,7 @@ def render_hall_sessions(seed: int, atlas: TextureAtlas, *, mapping: int = 260,
 
 
 def _walk(rng: np.random.Generator, count: int) -> list[np.ndarray]:
-    """Poses along the hall: weaving by a quarter of a metre, looking ahead, up to 30 degrees to the sides."""
+    """Return poses along the hall: swaying by a quarter of a metre, looking ahead within 30 degrees to the sides."""
     along = np.linspace(0.07, 0.83, count) * LENGTH_M - LENGTH_M / 2
     phase, frequency = rng.uniform(0, 2 * np.pi, 3), rng.uniform(0.25, 0.5, 2)
     across = 0.25 * np.sin(along * frequency[0] + phase[0])

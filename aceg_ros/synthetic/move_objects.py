@@ -1,4 +1,4 @@
-"""A room some days later: objects were moved or removed."""
+"""Changes a room as between two sessions: moves and removes objects."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 from aceg_ros.synthetic.room import Faces, Room
 
 MOVED_SHARE, REMOVED_SHARE = 0.15, 0.1      # of the boxes
-SHELL_BOXES = 1                             # the first boxes are the walls and stay
+SHELL_BOXES = 1                             # the first boxes are the walls, which do not move
 
 
 def with_objects_moved(room: Room, rng: np.random.Generator, moved: float = MOVED_SHARE,
                        removed: float = REMOVED_SHARE) -> Room:
-    """Copy the room, with a share of its boxes shifted and rotated and a share removed; the walls stay."""
+    """Return a copy of the room with a share of its boxes moved and a share removed; the walls do not move."""
     count = len(room)
     draw = rng.random(count)
     draw[:SHELL_BOXES] = 1.0

@@ -9,11 +9,11 @@ from aceg_ros.geometry import invert
 
 
 class DriftingOdometry:
-    """Integrates true motion with errors.
+    """Integrates the true motion with errors.
 
     Args:
         drift: relative error of each step; half of it is a constant bias, half is random.
-        seed: of the signs of the bias and of the random part.
+        seed: seed of the signs of the bias and of the random part.
     """
 
     def __init__(self, drift: float, seed: int = 0) -> None:
@@ -23,7 +23,7 @@ class DriftingOdometry:
         self._odom_from_base = np.eye(4)
 
     def update(self, map_from_base: np.ndarray) -> np.ndarray:
-        """Add the motion up to the true pose map_from_base (4, 4); returns odom_from_base, first the identity."""
+        """Move to the true pose map_from_base (4, 4). Returns odom_from_base (4, 4), the identity at first."""
         if self._last is not None:
             step = invert(self._last) @ map_from_base
             rotation = Rotation.from_matrix(step[:3, :3]).as_rotvec()

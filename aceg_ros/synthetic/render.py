@@ -1,4 +1,4 @@
-"""Ray-casts a room: image, exact depth and exact scene coordinates, under a chosen light."""
+"""Renders a room by ray casting: image, exact depth and exact scene coordinates, under a given light."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from aceg_ros.synthetic.textures import TILE_PX, TextureAtlas
 
 @dataclass(frozen=True, kw_only=True)
 class Light:
-    """Ambient share, lamps (L, 3) as fractions of the room, and the camera's response to them.
+    """Illumination of a room, and the response of the camera.
 
-    gains: red, green, blue factors (colour temperature); exposure and gamma of the camera.
+    ambient: ambient light. lamps: positions (L, 3) as fractions of the room. gains: factors of red, green and blue
+    (colour temperature). exposure, gamma: of the camera.
     """
 
     ambient: float = 0.55
@@ -31,7 +32,7 @@ EVENING = Light(ambient=0.35, lamps=((-0.6, 0.5, 0.8),), gains=(1.15, 0.98, 0.78
 
 
 def random_light(rng: np.random.Generator) -> Light:
-    """One to three lamps, colour temperature, exposure and gamma at random."""
+    """Draw a light: one to three lamps, colour temperature, exposure and gamma."""
     lamps = tuple(tuple(rng.uniform((-0.8, -0.8, 0.6), (0.8, 0.8, 0.98))) for _ in range(int(rng.integers(1, 4))))
     warmth = rng.normal(0, 0.12)
     return Light(ambient=rng.uniform(0.2, 0.8), lamps=lamps, gains=(1 + warmth, 1.0, 1 - warmth),
@@ -40,13 +41,13 @@ def random_light(rng: np.random.Generator) -> Light:
 
 @dataclass(frozen=True, kw_only=True)
 class Rendering:
-    """image (H, W, 3) uint8 RGB, depth_m (H, W) float32 z-depth of each pixel's centre."""
+    """A rendered view: image (H, W, 3) uint8 RGB, depth_m (H, W) float32 z-depth at the pixel centres."""
 
     image: np.ndarray
     depth_m: np.ndarray
 
     def scene_coordinates(self, camera: Camera, map_from_camera: np.ndarray) -> np.ndarray:
-        """Map-frame point (H, W, 3) of every pixel."""
+        """Return the map-frame point (H, W, 3) of every pixel."""
         columns, rows = np.meshgrid(np.arange(camera.width), np.arange(camera.height))
         rays = np.stack([(columns - camera.cx) / camera.fx, (rows - camera.cy) / camera.fy, np.ones(rows.shape)], -1)
         return (rays * self.depth_m[..., None]) @ map_from_camera[:3, :3].T + map_from_camera[:3, 3]
@@ -54,7 +55,7 @@ class Rendering:
 
 def render(room: Room, atlas: TextureAtlas, camera: Camera, map_from_camera: np.ndarray, *,
            light: Light = DAYLIGHT, device: str = "cpu") -> Rendering:
-    """Ray-cast an image of the room with a pinhole camera whose pose (4, 4) is inside it."""
+    """Render an image of the room with a pinhole camera at map_from_camera (4, 4), which must be inside the room."""
     rays = _rays(camera, device)
     depth, face = _nearest_faces(room, camera, map_from_camera, rays)
     hits = _Hits(rays=rays.reshape(-1, 3), depth=depth.reshape(-1), face=face.reshape(-1))
@@ -64,7 +65,7 @@ def render(room: Room, atlas: TextureAtlas, camera: Camera, map_from_camera: np.
 
 
 def _rays(camera: Camera, device: str) -> torch.Tensor:
-    """Camera-frame rays (H, W, 3) with z = 1, so that the ray parameter is the z-depth."""
+    """Return camera-frame rays (H, W, 3) with z = 1, so that the ray parameter is the z-depth."""
     u = (torch.arange(camera.width, device=device) - camera.cx) / camera.fx
     v = (torch.arange(camera.height, device=device) - camera.cy) / camera.fy
     rows, columns = torch.meshgrid(v, u, indexing="ij")
@@ -72,7 +73,7 @@ def _rays(camera: Camera, device: str) -> torch.Tensor:
 
 
 def _nearest_faces(room: Room, camera: Camera, pose: np.ndarray, rays: torch.Tensor):
-    """Depth (H, W) and face index 6 * box + 2 * axis + side (H, W) of the first surface on each ray."""
+    """Return depth (H, W) and face index 6 * box + 2 * axis + side (H, W) of the first surface on each ray."""
     height, width = rays.shape[:2]
     depth = torch.full((height, width), 1e6, device=rays.device)
     face = torch.zeros((height, width), dtype=torch.long, device=rays.device)
@@ -111,7 +112,7 @@ _CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1
 
 
 def _image_window(camera: Camera, pose: np.ndarray, corners: np.ndarray):
-    """Rows and columns that a box with these corners (8, 3) can cover, or None if it is out of view."""
+    """Return the rows and columns that a box with these corners (8, 3) can cover, or None if it is out of view."""
     corners = (corners - pose[:3, 3]) @ pose[:3, :3]
     if (corners[:, 2] < 0.02).all():
         return None
@@ -134,7 +135,7 @@ class _Hits:
 
 
 def _shade(room: Room, atlas: TextureAtlas, hits: _Hits, *, camera: Camera, pose: np.ndarray, light: Light):
-    """Colours (P, 3): texture, a slow stain that breaks repetition, Lambertian light, camera response."""
+    """Compute colours (P, 3) from texture, a low-frequency stain against repetition, Lambertian light and camera."""
     depth, face, device = hits.depth, hits.face, hits.depth.device
 
     def tensor(values):

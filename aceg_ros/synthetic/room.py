@@ -40,7 +40,7 @@ class Room:
         return len(self.centre)
 
     def free(self, position: np.ndarray, margin_m: float = 0.25) -> bool:
-        """Whether position (3,) is at least margin_m from the walls and from every box."""
+        """Return whether a position (3,) is at least margin_m away from the walls and from every box."""
         if (np.abs(position - self.centre[0]) > self.half[0] - margin_m).any():
             return False
         cos, sin = np.cos(self.yaw[1:]), np.sin(self.yaw[1:])
@@ -50,7 +50,7 @@ class Room:
 
 
 def free_position(room: Room, rng: np.random.Generator, propose: Callable[[], np.ndarray]) -> np.ndarray:
-    """The first proposed position (3,) that is free, or one under the ceiling if 200 are not."""
+    """Return the first of 200 proposed positions (3,) that is free, or one under the ceiling if none is."""
     for _ in range(200):
         position = propose()
         if room.free(position):
@@ -59,14 +59,14 @@ def free_position(room: Room, rng: np.random.Generator, propose: Callable[[], np
 
 
 class _Builder:
-    """Collects boxes, then makes a Room of them."""
+    """Collects boxes and builds a `Room` from them."""
 
     def __init__(self, rng: np.random.Generator, textures: int):
         self.rng, self.textures = rng, textures
         self.boxes: list[tuple] = []
 
     def add_box(self, centre, half, yaw=0.0, *, tile_m: float | None = None, one_texture=True) -> None:
-        """Add a box; tile_m None stretches one tile over each face (posters, book spines, labels)."""
+        """Add a box. tile_m: size of a tile; None stretches one tile over each face (posters, books, labels)."""
         rng = self.rng
         half = np.maximum(np.asarray(half, float), 0.004)
         texture = np.full(6, rng.integers(self.textures)) if one_texture else rng.integers(self.textures, size=6)
@@ -82,9 +82,9 @@ class _Builder:
 
 
 def random_room(seed: int, textures: int, posters: tuple[int, int] = (10, 28)) -> Room:
-    """A furnished room of 3-9 m.
+    """Build a random furnished room of 3 to 9 m.
 
-    textures: tiles in the atlas; posters: minimum and maximum (exclusive) number of posters on the walls.
+    textures: number of tiles in the atlas. posters: minimum and (exclusive) maximum number of posters on the walls.
     """
     rng = np.random.default_rng(seed)
     builder = _Builder(rng, textures)
@@ -103,8 +103,8 @@ def random_room(seed: int, textures: int, posters: tuple[int, int] = (10, 28)) -
 
 
 def long_hall(seed: int, textures: int, length_m: float, width_m: float = 5.0) -> Room:
-    """An office hall along x, furnished along its long walls about as densely as a random room; the middle is free to
-    walk."""
+    """Build an office hall along x, furnished along its long walls about as densely as a random room; the middle is
+    free."""
     rng = np.random.default_rng(seed)
     builder = _Builder(rng, textures)
     height = rng.uniform(2.5, 3.2)
@@ -123,7 +123,7 @@ def long_hall(seed: int, textures: int, length_m: float, width_m: float = 5.0) -
 
 
 def _along_wall(rng, width, length, depth):
-    """Random (x, y, yaw) against a wall, of something whose back is `depth` metres behind its centre."""
+    """Draw (x, y, yaw) of an object against a random wall; its back is `depth` metres behind its centre."""
     wall = rng.integers(4)
     if wall < 2:
         return rng.uniform(-width / 2 + 0.6, width / 2 - 0.6), (length / 2 - depth) * (1 - 2 * wall), 0.0
@@ -131,7 +131,7 @@ def _along_wall(rng, width, length, depth):
 
 
 def _along_side(rng, width, length, depth):
-    """As `_along_wall`, in nine of ten cases at one of the two walls along x."""
+    """Draw as `_along_wall`, in nine of ten cases at one of the two walls along x."""
     if rng.uniform() < 0.1:
         return _along_wall(rng, width, length, depth)
     return rng.uniform(-width / 2 + 0.6, width / 2 - 0.6), (length / 2 - depth) * rng.choice((-1, 1)), 0.0

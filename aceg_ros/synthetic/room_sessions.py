@@ -1,4 +1,4 @@
-"""Two recording sessions in a random room: one to map it, and a later one under other light, with objects moved."""
+"""Two recording sessions in a random room: a mapping session, and a later one under other light with objects moved."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def render_room_sessions(seed: int, atlas: TextureAtlas, *, mapping: int = 24, q
     """Render a mapping session and a later query session in a random room, from near the same viewpoints.
 
     Args:
-        seed: of the room, the viewpoints, the poses and the lights.
+        seed: seed of the room, the viewpoints, the poses and the lights.
         atlas: textures of the room, on `device`.
         mapping: number of frames of the mapping session, all under one light.
-        query: number of frames of the query session, each under a light of its own.
+        query: number of frames of the query session, each under a different light.
         viewpoints: number of viewpoints that both sessions share.
-        device: on which rays are cast.
+        device: device of the ray casting.
 
     Returns:
         The frames of the mapping and of the query session, with exact poses and depths.
@@ -47,7 +47,7 @@ def render_room_sessions(seed: int, atlas: TextureAtlas, *, mapping: int = 24, q
 
 def render_frames(room: Room, atlas: TextureAtlas, camera: Camera, poses: list[np.ndarray], *,
                   lights: list[Light], device: str = "cpu") -> Iterator[Frame]:
-    """Render a frame with exact pose and depth for each pose (4, 4), each under its light."""
+    """Render a frame with exact pose and depth for each pose (4, 4), under its light."""
     for number, (pose, light) in enumerate(zip(poses, lights, strict=True)):
         rendering = render(room, atlas, camera, pose, light=light, device=device)
         yield Frame(image=rendering.image, camera=camera, stamp_s=float(number), map_from_camera=pose,

@@ -1,4 +1,4 @@
-"""Texture tiles for rendered rooms: painted procedurally, or read from a folder, with mip levels for far surfaces."""
+"""Texture tiles of rendered rooms, procedural or from a folder, with mip levels for distant surfaces."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TILE_PX = 128
 
 @dataclass(frozen=True, kw_only=True)
 class TextureAtlas:
-    """levels[k]: (T, 128 / 2^k, 128 / 2^k, 3) float in [0, 1]."""
+    """T tiles with mip levels: levels[k] is (T, 128 / 2^k, 128 / 2^k, 3), float in [0, 1]."""
 
     levels: tuple[torch.Tensor, ...]
 
@@ -26,7 +26,7 @@ class TextureAtlas:
         return len(self.levels[0])
 
     def sample(self, texture: torch.Tensor, uv: torch.Tensor, texels_per_px: torch.Tensor) -> torch.Tensor:
-        """Bilinear colours (N, 3) at uv (N, 2) in tiles (wrapped), from the mip level that fits texels_per_px (N,)."""
+        """Sample colours (N, 3) bilinearly at uv (N, 2) in tiles, wrapped, at the mip level for texels_per_px (N,)."""
         level = torch.log2(texels_per_px.clamp(min=1.0)).round().long().clamp(max=len(self.levels) - 1)
         colours = torch.empty(len(uv), 3, device=uv.device)
         for index, tiles in enumerate(self.levels):
@@ -50,7 +50,7 @@ def _bilinear(tiles: torch.Tensor, texture: torch.Tensor, uv: torch.Tensor) -> t
 
 
 def make_atlas(tiles: np.ndarray, device: str = "cpu") -> TextureAtlas:
-    """Atlas from tiles (T, 128, 128, 3) uint8."""
+    """Make an atlas of tiles (T, 128, 128, 3) uint8."""
     level = torch.from_numpy(tiles).float().div(255).permute(0, 3, 1, 2)
     levels = []
     while level.shape[-1] >= 4:
@@ -60,7 +60,7 @@ def make_atlas(tiles: np.ndarray, device: str = "cpu") -> TextureAtlas:
 
 
 def load_tiles(folder: Path) -> np.ndarray:
-    """All images of a folder as tiles (T, 128, 128, 3) uint8 RGB, in name order."""
+    """Load all images of a folder as tiles (T, 128, 128, 3) uint8 RGB, in the order of their names."""
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in {".jpg", ".png"})
     if not paths:
         raise UserError(f"No texture images (.jpg, .png) in {folder}.")
@@ -69,20 +69,20 @@ def load_tiles(folder: Path) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def load_atlas(folder: Path | None, device: str = "cpu") -> TextureAtlas:
-    """Textures of the rooms for training: painted tiles, and those of a folder."""
+    """Load the textures of training rooms: procedural tiles, and those of a folder if one is given."""
     tiles = paint_tiles(256, 1)
     return make_atlas(tiles if folder is None else np.concatenate([tiles, load_tiles(folder)]), device)
 
 
 def paint_tiles(count: int, seed: int) -> np.ndarray:
-    """Procedural tiles (count, 128, 128, 3) uint8: noise, stripes, bricks, shapes and lettering."""
+    """Generate tiles (count, 128, 128, 3) uint8: noise, stripes, bricks, shapes and letters."""
     painters = (_paint_noise, _paint_stripes, _paint_bricks, _paint_shapes, _paint_letters, _paint_shapes)
     rng = np.random.default_rng(seed)
     return np.stack([painters[index % len(painters)](rng) for index in range(count)])
 
 
 def _noise(rng: np.random.Generator, octaves: int = 6) -> np.ndarray:
-    """Fractal value noise (128, 128) in about [-1, 1]; wraps at the tile border."""
+    """Generate fractal value noise (128, 128) in about [-1, 1], which wraps at the borders."""
     total = np.zeros((TILE_PX, TILE_PX), np.float32)
     for octave in range(octaves):
         cells = 4 * 2**octave // 2

@@ -112,7 +112,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(scene, tmp_path):
         train(options(tmp_path / "halves"), should_stop=InterruptedAt(3))            # after two steps and a checkpoint
     halves = load_file(train(options(tmp_path / "halves")))
     assert all(torch.equal(whole[key], halves[key]) for key in whole)
-    with pytest.raises(UserError, match="begun with other options"):
+    with pytest.raises(UserError, match="started with other options"):
         train(replace(options(tmp_path / "halves"), without=("teacher",)))
     assert [entry["iteration"] for entry in curve_of(tmp_path / "halves") if "held_out_hit" in entry] == [2, 4]
 

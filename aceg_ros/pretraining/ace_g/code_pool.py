@@ -1,4 +1,4 @@
-"""The scenes that a process maps at a time, each under a random similarity transform, again and again from noise."""
+"""The pool of scenes that a process maps in turn, each from noise and under a random similarity transform."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ RADIUS_M = (1.0, 10.0)                 # of a transformed scene: median distance
 
 @dataclass(frozen=True, kw_only=True)
 class ActiveScene:
-    """A scene that is being mapped. generation: its number among all that were; it decides scene and transform."""
+    """A scene that is being mapped. generation: its serial number, which determines scene and transform."""
 
     generation: int
     fit: CodeFit
 
 
 class CodePool:
-    """The scenes of this process that are mapped at a time, one step each in turn."""
+    """The scenes that this process maps at the same time, one step of each in turn."""
 
     def __init__(self, scenes: list[TrainingScene], options: MapCodeTraining, group: ProcessGroup):
         self._scenes, self._options, self._rank = scenes[group.rank::group.world_size] or scenes, options, group.rank
         self._made_for = [group.world_size, len(self._scenes), options.active, options.codes, options.lifetime]
         self._file = options.run / f"pool_{group.rank}.pt"
-        # Lifetimes of the first generation differ, so that from then on there are codes of all ages in the pool.
+        # The first codes have different lifetimes, so that the pool has codes of all ages later.
         self._active = [self._start(number, options.lifetime * (number + 1) // options.active)
                         for number in range(options.active)]
 
     def select(self, iteration: int) -> CodeFit:
-        """The code to fit in this iteration; at the end of its lifetime, it is replaced by that of a new scene."""
+        """Return the code to fit in this iteration. At the end of its lifetime, a code of a new scene replaces it."""
         number = iteration % len(self._active)
         active = self._active[number]
         if active.fit.age >= active.fit.lifetime:
@@ -51,15 +51,15 @@ class CodePool:
         return ActiveScene(generation=generation, fit=fit)
 
     def save(self, done: int) -> None:
-        """Keep the codes beside the checkpoint of `done` iterations."""
+        """Save the codes together with the checkpoint of `done` iterations."""
         states = [{"generation": active.generation, "age": active.fit.age, "lifetime": active.fit.lifetime,
                    "code": active.fit.code.state_dict(), "optimizer": active.fit.optimizer.state_dict()}
                   for active in self._active]
         write_state(self._file, {"iteration": done, "made_for": self._made_for, "active": states})
 
     def load(self, done: int) -> None:
-        """Load the codes kept after `done` iterations. Codes of another iteration, or of another number of processes
-        or scenes, are ignored: training continues with fresh ones."""
+        """Load the codes saved after `done` iterations. Codes of another iteration, or for another number of processes
+        or scenes, are ignored: training continues with new ones."""
         if not done or not self._file.exists():
             return
         state = torch.load(self._file, map_location="cpu", weights_only=True)
@@ -74,7 +74,7 @@ class CodePool:
 
 
 def with_random_similarity(scene: TrainingScene, rng: np.random.Generator) -> TrainingScene:
-    """Rotate the scene about the mean of its landmarks, mirror it in half of all cases, and scale it to a random radius
+    """Rotate a scene about the mean of its landmarks, mirror it with probability 0.5, and scale it to a random radius
     within RADIUS_M."""
     matrix = Rotation.random(random_state=rng).as_matrix() * rng.choice((-1.0, 1.0))
     mean = scene.points.mean(0)

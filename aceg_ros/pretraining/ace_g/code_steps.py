@@ -1,4 +1,4 @@
-"""Fitting a map code to the landmarks of a scene, and the losses that the regressor is trained by meanwhile."""
+"""The steps of training with map codes: mapping steps fit the code of a scene, query steps train the regressor."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from aceg_ros.pretraining.ace_g.scenes import TrainingScene, TrainingSceneData
 from aceg_ros.pretraining.common.loop import LoopOptions, Statistics
 from aceg_ros.utils.device import training_precision
 
-QUERY_AGE = 0.2                        # share of its lifetime after which a code is good enough for query steps
+QUERY_AGE = 0.2                        # share of a code's lifetime after which it is used for query steps
 
 
 @dataclass(frozen=True, kw_only=True)
 class MapCodeTraining:
     """Options of a run.
 
-    codes: code vectors of a scene. active: scenes that are mapped at a time. lifetime: mapping steps of a code before a
-    new scene replaces it. query_share: query steps per mapping step, once a code is old enough. step_every: iterations
-    for one step of the regressor's optimizer. code_rate, peak_rate: peak learning rates of codes and of the regressor.
+    codes: code vectors per scene. active: number of scenes mapped at the same time. lifetime: mapping steps of a code
+    before a new scene replaces it. query_share: query steps per mapping step, once a code is old enough. step_every:
+    iterations per optimizer step of the regressor. code_rate, peak_rate: peak learning rates of codes and regressor.
     """
 
     run: Path
@@ -54,7 +54,7 @@ class MapCodeTraining:
 
 @dataclass(kw_only=True)                # mutable: every step makes it older
 class CodeFit:
-    """A scene's code while it is fitted. age: steps that it has had, of `lifetime`."""
+    """A scene's code while it is fitted. age: number of mapping steps so far, of `lifetime`."""
 
     scene: TrainingScene
     code: MapCode
@@ -64,7 +64,7 @@ class CodeFit:
 
     @classmethod
     def start(cls, scene: TrainingScene, options: MapCodeTraining, *, seed: int, lifetime: int) -> CodeFit:
-        """Begin with noise; the code's mean is that of the landmarks, for the mapping cameras are not kept."""
+        """Start from noise. The code's mean is that of the landmarks, because the mapping cameras are not stored."""
         generator = torch.Generator().manual_seed(seed)
         code = MapCode.noise(options.codes, options.size.dim_emb, scene.points.mean(0).cpu(),
                              generator).to(options.device)
@@ -73,7 +73,7 @@ class CodeFit:
 
 
 def training_step(net: TransformerHead, fit: CodeFit, rng: np.random.Generator, options: MapCodeTraining) -> Statistics:
-    """A mapping step of a scene and, for a share of steps, a query step; leaves their gradients in the regressor."""
+    """Do a mapping step and, for a share of steps, a query step; accumulates their gradients in the regressor."""
     losses = {"mapping_loss": mapping_step(net, fit, rng, options)}
     if fit.age > fit.lifetime * QUERY_AGE and rng.random() < options.query_share:
         index = torch.from_numpy(rng.integers(len(fit.scene.features), size=options.batch)).to(options.device)
@@ -84,7 +84,7 @@ def training_step(net: TransformerHead, fit: CodeFit, rng: np.random.Generator, 
 
 
 def mapping_step(net: TransformerHead, fit: CodeFit, rng: np.random.Generator, options: MapCodeTraining) -> Tensor:
-    """Fit the code to a batch of landmarks by one step; returns the loss (detached)."""
+    """Fit the code to a batch of landmarks by one step. Returns the loss (detached)."""
     scene = fit.scene
     index = torch.from_numpy(rng.integers(len(scene.points), size=options.batch)).to(options.device)
     features = functional.dropout(scene.keys[index].float(), options.feature_dropout)
@@ -101,7 +101,7 @@ def mapping_step(net: TransformerHead, fit: CodeFit, rng: np.random.Generator, o
 
 
 def query_loss(net: TransformerHead, code: MapCode, scene: TrainingScene, index: Tensor) -> Tensor:
-    """Mean loss of query patches (B,): distance to their map points, or reprojection error if those are unknown."""
+    """Compute the mean loss of query patches (B,), by their map points or, if these are unknown, by reprojection."""
     with training_precision(scene.points.device.type):
         predicted = net(scene.features[index].float(), code)
     coordinates, sigma, truth = predicted.coordinates.float(), predicted.sigma.float(), scene.truth(index)
@@ -113,7 +113,7 @@ def query_loss(net: TransformerHead, code: MapCode, scene: TrainingScene, index:
 
 
 def fit_code(net: TransformerHead, scene: TrainingScene, options: MapCodeTraining, seed: int) -> MapCode:
-    """Map a scene: its code after a lifetime of steps, with the regressor frozen."""
+    """Map a scene with the regressor frozen: return its code after a lifetime of mapping steps."""
     fit = CodeFit.start(scene, options, seed=seed, lifetime=options.lifetime)
     rng = np.random.default_rng(seed)
     net.requires_grad_(False)

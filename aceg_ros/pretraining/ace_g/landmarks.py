@@ -1,8 +1,8 @@
 """Trains our regressor to predict the scene coordinates of query patches from the landmarks of a map.
 
-ACE-G's query pre-training (Bruns et al., ICCV 2025, section 3.3) with codes that are landmarks: every step maps a scene
-from scratch by drawing other landmarks of it. The network sees maps of any position, scale and orientation alike, by
-construction, which replaces ACE-G's random similarity transforms.
+This is ACE-G's query pre-training (Bruns et al., ICCV 2025, section 3.3) with landmarks as codes: every step draws
+other landmarks of a scene as its map. ACE-G's random similarity transforms are not needed, because the network is invariant
+to position, scale and orientation of the map by construction.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from aceg_ros.pretraining.common.run import lock_options
 from aceg_ros.pretraining.common.scores import is_localized
 from aceg_ros.utils.device import training_precision
 
-LANDMARKS_PER_STEP = (600, 10_000)                  # minimum and maximum that a step may draw of a scene
-NO_MATCH_SPACINGS, NO_MATCH_PX = 30.0, 200.0        # at this distance from all its candidates a patch has no match
+LANDMARKS_PER_STEP = (600, 10_000)                  # minimum and maximum number that a step draws of a scene
+NO_MATCH_SPACINGS, NO_MATCH_PX = 30.0, 200.0        # extent of the no-match component, in spacings and in pixels
 EVALUATION_LANDMARKS = 3000
 
 
@@ -70,9 +70,9 @@ def train(options: LandmarkTraining, *, scenes: SceneSplit | None = None,
     """Run or resume the training.
 
     Args:
-        options: of the run.
-        scenes: to train on, instead of those that options.data names.
-        should_stop: asked before every step; if true, the run ends early and can be resumed.
+        options: options of the run.
+        scenes: scenes to train on instead of those in options.data.
+        should_stop: called before every step; if true, the run ends early and can be resumed.
 
     Returns:
         The file of the exported weights.
@@ -81,7 +81,7 @@ def train(options: LandmarkTraining, *, scenes: SceneSplit | None = None,
         UserError: scenes cannot be read, the run was started with other options, or there are several processes.
     """
     if join_process_group(options.device).world_size > 1:
-        raise UserError("Landmarks are trained on by one process: start without torchrun, or with --codes-from noise.")
+        raise UserError("Training on landmarks uses one process: start it without torchrun, or use --codes-from noise.")
     lock_options(options.run, options)
     task = LandmarkTask(options, scenes or prepare_scenes(options.data, options.run / "scenes"))
     run_training(task, options.loop_options(), should_stop=should_stop)
@@ -92,8 +92,8 @@ def train(options: LandmarkTraining, *, scenes: SceneSplit | None = None,
 class PatchBatch:
     """Patches of one image, and the map that they are localized in.
 
-    features (B, C) of unit length; truth (B, 3): their map points, NaN if unknown; view: how they are seen, None if
-    all points are known.
+    features (B, C) of unit length. truth (B, 3): their map points, NaN if unknown. view: their pixels and cameras, None
+    if all points are known.
     """
 
     code: LandmarkCode
@@ -103,7 +103,7 @@ class PatchBatch:
 
 
 class LandmarkTask(TrainingTask[PatchBatch]):
-    """The regressor, trained on a batch of one scene at a time."""
+    """Trains the regressor; a batch is from one scene."""
 
     model: LandmarkRegressor
 
@@ -159,7 +159,7 @@ def _landmark_code(scene: TrainingScene, index: Tensor, config: LandmarkConfig) 
 
 
 def patch_loss(net: LandmarkRegressor, batch: PatchBatch) -> Tensor:
-    """Mean loss of a batch: in the map if a patch's point is known, else in the image."""
+    """Compute the mean loss of a batch, by map points if they are known, else by reprojection."""
     with training_precision(batch.features.device.type):
         predicted = net.mixture(batch.features, batch.code)
     known = torch.isfinite(batch.truth).all(1)
@@ -173,7 +173,7 @@ def patch_loss(net: LandmarkRegressor, batch: PatchBatch) -> Tensor:
 
 
 def _in_pixels(predicted: Mixture, view: View) -> tuple[Tensor, Tensor]:
-    """Reprojection error of each candidate (B, k), and its sigma, in pixels."""
+    """Return the reprojection errors (B, k) of the candidates, and their sigmas, in pixels."""
     count = predicted.points.shape[1]
     repeated = View(camera_from_map=view.camera_from_map.repeat_interleave(count, 0),
                     intrinsics=view.intrinsics.repeat_interleave(count, 0),
@@ -187,8 +187,8 @@ def _in_pixels(predicted: Mixture, view: View) -> tuple[Tensor, Tensor]:
 @torch.inference_mode()
 def evaluate(net: LandmarkRegressor, scenes: list[TrainingScene],
              landmarks: int = EVALUATION_LANDMARKS) -> dict[str, float]:
-    """Median error in metres, share of patches within 10 cm and of images within 10 cm and 5 degrees, of all and of
-    confident patches; the same shares if each patch is at its nearest landmark."""
+    """Compute the median error in metres, the share of patches within 10 cm and of images within 10 cm and 5 degrees,
+    for all and for confident patches; and the same shares with the nearest landmark as prediction."""
     rows = []
     for scene in scenes:
         order = torch.from_numpy(np.random.default_rng(0).permutation(len(scene.points))).to(scene.points.device)

@@ -1,11 +1,11 @@
 """ACE-G's query pre-training as published (Bruns et al., ICCV 2025, section 3.3): map codes are optimized from noise.
 
-A pool of scenes is mapped at a time, each from scratch under a random similarity transform. Mapping steps fit a scene's
-code, and the regressor, to landmarks of the mapping session; query steps fit the regressor alone, codes frozen, to
+A pool of scenes is mapped at the same time, each from scratch under a random similarity transform. Mapping steps fit a
+scene's code and the regressor to landmarks of the mapping session; query steps fit the regressor, with frozen code, to
 patches of query images of a later session.
 
-Unlike the publication: mapping fits triangulated landmarks, not exact points of rendered images, so that codes see what
-a real mapping run has; features have unit length; a code's learning rate follows this package's `one_cycle`.
+Differences from the publication: mapping fits triangulated landmarks, as a real mapping run does, not exact points of
+rendered images; features have unit length; a code's learning rate follows this package's `one_cycle`.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from aceg_ros.pretraining.common.scores import is_localized
 
 def train(options: MapCodeTraining, *, scenes: SceneSplit | None = None,
           should_stop: Callable[[], bool] = never) -> Path:
-    """Run or resume the training. With torchrun, every process has a pool of its own, and gradients are averaged.
+    """Run or resume the training. With torchrun, every process has its own pool, and gradients are averaged.
 
     Args:
-        options: of the run.
-        scenes: to train on, instead of those that options.data names.
-        should_stop: asked before every step; if true, the run ends early and can be resumed.
+        options: options of the run.
+        scenes: scenes to train on instead of those in options.data.
+        should_stop: called before every step; if true, the run ends early and can be resumed.
 
     Returns:
         The file of the exported weights.
@@ -51,7 +51,7 @@ def train(options: MapCodeTraining, *, scenes: SceneSplit | None = None,
 
 
 def prepare(options: MapCodeTraining, scenes: SceneSplit | None = None) -> MapCodeTask:
-    """Check the options, meet the other processes, make the task of this one. Arguments and errors as in `train`."""
+    """Check the options, join the other processes and make this one's task. Arguments and errors as in `train`."""
     if options.size.dim_emb % options.size.num_attention_heads:
         raise UserError(f"A width of {options.size.dim_emb} cannot be split among {options.size.num_attention_heads}"
                         " heads: give a multiple.")
@@ -67,7 +67,7 @@ def prepare(options: MapCodeTraining, scenes: SceneSplit | None = None) -> MapCo
 
 
 def _prepare_scenes(options: MapCodeTraining, group: ProcessGroup) -> SceneSplit:
-    """The main process prepares what is missing; the others wait for it."""
+    """Load the scenes. The main process prepares missing ones while the others wait."""
     if not group.is_main:
         group.barrier()
     scenes = prepare_scenes(options.data, options.run / "scenes")
@@ -78,7 +78,7 @@ def _prepare_scenes(options: MapCodeTraining, group: ProcessGroup) -> SceneSplit
 
 @dataclass(frozen=True, kw_only=True)
 class CodeStep:
-    """One iteration: the code that is fitted, and the random numbers of its step."""
+    """The data of one iteration: the code to fit, and the random numbers of its step."""
 
     fit: CodeFit
     rng: np.random.Generator
@@ -86,7 +86,7 @@ class CodeStep:
 
 
 class MapCodeTask(TrainingTask[CodeStep]):
-    """The regressor, trained together with the codes of a pool of scenes."""
+    """Trains the regressor together with the codes of a pool of scenes."""
 
     model: TransformerHead
 
@@ -123,8 +123,8 @@ class MapCodeTask(TrainingTask[CodeStep]):
 
 
 def evaluate(net: TransformerHead, scenes: list[TrainingScene], options: MapCodeTraining) -> dict[str, float]:
-    """Map held-out scenes for a lifetime with the regressor frozen, then: median error in metres and share of query
-    patches within 10 cm, share of query images within 10 cm and 5 degrees, by all and by confident patches."""
+    """Map held-out scenes with the regressor frozen, and compute the median error in metres and the share of query
+    patches within 10 cm, and the share of query images within 10 cm and 5 degrees, by all and by confident patches."""
     rows = []
     for number, scene in enumerate(scenes):
         code = fit_code(net, scene, options, number)

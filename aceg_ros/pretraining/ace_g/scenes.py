@@ -1,5 +1,5 @@
-"""Scenes for ACE-G's pre-training: landmarks of a mapping session, and patches of query images of the same scene whose
-points (rendered rooms) or poses (real scenes) are known. Prepared once per run folder."""
+"""Scenes for ACE-G's pre-training: landmarks of a mapping session, and patches of query images of the same scene with
+known points (rendered rooms) or poses (real scenes). They are prepared once per run folder."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from aceg_ros.synthetic.room_sessions import render_room_sessions
 from aceg_ros.synthetic.textures import load_atlas
 from aceg_ros.utils.malloc import configure_malloc
 
-FIRST_ROOM = 2_000_000                     # seeds: none of the rooms of the encoder's training
+FIRST_ROOM = 2_000_000                     # first seed; different from the rooms of the encoder's training
 MAX_LANDMARKS, PATCHES_PER_IMAGE = 30_000, 1200
-MIN_LANDMARKS = 500                        # of a scene that can be used
-BLOCK_FRAMES = 12                          # of a real scene, every fourth block of frames is for queries
+MIN_LANDMARKS = 500                        # scenes with fewer are not used
+BLOCK_FRAMES = 12                          # every fourth block of frames of a recording is used for queries
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,28 +66,28 @@ class TrainingScene:
         return TrainingScene(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
     def view(self, index: Tensor) -> View:
-        """How the query patches (B,) are seen."""
+        """Return pixels and cameras of query patches (B,)."""
         image = self.image_index[index]
         return View(camera_from_map=self.camera_from_map[image], intrinsics=self.intrinsics[image],
                     pixels=self.pixels[index])
 
     def truth(self, index: Tensor) -> Tensor:
-        """Map points (B, 3) of query patches (B,), NaN if unknown."""
+        """Return map points (B, 3) of query patches (B,), NaN if unknown."""
         view = self.view(index)
         in_camera = points_at_depth(view, self.depth[index][:, None])
         rotation, translation = view.camera_from_map[:, :, :3], view.camera_from_map[:, :, 3]
         return ((in_camera - translation)[:, None] @ rotation)[:, 0]
 
     def patches_of(self, image: int) -> Tensor:
-        """Indices of the patches of one query image."""
+        """Return the indices of the patches of one query image."""
         return (self.image_index == image).nonzero()[:, 0]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSceneData:
-    """The scenes of a run.
+    """The training data of a run.
 
-    scenes: folders of posed images, of which only mapping parts may be given; textures: a folder of tiles for the
+    scenes: recordings; never query parts that are used for evaluation. textures: folder of additional tiles for the
     rendered rooms, or None.
     """
 
@@ -102,7 +102,7 @@ class TrainingSceneData:
 
 @dataclass(frozen=True, kw_only=True)
 class SceneSplit:
-    """The scenes that are trained on, and the rooms that are held out."""
+    """Training scenes, and held-out rooms for evaluation."""
 
     training: list[TrainingScene]
     held_out: list[TrainingScene]
@@ -110,7 +110,7 @@ class SceneSplit:
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """A scene to prepare: a room by its number, or a recording by its path."""
+    """A scene to prepare: a rendered room, or a recording if its path is given."""
 
     file: Path
     encoder: str
@@ -119,7 +119,7 @@ class _Job:
 
 
 def prepare_scenes(data: TrainingSceneData, folder: Path) -> SceneSplit:
-    """Load the scenes of a run, and prepare in `folder` those that are not there yet.
+    """Load the scenes of a run from `folder`, and prepare missing ones.
 
     Raises:
         UserError: too few scenes can be used, or a recording cannot be read.
@@ -175,8 +175,8 @@ def _prepare(job: _Job) -> None:
 
 
 def make_training_scene(mapping: Sequence[Frame], query: Sequence[Frame], encoder: Encoder) -> TrainingScene:
-    """Find landmarks in the mapping frames as mapping does, and choose patches of the query frames as localization
-    does, with their depths if the frames have any."""
+    """Find landmarks in the mapping frames as in mapping, and extract patches of the query frames as in localization,
+    with their depths if the frames have any."""
     prepared = [replace(prepare_frame(frame, encoder.short_side_px, encoder.stride), depth_m=None)
                 for frame in mapping]
     landmarks = find_landmarks(prepared, encoder, TriangulationOptions(), MappingBudget.start())

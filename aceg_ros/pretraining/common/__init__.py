@@ -1,1 +1,1 @@
-"""Shared by all pre-trainings: the training loop, run folders, several processes, scores."""
+"""Code that all pre-trainings share: training loop, run folders, distributed training, scores."""

@@ -1,4 +1,4 @@
-"""Several processes that train one network together, as torchrun starts them: each on scenes of its own."""
+"""Distributed training with torchrun: several processes train one network, each on its own scenes."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from torch import distributed, nn
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessGroup:
-    """This process is number `rank` of `world_size`."""
+    """The group of training processes: this one has number `rank` of `world_size`."""
 
     rank: int = 0
     world_size: int = 1
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that writes files."""
+        """Whether this is the process that writes files."""
         return self.rank == 0
 
     def device(self, device: str) -> str:
-        """The process's own GPU if the device is "cuda" and there are several processes."""
+        """Return the device of this process: its own GPU if the device is "cuda" and there are several processes."""
         return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if device == "cuda" and self.world_size > 1 else device
 
     def barrier(self) -> None:
-        """Wait until all processes are here."""
+        """Wait until all processes have called this."""
         if self.world_size > 1:
             distributed.barrier()
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set in any process; all must call it."""
+        """Return whether the flag is set in any process; all processes must call this."""
         if self.world_size == 1:
             return flag
         device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
@@ -41,7 +41,7 @@ class ProcessGroup:
         return bool(count > 0)
 
     def average_gradients(self, net: nn.Module) -> None:
-        """Give every process the mean of all processes' gradients."""
+        """Average the gradients over all processes."""
         if self.world_size == 1:
             return
         for parameter in net.parameters():
@@ -52,12 +52,12 @@ class ProcessGroup:
 
 
 def join_process_group(device: str) -> ProcessGroup:
-    """Meet the other processes that torchrun started; a group of one if it did not start this process."""
+    """Join the processes started by torchrun; without torchrun, the group is this process alone."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return ProcessGroup()
     if not distributed.is_initialized():
         if device == "cuda":
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-        # While the main process prepares data or evaluates, the others wait: for as long as it takes.
+        # The other processes wait while the main one prepares data or evaluates, which may take long.
         distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=timedelta(days=2))
     return ProcessGroup(rank=distributed.get_rank(), world_size=distributed.get_world_size())

@@ -1,8 +1,8 @@
-"""The training loop that all pre-trainings share: resumable, safe to interrupt, in one process or several.
+"""The training loop of all pre-trainings: resumable, and possibly distributed.
 
-An iteration draws a batch, adds its gradients to the model's, and every `step_every` iterations the optimizer steps. A
-task draws from a random generator seeded with (seed, iteration), so that on a CPU a resumed run ends with the weights
-of an uninterrupted one, wherever it was interrupted.
+Each iteration draws a batch and accumulates its gradients; the optimizer steps every `step_every` iterations. Tasks
+seed their random generator with (seed, iteration), so that on a CPU a resumed run ends with the same weights as an
+uninterrupted one.
 """
 
 from __future__ import annotations
@@ -30,57 +30,58 @@ Statistics = dict[str, Tensor]
 
 
 class TrainingTask(ABC, Generic[Batch]):
-    """A network, its data, its loss and its scores: all that one pre-training adds to the loop.
+    """The specific part of a pre-training: network, data, loss and scores.
 
-    model: all that the optimizer changes and the checkpoint keeps.
+    model: everything that is trained and stored in checkpoints.
     """
 
     model: nn.Module
 
     @abstractmethod
     def draw(self, iteration: int) -> Batch:
-        """The batch of an iteration, from a random generator of its own. May be called in a thread, some iterations
-        ahead, if the loop's options say so."""
+        """Draw the batch of an iteration, with its own random generator. With `LoopOptions.draw_ahead`, it is called in
+        threads, some iterations ahead."""
 
     @abstractmethod
     def add_gradients(self, batch: Batch) -> Statistics:
-        """Add the batch's gradients to those of the model; returns its losses (detached) by name."""
+        """Add the batch's gradients to those of the model. Returns its losses (detached) by name."""
 
     @abstractmethod
     def learning_rate(self, done: int) -> float:
-        """The rate of the optimizer's step that ends `done` iterations."""
+        """Return the learning rate of the optimizer step after `done` iterations."""
 
     @abstractmethod
     def evaluate(self) -> dict[str, float]:
-        """Scores on held-out data."""
+        """Compute scores on held-out data, by name."""
 
     @abstractmethod
     def export(self) -> None:
-        """Write the weights as inference loads them."""
+        """Write the weights file for inference."""
 
     def clipped_parameters(self) -> Iterable[nn.Parameter]:
-        """The parameters whose gradient is clipped to a norm of 1."""
+        """Return the parameters whose gradient norm is clipped to 1."""
         return self.model.parameters()
 
     def save_state(self, done: int) -> None:
-        """Keep what this process needs to resume beside the checkpoint; every process calls it."""
+        """Save further state of this process for resuming, in addition to the checkpoint. Called in every process."""
 
     def load_state(self, done: int) -> None:
-        """Load what `save_state` kept after `done` iterations."""
+        """Load the state that `save_state` saved after `done` iterations."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoopOptions:
-    """How long a run lasts, and when it does what.
+    """Options of the training loop.
 
-    run: its folder.
-    iterations: in all.
+    run: folder of the run.
+    iterations: total number of iterations.
     peak_rate, weight_decay: of AdamW.
-    step_every: iterations whose gradients are added up for one step of the optimizer.
-    checkpoint_every, log_every: iterations between two checkpoints with their evaluation, and two lines of the curve.
-    log_mean: latest iterations whose losses are averaged in a line of the curve.
-    evaluate_first: whether the untrained model is evaluated.
-    draw_ahead: batches that threads draw ahead; 0 draws each just before its iteration.
+    step_every: number of iterations whose gradients are accumulated for one optimizer step.
+    checkpoint_every: iterations between checkpoints, at each of which the model is evaluated.
+    log_every: iterations between lines of the training curve.
+    log_mean: number of recent iterations whose losses are averaged for a line of the curve.
+    evaluate_first: whether the untrained model is evaluated as well.
+    draw_ahead: number of batches that threads draw ahead; 0 draws each batch just before its iteration.
     """
 
     run: Path
@@ -101,24 +102,24 @@ class LoopOptions:
 
 
 def never() -> bool:
-    """Nobody wants the run to stop."""
+    """Return False: the default `should_stop`."""
     return False
 
 
 def warmup_cosine(t: float) -> float:
-    """Share of the peak rate at t in [0, 1]: warm-up over the first 4 %, then a cosine to 1 % of the peak."""
+    """Return the share of the peak rate at t in [0, 1]: warm-up over the first 4 %, then a cosine to 1 %."""
     return t / 0.04 + 0.02 if t < 0.04 else 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (t - 0.04) / 0.96))
 
 
 def run_training(task: TrainingTask, options: LoopOptions, group: ProcessGroup | None = None,
                  should_stop: Callable[[], bool] = never) -> None:
-    """Train the task's model from its last checkpoint on, or from the start.
+    """Train the task's model from its last checkpoint, or from the start if there is none.
 
     Args:
-        task: the network, its data and its loss.
-        options: of the loop.
+        task: network, data and loss.
+        options: options of the loop.
         group: the processes that train together; None for this one alone.
-        should_stop: asked before every step. If true, the run keeps a checkpoint, exports what it has, and returns.
+        should_stop: called before every optimizer step. If true, a checkpoint and the current weights are saved.
     """
     group = group or ProcessGroup()
     optimizer = torch.optim.AdamW(task.model.parameters(), lr=options.peak_rate, weight_decay=options.weight_decay)
@@ -129,7 +130,7 @@ def run_training(task: TrainingTask, options: LoopOptions, group: ProcessGroup |
     curve = _Curve(options, done)
     with closing(_batches(task, range(done, options.iterations), options.draw_ahead)) as batches:
         for batch in batches:
-            # Between two steps of the optimizer there are gradients, which no checkpoint keeps.
+            # Not between two optimizer steps: checkpoints do not contain accumulated gradients.
             if done % options.step_every == 0 and group.any(should_stop()):
                 _save(task, options, optimizer, group, done=done)
                 return
@@ -164,7 +165,7 @@ def _save(task: TrainingTask, options: LoopOptions, optimizer: torch.optim.Optim
 
 
 def _batches(task: TrainingTask[Batch], iterations: range, ahead: int) -> Generator[Batch, None, None]:
-    """The batches of these iterations, in their order, drawn ahead in threads."""
+    """Yield the batches of these iterations in order, drawn ahead in threads."""
     if ahead == 0:
         yield from map(task.draw, iterations)
         return
@@ -179,7 +180,7 @@ def _batches(task: TrainingTask[Batch], iterations: range, ahead: int) -> Genera
 
 
 def batches_ahead(device: str) -> int:
-    """How many batches to draw ahead while the device trains: on a GPU, all processors draw."""
+    """Return how many batches to draw ahead. With a GPU, all CPU cores are used for drawing."""
     return 2 if device == "cpu" else 2 * (os.cpu_count() or 1)
 
 

@@ -1,4 +1,4 @@
-"""The folder of a training run: its options, its learning curve, its checkpoint, the data prepared for it."""
+"""The folder of a training run, with its options, training curve, checkpoint and prepared data."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def lock_options(run: Path, options: DataclassInstance) -> None:
     content = json.dumps(asdict(options, dict_factory=fixed), indent=1, default=lambda path: str(path.resolve()))
     path = run / "options.json"
     if path.exists() and path.read_text() != content:
-        raise UserError(f"{run} was begun with other options (see {path}): give the same, or another run folder.")
+        raise UserError(f"{run} was started with other options (see {path}): give the same, or another run folder.")
     run.mkdir(parents=True, exist_ok=True)
     write_text(path, content)
 
@@ -47,13 +47,13 @@ def log_statistics(run: Path, **statistics: float) -> None:
 
 
 def save_checkpoint(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, iteration: int) -> None:
-    """Keep what an interrupted run needs to go on after `iteration` iterations."""
+    """Save a checkpoint, from which an interrupted run is resumed after `iteration` iterations."""
     write_state(run / "checkpoint.pt", {"model": model.state_dict(), "optimizer": optimizer.state_dict(),
                                         "iteration": iteration})
 
 
 def load_checkpoint(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device: str) -> int:
-    """Load the run's checkpoint, if it has one; returns the number of iterations done so far."""
+    """Load the run's checkpoint if there is one. Returns the number of iterations done so far."""
     checkpoint = run / "checkpoint.pt"
     if not checkpoint.exists():
         return 0
@@ -64,14 +64,14 @@ def load_checkpoint(run: Path, model: nn.Module, optimizer: torch.optim.Optimize
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:
-    """`torch.save` to a file that is there whole or not at all."""
+    """Write a file with `torch.save`, atomically."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     write_bytes(path, buffer.getvalue())
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """`np.savez` to a file that is there whole or not at all."""
+    """Write a file with `np.savez`, atomically."""
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
     write_bytes(path, buffer.getvalue())

@@ -1,4 +1,4 @@
-"""Scores of held-out images."""
+"""Scores on held-out images."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from aceg_ros.pose.verify import estimate_verified_pose
 
 
 def is_localized(points: Tensor, view: View, mask: Tensor | None = None) -> bool:
-    """Whether the pose from the patches of one image is within 10 cm and 5 degrees.
+    """Return whether the pose estimated from the patches of one image is within 10 cm and 5 degrees.
 
     Args:
         points: (B, 3) scene coordinates that a network predicts for the patches.
-        view: the patches; all of one image.
-        mask: (B,) the patches that the solver gets, all if None.
+        view: pixels and cameras of the patches, all of the same image.
+        mask: (B,) patches that the solver may use; None: all.
     """
     fx, fy, cx, cy = view.intrinsics[0].tolist()
     camera = Camera(width=round(2 * cx) + 1, height=round(2 * cy) + 1, fx=fx, fy=fy, cx=cx, cy=cy)

@@ -1,4 +1,4 @@
-"""Random warps and photometric changes that turn a `Pair` into a training sample of fixed size."""
+"""Augmentation: makes training samples of fixed size from a `Pair` by random warps and photometric changes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aceg_ros.pretraining.encoder.pairs import Pair
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """images (2, H, W, 3) uint8, points (2, N, 2) pixels inside both images; the rest as in Pair."""
+    """A training sample: images (2, H, W, 3) uint8, points (2, N, 2) pixels inside both; other fields as in `Pair`."""
 
     images: np.ndarray
     points: np.ndarray
@@ -21,13 +21,14 @@ class Sample:
     teacher_descriptors: np.ndarray | None
 
 
-MIN_POINTS, MIN_SAMPLE_POINTS = 40, 32     # that a pair, and a sample after its crops, must have
+MIN_POINTS, MIN_SAMPLE_POINTS = 40, 32     # minimum number of points of a pair, and of a sample after cropping
 
 
 def make_sample(pair: Pair, rng: np.random.Generator, *, width: int, height: int, count: int) -> Sample | None:
-    """Crop both images around a common point, each under a warp and photometric changes of its own.
+    """Crop both images around a common point, each with different random warps and photometric changes.
 
-    width, height: of the crops, pixels. count: maximum number of points. Returns None if too few points are in both.
+    width, height: of the crops, pixels. count: maximum number of points. Returns None if the crops share too few
+    points.
     """
     if len(pair.points[0]) < MIN_POINTS:
         return None
@@ -51,7 +52,7 @@ def make_sample(pair: Pair, rng: np.random.Generator, *, width: int, height: int
 
 
 def _random_warp(rng, anchor, size: tuple[int, int], common_scale: float) -> np.ndarray:
-    """Homography that brings anchor near the middle of the crop: scale, in-plane rotation, slight perspective."""
+    """Draw a homography that moves anchor near the middle of the crop: scale, in-plane rotation, slight perspective."""
     angle = rng.normal(0, np.radians(14))
     scale = common_scale * np.exp(rng.normal(0, 0.25))
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)
@@ -63,7 +64,7 @@ def _random_warp(rng, anchor, size: tuple[int, int], common_scale: float) -> np.
 
 
 def photometric(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Exposure, colour temperature, gamma, uneven light, blur, noise and JPEG artefacts on an RGB uint8 image."""
+    """Apply random exposure, colour temperature, gamma, uneven light, blur, noise and JPEG artefacts to an image."""
     height, width = image.shape[:2]
     if rng.uniform() < 0.3:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 2.4))
@@ -99,6 +100,6 @@ def _motion_kernel(rng) -> np.ndarray:
 
 
 def _ramp(rng, height: int, width: int) -> np.ndarray:
-    """Smooth brightness factors (H, W): a coarse random grid, enlarged."""
+    """Generate smooth brightness factors (H, W): an upsampled coarse random grid."""
     grid = np.exp(rng.normal(0, 0.25, (3, 4))).astype(np.float32)
     return cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)

@@ -1,5 +1,5 @@
-"""The training data of the encoder: rendered rooms, real images, a teacher's descriptors of both. Prepared once per run
-folder; an interrupted preparation continues with what is missing."""
+"""The training data of the encoder: rendered rooms, real images, and a teacher's descriptors of both. It is prepared
+once per run folder; an interrupted preparation is resumed."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from aceg_ros.pretraining.encoder.rendered_pairs import RenderedPairs, RoomViews
 from aceg_ros.synthetic.textures import TextureAtlas, load_atlas
 from aceg_ros.utils.malloc import configure_malloc
 
-FIRST_ROOM = 1_000_000                                          # seeds
+FIRST_ROOM = 1_000_000                                          # first seed
 DESCRIPTORS_PER_IMAGE, DESCRIPTORS_PER_VIEW = 1500, 800         # of a teacher
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderData:
-    """The data of a run.
+    """The training data of a run.
 
-    scenes: folders of posed images, of which only mapping parts may be given. textures: a folder of tiles for the
-    rendered rooms, or None. teacher: an imported encoder to distill, which describes every `teacher_every`-th image and
-    view of a room; None for no distillation.
+    scenes: recordings; never query parts that are used for evaluation. textures: folder of additional tiles for the
+    rendered rooms, or None. teacher: an imported encoder to distill on every `teacher_every`-th image and view of a
+    room; None for no distillation.
     """
 
     scenes: tuple[Path, ...] = ()
@@ -48,10 +48,10 @@ class EncoderData:
     workers: int = 2
 
     def check(self) -> None:
-        """Check that the data can be used, before anything is computed.
+        """Check the data before anything is computed.
 
         Raises:
-            UserError: something cannot.
+            UserError: some of the data cannot be used.
         """
         if self.rooms <= self.held_out_rooms:
             raise UserError(f"Give more rooms than the {self.held_out_rooms} that are held out, not {self.rooms}.")
@@ -65,7 +65,7 @@ class EncoderData:
 
 @dataclass(frozen=True, kw_only=True)
 class PairSources:
-    """Sources of training pairs, one of held-out rooms, and the width of the teacher's descriptors, 0 without one."""
+    """Sources of training and of held-out pairs. teacher_dim: size of the teacher's descriptors, 0 without one."""
 
     training: list[PairSource]
     held_out: PairSource
@@ -73,7 +73,7 @@ class PairSources:
 
 
 def prepare_sources(data: EncoderData, run: Path) -> PairSources:
-    """Load the sources of a run, and prepare in its folder what is not there yet."""
+    """Load the sources of a run from its folder, and prepare missing data."""
     teacher = None if data.teacher is None else load_encoder(data.teacher, data.device)
     files = _rendered_files(data, run)
     rooms, names = [RoomViews.load(path) for path in files], [path.stem for path in files]
@@ -101,7 +101,7 @@ def prepare_sources(data: EncoderData, run: Path) -> PairSources:
 
 @dataclass(frozen=True, kw_only=True)
 class _RealImages:
-    """images (H, W, 3) of all scenes, the name of each one's scene, and matches between them."""
+    """Images (H, W, 3) of all scenes, the scene of each, and matches between them."""
 
     images: list[np.ndarray] = field(default_factory=list)
     scenes: list[str] = field(default_factory=list)
@@ -122,7 +122,7 @@ def _real_images(data: EncoderData) -> _RealImages:
 
 
 def _describe(teacher: Encoder, image: np.ndarray, path: Path, count: int) -> TeacherDescriptors:
-    """The teacher's descriptors of `count` random patches of an image, kept in a file."""
+    """Compute the teacher's descriptors of `count` random patches of an image, or load them from a file."""
     if path.exists():
         with np.load(path) as arrays:
             return TeacherDescriptors(pixels=arrays["pixels"], descriptors=arrays["descriptors"])
@@ -145,7 +145,7 @@ def _match_scene(path: Path, seed: int) -> list[ImageMatches]:
 
 
 def _rendered_files(data: EncoderData, run: Path) -> list[Path]:
-    """Render what is missing, in worker processes; the files stay in the run folder for the next start."""
+    """Render missing rooms in worker processes. Returns the files of all rooms, in the run folder."""
     files = [run / "rendered" / f"room_{number:05d}.npz" for number in range(data.rooms)]
     missing = [number for number, path in enumerate(files) if not path.exists()]
     if missing:
@@ -155,7 +155,7 @@ def _rendered_files(data: EncoderData, run: Path) -> list[Path]:
     return files
 
 
-_atlas: TextureAtlas                   # of a worker process: every room it renders shares it
+_atlas: TextureAtlas                   # of a worker process, for all rooms that it renders
 
 
 def _start_renderer(textures: Path | None) -> None:

@@ -17,14 +17,15 @@ from aceg_ros.pretraining.encoder.augment import Sample
 from aceg_ros.utils.device import training_precision
 
 TEMPERATURE = 0.06
-SAME_POINT_PX = 7.0                   # points closer than this in either image are neither match nor negative
+SAME_POINT_PX = 7.0                   # pairs of points closer than this in either image are no negatives
 HEAD_KERNEL, HEAD_RIDGE = 0.25, 0.1
 WEIGHTS = {"contrast": 1.0, "reliability": 0.1, "coordinates": 0.3, "teacher": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Losses:
-    """terms: each unweighted, by the names in WEIGHTS; hit: share of points whose nearest descriptor is their match."""
+    """Losses of a batch. terms: unweighted, by the names in WEIGHTS. hit: share of points whose nearest descriptor is
+    their match."""
 
     terms: dict[str, Tensor]
     hit: Tensor
@@ -36,14 +37,14 @@ class Losses:
 
 def encoder_losses(net: CompactNet, batch: list[Sample], device: str, *, student: nn.Module | None = None,
                    without: Collection[str] = ()) -> Losses:
-    """All losses of a batch.
+    """Compute all losses of a batch.
 
     Args:
         net: the encoder's network.
         batch: samples, each a pair of crops with its correspondences.
         device: of the network.
         student: maps our descriptors to the teacher's; None leaves distillation out.
-        without: names in WEIGHTS that are left out.
+        without: names of losses (in WEIGHTS) to leave out.
     """
     images = torch.cat([image_to_tensor(image, device) for sample in batch for image in sample.images])
     height, width = images.shape[2:]
@@ -80,7 +81,7 @@ def encoder_losses(net: CompactNet, batch: list[Sample], device: str, *, student
 
 
 def sample_at(grid: Tensor, points: Tensor, width: int, height: int) -> Tensor:
-    """Values (N, C) of a grid (C, h, w) at pixels (N, 2) of the image it came from (bilinear)."""
+    """Sample a grid (C, h, w) bilinearly at pixels (N, 2) of the image that it was computed from: (N, C)."""
     size = torch.tensor([width, height], device=points.device)
     position = (points + 0.5) / size * 2 - 1
     values = functional.grid_sample(grid[None], position[None, None], align_corners=False, padding_mode="border")
@@ -88,12 +89,12 @@ def sample_at(grid: Tensor, points: Tensor, width: int, height: int) -> Tensor:
 
 
 def coordinate_loss(a: Tensor, b: Tensor, points: Tensor) -> Tensor:
-    """Scene coordinate regression: a head is fitted to half of the points in one view and tested on the other
-    half in the other view.
+    """Compute the loss of scene coordinate regression: a head is fitted to half of the points in one view and tested on
+    the other half in the other view.
 
-    The head is kernel ridge regression on unit features, solved in closed form, so each room of a batch has its own
-    and the gradient reaches the encoder through its solution (Bertinetto et al., ICLR 2019). Huber loss, in
-    units of the points' mean distance from their centre.
+    The head is kernel ridge regression on unit features, solved in closed form. So each room of a batch has its own
+    head, and the gradient reaches the encoder through the solution (Bertinetto et al., ICLR 2019). Huber loss, in units
+    of the points' mean distance from their centre.
     """
     points = points - points.mean(0)
     points = points / points.norm(dim=1).mean().clamp(min=1e-3)
@@ -107,10 +108,10 @@ def coordinate_loss(a: Tensor, b: Tensor, points: Tensor) -> Tensor:
 
 def _match_logits(sides: tuple[Tensor, Tensor], grids: Tensor, points: list[list[Tensor]], *,
                   ignored: Tensor) -> list[Tensor]:
-    """For each point of one side, and of the other, the similarities of its candidates for a match: logits
-    (N, N + h w), the first N for the points of the other side, in the same order.
+    """Return, for the points of each side, the logits (N, N + h w) of their candidate matches: the N points of the
+    other side, in the same order, and all cells of the other image.
 
-    sides: unit descriptors (N, C) of both; grids (2 pairs, C, h, w): of their images, alternating.
+    sides: unit descriptors (N, C) of both. grids (2 pairs, C, h, w): feature maps of the images, sides alternating.
     """
     a, b = sides
     similarity = (a / TEMPERATURE @ b.T).masked_fill(ignored, -1e4)
@@ -120,8 +121,8 @@ def _match_logits(sides: tuple[Tensor, Tensor], grids: Tensor, points: list[list
 
 
 def _other_cells(descriptors: Tensor, cells: Tensor, points: list[Tensor], columns: int) -> Tensor:
-    """Similarities (N, h w) of the points' descriptors (N, C) to the cells (pairs, C, h w) of the image that each is
-    searched in, except those around its match: the candidates that localization has. points: the matches, pixels."""
+    """Return the similarities (N, h w) of points' descriptors (N, C) to the cells (pairs, C, h w) of the other image,
+    except those around the match. points: pixels of the matches."""
     index = torch.arange(cells.shape[2], device=cells.device)
     centres = patch_centres(index % columns, index // columns, STRIDE)
     parts = (descriptors / TEMPERATURE).split([len(part) for part in points])
@@ -130,7 +131,7 @@ def _other_cells(descriptors: Tensor, cells: Tensor, points: list[Tensor], colum
 
 
 def _not_negative(batch: list[Sample], points: list[list[Tensor]], spans: list[slice]) -> Tensor:
-    """(N, N) bool: pairs of points that may be the same in the scene without being each other's match."""
+    """Return the mask (N, N) of pairs of points that may be the same in the scene without being a match."""
     device = points[0][0].device
     names = sorted({sample.scene for sample in batch})
     scene = torch.cat([torch.full((len(part),), names.index(sample.scene), device=device)

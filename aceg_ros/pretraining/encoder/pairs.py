@@ -1,8 +1,8 @@
 """Image pairs with known point correspondences, the training data of the encoder.
 
-There are three sources of one form: two views of a rendered room (`rendered_pairs`: exact, from depth), a real image
-paired with itself (`real_pairs`: the random warps of `augment` relate the two by a homography), and two real images of
-a mapping session (`real_pairs`: SIFT matches that agree with the epipolar geometry of their poses).
+There are three sources: two views of a rendered room (`rendered_pairs`: exact, from depth), a real image paired with
+itself (`real_pairs`: random warps of `augment` relate the two by a homography), and two real images of a mapping
+session (`real_pairs`: SIFT matches that agree with the epipolar geometry of their poses).
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ class Pair:
 
     images: two (H, W, 3) uint8 RGB.
     points: two (N, 2), pixels that show the same surface points.
-    scene: its name. Pairs of one scene may show the same surface: they are no negatives for each other.
-    map_points: (N, 3) the surface points, if known.
-    teacher_descriptors: (N, D) of a teacher at the points of the first image, if there are any.
+    scene: its name. Points of pairs of the same scene are no negatives for each other: they may show the same surface.
+    map_points: (N, 3) surface points, None if unknown.
+    teacher_descriptors: (N, D) of a teacher at the points of the first image, or None.
     """
 
     images: tuple[np.ndarray, np.ndarray]

@@ -12,16 +12,15 @@ from aceg_ros.camera import Frame
 from aceg_ros.pretraining.encoder.pairs import Pair, TeacherDescriptors
 
 POINTS_PER_IMAGE = 4000
-LATER_FRAMES = 80                      # a frame is matched with some of so many that follow it
+LATER_FRAMES = 80                      # a frame is matched with some of this number of frames that follow it
 MAX_ANGLE_DEG = 50.0                   # between the viewing directions of two frames that are matched
 MIN_MATCHES, RATIO, MAX_EPIPOLAR_PX = 40, 0.85, 2.0
 
 
 class SelfPairs:
-    """A real image paired with itself; the warps applied later make the difference.
+    """Pairs of a real image with itself, to which `augment` applies different warps.
 
-    scenes: the name of each image's scene. teacher: the teacher's descriptors of each image, None for images that it
-    has not seen.
+    scenes: the scene of each image. teacher: the teacher's descriptors of each image, None for images without them.
     """
 
     def __init__(self, images: list[np.ndarray], scenes: list[str], teacher: Sequence[TeacherDescriptors | None]):
@@ -62,7 +61,7 @@ class MatchedPairs:
 
 
 def match_frames(frames: Sequence[Frame], seed: int, per_frame: int = 6) -> list[ImageMatches]:
-    """Match each frame with some later ones by SIFT, and keep matches close to the epipolar line of the known poses."""
+    """Match each frame with some later ones by SIFT, and keep matches close to the epipolar lines of the poses."""
     rng = np.random.default_rng(seed)
     sift = cv2.SIFT.create(1500)
     described = [sift.detectAndCompute(cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY), None) for frame in frames]
@@ -83,7 +82,7 @@ def match_frames(frames: Sequence[Frame], seed: int, per_frame: int = 6) -> list
 
 
 def _fundamental_matrix(a: Frame, b: Frame) -> np.ndarray:
-    """(3, 3): pixels of a to epipolar lines in b."""
+    """Return the fundamental matrix (3, 3), which maps pixels of a to epipolar lines in b."""
     b_from_a = np.linalg.inv(np.asarray(b.map_from_camera)) @ np.asarray(a.map_from_camera)
     tx, ty, tz = b_from_a[:3, 3]
     essential = np.array([[0, -tz, ty], [tz, 0, -tx], [-ty, tx, 0]]) @ b_from_a[:3, :3]

@@ -21,7 +21,7 @@ POINTS_PER_VIEW = 4000
 
 @dataclass(frozen=True, kw_only=True)
 class RoomViews:
-    """A room seen from near one viewpoint: images (V, H, W, 3), depth_m (V, H, W), poses (V, 4, 4), focal_px."""
+    """Views of a room from near one viewpoint: images (V, H, W, 3), depth_m (V, H, W), poses (V, 4, 4), focal_px."""
 
     images: np.ndarray
     depth_m: np.ndarray
@@ -47,7 +47,7 @@ class RoomViews:
 
 def render_views(seed: int, atlas: TextureAtlas, *, width: int = 480, height: int = 384,
                  count: int = VIEWS_PER_ROOM) -> RoomViews:
-    """Render random room `seed` from near one viewpoint, each view under a light of its own."""
+    """Render views of random room `seed` from near one viewpoint, each under a different light."""
     rng = np.random.default_rng(seed)
     room = random_room(seed, len(atlas))
     focal = rng.uniform(380, 620)
@@ -65,7 +65,7 @@ def render_views(seed: int, atlas: TextureAtlas, *, width: int = 480, height: in
 
 @dataclass(frozen=True, kw_only=True)
 class Transfer:
-    """Pixels of a view found in another: map_points (N, 3), pixels (N, 2) there, and whether they are visible (N,)."""
+    """Pixels of one view transferred to another: map_points (N, 3), pixels (N, 2) there, and visible (N,) bool."""
 
     map_points: np.ndarray
     pixels: np.ndarray
@@ -73,7 +73,7 @@ class Transfer:
 
 
 def transfer_pixels(room: RoomViews, pixels: np.ndarray, source: int, target: int) -> Transfer:
-    """Find pixels (N, 2) of view `source` in view `target` by their depths."""
+    """Transfer pixels (N, 2) of view `source` to view `target` by their depths."""
     camera = room.camera
     columns, rows = pixels.round().astype(int).T
     depth = room.depth_m[source][rows, columns].astype(float)
@@ -88,7 +88,7 @@ def transfer_pixels(room: RoomViews, pixels: np.ndarray, source: int, target: in
 
 
 def _project(points: np.ndarray, camera: Camera, map_from_camera: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels (N, 2) and z-depths (N,) of map points (N, 3) in a camera; points behind it included."""
+    """Project map points (N, 3) into a camera: pixels (N, 2) and z-depths (N,), also of points behind it."""
     local = (points - map_from_camera[:3, 3]) @ map_from_camera[:3, :3]
     depth = local[:, 2]
     safe = np.where(depth > 1e-3, depth, 1e-3)
@@ -98,8 +98,8 @@ def _project(points: np.ndarray, camera: Camera, map_from_camera: np.ndarray) ->
 class RenderedPairs:
     """Pairs of views of rendered rooms.
 
-    names: of the rooms. teacher: for each room, the teacher's descriptors of each of its views, None for views that the
-    teacher has not seen; None without a teacher.
+    names: of the rooms. teacher: for each room, the teacher's descriptors of each view, None for views without them;
+    None without a teacher.
     """
 
     def __init__(self, rooms: list[RoomViews], names: list[str],

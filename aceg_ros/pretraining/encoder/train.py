@@ -34,15 +34,15 @@ from aceg_ros.pretraining.encoder.pairs import PairSource
 from aceg_ros.utils.device import to_device
 
 EVALUATION_BATCHES, EVALUATION_SEED = 12, 7
-DRAWS_PER_SAMPLE = 20                  # pairs that are tried for a sample, since some share too little
+DRAWS_PER_SAMPLE = 20                  # attempts to draw a pair for a sample, since some pairs share too few points
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderTraining:
     """Options of a run.
 
-    pairs: image pairs of a batch. points: correspondences of a pair. width, height: of the crops, pixels. start:
-    weights of an earlier run to begin with; None for random ones. without: losses to leave out, for ablations.
+    pairs: image pairs per batch. points: matches per pair. width, height: of the crops, pixels. start: initial weights
+    of an earlier run; None for random ones. without: losses to leave out, for ablations.
     """
 
     run: Path
@@ -69,8 +69,8 @@ def train(options: EncoderTraining, *, should_stop: Callable[[], bool] = never) 
     """Run or resume the training.
 
     Args:
-        options: of the run.
-        should_stop: asked before every step; if true, the run ends early and can be resumed.
+        options: options of the run.
+        should_stop: called before every step; if true, the run ends early and can be resumed.
 
     Returns:
         The file of the exported weights (fp16 safetensors).
@@ -83,7 +83,7 @@ def train(options: EncoderTraining, *, should_stop: Callable[[], bool] = never) 
     net = to_device(CompactNet(), options.device)
     if options.start is not None:
         _load_weights(net, options.start)
-    # Of a teacher, the content counts, not the name.
+    # A teacher is identified by its content, not by its file name.
     teacher = options.data.teacher and load_encoder(options.data.teacher, options.device).identity
     lock_options(options.run, replace(options, data=replace(options.data, teacher=teacher)))
     task = EncoderTask(net, options, prepare_sources(options.data, options.run))
@@ -92,7 +92,7 @@ def train(options: EncoderTraining, *, should_stop: Callable[[], bool] = never) 
 
 
 class EncoderTask(TrainingTask[list[Sample]]):
-    """The encoder, and a linear map to the teacher's descriptors if there is a teacher."""
+    """Trains the encoder and, if there is a teacher, a linear map to its descriptors."""
 
     def __init__(self, net: CompactNet, options: EncoderTraining, sources: PairSources):
         self.result = options.run / "compact.safetensors"
@@ -125,7 +125,7 @@ class EncoderTask(TrainingTask[list[Sample]]):
 
 @torch.no_grad()
 def evaluate(net: CompactNet, source: PairSource, options: EncoderTraining) -> float:
-    """Share of points of held-out rooms whose nearest descriptor is their match, over fixed samples."""
+    """Compute the share of points of held-out rooms whose nearest descriptor is their match, over fixed samples."""
     net.eval()
     batches = (_draw([source], np.random.default_rng((EVALUATION_SEED, index)), options)
                for index in range(EVALUATION_BATCHES))
@@ -148,7 +148,7 @@ def _load_weights(net: CompactNet, path: Path) -> None:
 
 
 def _draw(sources: list[PairSource], rng: np.random.Generator, options: EncoderTraining) -> list[Sample]:
-    """One batch: the sources take turns."""
+    """Draw one batch, from the sources in turn."""
     batch: list[Sample] = []
     for slot in range(options.pairs):
         source = sources[slot % len(sources)]
