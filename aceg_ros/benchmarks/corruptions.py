@@ -1,10 +1,10 @@
-"""Fixed corruptions of query images, to measure how robust an encoder and a map are.
+"""Fixed corruptions of query images, for measuring the robustness of encoders and maps.
 
     python -m aceg_ros.benchmarks.corruptions IMAGE -o DIR
 
-writes the image under each corruption. Blur and noise are ImageNet-C's (Hendrycks & Dietterich, ICLR 2019)
-gaussian_blur at severity 2 and gaussian_noise at severity 1; the others are defined by numbers here. Only the noise is
-random, with a fixed seed.
+writes the image under each corruption. Blur and noise are gaussian_blur at severity 2 and gaussian_noise at severity 1
+of ImageNet-C (Hendrycks & Dietterich, ICLR 2019); the others are defined here. Only the noise is random, with a fixed
+seed.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ ROLL_RAD, ZOOM = np.radians(20.0), 1.5
 
 @dataclass(frozen=True, kw_only=True)
 class Corrupted:
-    """A corrupted frame, with the pose and camera that fit it. pixels_from_original (3, 3): homography of pixels."""
+    """A corrupted frame, with adapted pose and camera. pixels_from_original (3, 3): homography of its pixels."""
 
     frame: Frame
     pixels_from_original: np.ndarray
 
 
 def _photometric(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Frame], Corrupted]:
-    """`change` maps an image (H, W, 3) float32 in [0, 1] to another."""
+    """Make a corruption of a function that maps an image (H, W, 3) float32 in [0, 1] to another."""
 
     def apply(frame: Frame) -> Corrupted:
         changed = np.clip(change(frame.image.astype(np.float32) / 255), 0.0, 1.0)
@@ -45,7 +45,7 @@ def _photometric(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Frame]
 
 
 def _motion_blur(image: np.ndarray, length: int = 13) -> np.ndarray:
-    """Blur along the rows, as of a robot that turns in place."""
+    """Blur along the rows, as when a robot turns in place."""
     return cv2.blur(image, (length, 1))
 
 
@@ -78,7 +78,7 @@ def _rolled(frame: Frame) -> Corrupted:
 
 
 def _zoomed(frame: Frame) -> Corrupted:
-    """A longer focal length at the same image size."""
+    """Increase the focal length at the same image size."""
     zoom = np.diag([ZOOM, ZOOM, 1.0])
     shift = np.eye(3)
     shift[:2, 2] = frame.camera.cx, frame.camera.cy

@@ -1,8 +1,8 @@
-"""Measures how long an encoder takes for one image, by precision, memory layout, threads, eager, traced or compiled.
+"""Measures the time of an encoder per image, for several precisions, memory layouts, thread counts and kinds of graph.
 
     python -m aceg_ros.benchmarks.encoder_speed -o DIR --encoder compact
 
-All settings are timed alternately, so that their ratios hold on a machine whose speed varies.
+All settings are timed alternately, so that their ratios are valid even if the speed of the machine varies.
 """
 
 from __future__ import annotations
@@ -31,10 +31,7 @@ WIDTH, HEIGHT = 640, 480
 
 @dataclass(frozen=True, kw_only=True)
 class SpeedSetting:
-    """How a network is computed.
-
-    half: in the device's 16-bit type; form: eager, traced or compiled; threads: 0 for all.
-    """
+    """A way to run a network. half: in 16 bits, see `half_precision`. form: eager, traced or compiled. threads: 0: all."""
 
     half: bool = True
     channels_last: bool = True
@@ -55,7 +52,7 @@ SETTINGS = (SpeedSetting(), SpeedSetting(threads=1), SpeedSetting(half=False), S
 
 
 class _Features(nn.Module):
-    """The network for the tracer, which cannot return None: without reliability, it returns the features twice."""
+    """Wraps a network for the tracer, which does not support None: without reliability, returns the features twice."""
 
     def __init__(self, net: nn.Module):
         super().__init__()
@@ -67,7 +64,7 @@ class _Features(nn.Module):
 
 
 def prepare(net: nn.Module, setting: SpeedSetting, device: str) -> Callable[[], object]:
-    """Return a function that computes the network for one image. Raises UserError if the setting does not work here."""
+    """Return a function that runs the network on one image. Raises UserError if the setting is not supported here."""
     layout = torch.channels_last if setting.channels_last else torch.contiguous_format
     images = torch.rand(1, 3, HEIGHT, WIDTH, device=device).to(memory_format=layout)
     # A copy: the layout of the weights is part of the setting.
@@ -96,7 +93,7 @@ def prepare(net: nn.Module, setting: SpeedSetting, device: str) -> Callable[[], 
 
 
 def time_alternately(settings: list[SpeedSetting], functions: list[Callable[[], object]], repeats: int) -> np.ndarray:
-    """Seconds (repeats, settings): every setting once, then all of them again."""
+    """Time all settings in turn, `repeats` times. Returns seconds (repeats, settings)."""
     all_threads = torch.get_num_threads()
     seconds = np.empty((repeats, len(settings)))
     for row in range(repeats):

@@ -1,11 +1,11 @@
-"""How robust encoders are: matching and localization under fixed corruptions of the query images, in one run.
+"""Measures the robustness of encoders: matching and localization under fixed corruptions of the query images.
 
     python -m aceg_ros.benchmarks.encoders ../shared/scenes/redkitchen7s -o DIR --encoder compact sift
 
 Matching: share of patches whose nearest descriptor in the corrupted image is within 12 px of the true match, on pairs
-of views of rendered rooms that no training has seen (other viewpoint and light as well), and on query images of the
-scene paired with themselves. Localization: the scene's mapping part is mapped with each encoder, its query part is
-corrupted.
+of views (with different viewpoint and light) of rendered rooms that are not in the training data, and on query images
+of the scene paired with themselves. Localization: of corrupted query images of the scene in a map made with each
+encoder.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ def _inside(pixels: np.ndarray, camera: Camera) -> np.ndarray:
 
 
 def matching(encoder: Encoder, pairs: list[MatchingPair]) -> dict[str, float]:
-    """For each corruption: share of pixels of the first frame whose nearest descriptor in the corrupted second frame is
-    near their match."""
+    """Compute, for each corruption, the share of pixels of the first frames whose nearest descriptor in the corrupted
+    second frame is close to their match."""
     hits: dict[str, list[bool]] = {name: [] for name in CORRUPTIONS}
     for pair in pairs:
         descriptors = _descriptors_at(*_dense_descriptors(encoder, pair.first), pair.first_pixels)
@@ -105,7 +105,7 @@ def matching(encoder: Encoder, pairs: list[MatchingPair]) -> dict[str, float]:
 
 
 def _dense_descriptors(encoder: Encoder, frame: Frame) -> tuple[torch.Tensor, np.ndarray]:
-    """Unit descriptors (C, h, w), and the pixel (h w, 2) of the frame at the centre of each cell."""
+    """Return unit descriptors (C, h, w) of a frame, and the pixels (h w, 2) of the centres of their cells."""
     prepared = prepare_frame(frame, encoder.short_side_px, encoder.stride)
     image = image_to_tensor(prepared.image, encoder.device)
     features = torch.nn.functional.normalize(encoder(image)[0], dim=0)
@@ -116,7 +116,7 @@ def _dense_descriptors(encoder: Encoder, frame: Frame) -> tuple[torch.Tensor, np
 
 
 def _descriptors_at(features: torch.Tensor, centres: np.ndarray, pixels: np.ndarray) -> torch.Tensor:
-    """Descriptors (N, C) of the cells whose centres are nearest to the pixels (N, 2)."""
+    """Return the descriptors (N, C) of the cells whose centres are nearest to the pixels (N, 2)."""
     width = features.shape[2]
     step = centres[1, 0] - centres[0, 0], centres[width, 1] - centres[0, 1]
     column, row = ((pixels - centres[0]) / step).round().astype(int).T
@@ -126,7 +126,7 @@ def _descriptors_at(features: torch.Tensor, centres: np.ndarray, pixels: np.ndar
 def localization(encoder: str, scene: Path, *, budget_s: float, every: int, device: str) -> dict[str, dict]:
     """Map a scene with an encoder, then localize its query images under each corruption.
 
-    The method is the one that asks least of an encoder, since it has to work with all of them.
+    Uses the default method of lowest priority, which works with every encoder.
     """
     method = default_names()[-1]
     scene_map, _ = build_map(method, MappingOptions(encoder=encoder, device=device), open_scene(scene / "mapping"),
@@ -135,7 +135,7 @@ def localization(encoder: str, scene: Path, *, budget_s: float, every: int, devi
 
 
 def localize_corrupted(scene_map: SceneMap, scene: Path, every: int, device: str) -> dict[str, dict]:
-    """Scores of every n-th query image of a scene in a map of it, under each corruption."""
+    """Localize every n-th query image of a scene in a map of it, under each corruption. Returns the statistics."""
     localizer = make_localizer(scene_map, device)
     frames = [frame.rectified()[0] for frame in open_scene(scene / "query", every=every)]
     result = {}
@@ -153,10 +153,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for encoders.json and encoders.md")
     parser.add_argument("--encoder", nargs="+", default=["compact", "sift"])
     parser.add_argument("--budget", type=float, default=300.0, help="seconds for mapping; 0: matching only")
-    parser.add_argument("--maps", nargs="*", default=(), metavar="MAP", help="existing maps of the scene: their"
-                        " encoders are not mapped with again")
+    parser.add_argument("--maps", nargs="*", default=(), metavar="MAP", help="existing maps of the scene, to use for"
+                        " their encoders")
     parser.add_argument("--every", type=int, default=1, help="localize every n-th query image")
-    parser.add_argument("--pairs", type=int, default=20, help="rooms, and images of the scene, to match in")
+    parser.add_argument("--pairs", type=int, default=20, help="number of rooms, and of images of the scene, for"
+                        " matching")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args(arguments)
     configure_malloc()
@@ -182,7 +183,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def table(report: dict[str, dict]) -> str:
-    """One row per corruption, four columns per encoder: matching in rooms and of images, recall at 5 cm and 10 cm."""
+    """Return a table with a row per corruption, four columns per encoder: matching in rooms and images, two recalls."""
     names = [f"{Path(source).stem}: rooms | images | 5 cm/5 deg | 10 cm/5 deg" for source in report]
     lines = ["| corruption | " + " | ".join(names) + " |", "|---" * (1 + 4 * len(names)) + "|"]
     for corruption in CORRUPTIONS:

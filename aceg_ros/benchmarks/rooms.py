@@ -1,11 +1,11 @@
-"""Maps rendered rooms that no training has seen, in textures that it has, and localizes the images of a later session
-in them: under other light, with objects moved.
+"""Maps rendered rooms that are not in the training data (but with its textures), and localizes images of a later
+session under other light and with objects moved.
 
     python -m aceg_ros.benchmarks.rooms -o OUTPUT [--methods ace ace_g] [--budget S] [--rooms N]
         [--textures DIR] [--walks] [--label L] [--map-options ...]
 
---walks: walks through long halls instead of rooms. --map-options: more arguments of `aceg map`, last, and --label, a
-name for these maps. Results that OUTPUT already has are not computed again.
+--walks: walks through long halls instead of rooms. --label: suffix of the maps' names. --map-options, last: more
+arguments of `aceg map`. Results that are in OUTPUT already are not computed again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ COLUMNS = ("method", "budget s", "images", "localized", "median m", "0.05/5", "0
 
 def run(output: Path, methods: Sequence[str], *, budget_s: float, rooms: int, textures: Path | None = None,
         walks: bool = False, label: str = "", map_options: Sequence[str] = ()) -> str:
-    """Map and evaluate the rooms with each method; returns a table of recalls over all rooms as Markdown text."""
+    """Map and evaluate the rooms with each method. Returns a Markdown table of recalls over all rooms."""
     lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
     folders = [_rendered_room(output, number, textures, walks) for number in range(rooms)]
     for method in methods:
@@ -44,7 +44,7 @@ def run(output: Path, methods: Sequence[str], *, budget_s: float, rooms: int, te
 
 
 def _cells(results: list[dict[str, Any]]) -> str:
-    """The cells of a row, over all rooms."""
+    """Return the cells of a row, over all rooms."""
     frames, localized = sum(each["frames"] for each in results), sum(each["localized"] for each in results)
     medians = [each["median_translation_m"] for each in results if each["median_translation_m"] is not None]
     recall = " | ".join(f"{sum(each['recall'][key] * each['frames'] for each in results) / frames:.2f}"
@@ -57,7 +57,7 @@ def _cells(results: list[dict[str, Any]]) -> str:
 
 
 def _rendered_room(output: Path, number: int, textures: Path | None, walk: bool) -> Path:
-    """Folder with mapping/ and query/ of a room or of a walk through a hall, rendered if it is not there."""
+    """Return the folder with mapping/ and query/ of a room, or of a walk through a hall; render it if it is missing."""
     folder = output / f"{'walk' if walk else 'room'}_{number}"
     render_sessions = render_hall_sessions if walk else render_room_sessions
     if not (folder / "complete").exists():
@@ -75,9 +75,9 @@ def main(arguments: list[str] | None = None) -> int:
                         help="(default: %(default)s)")
     parser.add_argument("--budget", type=float, default=60.0, help="seconds for each map (default: %(default)s)")
     parser.add_argument("--rooms", type=int, default=4, help="(default: %(default)s)")
-    parser.add_argument("--textures", type=Path, help="folder of tiles")
+    parser.add_argument("--textures", type=Path, help="folder of additional texture tiles")
     parser.add_argument("--walks", action="store_true", help="walks through long halls instead of rooms")
-    parser.add_argument("--label", default="", help="a name for the maps of these options")
+    parser.add_argument("--label", default="", help="suffix of the maps' names")
     parser.add_argument("--map-options", nargs=argparse.REMAINDER, default=(), help="more arguments of aceg map")
     options = parser.parse_args(arguments)
     print(run(options.output, options.methods, budget_s=options.budget, rooms=options.rooms, textures=options.textures,

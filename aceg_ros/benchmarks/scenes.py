@@ -1,11 +1,11 @@
-"""Maps and evaluates a folder of scenes with the default settings, one process each, and prints a table.
+"""Maps and evaluates a folder of scenes, each in a process of its own, and prints a table.
 
     python -m aceg_ros.benchmarks.scenes SCENES -o OUTPUT [--method M] [--budget S] [--every N]
         [--only NAME ...] [--map-options ...]
 
-SCENES holds folders with mapping/ and query/. Results that OUTPUT already has are not computed again, so an interrupted
-run continues. --map-options: more arguments of `aceg map`, last.
-The images of all other scenes are localized in the first scene's map, too: it should accept none of them.
+SCENES contains folders with mapping/ and query/. Results that are in OUTPUT already are not computed again, so that an
+interrupted run can be continued. --map-options, last: more arguments of `aceg map`.
+The images of all other scenes are also localized in the first scene's map, which should accept none of them.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ COLUMNS = ("scene", "frames", "localized", "median", "deg", "0.05/5", "0.1/5", "
 
 def run(scenes: Path, output: Path, *, method: str, budget_s: float, every: int = 1, only: Sequence[str] = (),
         other_scenes: bool = True, map_options: Sequence[str] = ()) -> str:
-    """Map and evaluate the scenes; returns the tables as Markdown text.
+    """Map and evaluate the scenes. Returns the tables as Markdown text.
 
     Args:
         scenes: folder of folders with mapping/ and query/.
         output: folder for maps and results.
-        method: to map with.
+        method: name of the mapping method.
         budget_s: seconds for each map.
         every: map every n-th image.
-        only: names of the scenes, all if empty.
-        other_scenes: whether images of the other scenes are localized in the first scene's map.
+        only: names of the scenes; empty for all.
+        other_scenes: whether images of the other scenes are localized in the first scene's map as well.
         map_options: more arguments of `aceg map`.
     """
     chosen = sorted((path.name for path in scenes.iterdir()
@@ -62,7 +62,7 @@ def run(scenes: Path, output: Path, *, method: str, budget_s: float, every: int 
 
 def map_and_evaluate(scene: Path, map_path: Path, *, method: str, budget_s: float, every: int = 1,
                      map_options: Sequence[str] = ()) -> dict[str, Any]:
-    """Map a scene's mapping/ and evaluate its query/, unless results are there; returns what `aceg evaluate` wrote."""
+    """Map a scene's mapping/ and evaluate its query/, unless there are results. Returns those of `aceg evaluate`."""
     if not map_path.exists():
         _aceg(["map", scene / "mapping", "-o", map_path, "--budget", budget_s, "--method", method, "--every", every,
                *map_options])

@@ -1,7 +1,7 @@
 """Compares pose solvers on recorded scene-coordinate predictions: `python -m aceg_ros.benchmarks.solver [PATH]`.
 
 PATH: a safetensors file with scene_coordinates (F, N, 3) on a 60x80 grid, camera_to_world (F, 4, 4) and intrinsics
-(fx, fy, cx, cy). Every row is one solver over all frames and several seeds, one thread, CPU time.
+(fx, fy, cx, cy). Each row of the table is one solver over all frames and several seeds; times are CPU time of a thread.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ REFERENCE = "PoseLib, all points"
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """pixels: (N, 2). points: (F, N, 3) map frame, metres. poses: (F, 4, 4) true map_from_camera."""
+    """The predictions for F frames. pixels (N, 2); points (F, N, 3) in the map frame, metres; poses (F, 4, 4): true
+    map_from_camera."""
 
     pixels: np.ndarray
     points: np.ndarray
@@ -39,13 +40,13 @@ class Predictions:
     camera: Camera
 
     def correspondences(self, points: np.ndarray) -> Correspondences:
-        """The pixels with map points (N, 3)."""
+        """Pair the pixels with map points (N, 3)."""
         return Correspondences(pixels=self.pixels, points=points, camera=self.camera)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """Means over the seeds. Errors over accepted frames, recall over all; a rejected frame counts as a miss.
+    """Means over the seeds. Errors are over accepted frames, recall is over all; a rejected frame counts as a miss.
 
     seed_std_cm: standard deviation of median_cm over the seeds. nees: mean normalized estimation error squared (6 is
     ideal), and inside_95 the share of frames inside the 95 percent ellipsoid; NaN for a solver without covariance.
@@ -83,7 +84,7 @@ Solver = Callable[[Correspondences, int], tuple[np.ndarray | None, np.ndarray | 
 
 
 def ours(config: SolverConfig) -> Solver:
-    """The solver of this package, gates included."""
+    """Return the solver of this package, including the gates."""
     def solve(correspondences: Correspondences, seed: int) -> tuple[np.ndarray | None, np.ndarray | None]:
         estimate = estimate_verified_pose(correspondences, config, seed=seed)
         return estimate.map_from_camera, estimate.covariance
@@ -91,7 +92,7 @@ def ours(config: SolverConfig) -> Solver:
 
 
 def reference(correspondences: Correspondences, seed: int) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """PoseLib on all points, 10 px, 100..1000 iterations: the best row of the README of the solver set."""
+    """Run PoseLib on all points, 10 px, 100 to 1000 iterations: the best solver in the README of the solver set."""
     camera = correspondences.camera
     model = {"model": "PINHOLE", "width": camera.width, "height": camera.height,
              "params": [camera.fx, camera.fy, camera.cx, camera.cy]}
@@ -138,7 +139,7 @@ def evaluate(name: str, solve: Solver, data: Predictions, seeds: range) -> Row:
 
 
 def count_false_acceptances(data: Predictions, every: int = 1) -> dict[str, tuple[int, int]]:
-    """(accepted, tried) for frames of the set made wrong: mirrored, shuffled by patch or by block, two mixed."""
+    """Count (accepted, tried) for frames with wrong predictions: mirrored, shuffled by patch or block, two mixed."""
     rng = np.random.default_rng(0)
     counts: dict[str, tuple[int, int]] = {}
     for frame in range(0, len(data.points), every):
@@ -157,7 +158,7 @@ def count_false_acceptances(data: Predictions, every: int = 1) -> dict[str, tupl
 
 
 def run(predictions_path: Path | str = DEFAULT_PATH, seeds: range = range(5)) -> str:
-    """The table as text. Raises UserError if the file is missing."""
+    """Run all solvers and return the table as text. Raises UserError if the file is missing."""
     data = load(Path(predictions_path))
     cv2.setNumThreads(1)
     rows = [evaluate(name, solve, data, seeds) for name, solve in SOLVERS.items()]
@@ -176,7 +177,7 @@ def run(predictions_path: Path | str = DEFAULT_PATH, seeds: range = range(5)) ->
 
 
 def _error(found: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """(6,) true minus found: position, then rotation vector about the axes of the map."""
+    """Return the true pose minus the found one as (6,): position, then rotation vector about the axes of the map."""
     return np.r_[true[:3, 3] - found[:3, 3], Rotation.from_matrix(true[:3, :3] @ found[:3, :3].T).as_rotvec()]
 
 

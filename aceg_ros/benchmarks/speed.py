@@ -1,4 +1,4 @@
-"""Times every stage of localization on this machine, beside named references in the same run.
+"""Times every stage of localization on this machine, and references in the same run.
 
     python -m aceg_ros.benchmarks.speed [--map MAP] [--device D] [--repeats N] [--json FILE]
 """
@@ -41,7 +41,7 @@ WARM_UP = 3                            # frames that are not counted
 
 
 def measure_speed(map_path: str | None, device: str, repeats: int) -> dict[str, Any]:
-    """Time each stage from a JPEG to a pose for 640x480 images of the rendered room, print a table and return it.
+    """Time each stage from a JPEG to a pose for 640x480 images of the rendered room, and print a table.
 
     Args:
         map_path: a map whose method predicts scene coordinates; None for one of default size with random weights.
@@ -56,7 +56,7 @@ def measure_speed(map_path: str | None, device: str, repeats: int) -> dict[str, 
     frames = [world.render_frame(pose, EVENING) for pose in query_path(8, world.room)]
     localizer = make_localizer(SceneMap.load(map_path), device) if map_path else _untrained(device)
     if not isinstance(localizer, SceneCoordinateLocalizer):
-        raise UserError(f"{map_path}: the stages are those of methods that regress scene coordinates, not of this one.")
+        raise UserError(f"{map_path}: only methods with scene coordinate regression can be timed.")
     jpegs = [cv2.imencode(".jpg", frame.image[..., ::-1])[1] for frame in frames]
     timed = [_time_frame(localizer, frames[number % len(frames)], jpegs[number % len(frames)], number)
              for number in range(repeats + WARM_UP)]
@@ -73,7 +73,7 @@ def measure_speed(map_path: str | None, device: str, repeats: int) -> dict[str, 
 
 def _time_frame(localizer: SceneCoordinateLocalizer, frame: Frame, jpeg: np.ndarray,
                 number: int) -> dict[str, float]:
-    """Milliseconds of each stage for one frame."""
+    """Return the milliseconds of each stage for one frame."""
     started = time.perf_counter()
     cv2.cvtColor(np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_COLOR)), cv2.COLOR_BGR2RGB)
     decode_ms = 1e3 * (time.perf_counter() - started)
@@ -99,7 +99,7 @@ def _print_table(content: dict[str, Any]) -> None:
 
 
 def _untrained(device: str) -> SceneCoordinateLocalizer:
-    """Default sizes with random weights: the time does not depend on them. The solver gets `_typical_predictions`."""
+    """Make a localizer of default size with random weights, which do not change the time of inference."""
     make_map = next(spec.untrained_map for spec in specs() if spec.untrained_map is not None)
     localizer = make_localizer(make_map(device, "compact"), device)
     assert isinstance(localizer, SceneCoordinateLocalizer)
@@ -107,7 +107,7 @@ def _untrained(device: str) -> SceneCoordinateLocalizer:
 
 
 def _typical_predictions(frame: Frame, pixels: np.ndarray, seed: int) -> np.ndarray:
-    """Scene coordinates (N, 3) as a trained head predicts them: the true ones with 4 cm of noise, a third outliers."""
+    """Simulate the scene coordinates (N, 3) of a trained head: true ones with 4 cm of noise, and a third outliers."""
     rng = np.random.default_rng(seed)
     assert frame.depth_m is not None and frame.map_from_camera is not None
     depth = frame.depth_m[pixels[:, 1].round().astype(int), pixels[:, 0].round().astype(int)]
@@ -121,7 +121,7 @@ def _typical_predictions(frame: Frame, pixels: np.ndarray, seed: int) -> np.ndar
 
 
 def _references(frame: Frame, device: str) -> dict[str, float]:
-    """Milliseconds of the usual alternatives, on the same image in the same process."""
+    """Return the milliseconds of common alternatives, on the same image in the same process."""
     torch.manual_seed(0)
     ace = Encoder(name="ace", identity="", source="", stride=8, dim=512, short_side_px=480,
                   net=to_device(AceNet().eval(), device))
@@ -150,7 +150,7 @@ def _median_ms(call: Callable[[], object], repeats: int, device: str) -> float:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--map", help="a map; without one, one of default size with random weights")
+    parser.add_argument("--map", help="a map to time (default: one of default size with random weights)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--repeats", type=int, default=40, help="images (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="file for the results")

@@ -1,8 +1,8 @@
 """Trains our regressor to predict the scene coordinates of query patches from the landmarks of a map.
 
 This is ACE-G's query pre-training (Bruns et al., ICCV 2025, section 3.3) with landmarks as codes: every step draws
-other landmarks of a scene as its map. ACE-G's random similarity transforms are not needed, because the network is invariant
-to position, scale and orientation of the map by construction.
+other landmarks of a scene as its map. ACE-G's random similarity transforms are not needed, because the network is
+invariant to position, scale and orientation of the map by construction.
 """
 
 from __future__ import annotations
