@@ -31,7 +31,7 @@ WIDTH, HEIGHT = 640, 480
 
 @dataclass(frozen=True, kw_only=True)
 class SpeedSetting:
-    """A way to run a network. half: in 16 bits, see `half_precision`. form: eager, traced or compiled. threads: 0: all."""
+    """A way to run a network. half: in 16 bits. form: eager, traced or compiled. threads: number, 0 for all."""
 
     half: bool = True
     channels_last: bool = True
