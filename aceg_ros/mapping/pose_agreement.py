@@ -1,9 +1,9 @@
-"""Whether images and poses agree: asked of a few pairs of images before minutes are spent on mapping.
+"""Checks that images and poses agree, on a few pairs of images, before minutes are spent on mapping.
 
-The pairs are found in the images alone. Where a point of the first image can be in the second is an arc, by the poses:
-from where it would be at infinity towards the other camera (a part of the epipolar line). How far the
-matches are from their arcs, relative to how far they move from image to image, is below 0.05 for good poses, and
-around 1 for poses that mean something else. If it is low under another convention, that is the one to name.
+Pairs and their matches are found without the poses. By the poses, a point of the first image must be on an arc in the
+second one: the part of its epipolar line from the point at infinity towards the epipole. The distance of matches from
+their arcs, relative to their motion between the images, is below 0.05 for correct poses and around 1 for poses of
+another convention. If it is small under another convention, the error message names that convention.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from aceg_ros.mapping.image_pairs import ImagePair, PairFinder
 from aceg_ros.mapping.pose_conventions import Convention, conventions, orders, turned_camera
 from aceg_ros.mapping.pose_scale import depths_by_poses, scale_hint, scale_problem
 
-MIN_PAIRS = 3                   # that contradict the poses before another convention is named
-MIN_PAIRS_AT_ALL = 5            # ... before it is said that none agrees
-CONTRADICTION = 0.12            # median disagreement of the pairs, from which on conventions are compared
-OTHER_ORDER = 0.3               # ... from which on other orders are: poses may come a little late
-NO_AGREEMENT = 0.5              # ... from which on poses are rejected although no convention agrees
-PAIR_CONTRADICTION = 0.25       # of one pair
-AGREEMENT = 0.15                # median disagreement under a convention that agrees, at most
-MIN_RATIO = 3.0                 # of the disagreement as read and under the convention
-SHARE_OF_PAIRS = 2 / 3          # that have to say the same
+MIN_PAIRS = 3                   # needed to compare conventions
+MIN_PAIRS_AT_ALL = 5            # needed to reject poses under all conventions, or to estimate a rotation of the camera
+CONTRADICTION = 0.12            # median disagreement of the pairs above which other conventions are tried
+OTHER_ORDER = 0.3               # ... above which other orders of the poses are tried
+NO_AGREEMENT = 0.5              # ... above which poses are rejected even if no convention agrees
+PAIR_CONTRADICTION = 0.25       # disagreement above which a pair contradicts the poses
+AGREEMENT = 0.15                # largest median disagreement under a convention that agrees
+MIN_RATIO = 3.0                 # smallest ratio of the disagreement as read to that under the convention
+SHARE_OF_PAIRS = 2 / 3          # of the pairs that must support a conclusion
 MAX_PARALLAX_RAD = np.radians(45.0)
-MIN_TURN_RAD = np.radians(2.0)  # of a pair, to tell the direction of its axis
+MIN_TURN_RAD = np.radians(2.0)  # smallest rotation of a pair whose axis is reliable
 
 
 @dataclass(frozen=True, kw_only=True)
 class PoseAgreement:
-    """What a few pairs of images say of the poses. disagreement (P,): of each pair; problem: a sentence if the poses
-    cannot be right, else None."""
+    """The agreement of poses with pairs of images. disagreement (P,): of each pair. problem: a sentence if the poses
+    must be wrong, else None."""
 
     pairs: list[ImagePair]
     disagreement: np.ndarray
@@ -46,18 +46,17 @@ class PoseAgreement:
 
 
 def check_poses(frames: Sequence[PreparedFrame], measured_depths_m: Sequence[float | None]) -> str | None:
-    """Compare the poses of mapping images with what a few pairs of them show. Takes a second, and draws no random
-    numbers.
+    """Check the poses of mapping images against matches of a few pairs of images. Takes about a second.
 
     Args:
-        frames: in the order in which they were taken.
-        measured_depths_m: the median measured depth of each image, None if it has none.
+        frames: mapping frames in the order in which they were taken.
+        measured_depths_m: median measured depth of each image, None if it has none.
 
     Returns:
-        A sentence of what is unlikely about the poses, or None.
+        A warning if the poses are implausible, or None.
 
     Raises:
-        UserError: the poses cannot be right; it says which convention would agree.
+        UserError: the poses are wrong; the message names the convention that agrees with the images, if there is one.
     """
     poses = np.stack([frame.map_from_camera for frame in frames])
     agreement = compare(PairFinder(frames).find(), poses)
@@ -73,7 +72,7 @@ def check_poses(frames: Sequence[PreparedFrame], measured_depths_m: Sequence[flo
 
 
 def compare(pairs: Sequence[ImagePair], poses: np.ndarray) -> PoseAgreement:
-    """What the pairs say of the poses (F, 4, 4) of all images."""
+    """Compare the poses (F, 4, 4) of all images with the pairs."""
     pairs = list(pairs)
     as_read = disagreements(pairs, poses)
     problem = None
@@ -83,7 +82,7 @@ def compare(pairs: Sequence[ImagePair], poses: np.ndarray) -> PoseAgreement:
 
 
 def disagreements(pairs: Sequence[ImagePair], poses: np.ndarray) -> np.ndarray:
-    """For each pair, the median distance of its matches from their arcs by the poses, relative to their motion."""
+    """Return, for each pair, the median distance of its matches from their arcs, relative to their median motion."""
     return np.array([np.median(_distance_from_arc(pair, invert(poses[pair.b]) @ poses[pair.a]))
                      / np.median(pair.motion_rad) for pair in pairs])
 
@@ -106,7 +105,7 @@ def _problem(pairs: list[ImagePair], poses: np.ndarray, as_read: np.ndarray) -> 
 
 def _best(candidates: Iterable[Convention], pairs: list[ImagePair], poses: np.ndarray,
           as_read: np.ndarray) -> Convention | None:
-    """The convention that agrees best, if one agrees that well and that much better than the poses as read."""
+    """Return the convention that agrees best, if it agrees well and much better than the poses as read, else None."""
     scored = [(float(np.median(values)), number, candidate, values) for number, (candidate, values) in enumerate(
         (candidate, disagreements(pairs, candidate.convert(poses))) for candidate in candidates)]
     if not scored:
@@ -118,7 +117,10 @@ def _best(candidates: Iterable[Convention], pairs: list[ImagePair], poses: np.nd
 
 
 def _turned_cameras(pairs: list[ImagePair], poses: np.ndarray) -> list[Convention]:
-    """The constant rotation between the frame of the poses and the camera that explains best how both turn."""
+    """Estimate the constant rotation between posed frame and camera from the rotations of pairs, as a convention.
+
+    Returns an empty list if too few pairs rotate enough.
+    """
     seen = np.stack([Rotation.from_matrix(pair.rotation).as_rotvec() for pair in pairs])
     told = np.stack([Rotation.from_matrix(poses[pair.b, :3, :3].T @ poses[pair.a, :3, :3]).as_rotvec()
                      for pair in pairs])
@@ -126,14 +128,14 @@ def _turned_cameras(pairs: list[ImagePair], poses: np.ndarray) -> list[Conventio
     if turning.sum() < MIN_PAIRS_AT_ALL:
         return []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)        # of turns about one axis: the score decides
+        warnings.simplefilter("ignore", UserWarning)        # ambiguous if all rotate about one axis; the score decides
         camera_from_frame, _ = Rotation.align_vectors(seen[turning], told[turning])
     return [turned_camera(camera_from_frame.as_matrix())]
 
 
 def _distance_from_arc(pair: ImagePair, b_from_a: np.ndarray) -> np.ndarray:
-    """Angles (N,) between the matches in b and the arcs on which they can be: from the direction of a point at
-    infinity towards that of camera a, up to the largest parallax under which a point is recognised."""
+    """Return the angles (N,) between the matches in b and their arcs, which extend from the direction of the point at
+    infinity towards camera a, up to MAX_PARALLAX_RAD."""
     far = pair.rays_a @ b_from_a[:3, :3].T
     baseline = np.linalg.norm(b_from_a[:3, 3])
     if baseline < 1e-9:

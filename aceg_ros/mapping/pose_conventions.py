@@ -1,4 +1,4 @@
-"""What wrong poses may mean instead: each convention, how it is undone, and what to tell the user."""
+"""Conventions that wrong poses may follow: how to convert them, and what to tell the user."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ MAX_SHIFT = 3                   # images
 
 @dataclass(frozen=True, kw_only=True)
 class Convention:
-    """convert: map_from_camera (F, 4, 4) of what was read, in the order of the images. advice: how the sentence "The
-    images and the poses do not agree:" goes on."""
+    """A convention of poses. convert: converts poses (F, 4, 4) as read to map_from_camera in the order of the images.
+    advice: continues the sentence "The images and the poses do not agree:"."""
 
     advice: str
     convert: Callable[[np.ndarray], np.ndarray]
@@ -35,7 +35,7 @@ def _mirrored(poses: np.ndarray) -> np.ndarray:
 
 
 def _quaternions_rolled(poses: np.ndarray) -> np.ndarray:
-    """The poses if their quaternions, read as x y z w, were written as w x y z."""
+    """Correct poses whose quaternions were written as w x y z but read as x y z w."""
     w, x, y, z = Rotation.from_matrix(poses[:, :3, :3]).as_quat().T
     converted = poses.copy()
     converted[:, :3, :3] = Rotation.from_quat(np.column_stack([x, y, z, w])).as_matrix()
@@ -62,7 +62,7 @@ _AXES: tuple[tuple[str, np.ndarray], ...] = (
 
 
 def conventions() -> Iterator[Convention]:
-    """What the poses may mean instead, the likeliest first; the order of the images is right."""
+    """Yield other conventions of the poses, likely ones first, without a change of their order."""
     combined = ((first, second) for first in _MEANINGS for second in _AXES)
     for (meaning, convert), (axes, turned) in sorted(combined, key=lambda pair: bool(pair[0][0]) + bool(pair[1][0])):
         words = [part for part in (meaning, axes) if part]
@@ -76,17 +76,17 @@ def _convert(convert: Callable[[np.ndarray], np.ndarray], turned: np.ndarray, po
 
 
 def turned_camera(camera_from_frame: np.ndarray) -> Convention:
-    """The poses of a frame that is turned by a constant rotation (3, 3) against the camera."""
+    """Return the convention of poses of a frame that is rotated against the camera by camera_from_frame (3, 3)."""
     angle_deg = np.degrees(Rotation.from_matrix(camera_from_frame).magnitude())
     turned = np.eye(4)
     turned[:3, :3] = camera_from_frame.T
     return Convention(convert=lambda poses: poses @ turned, advice=(
-        f"the poses look like those of a frame that is turned by {angle_deg:.0f} degrees against the camera's: give the"
+        f"the poses look like those of a frame that is rotated by {angle_deg:.0f} degrees against the camera: give the"
         " poses of the camera's optical frame (x right, y down, z forward)"))
 
 
 def orders(count: int) -> Iterator[Convention]:
-    """Other orders of the poses of `count` images."""
+    """Yield other orders of the poses of `count` images."""
     for shift in range(1, MAX_SHIFT + 1):
         for step, which in ((shift, "before"), (-shift, "after")):
             images = "image" if shift == 1 else f"{shift}rd image" if shift == 3 else f"{shift}nd image"

@@ -70,7 +70,7 @@ def test_inexact_poses_pass(drive, degrees, metres):
     (lambda poses: invert(poses @ OPENGL), "world-to-camera.* and then like those of a camera with OpenGL axes"),
     (mounted(OPTICAL_FROM_BODY[:3, :3]), "body frame"),
     (mounted(OPTICAL_FROM_BODY[:3, :3], (0.0, 0.3, -0.1)), "body frame"),
-    (mounted(Rotation.from_euler("xyz", (-100, 25, 70), degrees=True).as_matrix()), "turned by 1[0-9][0-9] degrees"),
+    (mounted(Rotation.from_euler("xyz", (-100, 25, 70), degrees=True).as_matrix()), "rotated by 1[0-9][0-9] degrees"),
     (lambda poses: np.diag([1, -1, 1, 1]) @ poses @ np.diag([1, -1, 1, 1]), "left-handed"),
     (wxyz_read_as_xyzw, "w x y z"),
     (lambda poses: poses[np.random.default_rng(0).permutation(len(poses))], "each image has its own pose"),
@@ -118,7 +118,7 @@ def test_units_other_than_metres(drive):
         check(1000.0, 3.3)
     with pytest.raises(UserError, match="look like centimetres"):
         check(100.0, 3.3)
-    with pytest.raises(UserError, match="times as far away as the depth images say"):
+    with pytest.raises(UserError, match="times those of the depth images"):
         check(20.0, 3.3)
 
 
