@@ -23,7 +23,7 @@ def _add_encoder(networks: Any) -> None:
     verb.add_argument("--teacher", metavar="FILE", help="another encoder to distill")
     verb.add_argument("--teacher-every", type=positive, default=1, metavar="N", help="distill the teacher on every N-th"
                       " image only (default: %(default)s)")
-    verb.add_argument("--start", metavar="FILE", help="weights of an earlier run to begin with")
+    verb.add_argument("--start", metavar="FILE", help="initial weights, from an earlier run")
     verb.add_argument("--without", nargs="*", default=(), choices=("coordinates", "reliability"), help="losses to leave"
                       " out, for ablations")
 

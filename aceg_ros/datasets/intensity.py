@@ -1,8 +1,9 @@
-"""Maps grey values and colours of more than 8 bits to 8 bits, without losing the contrast of a narrow range.
+"""Converts grey values and colours of more than 8 bits to 8 bits, without losing the contrast of a narrow range.
 
-16 bits a channel rarely use all of them: a 12-bit sensor fills a sixteenth, a thermal camera a few hundred values far
-from zero. If the image (0.5th to 99.5th percentile) covers a quarter of the range or more, the range is mapped as
-cv_bridge does. Otherwise these percentiles become 0 and 255. This depends on nothing but the image.
+Images with 16 bits per channel rarely use the full range: a 12-bit sensor uses a sixteenth, a thermal camera a few
+hundred values far from zero. If the image (0.5th to 99.5th percentile) covers at least a quarter of the range, the
+full range is mapped, as in cv_bridge. Otherwise these percentiles become 0 and 255. The result depends on this image
+alone.
 """
 
 from __future__ import annotations
@@ -22,24 +23,24 @@ _MAX_SAMPLES = 100_000
 
 @dataclass(frozen=True, kw_only=True)
 class IntensityRange:
-    """The values that become 0 and 255. stretched: whether they are those of the image, not those of its type."""
+    """The values that become 0 and 255. stretched: whether they are percentiles of the image, not the full range."""
 
     low: float
     high: float
     stretched: bool
 
     def to_8_bits(self, values: np.ndarray) -> np.ndarray:
-        """uint8 of the same shape; values beyond the range, and those that are not finite, become 0 or 255."""
+        """Convert to uint8 of the same shape; values outside the range, or not finite, become 0 or 255."""
         scaled = (values.astype(np.float32) - np.float32(self.low)) * np.float32(255.0 / (self.high - self.low))
         scaled = np.nan_to_num(scaled, nan=0.0, posinf=255.0, neginf=0.0)
         return np.rint(np.clip(scaled, 0.0, 255.0)).astype(np.uint8)
 
 
 def intensity_range(values: np.ndarray) -> IntensityRange:
-    """Find the range of an image of integers or floating-point numbers (alpha left out).
+    """Find the intensity range of an image of integers or floating-point numbers (without alpha).
 
-    Floating-point numbers are from 0 to 1, or to 255, if these percentiles are; others have no known range.
-    Raises UserError if no value is finite.
+    The full range of floating-point numbers is assumed to be 0 to 1 or 0 to 255, if the percentiles are within it;
+    otherwise it is not known. Raises UserError if no value is finite.
     """
     samples = values.reshape(-1)
     step = len(samples) // _MAX_SAMPLES

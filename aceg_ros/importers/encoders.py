@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 IMPORTERS = (
     ImporterSpec(kind="ace-encoder", description="ace_encoder_pretrained.pt of the ACE release",
                  function="aceg_ros.importers.ace:import_encoder"),
-    ImporterSpec(kind="aliked", description="aliked-n16.pth and its like",
+    ImporterSpec(kind="aliked", description="aliked-n16.pth or another ALIKED model",
                  function="aceg_ros.importers.aliked:import_encoder"),
 )
 

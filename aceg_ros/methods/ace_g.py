@@ -1,6 +1,6 @@
 """ACE-G (Bruns et al., ICCV 2025): one frozen regressor for all scenes, and one code per scene as its input.
 
-With the shipped regressor the code is made of landmarks, found by triangulation in seconds. With the published one
+With the shipped regressor the code consists of landmarks, triangulated in seconds. With the published one
 (`aceg import ace-g`) it is optimised by reprojection, as in the paper.
 """
 

@@ -173,7 +173,7 @@ def make_mapper(method: str, options: MappingOptions, method_options: Any = None
     for option in options_of(spec.options):
         other = option.conflicts_with
         if other is not None and getattr(chosen, option.name) and getattr(options, other):
-            raise UserError(f"{option.name} and {other} cannot be asked for together.")
+            raise UserError(f"{option.name} and {other} cannot be used together.")
     return spec.make_mapper(options, chosen)
 
 

@@ -108,7 +108,7 @@ class OdometryGate:
         if reference.fix_count == 0:
             return fix          # a prior helps to accept a fix, but must not bias it
         pose, covariance = predict(reference, fix.odom_from_camera, self.config.drift)
-        # Errors of images taken at one position are correlated, so many of them must not reduce the covariance freely.
+        # Errors of images taken at one position are correlated: without this term, the covariance would get too small.
         covariance = covariance + 0.25 * fix.covariance
         gain = covariance @ np.linalg.inv(covariance + fix.covariance)
         step = gain @ pose_difference(fix.map_from_camera, pose)

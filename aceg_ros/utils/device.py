@@ -37,7 +37,7 @@ def pick_device(device: str) -> str:
     if device not in ("cpu", "cuda"):
         raise UserError(f"Unknown device '{device}': use auto, cpu or cuda.")
     if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("Device 'cuda' was asked for, but PyTorch sees no GPU here: use --device cpu.")
+        raise UserError("Device 'cuda' was requested, but PyTorch finds no GPU: use --device cpu.")
     return device
 
 

@@ -142,5 +142,5 @@ def test_help_loads_no_torch():
 
 
 def test_options_that_exclude_each_other_do_so_without_the_command_line():
-    with pytest.raises(UserError, match="reprojection_only and use_depth cannot be asked for together"):
+    with pytest.raises(UserError, match="reprojection_only and use_depth cannot be used together"):
         registry.make_mapper("ace", MappingOptions(use_depth=True), AceOptions(reprojection_only=True))
