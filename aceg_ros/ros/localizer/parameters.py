@@ -74,7 +74,7 @@ class PoseParameters:
         "auto", "Transform that is published; auto means map_to_odom if odom_frame is set, else map_to_base if "
         "base_frame is set, else map_to_camera.", choices=TF_POLICIES)
     transform_tolerance: float = parameter(
-        0.1, "Time in seconds by which transforms are post-dated, so that they can be looked up until the next one.",
+        0.1, "Time in seconds by which transforms are post-dated, so that TF lookups succeed until the next one.",
         minimum=0.0, maximum=10.0)
     tf_rate: float = parameter(20.0, "Rate in Hz at which the transform is published again between two poses.",
                                minimum=0.1, maximum=200.0, read_only=True)
