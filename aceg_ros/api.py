@@ -47,8 +47,8 @@ def build_map(recording: str | Path | Iterable[Frame], *, method: str | None = N
         method_options: options of the method, such as codes=2048; `aceg map --help` lists them.
 
     Returns:
-        The map, in memory; `SceneMap.save` writes it to a file. Frames that could not be used are counted in its
-        statistics and named in the log "aceg_ros".
+        The map, in memory; `SceneMap.save` writes it to a file. Frames that could not be read or used are named in the
+        log "aceg_ros"; the latter are counted in the map's statistics.
 
     Raises:
         UserError: the recording cannot be read, or no map can be built from its usable frames.

@@ -107,12 +107,12 @@ def _read_trajectory(file: Path) -> Trajectory:
 
 
 def _read_list(file: Path) -> list[tuple[float, Path]]:
-    """(stamp, image) in time order."""
+    """Read a list file: (stamp, image) in time order."""
     return [(stamp_s, file.parent / " ".join(words)) for stamp_s, words in _stamped_lines(file)]
 
 
 def _stamped_lines(file: Path) -> list[tuple[float, list[str]]]:
-    """The stamp and the other words of each line, in time order."""
+    """Read the stamp and the other words of each line, in time order."""
     lines = []
     for number, line in enumerate(read_text(file).splitlines(), start=1):
         words = line.split()

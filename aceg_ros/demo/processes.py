@@ -33,7 +33,7 @@ class NodeProcess:
         return self.log.read_text(errors="replace").splitlines()
 
     def last_line(self) -> str:
-        """The last line of the log, without the logger's prefix."""
+        """Return the last line of the log, without the logger's prefix."""
         lines = self.lines()
         return lines[-1].split("]: ")[-1].strip() if lines else ""
 

@@ -37,9 +37,10 @@ def held_out_indices(count: int) -> set[int]:
 
 def calibrate_covariance_scale(localize: Callable[[Frame], PoseEstimate], frames: Iterable[Frame],
                                budget: MappingBudget) -> float:
-    """The factor by which a localizer's covariances fit its true errors on posed frames that its map has not seen.
+    """Compute the factor by which covariances must be multiplied to agree with the true errors on held-out frames.
 
-    localize: of a localizer with a factor of 1. At the deadline of the budget, the frames localized so far have to do.
+    localize: of a localizer with a factor of 1. frames: posed frames that were not mapped. At the deadline of the
+    budget, the frames localized so far are used.
     """
     errors = []
     for frame in frames:

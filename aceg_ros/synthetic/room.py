@@ -109,7 +109,7 @@ def long_hall(seed: int, textures: int, length_m: float, width_m: float = 5.0) -
     builder = _Builder(rng, textures)
     height = rng.uniform(2.5, 3.2)
     builder.add_box((0, 0, height / 2), (length_m / 2, width_m / 2, height / 2), tile_m=rng.uniform(0.8, 2.5),
-              one_texture=False)
+                    one_texture=False)
     for _ in range(round(1.6 * length_m)):
         _hang_poster(builder, length_m, width_m, height, position=_along_side)
     for _ in range(round(0.3 * length_m)):
@@ -118,7 +118,7 @@ def long_hall(seed: int, textures: int, length_m: float, width_m: float = 5.0) -
         half = rng.uniform((0.12, 0.12, 0.15), (0.45, 0.3, 0.7))
         x, side = rng.uniform(-length_m / 2 + 0.5, length_m / 2 - 0.5), rng.choice((-1, 1))
         builder.add_box((x, side * rng.uniform(1.4, width_m / 2 - 0.5), half[2]), half, rng.uniform(0, np.pi),
-                  tile_m=(None, 0.5, 1.0)[rng.integers(3)], one_texture=False)
+                        tile_m=(None, 0.5, 1.0)[rng.integers(3)], one_texture=False)
     return builder.room((length_m, width_m, height), seed)
 
 

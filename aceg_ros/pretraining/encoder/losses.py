@@ -66,7 +66,7 @@ def encoder_losses(net: CompactNet, batch: list[Sample], device: str, *, student
     terms["reliability"] = torch.stack([functional.binary_cross_entropy_with_logits(side[:, -1], hit)
                                         for side, hit in zip(sides, hits, strict=True)]).mean()
     with_points = [(sample.map_points, span) for sample, span in zip(batch, spans, strict=True)
-               if sample.map_points is not None]
+                   if sample.map_points is not None]
     if with_points:
         terms["coordinates"] = torch.stack([coordinate_loss(a[span], b[span], torch.from_numpy(xyz).float().to(device))
                                             for xyz, span in with_points]).mean()

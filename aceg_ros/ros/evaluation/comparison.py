@@ -22,7 +22,7 @@ from aceg_ros.utils.device import pick_device
 
 
 def evaluate_recording(recording: NodeRecording, recorded: Mapping[int, tuple[str, float]], scene: Scene,
-                   parameters: EvaluationParameters) -> dict[str, Any]:
+                       parameters: EvaluationParameters) -> dict[str, Any]:
     """Evaluate the node's results and the scene offline, and write evaluation.json and report.html.
 
     Args:
