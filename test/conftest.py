@@ -46,6 +46,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("robot" if whole_robot else "nodes"))
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What computes steps back for what has to be in time. Groups of nodes come first (they are the largest), so a
+    worker that has stepped back starts none of them."""
+    if "PYTEST_XDIST_WORKER" in os.environ and not item.get_closest_marker("ros"):
+        os.nice(max(0, 10 - os.nice(0)))
+
+
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
     """made_once(name, make): the folder that make(folder) fills, made once for all workers of a run.
