@@ -29,6 +29,7 @@ if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
     os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
 
 
+@pytest.hookimpl(tryfirst=True)            # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks by folder and by fixture. Tests with nodes run one after the other, and those of a whole robot as well, so
     that of each kind there is one at a time."""
@@ -42,7 +43,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if fixtures & {"shared", "shared_scenes"}:
             item.add_marker("needs_data")
         if item.get_closest_marker("ros"):
-            whole_robot = folder == "system" or item.path.name == "test_node_mapping.py"
+            whole_robot = folder == "system" or item.path.name in ("test_node_evaluation.py", "test_node_mapping.py")
             item.add_marker(pytest.mark.xdist_group("robot" if whole_robot else "nodes"))
 
 

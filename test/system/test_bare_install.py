@@ -4,14 +4,41 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from importlib.metadata import version
+from collections.abc import Iterator
+from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 pytestmark = pytest.mark.xdist_group("bare_install")        # one worker makes it, and the others need not wait
+
+
+def with_requirements(name: str) -> Iterator[Distribution]:
+    """An installed distribution and all that it requires."""
+    yield distribution(name)
+    for requirement in map(Requirement, distribution(name).requires or ()):
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            yield from with_requirements(requirement.name)
+
+
+def link_all(source: Path, target: Path) -> None:
+    """Hard links of a file, or of all that is in a folder; copies where the target is on another file system."""
+    def link(source: str, target: str) -> None:
+        try:
+            os.link(source, target)
+        except FileExistsError:                 # in a folder of several distributions
+            pass
+        except OSError:
+            shutil.copy2(source, target)
+
+    if source.is_dir():
+        shutil.copytree(source, target, copy_function=link, dirs_exist_ok=True)
+    else:
+        link(str(source), str(target))
 
 
 @pytest.fixture(scope="module")
@@ -20,10 +47,14 @@ def bin_folder(copy_sources, made_once) -> Path:
     def make(folder: Path) -> None:
         copy_sources(folder / "source")
         subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
-        # The torch that everything here runs with: another one would be gigabytes of CUDA.
-        subprocess.run([str(folder / "venv" / "bin" / "python"), "-m", "pip", "install", "--quiet",
-                        "--no-compile", "--disable-pip-version-check", f"torch=={version('torch').split('+')[0]}",
-                        str(folder / "source")], check=True)
+        site, = (folder / "venv" / "lib").glob("python*/site-packages")
+        # The torch that everything here runs with, as hard links: another one would be gigabytes of CUDA.
+        for found in with_requirements("torch"):
+            if not any(Distribution.discover(name=found.metadata["Name"], path=[str(site)])):
+                for name in {file.parts[0] for file in found.files or ()} - {"..", "__pycache__"}:
+                    link_all(Path(str(found.locate_file(name))), site / name)
+        subprocess.run([str(folder / "venv" / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-compile",
+                        "--disable-pip-version-check", str(folder / "source")], check=True)
 
     return made_once("bare_install", make) / "venv" / "bin"
 
