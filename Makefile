@@ -41,7 +41,7 @@ test: lint
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 test-fast: setup
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow and not ros" test/unit test/data $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not ros" test/unit test/data $(PYTEST_ARGS)
 
 clean:
 	rm -rf .build build install log *.egg-info .pytest_cache .mypy_cache .ruff_cache demo_output bench_output
