@@ -119,7 +119,7 @@ def test_a_camera_that_only_turns_is_told_so(start):
     seen.call("start_mapping")
     camera.show(20)
     response = seen.graph.call(Trigger, "/localizer/stop_mapping")
-    assert not response.success and "turned on the spot" in response.message
+    assert not response.success and "only rotated" in response.message
     assert seen.mapping[-1][2]["state"] == "collecting", "the drive goes on"
 
 
