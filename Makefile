@@ -23,7 +23,7 @@ help:
 	@echo "make setup       only the set-up: .venv with everything in it                      [PYTHON=python3.12]"
 	@echo "make clean       remove what was built or written; make distclean: the .venv too"
 
-setup: $(VENV)/.installed $(VENV)/.tf2_msgs
+setup: $(VENV)/.installed $(VENV)/.interfaces
 
 demo: setup
 	$(BIN)/aceg demo $(if $(SCENE),--scene "$(SCENE)")
@@ -61,9 +61,11 @@ $(VENV)/.requirements: requirements.txt $(VENV)/.created
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.txt
 	touch $@
 
-$(VENV)/.tf2_msgs: $(wildcard standalone/tf2_msgs/* standalone/tf2_msgs/*/*) standalone/build_tf2_msgs.sh $(VENV)/.requirements
-	@echo "Building tf2_msgs (half a minute, once) ..."
-	standalone/build_tf2_msgs.sh
+INTERFACES := $(foreach name,bond tf2_msgs,$(wildcard standalone/$(name)/* standalone/$(name)/*/*))
+
+$(VENV)/.interfaces: $(INTERFACES) standalone/build_interfaces.sh $(VENV)/.requirements
+	@echo "Building the interfaces bond and tf2_msgs (half a minute, once) ..."
+	standalone/build_interfaces.sh
 	touch $@
 
 # The package itself, editable, and the stand-ins for what ROS 2 would bring.

@@ -22,7 +22,7 @@ THIRD_PARTY = {"PIL": "python3-pil", "cv2": "python3-opencv", "matplotlib": "pyt
                "scipy": "python3-scipy", "torch": "python3-torch", "tqdm": "python3-tqdm", "yaml": "python3-yaml",
                "tf2_ros": "tf2_ros_py"}
 ON_THE_INDEX = {"PIL": "pillow", "cv2": "opencv-python-headless", "yaml": "pyyaml"}
-STAND_INS = {"cv_bridge", "sensor_msgs_py", "tf2_msgs", "tf2_ros"}
+STAND_INS = {"bond", "cv_bridge", "sensor_msgs_py", "tf2_msgs", "tf2_ros"}
 NOT_IMPORTED = {"rmw_fastrtps_cpp", "rviz2"}
 
 

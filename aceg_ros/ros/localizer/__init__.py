@@ -10,6 +10,7 @@ The steps from an image to its pose, and the thread of each:
     status_publisher.py localization    publishes the result of the image on ~/status
 
 map_loader.py loads maps in a thread of its own while the old map stays in use. services.py runs each service in its own
-thread. aceg_ros.ros.mapping records keyframes in one thread and monitors the training process in another. node.py
-connects all parts and implements the lifecycle. The executor thread never waits.
+thread. aceg_ros.ros.mapping records keyframes in one thread and monitors the training process in another. bond.py sends
+heartbeats to Nav2's lifecycle manager. node.py connects all parts and implements the lifecycle. The executor thread
+never waits.
 """

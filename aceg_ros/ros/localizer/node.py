@@ -25,6 +25,7 @@ from aceg_ros.ros.common.executor import WaitingCallbackGroup
 from aceg_ros.ros.common.parameters import ParameterGroup
 from aceg_ros.ros.common.run import run
 from aceg_ros.ros.common.transform_lookup import TransformLookup
+from aceg_ros.ros.localizer.bond import Bond
 from aceg_ros.ros.localizer.display import Display
 from aceg_ros.ros.localizer.map_loader import LoadedMap, MapLoader, MapState, load_localizer
 from aceg_ros.ros.localizer.parameters import LocalizerParameters
@@ -85,6 +86,7 @@ class LocalizerNode(LifecycleNodeMixin, Node):
             self, self._own_parameters, pipeline=self._pipeline, maps=self._maps, mapping=self._mapping,
             lifecycle=lambda: self._lifecycle, reset=self._reset_poses)
         self.create_subscription(PoseWithCovarianceStamped, "initialpose", self._initial_pose_received, 1)
+        self._bond = Bond(self)
         self._create_timers()
         self._is_complete = True
 
@@ -139,6 +141,7 @@ class LocalizerNode(LifecycleNodeMixin, Node):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._pipeline.is_active = True
         self._pipeline.input.start()
+        self._bond.start()
         return TransitionCallbackReturn.SUCCESS
 
     @_log_errors
@@ -147,6 +150,7 @@ class LocalizerNode(LifecycleNodeMixin, Node):
         self._pipeline.input.stop()
         self._save_last_pose()
         self._output.reset()
+        self._bond.end()
         return TransitionCallbackReturn.SUCCESS
 
     @_log_errors
