@@ -9,6 +9,7 @@ Conventions of the whole package
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from aceg_ros.errors import UserError
 
+MAX_RAY_DIFFERENCE, MIN_AGREEING = 0.02, 0.8    # of cameras that are taken for one: their difference, their share
 DISTORTION_COUNTS = {"pinhole": (0,), "plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}
 
 
@@ -119,6 +121,23 @@ class Camera:
         return cv2.remap(image, map_x, map_y, interpolation, borderMode=cv2.BORDER_CONSTANT), valid
 
 
+def median_camera(cameras: Sequence[Camera]) -> Camera | None:
+    """Return the camera of median focal length, if nearly all of these, of one image size, agree with it; else None.
+
+    They agree if no ray through the border of the image differs by more than MAX_RAY_DIFFERENCE, as a share of the
+    distance of the corner from the axis.
+    """
+    if len(cameras) <= 1:
+        return cameras[0] if cameras else None
+    middle = sorted(cameras, key=lambda camera: camera.fx * camera.fy)[len(cameras) // 2]
+    right, bottom = middle.width - 1.0, middle.height - 1.0
+    border = np.array([(x, y) for x in (0.0, right / 2, right) for y in (0.0, bottom / 2, bottom)])
+    rays = middle.unproject(border)[:, :2]
+    limit = MAX_RAY_DIFFERENCE * np.linalg.norm(rays, axis=1).max()
+    agree = [np.linalg.norm(camera.unproject(border)[:, :2] - rays, axis=1).max() <= limit for camera in cameras]
+    return middle if np.mean(agree) >= MIN_AGREEING else None
+
+
 @lru_cache(maxsize=8)
 def _rectification(camera: Camera) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     size = (camera.width, camera.height)
@@ -159,6 +178,7 @@ class Frame:
 
     image: (H, W, 3) uint8 RGB. map_from_camera: (4, 4), camera pose in the map frame, or None for a query image.
     depth_m: (H, W) float32 z-depth in metres, 0 or NaN for unknown pixels, or None. name: for messages and reports.
+    depth_problem: a sentence if there is a depth image that cannot be used, which matters only to who needs it.
     """
 
     image: np.ndarray
@@ -167,6 +187,7 @@ class Frame:
     map_from_camera: np.ndarray | None = None
     name: str = ""
     depth_m: np.ndarray | None = field(default=None, repr=False)
+    depth_problem: str = ""
 
     def rectified(self) -> tuple[Frame, np.ndarray | None]:
         """Return the frame without lens distortion (image, depth and camera), and the mask of `Camera.rectify`."""

@@ -6,9 +6,12 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from aceg_ros.datasets import SkippedFrame
 
 
 class StopOnInterrupt:
@@ -37,9 +40,17 @@ class StopOnInterrupt:
         return self._requested
 
 
-def frame_bar(frames: Sequence[Any] | Iterable[Any], text: str) -> tqdm:
+class FrameBar(tqdm):
+    """A progress bar over frames. Like a `Scene`, it knows which were skipped."""
+
+    @property
+    def skipped(self) -> Sequence[SkippedFrame]:
+        return getattr(self.iterable, "skipped", ())
+
+
+def frame_bar(frames: Sequence[Any] | Iterable[Any], text: str) -> FrameBar:
     """Wrap an iterable of frames in a progress bar, which is shown on a terminal only."""
-    return tqdm(frames, text, unit="frame", leave=False, disable=None)
+    return FrameBar(frames, text, unit="frame", leave=False, disable=None)
 
 
 @contextmanager
@@ -51,10 +62,10 @@ def localizing_bar(total: int):
 
 
 def print_skipped(reasons: Sequence[str], total: int) -> None:
-    """Print how many frames of a scene were skipped, and the reasons for the first ones."""
+    """Print how many frames of a scene were skipped, and why, the commonest reasons first."""
+    from aceg_ros.datasets.scene import grouped_reasons
+
     if reasons:
         print(f"aceg: {len(reasons)} of {total} frames skipped:", file=sys.stderr)
-        for reason in reasons[:5]:
-            print(f"  {reason}", file=sys.stderr)
-        if len(reasons) > 5:
-            print(f"  and {len(reasons) - 5} more", file=sys.stderr)
+        for sentence in grouped_reasons(reasons):
+            print(f"  {sentence}", file=sys.stderr)

@@ -4,7 +4,7 @@ rgb/NAME.jpg|png        the image
 poses/NAME.txt          4x4 map_from_camera, OpenCV axes, metres
 calibration/NAME.txt    3x3 K of the stored image (centre of the first pixel = (0, 0)), or one focal length in
                         pixels: then the principal point is the centre of the image. No lens distortion.
-depth/NAME.png          16-bit millimetres, 0 = unknown, as large as the image
+depth/NAME.png          16-bit millimetres, 0 = unknown, of what the image shows; of another size, it is resampled
 A trailing .color, .rgb, .image, .pose, .calibration or .depth is not part of NAME (file names as in 7-Scenes).
 """
 
@@ -21,7 +21,7 @@ from PIL import Image
 
 from aceg_ros.camera import Frame
 from aceg_ros.datasets.camera_file import camera_from_matrix_file
-from aceg_ros.datasets.files import list_images, load_depth, load_image, read_pose
+from aceg_ros.datasets.files import list_images, load_image, load_registered_depth, read_pose
 from aceg_ros.datasets.scene import FRAME_PERIOD_S, natural_order
 from aceg_ros.errors import UserError
 
@@ -54,13 +54,11 @@ class AceEntry:
         image = load_image(self.image)
         height, width = image.shape[:2]
         camera = camera_from_matrix_file(self.calibration, width, height)
-        depth_m = None
+        depth_m, problem = None, ""
         if self.depth is not None:
-            depth_m = load_depth(self.depth)
-            if depth_m.shape != (height, width):
-                raise UserError(f"Depth image {self.depth} is not as large as the colour image {self.image.name}.")
+            depth_m, problem = load_registered_depth(self.depth, width, height)
         return Frame(image=image, camera=camera, stamp_s=self.stamp_s, map_from_camera=pose, name=self.name,
-                     depth_m=depth_m)
+                     depth_m=depth_m, depth_problem=problem)
 
 
 def can_read(path: Path) -> bool:

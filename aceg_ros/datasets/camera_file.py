@@ -10,7 +10,7 @@ import yaml
 
 from aceg_ros.camera import Camera
 from aceg_ros.datasets.camera_info import CameraInfoFields, check_matrix
-from aceg_ros.datasets.files import read_numbers, read_text
+from aceg_ros.datasets.files import exif_orientation, read_numbers, read_text, same_aspect
 from aceg_ros.errors import UserError
 
 
@@ -58,13 +58,22 @@ def camera_from_matrix_file(path: Path, width: int, height: int) -> Camera:
     raise UserError(f"Calibration file {path} holds {numbers.size} numbers instead of a 3x3 matrix or a focal length.")
 
 
-def scaled_camera(camera: Camera, width: int, height: int, source: str) -> Camera:
-    """Scale a camera to another image size. Raises UserError if the aspect ratios differ by more than a pixel."""
-    if (camera.width, camera.height) == (width, height):
+def scaled_camera(camera: Camera, width: int, height: int, source: str, *, image: Path | None = None) -> Camera:
+    """Scale a camera to another image size. Raises UserError if the aspect ratios differ by more than a pixel.
+
+    image: the file, whose EXIF orientation is named if that may be why.
+    """
+    size = camera.width, camera.height
+    if size == (width, height):
         return camera
-    if abs(width * camera.height - height * camera.width) > max(camera.width, camera.height):
-        raise UserError(f"{source} is for {camera.width}x{camera.height} images, but the image has "
-                        f"{width}x{height} pixels.")
+    if not same_aspect(size, (width, height)):
+        found = f"{source} is for {camera.width}x{camera.height} images, but the image has {width}x{height} pixels"
+        if image is None or not same_aspect(size, (height, width)):
+            raise UserError(f"{found}.")
+        orientation = exif_orientation(image)
+        reason = f"its EXIF orientation ({orientation})" if orientation >= 5 else "an EXIF orientation, lost since,"
+        raise UserError(f"{found}: what made the poses has turned it by {reason}, and here images are read as they are"
+                        " stored. Store them upright (mogrify -auto-orient), then they fit.")
     return camera.resized(width, height)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os.path import isfile
 from pathlib import Path
 
 import cv2
@@ -53,9 +54,57 @@ def list_images(folder: Path) -> list[Path]:
             if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")]
 
 
+def load_registered_depth(path: Path, width: int, height: int, units_per_m: float = 1000.0
+                          ) -> tuple[np.ndarray | None, str]:
+    """Read a depth image that covers the colour image of width x height pixels, and resample it to its size.
+
+    Returns:
+        The depth (height, width) in metres and "", or None and the reason, a sentence, if its aspect ratio is another.
+    """
+    depth_m = load_depth(path, units_per_m)
+    rows, columns = depth_m.shape
+    if (rows, columns) == (height, width):
+        return depth_m, ""
+    if not same_aspect((columns, rows), (width, height)):
+        return None, (f"Depth image {path} has {columns}x{rows} pixels, the colour image {width}x{height}: the aspect"
+                      " ratios differ, so they do not show the same; register depth to colour first.")
+    # Not INTER_NEAREST, which is off by half a pixel of the depth image.
+    return cv2.resize(depth_m, (width, height), interpolation=cv2.INTER_NEAREST_EXACT), ""
+
+
+def same_aspect(a: tuple[int, int], b: tuple[int, int]) -> bool:
+    """Whether two sizes (width, height) have the same aspect ratio, to a pixel of the smaller one."""
+    return abs(a[0] * b[1] - a[1] * b[0]) <= max(*a, *b)
+
+
+def exif_orientation(path: Path) -> int:
+    """The EXIF orientation of an image file: 1 is upright, 5 to 8 are turned by 90 degrees; 1 if it states none."""
+    try:
+        with Image.open(path) as image:
+            return int(image.getexif().get(0x0112, 1))
+    except Exception:               # of any kind, on damaged EXIF: it is only for a message
+        return 1
+
+
+def existing_image(path: Path) -> Path:
+    """Return the file that a list means by this path, written with backslashes, without an ending, or with one in the
+    other case; the path itself if there is no such file."""
+    if isfile(path) or not path.name:           # unlike Path.is_file, it takes names of any length
+        return path
+    path = Path(str(path).replace("\\", "/"))
+    endings = [ending for suffix in IMAGE_SUFFIXES for ending in (suffix, suffix.upper())]
+    candidates = [path, *(path.with_name(path.name + ending) for ending in endings)]
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        candidates += [path.with_suffix(ending) for ending in (path.suffix.lower(), path.suffix.upper())]
+    return next((candidate for candidate in candidates if isfile(candidate)), path)
+
+
 def read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        content = path.read_bytes()
+        # Windows' editors and PowerShell write UTF-16.
+        encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+        return content.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
     except FileNotFoundError:
         raise UserError(f"File {path} is missing.") from None
     except (OSError, UnicodeDecodeError) as error:

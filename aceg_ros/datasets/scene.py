@@ -14,6 +14,9 @@ from aceg_ros.errors import UserError
 FRAME_PERIOD_S = 1.0 / 30.0     # stamps of formats that record no time: frame i was taken at i * FRAME_PERIOD_S
 
 
+_FILES_AND_NUMBERS = re.compile(r"\S*[/\\]\S*|\S+\.\w{2,5}\b|\S*\d\S*")
+
+
 class Entry(Protocol):
     """One listed frame. It takes little memory: only `load` decodes the image."""
 
@@ -56,7 +59,7 @@ class Scene:
             except UserError:
                 continue
         if len(self._skipped) == len(self):
-            reasons = " ".join(skipped.reason for skipped in self.skipped[:3])
+            reasons = " ".join(grouped_reasons([skipped.reason for skipped in self.skipped]))
             raise UserError(f"Scene {self.name} has no usable frame among {len(self)}: {reasons}")
 
     def frame(self, index: int) -> Frame:
@@ -74,7 +77,21 @@ class Scene:
         return [self._skipped[index] for index in sorted(self._skipped)]
 
 
-def natural_order(path: Path | str) -> list[tuple[int, int, str]]:
+def grouped_reasons(reasons: Sequence[str], limit: int = 5) -> list[str]:
+    """Sentences that say why frames were skipped: one of each kind, the commonest first, with how many more are like
+    it. Of one kind are sentences that differ in names of files and numbers only; at most `limit` kinds are told."""
+    kinds: dict[str, list[str]] = {}
+    for reason in reasons:
+        kinds.setdefault(_FILES_AND_NUMBERS.sub("#", reason), []).append(reason)
+    groups = sorted(kinds.values(), key=len, reverse=True)
+    told = [f"{alike[0]} ({len(alike) - 1} more like it.)" if len(alike) > 1 else alike[0] for alike in groups[:limit]]
+    rest = sum(len(alike) for alike in groups[limit:])
+    return [*told, f"And {rest} more, for other reasons."] if rest else told
+
+
+def natural_order(path: Path | str) -> list[tuple[int, int, str, str]]:
     """Return a sort key by which frame9 comes before frame10."""
     parts = re.split(r"(\d+)", str(path))
-    return [(1, int(part), part) if part.isdecimal() else (0, 0, part) for part in parts]
+    digits = [part.lstrip("0") if part.isdecimal() else "" for part in parts]      # int() refuses 5000 of them
+    return [(1, len(number), number, part) if part.isdecimal() else (0, 0, part, "")
+            for part, number in zip(parts, digits, strict=True)]

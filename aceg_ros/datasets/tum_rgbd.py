@@ -16,7 +16,7 @@ import numpy as np
 
 from aceg_ros.camera import Camera, Frame
 from aceg_ros.datasets.camera_file import load_camera_file, scaled_camera
-from aceg_ros.datasets.files import checked_pose, load_depth, load_image, read_text
+from aceg_ros.datasets.files import checked_pose, load_image, load_registered_depth, read_text
 from aceg_ros.errors import UserError
 from aceg_ros.geometry import interpolate_poses, pose_from_quaternion
 
@@ -79,13 +79,11 @@ class TumEntry:
         image = load_image(self.image)
         height, width = image.shape[:2]
         camera = _camera(self.trajectory.file.parent, width, height)
-        depth_m = None
+        depth_m, problem = None, ""
         if self.depth is not None:
-            depth_m = load_depth(self.depth, DEPTH_UNITS_PER_M)
-            if depth_m.shape != (height, width):
-                raise UserError(f"Depth image {self.depth} is not as large as the colour image {self.image.name}.")
+            depth_m, problem = load_registered_depth(self.depth, width, height, DEPTH_UNITS_PER_M)
         return Frame(image=image, camera=camera, stamp_s=self.stamp_s, map_from_camera=pose, name=self.name,
-                     depth_m=depth_m)
+                     depth_m=depth_m, depth_problem=problem)
 
 
 def can_read(path: Path) -> bool:

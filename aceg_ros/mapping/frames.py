@@ -57,6 +57,8 @@ class MappingFrames:
         if frame.map_from_camera is None or not is_pose(frame.map_from_camera):
             raise UserError(f"Frame {frame.name} has no usable pose (finite, rigid 4x4): mapping needs one for"
                             " each image.")
+        if self._use_depth and frame.depth_problem:
+            raise UserError(f"Frame {frame.name}: {frame.depth_problem}")
         rejection = reject_image(frame)
         if rejection is not None:
             raise UserError(f"Frame {frame.name}: {rejection.message}")

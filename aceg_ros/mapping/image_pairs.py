@@ -24,6 +24,7 @@ MIN_MATCHES = 20                # that one relative pose explains
 MIN_MATCH_SHARE = 0.4           # of all matches
 MIN_MOTION_RAD = np.radians(4.0)      # of a pair, the median of its matches: less tells little
 STILL_RAD = np.radians(0.4)     # matches that do not move: of the robot itself, or of a mark in the image
+MIN_MOVING_SHARE = 0.6          # of the matches: else the camera stands still
 MAX_ERROR_PX = 1.5
 
 
@@ -114,6 +115,8 @@ class PairFinder:
         rays = [np.column_stack([xy, np.ones(len(xy))]) for xy in normalized]
         rays_a, rays_b = (ray / np.linalg.norm(ray, axis=1, keepdims=True) for ray in rays)
         moves = np.arccos(np.clip((rays_a * rays_b).sum(1), -1, 1)) > STILL_RAD
+        if moves.mean() < MIN_MOVING_SHARE:         # the camera stands still, and somebody walks by
+            moves[:] = True
         if moves.sum() < MIN_MATCHES:
             return None
         cameras = [{"model": "PINHOLE", "width": 1, "height": 1, "params": [*keypoints.focal, 0.0, 0.0]}

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
 from safetensors import SafetensorError, safe_open
 
-from aceg_ros.camera import Camera
+from aceg_ros.camera import Camera, median_camera
 from aceg_ros.errors import UserError
 from aceg_ros.maps.migrate import upgrade_header
 from aceg_ros.utils.atomic_file import without_nan
@@ -104,14 +104,17 @@ class MapHeader:
         return self.networks[role]
 
     def camera_of_size(self, width: int, height: int) -> Camera:
-        """Return the camera of the mapping images of this size. Raises UserError unless there is exactly one."""
+        """Return the camera of the mapping images of this size; if each image has its own and they nearly agree, as
+        COLMAP and phones make them, the one in the middle. Raises UserError unless there is such a camera."""
         fitting = [camera for camera in self.cameras if (camera.width, camera.height) == (width, height)]
-        if len(fitting) == 1:
-            return fitting[0]
+        camera = median_camera(fitting)
+        if camera is not None:
+            return camera
         sizes = ", ".join(sorted({f"{camera.width}x{camera.height}" for camera in self.cameras})) or "none"
-        found = f"{len(fitting)} cameras" if fitting else "no camera"
+        found = f"{len(fitting)} cameras, which differ," if fitting else "no camera"
         raise UserError(f"The map knows {found} of {width}x{height} (its images: {sizes}): give the intrinsics with"
-                        " --camera FILE, or as a Camera in Python.")
+                        " --camera FILE (ROS camera_info YAML, JSON with width, height, fx, fy, cx, cy, or a 3x3 matrix"
+                        " as text), or as a Camera in Python.")
 
     def settings_as(self, settings_type: type[Settings]) -> Settings:
         """Return the settings as the frozen dataclass of the method; fields that are not stored have their defaults.

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from aceg_ros.camera import Frame
+from aceg_ros.datasets.scene import grouped_reasons
 from aceg_ros.errors import UserError
 from aceg_ros.mapping.budget import MappingBudget
 from aceg_ros.mapping.calibration import calibrate_covariance_scale, held_out_indices
@@ -35,12 +36,15 @@ def build_map(method: str, options: MappingOptions, frames: Iterable[Frame], bud
         The map, and a sentence for each frame that was skipped.
 
     Raises:
-        UserError: no map can be built from the usable frames.
+        UserError: no map can be built from the usable frames; the message says why others were skipped.
     """
     mapper = make_mapper(method, options, method_options)
     unseen, skipped = _add_frames(mapper, frames)
     reserve_s = min(_CALIBRATION_S + _CALIBRATION_S_PER_IMAGE * len(unseen), 0.1 * budget.total_s)
-    scene_map = mapper.build(budget.reserve(reserve_s) if unseen else budget)
+    try:
+        scene_map = mapper.build(budget.reserve(reserve_s) if unseen else budget)
+    except UserError as error:
+        raise UserError(f"{error}{_told(_unreadable(frames) + skipped)}") from None
     scale = MIN_COVARIANCE_SCALE
     if unseen and not budget.should_stop():
         raw = replace(scene_map, covariance_scale=1.0)
@@ -48,6 +52,16 @@ def build_map(method: str, options: MappingOptions, frames: Iterable[Frame], bud
         scale = calibrate_covariance_scale(localizer.localize, unseen, budget)
     statistics = replace(scene_map.statistics, skipped=len(skipped), held_out=len(unseen), mapping_s=budget.elapsed_s())
     return replace(scene_map, covariance_scale=scale, statistics=statistics), skipped
+
+
+def _unreadable(frames: Iterable[Frame]) -> list[str]:
+    """Why the reader of these frames left some out, if it is a scene."""
+    return [skipped.reason for skipped in getattr(frames, "skipped", ())]
+
+
+def _told(reasons: list[str]) -> str:
+    """What to add to a sentence to tell why frames were skipped; nothing if none were."""
+    return f" Skipped frames: {len(reasons)}. {' '.join(grouped_reasons(reasons))}" if reasons else ""
 
 
 def _add_frames(mapper: Mapper, frames: Iterable[Frame]) -> tuple[list[Frame], list[str]]:

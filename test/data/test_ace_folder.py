@@ -88,7 +88,6 @@ def _truncated_jpeg(path: Path) -> None:
     (lambda path: (path / "calibration" / "2.txt").write_text("500 0 320 0 500"), "calibration/2.txt"),
     (lambda path: (path / "calibration" / "2.txt").write_text("500 0 0 0 500 0 320 240 1"), "calibration/2.txt"),
     (lambda path: write.cut_in_half(path / "depth" / "2.png"), "depth/2.png"),
-    (lambda path: write.save_png(path / "depth" / "2.png", np.zeros((24, 32), np.uint16)), "depth/2.png"),
     (lambda path: write.save_png(path / "depth" / "2.png", np.zeros((48, 64), np.uint8)), "depth/2.png"),
 ])
 def test_damaged_frame_is_skipped_and_named(tmp_path, recording, damage, file):
@@ -179,3 +178,23 @@ def test_recordings_are_not_mixed_nor_written_without_pose(tmp_path, recording):
         write_ace_scene(tmp_path / "other", [Frame(image=recording.images[0], camera=CAMERA)])
     with pytest.raises(UserError, match="png or jpg"):
         write_ace_scene(tmp_path / "other", [], image_format="bmp")
+
+
+def test_depth_of_another_size_is_resampled(tmp_path, recording):
+    write.write_ace(tmp_path, recording, CAMERA, depth=True)
+    small = np.arange(1000, 1000 + 24 * 32, dtype=np.uint16).reshape(24, 32)
+    large = np.repeat(np.repeat(recording.depths_mm[3], 3, axis=0), 3, axis=1)
+    write.save_png(tmp_path / "depth" / "2.png", small)
+    write.save_png(tmp_path / "depth" / "3.png", large)
+    frames = assert_is_recording(open_scene(tmp_path), recording)
+    np.testing.assert_allclose(frames[2].depth_m, np.repeat(np.repeat(small, 2, axis=0), 2, axis=1) / 1000, atol=1e-6)
+    np.testing.assert_allclose(frames[3].depth_m[1:], recording.depths_mm[3][1:] / 1000, atol=1e-6)
+    assert not any(frame.depth_problem for frame in frames)
+
+
+def test_depth_of_another_shape_matters_only_to_who_needs_it(tmp_path, recording):
+    write.write_ace(tmp_path, recording, CAMERA, depth=True)
+    write.save_png(tmp_path / "depth" / "2.png", np.full((24, 48), 2000, np.uint16))
+    frames = assert_is_recording(open_scene(tmp_path), recording)
+    assert [index for index, frame in enumerate(frames) if frame.depth_m is None] == [2]
+    assert "depth/2.png has 48x24 pixels, the colour image 64x48" in frames[2].depth_problem

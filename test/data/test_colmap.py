@@ -1,9 +1,12 @@
 """COLMAP models: text and binary, every camera model, damage named with its file."""
 
+import struct
+
 import datasets_fixtures as write
 import numpy as np
 import pytest
 from datasets_fixtures import CAMERA, ColmapCamera, assert_is_recording, make_recording
+from PIL import Image
 
 from aceg_ros.camera import Camera
 from aceg_ros.datasets import open_scene
@@ -37,6 +40,10 @@ COLMAP_CAMERAS = [
     (ColmapCamera(model_id=9, model="RADIAL_FISHEYE", width=64, height=48, parameters=(60.0, 31.0, 22.75, 0.1, 0.02)),
      Camera(width=64, height=48, fx=60.0, fy=60.0, cx=30.5, cy=22.25, model="equidistant",
             distortion=(0.1, 0.02, 0.0, 0.0))),
+    (ColmapCamera(model_id=14, model="SIMPLE_FISHEYE", width=64, height=48, parameters=(60.0, 31.0, 22.75)),
+     Camera(width=64, height=48, fx=60.0, fy=60.0, cx=30.5, cy=22.25, model="equidistant", distortion=(0.0,) * 4)),
+    (ColmapCamera(model_id=15, model="FISHEYE", width=64, height=48, parameters=(60.0, 62.0, 31.0, 22.75)),
+     Camera(width=64, height=48, fx=60.0, fy=62.0, cx=30.5, cy=22.25, model="equidistant", distortion=(0.0,) * 4)),
 ]
 
 
@@ -118,4 +125,99 @@ def test_colmap_image_of_an_unlisted_camera(tmp_path, recording):
     write.write_colmap(tmp_path, recording, COLMAP_CAMERAS[0][0], write.write_colmap_text)
     (tmp_path / "sparse" / "0" / "cameras.txt").write_text("# none\n")
     with pytest.raises(UserError, match="Camera 7 of image"):
+        list(open_scene(tmp_path))
+
+
+def part_of(recording, count):
+    return write.Recording(images=recording.images[:count], poses=recording.poses[:count],
+                           depths_mm=recording.depths_mm[:count])
+
+
+@pytest.mark.parametrize("write_model", [write.write_colmap_text, write.write_colmap_binary])
+def test_of_several_models_the_largest_is_read(tmp_path, recording, write_model, caplog):
+    for number, count in ((0, 2), (1, 12), (10, 3)):
+        write.write_colmap(tmp_path, part_of(recording, count), COLMAP_CAMERAS[1][0], write_model, f"sparse/{number}")
+    for path in (tmp_path, tmp_path / "sparse", tmp_path / "sparse" / "1"):
+        assert_is_recording(open_scene(path), recording)
+    assert [len(open_scene(tmp_path / "sparse" / number)) for number in ("0", "1", "10")] == [2, 12, 3]
+    assert len(caplog.records) == 2         # not for a model that was named
+    assert "left 3 models" in caplog.text and "sparse/1 with 12 images is read, not" in caplog.text
+    assert f"{tmp_path}/sparse/0 (2), {tmp_path}/sparse/10 (3)" in caplog.text
+
+
+def test_a_single_model_needs_not_be_number_0(tmp_path, recording, caplog):
+    write.write_colmap(tmp_path, recording, COLMAP_CAMERAS[1][0], write.write_colmap_text, "sparse/1")
+    assert_is_recording(open_scene(tmp_path), recording)
+    write.write_colmap(tmp_path / "nerfstudio", recording, COLMAP_CAMERAS[1][0], write.write_colmap_text,
+                       "colmap/sparse/0")
+    assert_is_recording(open_scene(tmp_path / "nerfstudio"), recording)
+    assert not caplog.records
+
+
+def comment_everywhere(text):
+    return "\n".join(f"# before\n{line}" if line else line for line in text.split("\n"))
+
+
+def no_points(text):
+    return "".join(line + "\n" for line in text.splitlines() if line.endswith(".png"))
+
+
+def empty_points(text):
+    return "".join(f"{line}\n\n" for line in text.splitlines() if line.endswith(".png"))
+
+
+@pytest.mark.parametrize("rewrite", [
+    comment_everywhere, no_points, empty_points, lambda text: empty_points(text).rstrip(),
+    lambda text: "\n\n" + text + "\n\n\n", lambda text: text.replace("\n", "\r\n"),
+    lambda text: empty_points(text).replace("\n\n", "\n  \t\n"), lambda text: "\ufeff" + text,
+    lambda text: text.replace("walk 1/", "walk 1\\"),
+], ids=("comments", "no points", "empty points", "cut end", "blank lines", "CRLF", "spaces", "BOM", "backslashes"))
+def test_colmap_text_variants(tmp_path, recording, rewrite):
+    write.write_colmap(tmp_path, recording, COLMAP_CAMERAS[1][0], write.write_colmap_text)
+    file = tmp_path / "sparse" / "0" / "images.txt"
+    file.write_bytes(rewrite(file.read_text()).encode())
+    assert_is_recording(open_scene(tmp_path), recording)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_colmap_text_of_windows(tmp_path, recording, encoding):
+    write.write_colmap(tmp_path, recording, COLMAP_CAMERAS[1][0], write.write_colmap_text)
+    for file in (tmp_path / "sparse" / "0").glob("*.txt"):
+        file.write_text(file.read_text(), encoding=encoding, newline="\r\n")
+    assert_is_recording(open_scene(tmp_path), recording)
+
+
+@pytest.mark.parametrize("write_model", [write.write_colmap_text, write.write_colmap_binary])
+@pytest.mark.parametrize(("model_id", "model", "count"), [
+    (7, "FOV", 5), (10, "THIN_PRISM_FISHEYE", 12), (11, "RAD_TAN_THIN_PRISM_FISHEYE", 16), (12, "SIMPLE_DIVISION", 4),
+    (16, "EUCM", 6)])
+def test_an_unsupported_camera_costs_its_images_only(tmp_path, recording, write_model, model_id, model, count):
+    write.write_colmap(tmp_path, recording, COLMAP_CAMERAS[1][0], write_model)
+    folder = tmp_path / "sparse" / "0"
+    if write_model is write.write_colmap_text:
+        with (folder / "cameras.txt").open("a") as file:
+            file.write(f"9 {model} 64 48 {'1.0 ' * count}\n")
+    else:
+        listed = (folder / "cameras.bin").read_bytes()[8:]
+        unused = struct.pack(f"<iiQQ{count}d", 9, model_id, 64, 48, *[1.0] * count)
+        (folder / "cameras.bin").write_bytes(struct.pack("<Q", 2) + unused + listed)
+    assert_is_recording(open_scene(tmp_path), recording)
+    if write_model is write.write_colmap_text:
+        file = folder / "images.txt"
+        file.write_text(file.read_text().replace(" 7 walk 1/4.png", " 9 walk 1/4.png"))
+        scene = open_scene(tmp_path)
+        assert len(list(scene)) == 11
+        assert f"Camera model {model} is not supported" in scene.skipped[0].reason
+
+
+@pytest.mark.parametrize(("orientation", "part"), [(6, r"EXIF orientation \(6\)"),
+                                                   (None, "an EXIF orientation, lost since")])
+def test_colmap_images_turned_by_exif_are_named(tmp_path, recording, orientation, part):
+    write.write_colmap(tmp_path, recording, COLMAP_CAMERAS[1][0], write.write_colmap_text)
+    exif = Image.Exif()
+    if orientation:
+        exif[0x0112] = orientation
+    for name in write.colmap_names(recording):      # stored unturned: 48x64, shown as 64x48
+        Image.fromarray(np.zeros((64, 48, 3), np.uint8)).save(tmp_path / "images" / name, exif=exif)
+    with pytest.raises(UserError, match=f"48x64 pixels.*{part}.*auto-orient"):
         list(open_scene(tmp_path))

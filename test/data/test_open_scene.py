@@ -6,6 +6,7 @@ import pytest
 from datasets_fixtures import CAMERA, assert_is_recording, make_recording
 
 from aceg_ros.datasets import load_image, open_scene
+from aceg_ros.datasets.scene import grouped_reasons
 from aceg_ros.errors import UserError
 from aceg_ros.geometry import is_pose
 
@@ -46,6 +47,14 @@ def test_the_name_is_that_of_scene_and_part(tmp_path, recording):
     write.write_ace(tmp_path / "kitchen" / "query", recording, CAMERA)
     scene = open_scene(tmp_path / "kitchen" / "query")
     assert (scene.name, scene.format) == ("kitchen/query", "ACE folder")
+
+
+def test_reasons_of_skipped_frames_are_grouped():
+    missing = [f"Image /data/set 1/images/{number}.png is missing." for number in range(5)]
+    reasons = ["Frame 7.png: The image is black.", *missing, "Pose file /data/poses/9.txt holds 3 numbers."]
+    assert grouped_reasons(reasons) == [f"{missing[0]} (4 more like it.)", reasons[0], reasons[-1]]
+    assert grouped_reasons(reasons, limit=1) == [f"{missing[0]} (4 more like it.)", "And 2 more, for other reasons."]
+    assert grouped_reasons([]) == []
 
 
 def test_unusable_paths_are_rejected(tmp_path):

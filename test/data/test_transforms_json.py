@@ -84,3 +84,108 @@ def test_transforms_damaged_file_is_rejected(tmp_path, text):
     (tmp_path / "transforms.json").write_text(text)
     with pytest.raises(UserError, match=str(tmp_path)):
         open_scene(tmp_path)
+
+
+def rewritten(path, change):
+    """transforms.json after change(content)."""
+    file = path / "transforms.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content, indent=1))
+
+
+def focal(frame):
+    return frame.camera.fx, frame.camera.fy
+
+
+@pytest.mark.parametrize(("intrinsics", "expected"), [
+    ({"fl_x": 60.0}, (60.0, 60.0)), ({"fl_y": 62.0}, (62.0, 62.0)),
+    ({"camera_angle_y": 2 * np.arctan(24 / 50)}, (50.0, 50.0)),
+    ({"camera_angle_x": 2 * np.arctan(32 / 50), "camera_angle_y": 2 * np.arctan(24 / 52)}, (50.0, 52.0)),
+    ({"fl_x": 60.0, "camera_angle_x": 0.3, "camera_angle_y": 2 * np.arctan(24 / 52)}, (60.0, 52.0)),
+    ({"x_fov": np.degrees(2 * np.arctan(32 / 50))}, (50.0, 50.0)),
+])
+def test_transforms_focal_lengths(tmp_path, recording, intrinsics, expected):
+    write.write_transforms(tmp_path, recording, intrinsics)
+    for frame in assert_is_recording(open_scene(tmp_path), recording):
+        assert focal(frame) == pytest.approx(expected)
+        assert (frame.camera.cx, frame.camera.cy) == (31.5, 23.5)
+
+
+def test_transforms_focal_length_of_a_frame_replaces_that_of_the_file(tmp_path, recording):
+    write.write_transforms(tmp_path, recording, INTRINSICS)
+    edit_transforms(tmp_path, 4, camera_angle_x=2 * np.arctan(32 / 50))
+    frames = list(open_scene(tmp_path))
+    assert focal(frames[4]) == pytest.approx((50.0, 62.0)) and focal(frames[3]) == (60.0, 62.0)
+
+
+def test_transforms_intrinsics_of_every_frame_alone(tmp_path, recording):
+    write.write_transforms(tmp_path, recording, {})
+    rewritten(tmp_path, lambda content: [frame.update(INTRINSICS, fl_x=60.0 + number)
+                                         for number, frame in enumerate(content["frames"])])
+    cameras = {frame.camera for frame in assert_is_recording(open_scene(tmp_path), recording)}
+    assert len(cameras) == len(recording)
+
+
+@pytest.mark.parametrize("written", [
+    "images\\{}.png", ".\\images\\{}.png", "./..\\{folder}\\images/{}.png", "images\\{}", "images/{}.PNG",
+    "images/{}.jpg.png", "C:\\Users\\me\\{folder}\\images\\{}.png",
+    "/home/me/{folder}/images/{}.png", "D:/scans/images/{}",
+])
+def test_transforms_paths_of_other_systems(tmp_path, recording, written):
+    write.write_transforms(tmp_path, recording, INTRINSICS)
+    if ".jpg" in written:                       # a name that ends like two
+        for file in (tmp_path / "images").iterdir():
+            file.rename(file.with_name(f"{file.stem}.jpg.png"))
+    rewritten(tmp_path, lambda content: [frame.update(file_path=written.format(
+        frame["file_path"].split("/")[-1].split(".")[0], folder=tmp_path.name)) for frame in content["frames"]])
+    assert_is_recording(open_scene(tmp_path), recording)
+
+
+def test_transforms_missing_file_of_another_system_is_named(tmp_path, recording):
+    write.write_transforms(tmp_path, recording, INTRINSICS)
+    edit_transforms(tmp_path, 4, file_path="images\\absent.png")
+    scene = open_scene(tmp_path)
+    assert len(list(scene)) == 11 and f"{tmp_path}/images/absent.png is missing" in scene.skipped[0].reason
+
+
+@pytest.mark.parametrize(("encoding", "newline"), [("utf-8-sig", "\r\n"), ("utf-16", "\r\n"), ("utf-8", "\r")])
+def test_transforms_text_of_windows(tmp_path, recording, encoding, newline):
+    write.write_transforms(tmp_path, recording, INTRINSICS)
+    rewritten(tmp_path, lambda content: None)
+    file = tmp_path / "transforms.json"
+    file.write_text(file.read_text(), encoding=encoding, newline=newline)
+    assert_is_recording(open_scene(tmp_path), recording)
+
+
+def test_transforms_applied_to_the_world_are_in_the_poses(tmp_path, recording):
+    write.write_transforms(tmp_path, recording, {**INTRINSICS, "applied_scale": 0.5,
+                                                 "applied_transform": [[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, -1, 0]]})
+    rewritten(tmp_path, lambda content: [frame.update(transform_matrix=frame["transform_matrix"][:3])
+                                         for frame in content["frames"]])
+    assert_is_recording(open_scene(tmp_path), recording)
+
+
+@pytest.mark.parametrize("values", [{"camera_angle_x": 0.0}, {"camera_angle_x": -1.0}, {"camera_angle_y": float("nan")},
+                                    {"fl_x": 1e400}, {"w": float("inf"), "fl_x": 60}, {"fl_x": [60]}])
+def test_transforms_impossible_intrinsics_are_named(tmp_path, recording, values):
+    write.write_transforms(tmp_path, recording, values)
+    with pytest.raises(UserError, match="no usable frame among 12: Camera of ./images/0.png.*11 more like it"):
+        list(open_scene(tmp_path))
+
+
+@pytest.mark.parametrize("path", ["", "/", "..", "x" * 5000, "1" * 5000 + ".png", "a\0b", None, 7, ["images"]])
+def test_transforms_impossible_paths_are_named(tmp_path, recording, path):
+    write.write_transforms(tmp_path, recording, INTRINSICS)
+    edit_transforms(tmp_path, 4, file_path=path)
+    scene = open_scene(tmp_path)
+    assert len(list(scene)) == 11 and len(scene.skipped) == 1
+
+
+@pytest.mark.parametrize("text", [
+    "[" * 100_000,
+    '{"frames": [{"file_path": "a.png", "transform_matrix": [[1' + "0" * 400 + ", 0, 0, 0]]}]}"])
+def test_transforms_impossible_json_is_rejected(tmp_path, text):
+    (tmp_path / "transforms.json").write_text(text)
+    with pytest.raises(UserError, match="transforms.json"):
+        list(open_scene(tmp_path))

@@ -69,6 +69,18 @@ def test_tum_depth_is_the_nearest_in_time(tmp_path):
     assert frames[1].depth_m is None and frames[2].depth_m is None
 
 
+def test_tum_depth_of_another_size(tmp_path):
+    recording = make_recording(3, 640, 480)
+    path = tmp_path / "freiburg3"
+    stamps_s = write.write_tum(path, recording)
+    for stamp_s, shape in zip(stamps_s, ((192, 256), (480, 640), (180, 256)), strict=True):
+        write.save_png(path / "depth" / f"{stamp_s:.6f}.png", np.full(shape, 10000, np.uint16))
+    frames = assert_is_recording(open_scene(path), recording)
+    assert [frame.depth_m is None for frame in frames] == [False, False, True]
+    assert frames[0].depth_m.shape == (480, 640) and (frames[0].depth_m == 2.0).all()
+    assert "256x180 pixels" in frames[2].depth_problem
+
+
 def test_tum_unknown_camera_and_bad_list(tmp_path):
     recording = make_recording(2)
     write.write_tum(tmp_path / "office", recording)

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from aceg_ros.camera import Camera, Frame
+from aceg_ros.camera import Camera, Frame, median_camera
 from aceg_ros.errors import UserError
 
 MODELS = ("pinhole", "plumb_bob4", "plumb_bob5", "rational_polynomial", "equidistant")
@@ -180,3 +180,16 @@ def test_impossible_cameras_are_rejected(change):
 def test_distortion_given_as_list_is_usable_as_key():
     assert hash(Camera(width=4, height=4, fx=1.0, fy=1.0, cx=1.5, cy=1.5, model="equidistant",
                        distortion=[0.0, 0.0, 0.0, 0.0])) is not None  # type: ignore[arg-type]
+
+
+def test_cameras_that_nearly_agree_are_one():
+    camera = Camera(width=640, height=480, fx=525.0, fy=520.0, cx=318.0, cy=242.0)
+    alike = [replace(camera, fx=525.0 + 0.2 * number, model="plumb_bob", distortion=(1e-3 * number, 0.0, 0.0, 0.0))
+             for number in range(-5, 6)]
+    assert median_camera([]) is None and median_camera([camera]) == camera
+    assert median_camera(alike[::-1]) == median_camera(alike) == alike[5]
+    assert median_camera([*alike, replace(camera, fx=700.0)]) in alike        # one calibration has failed
+    for other in (replace(camera, fx=560.0), replace(camera, cx=340.0),
+                  replace(camera, model="equidistant", distortion=(0.0,) * 4)):
+        assert median_camera([camera, other]) is None
+        assert median_camera([*alike, *[other] * 11]) is None

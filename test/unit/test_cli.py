@@ -11,10 +11,13 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+import two_walls
+from PIL import Image
 
 from aceg_ros.camera import Camera
 from aceg_ros.cli import main
 from aceg_ros.datasets import open_scene, write_ace_scene
+from aceg_ros.errors import UserError
 from aceg_ros.geometry import pose_error
 from aceg_ros.mapping.budget import MappingBudget
 from aceg_ros.mapping.train_head import HeadTrainingOptions
@@ -118,6 +121,40 @@ def test_a_scene_of_one_image_or_of_broken_poses_makes_no_map(rendered_scene, tm
     message = capsys.readouterr().err
     assert "no usable frame" in message and "Traceback" not in message
     assert not (tmp_path / "x.map").exists()
+
+
+def test_a_mapping_that_fails_tells_why_frames_were_skipped(tmp_path, capsys):
+    frames = two_walls.frames(two_walls.drive(10))
+    frames[1] = replace(frames[1], image=np.zeros_like(frames[1].image))
+    write_ace_scene(tmp_path / "scene", frames)
+    for number in range(2, 8):
+        (tmp_path / "scene" / "poses" / f"{number:06d}.txt").unlink()
+    assert main(["map", str(tmp_path / "scene"), "-o", str(tmp_path / "x.map")]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("aceg: A map needs at least 5 usable posed images, here are 3")
+    assert "Skipped frames: 7." in last
+    assert re.search(r"poses/000002\.txt is missing\. \(5 more like it\.\) Frame 000001\.png: ", last)
+
+
+def test_depth_that_cannot_be_used_is_told_if_it_was_asked_for(tmp_path, capsys):
+    write_ace_scene(tmp_path, two_walls.frames(two_walls.drive(8), depth=True))
+    for file in (tmp_path / "depth").iterdir():
+        Image.fromarray(np.full((100, 200), 2000, np.uint16)).save(file)
+    assert main(["map", str(tmp_path), "-o", str(tmp_path / "x.map"), "--use-depth"]) == 2
+    message = capsys.readouterr().err
+    assert "has 200x100 pixels, the colour image 320x240: the aspect ratios differ" in message
+    assert "(7 more like it.)" in message
+
+
+def test_images_with_a_camera_each_have_one_to_localize_with(rendered_map, tmp_path):
+    scene_map = SceneMap.load(rendered_map)
+    camera = scene_map.cameras[0]
+    cameras = [replace(camera, fx=camera.fx + 0.05 * number, cy=camera.cy - 0.1 * number) for number in range(-20, 21)]
+    many = replace(scene_map, cameras=(*cameras, replace(camera, width=320, height=240)))
+    assert many.camera_of_size(camera.width, camera.height) == camera
+    with pytest.raises(UserError, match=r"82 cameras, which differ, of .*--camera FILE \(ROS camera_info YAML"):
+        replace(many, cameras=(*cameras, *(replace(camera, fx=1.5 * each.fx) for each in cameras))).camera_of_size(
+            camera.width, camera.height)
 
 
 @pytest.mark.slow

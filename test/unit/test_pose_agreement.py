@@ -103,6 +103,17 @@ def test_a_rotating_camera_passes():
     assert check_poses(frames, [2.0] * len(frames)) is None
 
 
+def test_a_standing_camera_that_sees_things_move_passes(drive):
+    frames, poses, _ = drive
+    standing = []
+    for number in range(len(frames)):
+        image = frames[0].image.copy()
+        left = 8 * number
+        image[60:180, left:left + 110] = frames[5].image[60:180, 100:210]          # a fifth of the image goes by
+        standing.append(PreparedFrame(image=image, camera=frames[0].camera, mask=None, map_from_camera=poses[0]))
+    assert check_poses(standing, [None] * len(standing)) is None
+
+
 def test_units_other_than_metres(drive):
     frames, poses, pairs = drive
 
