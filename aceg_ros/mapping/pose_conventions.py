@@ -48,7 +48,7 @@ _MEANINGS: tuple[tuple[str, Callable[[np.ndarray], np.ndarray]], ...] = (
     ("", _as_read),
     (_INVERTED, invert),
     ("those of a left-handed world (Unity, Unreal): mirror one axis of the world and of the camera", _mirrored),
-    ("their quaternions had been written as w x y z but read as x y z w: write them in the other order",
+    ("poses whose quaternions were written as w x y z but read as x y z w: write them in the other order",
      _quaternions_rolled),
 )
 _AXES: tuple[tuple[str, np.ndarray], ...] = (
