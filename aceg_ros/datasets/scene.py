@@ -14,7 +14,7 @@ from aceg_ros.errors import UserError
 FRAME_PERIOD_S = 1.0 / 30.0     # stamps of formats that record no time: frame i was taken at i * FRAME_PERIOD_S
 
 
-_FILES_AND_NUMBERS = re.compile(r"\S*[/\\]\S*|\S+\.\w{2,5}\b|\S*\d\S*")
+_FILE_OR_NUMBER = re.compile(r"[\d/\\]|\.\w")
 
 
 class Entry(Protocol):
@@ -82,7 +82,8 @@ def grouped_reasons(reasons: Sequence[str], limit: int = 5) -> list[str]:
     it. Of one kind are sentences that differ in names of files and numbers only; at most `limit` kinds are told."""
     kinds: dict[str, list[str]] = {}
     for reason in reasons:
-        kinds.setdefault(_FILES_AND_NUMBERS.sub("#", reason), []).append(reason)
+        kind = " ".join("#" if _FILE_OR_NUMBER.search(word) else word for word in reason.split())
+        kinds.setdefault(kind, []).append(reason)
     groups = sorted(kinds.values(), key=len, reverse=True)
     told = [f"{alike[0]} ({len(alike) - 1} more like it.)" if len(alike) > 1 else alike[0] for alike in groups[:limit]]
     rest = sum(len(alike) for alike in groups[limit:])
