@@ -93,6 +93,6 @@ def grouped_reasons(reasons: Sequence[str], limit: int = 5) -> list[str]:
 def natural_order(path: Path | str) -> list[tuple[int, int, str, str]]:
     """Return a sort key by which frame9 comes before frame10."""
     parts = re.split(r"(\d+)", str(path))
-    digits = [part.lstrip("0") if part.isdecimal() else "" for part in parts]      # int() refuses 5000 of them
+    digits = [part.lstrip("0") if part.isdecimal() else "" for part in parts]      # int() takes 4300 at most
     return [(1, len(number), number, part) if part.isdecimal() else (0, 0, part, "")
             for part, number in zip(parts, digits, strict=True)]
