@@ -131,7 +131,7 @@ def _read_images_text(file: Path) -> list[ColmapImage]:
     points_due, first_without, any_points = False, "", False
     for line in _lines(file):
         if points_due and _is_points(line):
-            points_due, any_points = False, True
+            points_due, any_points = False, any_points or bool(line)
         elif line and _is_points(line):
             raise ValueError(f"the two lines of an image do not fit together at {line[:60]!r}")
         elif line:
