@@ -26,6 +26,7 @@ ARGUMENTS = (
     ("bag_pose_of", "", "Frame whose pose that topic gives; empty: the camera."),
     ("bag_tf_map", "", "Frame of the map, if the true poses are taken from TF; empty: from the topic."),
     ("bag_tf_camera", "", "Frame of the camera, if the true poses are taken from TF; empty: frame_id of the images."),
+    ("bag_tf_topic", "", "Topic of the transforms; empty: that in the nearest namespace around the images."),
     ("result_timeout", "15.0", "Seconds without a result of the localizer after which the evaluation ends."),
     ("silence", "", "Old name of result_timeout."),
 )

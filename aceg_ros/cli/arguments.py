@@ -33,11 +33,13 @@ def add_scene_flags(verb: argparse.ArgumentParser) -> None:
     poses.add_argument("--pose-topic", metavar="TOPIC", help="PoseStamped, PoseWithCovarianceStamped or Odometry")
     poses.add_argument("--tf", nargs=2, metavar=("MAP", "CAMERA"), help="poses from TF; CAMERA '' is the frame_id"
                        " of the images")
+    bag.add_argument("--tf-topic", metavar="TOPIC", help="transforms (default: /tf, or that of the images' namespace)")
     bag.add_argument("--pose-of", metavar="FRAME", help="frame whose pose is on the pose topic (default: the camera,"
                      " or the child frame of odometry)")
     bag.add_argument("--start", type=float, default=0.0, metavar="S", help="skip the first S seconds")
     bag.add_argument("--end", type=float, default=float("inf"), metavar="S", help="skip what is after S seconds")
-    bag.add_argument("--rectified", action="store_true", help="the images are already rectified")
+    bag.add_argument("--rectified", action=argparse.BooleanOptionalAction, help="the images are already rectified, so"
+                     " that P describes their camera (default: if their topic is named image_rect...)")
 
 
 def add_computing_flags(verb: argparse.ArgumentParser) -> None:
@@ -57,7 +59,7 @@ def bag_options(options: argparse.Namespace) -> BagOptions | None:
     chosen = BagOptions(image=options.image or "", camera_info=options.camera_info or "",
                         pose_topic=options.pose_topic or "", pose_of=options.pose_of or "",
                         tf=None if options.tf is None else tuple(options.tf), start_s=options.start, end_s=options.end,
-                        rectified=options.rectified)
+                        rectified=options.rectified, tf_topic=options.tf_topic or "")
     return None if chosen == BagOptions() else chosen
 
 

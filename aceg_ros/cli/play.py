@@ -35,6 +35,7 @@ def run(options: argparse.Namespace) -> int:
               "bag_pose_topic": options.pose_topic, "bag_pose_of": options.pose_of,
               "bag_tf_map": options.tf and options.tf[0], "bag_tf_camera": options.tf and options.tf[1],
               "bag_start": options.start or None, "bag_end": options.end if options.end < 1e9 else None,
-              "bag_rectified": options.rectified or None}
+              "bag_tf_topic": options.tf_topic, "bag_rectified": options.rectified or None,
+              "bag_distorted": options.rectified is False or None}
     parameters |= {name: value for name, value in chosen.items() if value}
     return exec_ros_node("scene_player", parameters)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from rosbags.rosbag1 import Writer as Writer1
-from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from aceg_ros.camera import Frame
@@ -30,6 +31,13 @@ class BagStyle:
     pose_offset_s: float = 0.0
     first_s: float = 1_700_000_000.0
     image_first: bool = False         # before the transforms and its own pose
+    compression: str = ""               # FILE or MESSAGE
+    chunk_each: bool = False            # of mcap: a chunk for each message
+    camera: str = "/camera"             # namespace of images and camera_info
+    tf: str = "/tf"
+    stamped: bool = True                # false: stamps of images are zero
+    camera_info: Callable[[Any], Any] = lambda message: message         # changes made to it
+    extra: Callable[[Any], Iterable[tuple[str, int, Any]]] = lambda messages: ()     # topic, stamp and message
 
 
 def write_bag(path: Path, frames: Iterable[Frame], style: BagStyle | None = None) -> Path:
@@ -43,21 +51,25 @@ def write_bag(path: Path, frames: Iterable[Frame], style: BagStyle | None = None
     else:
         storage = StoragePlugin.MCAP if style.storage == "mcap" else StoragePlugin.SQLITE3
         writer = Writer(path, version=8, storage_plugin=storage)
+        if style.compression:
+            writer.set_compression(CompressionMode[style.compression], CompressionFormat.ZSTD)
     connections = {}
     with writer:
-        for topic, stamp_ns, message in messages.all(frames):
+        for topic, stamp_ns, message in [*messages.all(frames), *style.extra(messages)]:
             kind = message.__msgtype__
             if topic not in connections:
                 connections[topic] = writer.add_connection(topic, kind, typestore=typestore)
             data = typestore.serialize_ros1(message, kind) if style.storage == "ros1" else \
                 typestore.serialize_cdr(message, kind)
             writer.write(connections[topic], stamp_ns, bytes(data))
+            if style.chunk_each:
+                writer.storage.close_chunk()
     return path
 
 
 class _Messages:
     def __init__(self, typestore, style: BagStyle) -> None:
-        self._types, self._style = typestore.types, style
+        self.typestore, self._types, self._style = typestore, typestore.types, style
         self._sequence = {"seq": 0} if style.storage == "ros1" else {}
 
     def header(self, stamp_ns: int, frame: str):
@@ -85,16 +97,16 @@ class _Messages:
             first_image = first_ns + round(frames[0].stamp_s * 1e9)
             yield self.image(frames[0].image, first_image)
             yield self.pose_topic(first_image, frames[0].map_from_camera)
-            yield "/camera/camera_info", first_image, self.info(frames[0].camera, first_image)
+            yield self.camera_info(frames[0].camera, first_image)
             frames = frames[1:]
         static_ns = first_ns + 10**9 * style.image_first
-        yield "/tf_static", static_ns, self.transform(first_ns, "base_link", "cam", BASE_FROM_CAMERA)
+        yield f"{style.tf}_static", static_ns, self.transform(first_ns, "base_link", "cam", BASE_FROM_CAMERA)
         for frame in frames:
             stamp_ns = first_ns + round(frame.stamp_s * 1e9)
             if frame.map_from_camera is not None:
                 pose_ns = stamp_ns + round(style.pose_offset_s * 1e9)
                 yield self.pose_topic(pose_ns, frame.map_from_camera)
-            yield "/camera/camera_info", stamp_ns, self.info(frame.camera, stamp_ns)
+            yield self.camera_info(frame.camera, stamp_ns)
             yield self.image(frame.image, stamp_ns)
 
     def pose_topic(self, stamp_ns, map_from_camera):
@@ -102,7 +114,8 @@ class _Messages:
         kind = self._style.poses
         covariance = np.zeros(36)
         if kind == "tf":
-            return "/tf", stamp_ns, self.transform(stamp_ns, "/map" if self._sequence else "map", "base_link", base)
+            parent = "/map" if self._sequence else "map"
+            return self._style.tf, stamp_ns, self.transform(stamp_ns, parent, "base_link", base)
         if kind == "pose":
             message = self._types["geometry_msgs/msg/PoseStamped"](header, self.pose(map_from_camera))
         elif kind == "pose_with_covariance":
@@ -116,6 +129,9 @@ class _Messages:
                     self._types["geometry_msgs/msg/Twist"](zero, zero), covariance))
         return "/truth", stamp_ns, message
 
+    def camera_info(self, camera, stamp_ns):
+        return f"{self._style.camera}/camera_info", stamp_ns, self._style.camera_info(self.info(camera, stamp_ns))
+
     def info(self, camera, stamp_ns):
         fields = {"k": camera.K.ravel(), "d": np.array(camera.distortion if camera.model != "pinhole" else [0.0] * 5),
                   "r": np.eye(3).ravel(), "p": np.hstack([camera.K, np.zeros((3, 1))]).ravel()}
@@ -127,13 +143,17 @@ class _Messages:
             distortion_model="plumb_bob" if camera.model == "pinhole" else camera.model, binning_x=0, binning_y=0,
             roi=roi, **fields)
 
+    def compressed(self, data: bytes, form: str, stamp_ns: int):
+        return self._types["sensor_msgs/msg/CompressedImage"](self.header(stamp_ns, "cam"), form,
+                                                              np.frombuffer(data, np.uint8))
+
     def image(self, rgb, stamp_ns):
-        header = self.header(stamp_ns, "cam")
+        header = self.header(stamp_ns if self._style.stamped else 0, "cam")
+        camera = self._style.camera
         if self._style.compressed:
             _, data = cv2.imencode(".png", rgb[..., ::-1])
-            return "/camera/image/compressed", stamp_ns, self._types["sensor_msgs/msg/CompressedImage"](
-                header, "png", data.ravel())
+            return f"{camera}/image/compressed", stamp_ns, self.compressed(data.tobytes(), "png", stamp_ns)
         pixels = {"rgb8": rgb, "bgr8": rgb[..., ::-1], "mono8": rgb[..., 1]}[self._style.encoding]
-        return "/camera/image", stamp_ns, self._types["sensor_msgs/msg/Image"](
+        return f"{camera}/image", stamp_ns, self._types["sensor_msgs/msg/Image"](
             header, rgb.shape[0], rgb.shape[1], self._style.encoding, 0, pixels[0].nbytes,
             np.ascontiguousarray(pixels).ravel())

@@ -22,14 +22,21 @@ class Poses(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class TfPoses:
-    """Poses from TF. camera_frame: TF frame of the camera; empty for the frame_id of the image."""
+    """Poses from TF. camera_frame: TF frame of the camera; empty for the frame_id of the image.
+
+    hint: A sentence that is added to the reason why a pose is not known.
+    """
 
     tree: TransformTree
     map_frame: str
     camera_frame: str
+    hint: str = ""
 
     def at(self, stamp_ns: int, camera: str) -> np.ndarray:
-        return self.tree.lookup(self.map_frame, self.camera_frame or camera, stamp_ns)
+        try:
+            return self.tree.lookup(self.map_frame, self.camera_frame or camera, stamp_ns)
+        except UserError as error:
+            raise UserError(f"{error}{self.hint}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +50,8 @@ class TopicPoses:
         try:
             pose = self.tree.lookup(_WORLD, _POSED, stamp_ns)
         except UserError:
-            raise UserError("there is no pose around its stamp.") from None
+            raise UserError("there is no pose around its stamp: of the poses,"
+                            f" {self.tree.missing(_POSED, stamp_ns)}.") from None
         return pose if self.child in ("", camera) else pose @ self.tree.lookup(self.child, camera, stamp_ns)
 
 

@@ -34,12 +34,19 @@ class SceneParameters:
     bag_tf_camera: str = parameter(
         "", "TF frame of the camera, if the true poses are taken from TF in the bag; empty means the frame_id of the "
         "images.", read_only=True)
+    bag_tf_topic: str = parameter(
+        "", "Topic of the transforms in the bag; empty means the one in the images' namespace or the nearest around "
+        "it.", read_only=True)
     bag_start: float = parameter(0.0, "Time in seconds after the beginning of the bag at which playing starts.",
                                  minimum=0.0, maximum=1e9, read_only=True)
     bag_end: float = parameter(1e9, "Time in seconds after the beginning of the bag at which playing ends.",
                                minimum=0.0, maximum=1e9, read_only=True)
-    bag_rectified: bool = parameter(False, "Whether the images in the bag are free of distortion already.",
-                                    read_only=True)
+    bag_rectified: bool = parameter(
+        False, "Whether the images in the bag are free of distortion already; those on a topic named image_rect... are "
+        "taken to be.", read_only=True)
+    bag_distorted: bool = parameter(
+        False, "Whether the images in the bag have distortion although their topic or camera_info looks rectified.",
+        read_only=True)
 
     def open(self, posed: bool = True) -> Scene:
         """Open the scene. posed: as in `BagOptions`. Raises UserError."""
@@ -47,7 +54,8 @@ class SceneParameters:
         chosen = BagOptions(image=self.bag_image, camera_info=self.bag_camera_info, pose_topic=self.bag_pose_topic,
                             pose_of=self.bag_pose_of,
                             tf=(self.bag_tf_map, self.bag_tf_camera) if self.bag_tf_map else None,
-                            start_s=self.bag_start, end_s=end_s, rectified=self.bag_rectified)
+                            start_s=self.bag_start, end_s=end_s, tf_topic=self.bag_tf_topic,
+                            rectified=False if self.bag_distorted else self.bag_rectified or None)
         is_bag = bag.can_read(Path(self.scene))
         options = replace(chosen, posed=posed) if is_bag or chosen != BagOptions() else None
         return open_scene(self.scene, self.every, options)
