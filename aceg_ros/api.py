@@ -20,6 +20,7 @@ from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods import registry
 from aceg_ros.methods.base import MappingOptions
 from aceg_ros.methods.build_map import build_map as map_frames
+from aceg_ros.methods.build_map import count_unreadable
 from aceg_ros.utils.device import pick_device
 from aceg_ros.utils.malloc import configure_malloc
 from aceg_ros.utils.progress import Progress
@@ -47,8 +48,8 @@ def build_map(recording: str | Path | Iterable[Frame], *, method: str | None = N
         method_options: options of the method, such as codes=2048; `aceg map --help` lists them.
 
     Returns:
-        The map, in memory; `SceneMap.save` writes it to a file. Frames that could not be read or used are named in the
-        log "aceg_ros"; the latter are counted in the map's statistics.
+        The map, in memory; `SceneMap.save` writes it to a file. Frames that could not be read or used are counted
+        in the map's statistics and named in the log "aceg_ros".
 
     Raises:
         UserError: the recording cannot be read, or no map can be built from its usable frames.
@@ -65,7 +66,7 @@ def build_map(recording: str | Path | Iterable[Frame], *, method: str | None = N
     unreadable = [frame.reason for frame in frames.skipped] if isinstance(frames, Scene) else []
     for reason in unreadable + skipped:
         _LOG.warning("skipped: %s", reason)
-    return scene_map
+    return count_unreadable(scene_map, len(unreadable))
 
 
 class Localizer:

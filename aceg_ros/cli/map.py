@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from aceg_ros.cli.arguments import (
@@ -97,14 +96,13 @@ def run(options: argparse.Namespace) -> int:
 
 def _build(method: str, mapping: MappingOptions, method_options: Any, *, scene: Scene,
            budget: MappingBudget) -> SceneMap:
-    from aceg_ros.methods.build_map import build_map
+    from aceg_ros.methods.build_map import build_map, count_unreadable
 
     frames = frame_bar(scene, "reading frames")
     scene_map, unusable = build_map(method, mapping, frames, budget, method_options=method_options)
     unreadable = [skipped.reason for skipped in scene.skipped]
     print_skipped(unreadable + unusable, len(scene))
-    skipped = scene_map.statistics.skipped + len(unreadable)
-    return replace(scene_map, statistics=replace(scene_map.statistics, skipped=skipped))
+    return count_unreadable(scene_map, len(unreadable))
 
 
 def _warn_if_budget_was_short(done: MappingStatistics, total_s: float) -> None:

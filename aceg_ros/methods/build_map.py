@@ -78,3 +78,9 @@ def _add_frames(mapper: Mapper, frames: Iterable[Frame]) -> tuple[list[Frame], l
         except UserError as error:
             skipped.append(str(error))
     return unseen, skipped
+
+
+def count_unreadable(scene_map: SceneMap, unreadable: int) -> SceneMap:
+    """Return the map with frames that could not even be read counted among the skipped ones of its statistics."""
+    statistics = scene_map.statistics
+    return replace(scene_map, statistics=replace(statistics, skipped=statistics.skipped + unreadable))

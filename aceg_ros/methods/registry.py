@@ -152,8 +152,6 @@ def make_method_options(method: str, given: Mapping[str, Any]) -> Any:
         if name not in known:
             raise UserError(f"No method has an option '{name}': there are {', '.join(known)}.")
         if name not in spec.option_names():
-            if name not in known:
-                raise UserError(f"No method has an option '{name}': there are {', '.join(sorted(known))}.")
             owners = " or ".join(known[name])
             flag = next(iter(known[name].values())).flag
             raise UserError(f"{flag} is of method {owners}: leave it out, or map with --method {owners}.")

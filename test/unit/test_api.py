@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -123,3 +124,12 @@ def test_skipped_frames_are_counted_and_logged(recording, caplog):
     scene_map = ag.build_map([*frames, grey], codes=500)
     assert scene_map.statistics.skipped == 1
     assert any("the grey one" in record.message for record in caplog.records)
+
+
+def test_unreadable_files_are_counted_too(recording, tmp_path, caplog):
+    copy = tmp_path / "copy"
+    shutil.copytree(recording, copy)
+    damaged = sorted((copy / "rgb").iterdir())[2]
+    damaged.write_bytes(b"no image")
+    assert ag.build_map(copy, codes=500).statistics.skipped == 1
+    assert any(damaged.name in record.message for record in caplog.records)
