@@ -29,6 +29,10 @@ if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
     os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
 
 
+# Files of tests that map or localize in real time; they take about as long as all other tests with nodes.
+WHOLE_ROBOT = {"test_node_evaluation.py", "test_node_mapping.py", "test_real_scenes.py", "test_system_mapping.py"}
+
+
 @pytest.hookimpl(tryfirst=True)            # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks by folder and by fixture. Tests with nodes run one after the other, and those of a whole robot as well, so
@@ -43,8 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if fixtures & {"shared", "shared_scenes"}:
             item.add_marker("needs_data")
         if item.get_closest_marker("ros"):
-            whole_robot = folder == "system" or item.path.name in ("test_node_evaluation.py", "test_node_mapping.py")
-            item.add_marker(pytest.mark.xdist_group("robot" if whole_robot else "nodes"))
+            item.add_marker(pytest.mark.xdist_group("robot" if item.path.name in WHOLE_ROBOT else "nodes"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
