@@ -5,6 +5,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 PYTEST_ARGS ?=
 WORKERS ?= 3
+FUZZ_SECONDS ?= 600
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -12,13 +13,14 @@ BIN := $(VENV)/bin
 unexport AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH LD_LIBRARY_PATH PYTHONHOME PYTHONPATH
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
-.PHONY: help setup test test-fast lint demo bench requirements clean distclean
+.PHONY: help setup test test-fast lint demo bench fuzz requirements clean distclean
 
 help:
 	@echo "make demo        build a map, localize in it over ROS 2; results in demo_output/   [SCENE=path: on your images]"
 	@echo "make test        lint and all tests                                                [PYTEST_ARGS='-k camera']"
 	@echo "make test-fast   the core's tests: no ROS 2, nothing that takes long"
 	@echo "make bench       time of each stage on this machine"
+	@echo "make fuzz        strange inputs of every kind; what is found is printed            [FUZZ_SECONDS=600]"
 	@echo "make lint        ruff, mypy and the contracts of imports"
 	@echo "make setup       only the set-up: .venv with everything in it                      [PYTHON=python3.12]"
 	@echo "make clean       remove what was built or written; make distclean: the .venv too"
@@ -30,6 +32,9 @@ demo: setup
 
 bench: setup
 	$(BIN)/aceg bench
+
+fuzz: setup
+	$(BIN)/python test/support/fuzz.py --seconds $(FUZZ_SECONDS)
 
 lint: setup
 	$(BIN)/ruff check .

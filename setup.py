@@ -7,7 +7,7 @@ package_name = "aceg_ros"
 # Extras: what some users want and nobody needs.
 viewer = ["rerun-sdk"]
 dinov2 = ["transformers"]
-dev = ["import-linter", "mypy", "nbmake", "pytest<8.4", "pytest-timeout", "pytest-xdist", "ruff"]
+dev = ["hypothesis", "import-linter", "mypy", "nbmake", "pytest<8.4", "pytest-timeout", "pytest-xdist", "ruff"]
 
 setup(
     name=package_name,

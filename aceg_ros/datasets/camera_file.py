@@ -37,7 +37,8 @@ def load_camera_file(path: Path | str, width: int, height: int) -> Camera:
         camera = parse(text)
     except UserError as error:
         raise UserError(f"Camera file {path}: {error}") from None
-    except (ValueError, yaml.YAMLError, TypeError, KeyError, AttributeError, OverflowError) as error:
+    except (ValueError, yaml.YAMLError, TypeError, KeyError, AttributeError, OverflowError,
+            RecursionError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise UserError(f"Camera file {path} is not usable: {what}.") from None
     return scaled_camera(camera, width, height, f"Camera file {path}")

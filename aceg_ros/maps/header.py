@@ -11,6 +11,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from aceg_ros.camera import Camera, median_camera
@@ -26,6 +27,10 @@ MIN_COVARIANCE_SCALE = 1.25
 
 Bounds = tuple[list[float], list[float]]
 Settings = TypeVar("Settings")
+Record = TypeVar("Record")
+
+# What reading a header raises if another program wrote it.
+_UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 
 
 class IdentifiedNetwork(Protocol):
@@ -183,10 +188,11 @@ def open_map(path: Path | str, framework: str = "numpy") -> MapFile:
         elif metadata.get("checksum") != hashlib.sha256(metadata["aceg_ros"].encode()).hexdigest():
             raise UserError(f"The header of map {path} is damaged (its checksum does not match): map the scene again or"
                             " restore the file from a backup.")
-        return MapFile(path=path, version=version, header=_header_from_json(content), checksums=content["sections"],
-                       metadata=metadata, handle=handle)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        header = _header_from_json(content)
+    except _UNREADABLE as error:
         raise UserError(f"Map {path} has an unreadable header ({error!r}): map the scene again.") from None
+    return MapFile(path=path, version=version, header=header, checksums=content["sections"], metadata=metadata,
+                   handle=handle)
 
 
 def header_metadata(header: MapHeader, checksums: Mapping[str, str]) -> dict[str, str]:
@@ -201,14 +207,28 @@ def header_metadata(header: MapHeader, checksums: Mapping[str, str]) -> dict[str
 
 
 def _header_from_json(content: dict[str, Any]) -> MapHeader:
-    statistics: dict[str, Any] = {name: math.nan if value is None else value
-                                  for name, value in content["statistics"].items()}
-    low, high = content["bounds"]
-    return MapHeader(method=content["method"],
-                     networks={role: NetworkReference(**entry) for role, entry in content["networks"].items()},
-                     settings=content["settings"], statistics=MappingStatistics(**statistics),
-                     cameras=tuple(Camera(**camera) for camera in content["cameras"]), stored_bounds=(low, high),
-                     covariance_scale=float(content["covariance_scale"]), created=content["created"])
+    """Raises one of _UNREADABLE unless everything is there, of its type and possible."""
+    statistics = {name: math.nan if value is None else value for name, value in content["statistics"].items()}
+    low, high = (list(_converted(corner, tuple[float, ...])) for corner in content["bounds"])
+    scale = _converted(content["covariance_scale"], float)
+    if len(low) != 3 or len(high) != 3 or not np.isfinite([*low, *high, scale]).all() or scale <= 0:
+        raise ValueError(f"bounds {content['bounds']}, covariance scale {scale}")
+    if not isinstance(content["settings"], dict) or not isinstance(content["sections"], dict):
+        raise TypeError("settings or sections are no JSON objects")
+    try:
+        cameras = tuple(_record(Camera, camera) for camera in content["cameras"])
+    except UserError as error:
+        raise ValueError(str(error)) from None
+    return MapHeader(method=_converted(content["method"], str), settings=content["settings"],
+                     networks={role: _record(NetworkReference, entry) for role, entry in content["networks"].items()},
+                     statistics=_record(MappingStatistics, statistics), cameras=cameras, stored_bounds=(low, high),
+                     covariance_scale=scale, created=_converted(content["created"], str))
+
+
+def _record(kind: type[Record], values: Mapping[str, Any]) -> Record:
+    """Make a dataclass of JSON values. Raises KeyError or TypeError unless they are its fields and of their types."""
+    types = get_type_hints(kind)
+    return kind(**{name: _converted(value, types[name]) for name, value in values.items()})
 
 
 def _converted(value: Any, wanted: Any) -> Any:

@@ -25,7 +25,7 @@ from aceg_ros.errors import UserError
 
 # Raised by the storages and rosbags if a bag is damaged.
 DAMAGE = (ReaderError, sqlite3.Error, OSError, ValueError, KeyError, IndexError, EOFError,
-          AssertionError, OverflowError, MemoryError, struct.error)
+          AssertionError, OverflowError, MemoryError, RecursionError, struct.error)
 
 _STORAGES: dict[str, Callable[[Path], Storage]] = {".mcap": McapStorage, ".db3": SqliteStorage, ".bag": Ros1Storage}
 _METADATA = "metadata.yaml"
