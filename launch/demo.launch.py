@@ -11,6 +11,7 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
+from aceg_ros.ros.common.launch_arguments import BOOLEANS, is_true, number, require_executables
 from launch import LaunchContext, LaunchDescription
 
 HERE = Path(__file__).resolve().parent
@@ -23,21 +24,21 @@ ARGUMENTS = (
     ("loop", "false", "Start again at the end, until the launch is stopped."),
     ("odometry", "false", "Play a robot whose odometry drifts (frames odom, base_link), and publish map -> odom."),
 )
+CHOICES = {"path": ["mapping", "query"], "light": ["day", "evening"], "loop": BOOLEANS, "odometry": BOOLEANS}
 
 
-def is_true(text: str) -> bool:
-    return text.lower() in ("true", "1", "yes", "on")
-
-
-def set_frame_names(context: LaunchContext) -> None:
-    """Set odom_frame and base_frame of the localizer if odometry is simulated."""
-    if is_true(context.launch_configurations["odometry"]):
-        context.launch_configurations.update(odom_frame="odom", base_frame="base_link")
+def prepare(context: LaunchContext) -> None:
+    """Check the arguments before anything is started; set the localizer's frames if odometry is simulated."""
+    value = context.launch_configurations
+    require_executables("aceg_ros", "scene_player" if value["scene"] else "sim_camera")
+    number("rate", value["rate"])
+    if is_true(value["odometry"]):
+        value.update(odom_frame="odom", base_frame="base_link")
 
 
 def camera(context: LaunchContext) -> list[Node]:
-    value = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
-    parameters = {"rate": float(value["rate"]), "loop": is_true(value["loop"]),
+    value = context.launch_configurations
+    parameters = {"rate": number("rate", value["rate"]), "loop": is_true(value["loop"]),
                   "odometry": is_true(value["odometry"])}
     if value["scene"]:
         executable, parameters = "scene_player", parameters | {"scene": value["scene"]}
@@ -52,8 +53,8 @@ def camera(context: LaunchContext) -> list[Node]:
 
 
 def generate_launch_description() -> LaunchDescription:
-    arguments = [DeclareLaunchArgument(name, default_value=default, description=description)
+    arguments = [DeclareLaunchArgument(name, default_value=default, description=description, choices=CHOICES.get(name))
                  for name, default, description in ARGUMENTS]
     localization = IncludeLaunchDescription(PythonLaunchDescriptionSource(str(HERE / "localization.launch.py")))
-    return LaunchDescription([*arguments, OpaqueFunction(function=set_frame_names), localization,
+    return LaunchDescription([*arguments, OpaqueFunction(function=prepare), localization,
                               OpaqueFunction(function=camera)])

@@ -11,6 +11,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
+from aceg_ros.ros.common.launch_arguments import number, require_executables
 from launch import LaunchContext, LaunchDescription
 
 HERE = Path(__file__).resolve().parent
@@ -32,22 +33,35 @@ ARGUMENTS = (
 )
 
 
+def numbers(context: LaunchContext) -> tuple[int, float, float]:
+    """Return every, speed and result_timeout."""
+    value = context.launch_configurations
+    return (int(number("every", value["every"], int)), number("speed", value["speed"]),
+            number("result_timeout", value["silence"] or value["result_timeout"]))
+
+
+def check(context: LaunchContext) -> None:
+    """Check what the replay needs before the localizer is started."""
+    numbers(context)
+    require_executables("aceg_ros", "scene_player", "evaluation_node")
+
+
 def replay(context: LaunchContext) -> list[Node]:
-    value = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
+    value = {name: context.launch_configurations[name] for name, _, _ in ARGUMENTS}
+    every, speed, result_timeout = numbers(context)
     # As strings: a folder named 5 would become a number.
     scene = {name: ParameterValue(text, value_type=str) for name, text in value.items()
-             if name.startswith(("scene", "bag_")) and text} | {"every": int(value["every"])}
+             if name.startswith(("scene", "bag_")) and text} | {"every": every}
     namespace = LaunchConfiguration("namespace")
     return [
         Node(package="aceg_ros", executable="scene_player", name="camera", namespace=namespace, output="screen",
-             parameters=[scene, {"clock": True, "speed": float(value["speed"]),
+             parameters=[scene, {"clock": True, "speed": speed,
                                  "wait_for_subscribers": 2, "start_delay": 2.0}],
              remappings=[(name, LaunchConfiguration(name)) for name in ("image", "camera_info")]),
         Node(package="aceg_ros", executable="evaluation_node", name="evaluation", namespace=namespace, output="screen",
              parameters=[scene, {"map": ParameterValue(LaunchConfiguration("map"), value_type=str),
                                  "output": ParameterValue(value["output"], value_type=str),
-                                 "result_timeout": float(value["silence"] or value["result_timeout"]),
-                                 "speed": float(value["speed"])}],
+                                 "result_timeout": result_timeout, "speed": speed}],
              remappings=[("image", LaunchConfiguration("image"))],
              on_exit=Shutdown(reason="the evaluation is done"))]
 
@@ -57,4 +71,5 @@ def generate_launch_description() -> LaunchDescription:
                  for name, default, description in ARGUMENTS]
     localization = IncludeLaunchDescription(PythonLaunchDescriptionSource(str(HERE / "localization.launch.py")),
                                             launch_arguments={"use_sim_time": "true"}.items())
-    return LaunchDescription([*arguments, localization, OpaqueFunction(function=replay)])
+    return LaunchDescription([*arguments, OpaqueFunction(function=check), localization,
+                              OpaqueFunction(function=replay)])

@@ -12,13 +12,11 @@ from pathlib import Path
 
 from aceg_ros.errors import UserError
 from aceg_ros.utils.child_process import die_with_parent
+from aceg_ros.utils.ros_environment import ros_environment
 
 _STOP_S = 30.0
 _START_S = 120.0
 _PLAIN_LOG = ("--disable-external-lib-logs",)     # no log files of rcl: stdout already goes to a log file
-_CONFIG_FOLDERS = (Path(__file__).resolve().parents[2] / "config",
-                   *(Path(prefix) / "share" / "aceg_ros" / "config"
-                     for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,15 +123,6 @@ def node_command(module: str, parameters: dict[str, object], remappings: dict[st
     flags = [flag for key, value in parameters.items() for flag in ("-p", f"{key}:={_yaml(value)}")]
     flags += [flag for key, value in (remappings or {}).items() for flag in ("-r", f"{key}:={value}")]
     return ["-m", module, "--ros-args", *flags, *_PLAIN_LOG]
-
-
-def ros_environment() -> dict[str, str]:
-    """Return the environment variables for large images over Fast DDS; none if the user has set a profile."""
-    profiles = (folder / "fastdds_profile.xml" for folder in _CONFIG_FOLDERS)
-    found = next((str(profile) for profile in profiles if profile.is_file()), None)
-    if found is None or "FASTDDS_DEFAULT_PROFILES_FILE" in os.environ:
-        return {}           # the user has chosen a transport
-    return {"FASTDDS_DEFAULT_PROFILES_FILE": found}
 
 
 def _yaml(value: object) -> str:

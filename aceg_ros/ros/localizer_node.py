@@ -2,7 +2,12 @@
 
 import sys
 
-from aceg_ros.ros.localizer.node import main
+from aceg_ros.ros.start import start
+
+
+def main() -> int:
+    return start("aceg_ros.ros.localizer.node")
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,7 +2,12 @@
 
 import sys
 
-from aceg_ros.ros.recorders.scene_recorder import main
+from aceg_ros.ros.start import start
+
+
+def main() -> int:
+    return start("aceg_ros.ros.recorders.scene_recorder")
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,6 +2,8 @@
 
 As the original: encodings that name colours (mono8, bgr8, bayer_rggb8, ...) convert into one another, scaling between
 8 and 16 bits; those that only name a type (8UC3, 32FC1, ...) convert to what has as many channels, never to colours.
+Its faults are the original's as well (cv_bridge 3 and 4): the width comes from the step, so that padded rows make a
+wrong or sheared picture; the other byte order raises AttributeError with NumPy 2; what is compressed counts as bgr8.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ _DEPTHS = {"8U": "u1", "8S": "i1", "16U": "u2", "16S": "i2", "32S": "i4", "32F":
 _DEPTH_NAMES = {form: name for name, form in _DEPTHS.items()}
 _CHANNELS = {"mono": 1, "rgb": 3, "bgr": 3, "rgba": 4, "bgra": 4, "bayer_rggb": 1, "bayer_bggr": 1, "bayer_gbrg": 1,
              "bayer_grbg": 1}
-_YUV = {"yuv422": "UYVY", "uyvy": "UYVY", "yuv422_yuy2": "YUY2", "yuyv": "YUY2"}
+_YUV = {"yuv422": "UYVY", "yuv422_yuy2": "YUY2"}
 
 
 class CvBridgeError(TypeError):
@@ -71,18 +73,20 @@ def _convert(image: np.ndarray, source: str, target: str) -> np.ndarray:
 
 class CvBridge:
     def imgmsg_to_cv2(self, img_msg: Image, desired_encoding: str = "passthrough") -> np.ndarray:
-        """The picture (H, W) or (H, W, C). Shares memory with the message where nothing has to be converted."""
+        """The picture (H, step // bytes of a pixel) or (H, ..., C): the message's width is not asked.
+
+        passthrough shares memory with the message. TypeError if there are fewer bytes than that.
+        """
         dtype, channels, _ = _parse(img_msg.encoding)
-        height, width, step = img_msg.height, img_msg.width, img_msg.step
-        row_bytes = width * channels * dtype.itemsize
-        if step < row_bytes or len(img_msg.data) < step * height:
-            raise CvBridgeError(f"Image {width}x{height} {img_msg.encoding} with step {step} does not fit its "
-                                f"{len(img_msg.data)} bytes")
-        rows = np.frombuffer(img_msg.data, np.uint8, height * step).reshape(height, step)[:, :row_bytes]
-        image = rows.view(dtype).reshape((height, width, channels) if channels > 1 else (height, width))
-        if dtype.itemsize > 1 and bool(img_msg.is_bigendian) != (sys.byteorder == "big"):
-            image = image.byteswap()
-        return image if desired_encoding == "passthrough" else _convert(image, img_msg.encoding, desired_encoding)
+        dtype = dtype.newbyteorder(">" if img_msg.is_bigendian else "<")
+        columns = int(img_msg.step / dtype.itemsize / channels)
+        shape = (img_msg.height, columns) if channels == 1 else (img_msg.height, columns, channels)
+        image = np.ndarray(shape=shape, dtype=dtype, buffer=img_msg.data)
+        if img_msg.is_bigendian == (sys.byteorder == "little"):
+            image = image.byteswap().newbyteorder()         # an array of NumPy 2 has no newbyteorder
+        if desired_encoding == "passthrough":
+            return image
+        return np.array(_convert(image, img_msg.encoding, desired_encoding))
 
     def cv2_to_imgmsg(self, cvim: np.ndarray, encoding: str = "passthrough", header: Header | None = None) -> Image:
         """A message with a copy of the picture; passthrough names the type only, e.g. 8UC3."""
@@ -98,20 +102,15 @@ class CvBridge:
         message = Image(height=cvim.shape[0], width=cvim.shape[1], encoding=encoding,
                         step=cvim.shape[1] * channels * dtype.itemsize)
         message.header = header or Header()
-        message.is_bigendian = int(sys.byteorder == "big")
-        message.data = _bytes(cvim.astype(dtype, copy=False))
+        message.is_bigendian = int(cvim.dtype.byteorder == ">")
+        message.data = _bytes(cvim)
         return message
 
     def compressed_imgmsg_to_cv2(self, cmprs_img_msg: CompressedImage,
                                  desired_encoding: str = "passthrough") -> np.ndarray:
-        """The decoded picture, colours in OpenCV's order bgr unless another encoding is asked for."""
+        """The decoded picture as OpenCV has it, None if it cannot be; to be converted, it counts as bgr8."""
         image = cv2.imdecode(np.frombuffer(cmprs_img_msg.data, np.uint8), cv2.IMREAD_UNCHANGED)
-        if image is None:
-            raise CvBridgeError(f"Compressed image of format '{cmprs_img_msg.format}' cannot be decoded")
-        if desired_encoding == "passthrough":
-            return image
-        colour = {2: "mono", 3: "bgr"}[image.ndim] if image.ndim == 2 or image.shape[2] == 3 else "bgra"
-        return _convert(image, f"{colour}{8 * image.dtype.itemsize}", desired_encoding)
+        return image if desired_encoding == "passthrough" else _convert(image, "bgr8", desired_encoding)
 
     def cv2_to_compressed_imgmsg(self, cvim: np.ndarray, dst_format: str = "jpg") -> CompressedImage:
         """cvim: bgr or gray. dst_format: jpg, png, ..."""

@@ -69,7 +69,7 @@ def test_the_byte_order_is_that_of_the_message(encoding):
                                   decode_image(message(pixels, encoding)))
 
 
-@pytest.mark.parametrize("encoding", [name for name in PACKED if "UC" not in name])
+@pytest.mark.parametrize("encoding", [name for name in PACKED if "UC" not in name and name not in ("uyvy", "yuyv")])
 def test_it_decodes_as_cv_bridge_does(encoding):
     cv_bridge = pytest.importorskip("cv_bridge", reason="needs ROS 2")
     from sensor_msgs.msg import Image as ImageMessage

@@ -1,8 +1,11 @@
 """How the process of a node ends."""
 
+import os
 import signal
+import sys
 
 import pytest
+from node_bench import FAKE_NODE
 from ros_graph import RosGraph, output, stop
 
 LATE = """
@@ -99,3 +102,52 @@ def test_an_executor_that_is_quicker_than_the_end_of_its_context_does_not_wait_f
         graph.spin(0.5)
         assert stop(process, number) == 0, output(process)
         assert "cleaned up" in output(process) and "Traceback" not in output(process)
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (("--ros-args", "--params-file", "/missing.yaml"), ("cannot be started", "/missing.yaml")),
+    (("--ros-args", "--log-level", "verbose"), ("cannot be started", "verbose", "debug, info, warn")),
+    (("--ros-args", "--frobnicate"), ("unknown arguments", "--frobnicate")),
+    (("--map", "hall.map"), ("Unknown arguments: --map hall.map", "-p PARAMETER:=VALUE"))])
+def test_a_command_line_that_ros_does_not_take_is_one_sentence(graph, arguments, words):
+    process = graph.start_command(sys.executable, str(FAKE_NODE), *arguments)
+    assert process.wait(60) == 2, output(process)
+    errors = [line for line in output(process).splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 1 and all(word in errors[0] for word in words), output(process)
+    assert "Traceback" not in output(process)
+
+
+def test_an_interrupt_while_torch_is_imported_ends_the_process_without_a_traceback(graph, tmp_path, monkeypatch):
+    (tmp_path / "torch.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    process = graph.start("aceg_ros.ros.localizer_node")
+    assert graph.spin_until(lambda: "importing" in output(process)), output(process)
+    assert stop(process) == 130
+    assert output(process) == "importing\n"
+
+
+INTERRUPTED = """
+import os, signal, sys
+from rclpy.node import Node
+from aceg_ros.ros.common import run
+
+class Slow(Node):
+    def __init__(self):
+        super().__init__("slow")
+        print(os.environ["FASTDDS_DEFAULT_PROFILES_FILE"], flush=True)
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000):
+            self.create_timer(1000.0, lambda: None)
+
+del os.environ["FASTDDS_DEFAULT_PROFILES_FILE"]
+sys.exit(run.run(Slow))
+"""
+
+
+def test_an_interrupt_in_a_constructor_and_the_profile_of_fast_dds(tmp_path, repository):
+    """Without a profile of the user's, the process sets the package's own before rclpy is initialized."""
+    (tmp_path / "slow.py").write_text(INTERRUPTED)
+    with RosGraph(tmp_path) as graph:
+        process = graph.start(tmp_path / "slow.py")
+        assert process.wait(60) == 130, output(process)
+        assert output(process) == f"{repository / 'config' / 'fastdds_profile.xml'}\n"

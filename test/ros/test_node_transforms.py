@@ -20,10 +20,12 @@ from aceg_ros.utils.stamps import stamp_to_ns
 
 @pytest.fixture
 def start(graph, tmp_path):
-    def start_node(**parameters):
+    def start_node(top_frame=None, **parameters):
+        """Start the node, and a robot with as much of a tree as its parameters name, or up to top_frame."""
+        named = "odom" if parameters.get("odom_frame") else "base_link" if parameters.get("base_frame") else "cam"
         map_file = write_map(tmp_path / "truth.map", offset_m=0.0, reads_pose=True)
         process = graph.start(FAKE_NODE, map_path=str(map_file), **parameters)
-        robot = OdometryRobot(graph)
+        robot = OdometryRobot(graph, top_frame or named)
         assert graph.spin_until(lambda: robot.connected() or process.poll() is not None) and process.poll() is None, \
             output(process)
         graph.spin(0.3)             # the static transform comes when the node has been found
@@ -139,7 +141,7 @@ def test_policies_that_lack_a_frame_are_rejected(start, name, value, word):
 
 
 def test_a_prior_from_rviz_lets_the_first_fix_count(start):
-    robot, _ = start(tf_policy="map_to_odom", odom_frame="odom", base_frame="base_link")
+    robot, process = start(tf_policy="map_to_odom", odom_frame="odom", base_frame="base_link")
     initial = robot.graph.node.create_publisher(PoseWithCovarianceStamped, "initialpose", 1)
     message = PoseWithCovarianceStamped(header=Header(frame_id="map"))
     message.pose.pose = pose_to_message(truth_at(1) @ invert(BASE_FROM_CAMERA))
@@ -150,6 +152,7 @@ def test_a_prior_from_rviz_lets_the_first_fix_count(start):
     initial.publish(message)
     robot.graph.spin(0.3)
     assert not robot.transforms, "a prior is no pose"
+    assert "The initial pose (x " in output(process) and "was taken" in output(process)
     key, _, values = robot.drive()
     assert values["status"] == "accepted" and key in robot.poses
 
@@ -255,8 +258,34 @@ def test_reset_resets_everything(start):
 
 
 def test_frames_can_be_named_at_run_time(start):
-    robot, _ = start()
+    robot, _ = start(top_frame="odom")
     assert robot.graph.set_parameter("localizer", "odom_frame", "odom")[0]
     for _ in range(4):
         robot.drive()
     assert {t.child_frame_id for t in robot.transforms} == {"odom"}
+
+
+def test_a_frame_that_has_a_parent_gets_no_second_one(start):
+    """The tree stays whole: the pose is published, the transform is not, and the node says what to set."""
+    robot, process = start(top_frame="base_link")
+    key, *_ = robot.drive()
+    assert key in robot.poses and not robot.transforms
+    assert "TF has a parent of 'cam' already (base_link -> cam)" in output(process)
+    assert robot.graph.spin_until(lambda: "Set base_frame" in robot.node_statuses[-1][0].message, 5.0)
+    assert robot.node_statuses[-1][0].level == robot.node_statuses[-1][0].WARN
+
+    assert robot.graph.set_parameter("localizer", "base_frame", "base_link")[0]
+    robot.drive()
+    assert {t.child_frame_id for t in robot.transforms} == {"base_link"}
+    robot.top_frame = "odom"                    # now somebody publishes odometry
+    robot.drive()
+    robot.graph.spin(0.2)
+    robot.transforms.clear()
+    robot.drive()
+    assert not robot.transforms and "(odom -> base_link)" in output(process)
+
+    assert robot.graph.set_parameter("localizer", "odom_frame", "odom")[0]
+    for _ in range(4):
+        robot.drive()
+    assert {t.child_frame_id for t in robot.transforms} == {"odom"}
+    assert output(process).count("can have only one") == 2, "each is said once"

@@ -120,6 +120,28 @@ def test_unknown_and_unconnected_frames():
     assert not possible and reason
 
 
+def test_a_frame_with_two_parents_jumps_between_them():
+    """What tf2 does when two nodes give a frame a parent: which one it has depends on who spoke last."""
+    buffer = tf2_ros.Buffer()
+    buffer.set_transform(transform("map", "camera", 10.0), "one")
+    buffer.set_transform(transform("base", "camera", 10.5, (1, 0, 0)), "other")
+    buffer.set_transform(transform("map", "camera", 11.0), "one")
+    assert buffer.can_transform("map", "camera", at(10.0)) and buffer.can_transform("map", "camera", at(11.0))
+    assert not buffer.can_transform("map", "camera", at(10.5)) and not buffer.can_transform("map", "camera", at(10.7))
+    assert position(buffer.lookup_transform("base", "camera", at(10.7))) == [1, 0, 0]
+    buffer.set_transform(transform("base", "camera", 11.0, (1, 0, 0)), "other")         # at the same moment
+    assert not buffer.can_transform("map", "camera", at(11.0))
+
+
+def test_the_newer_of_a_moving_and_a_static_transform_counts():
+    buffer = tf2_ros.Buffer()
+    buffer.set_transform_static(transform("base", "camera", 0.0, (1, 0, 0)), "robot")
+    buffer.set_transform(transform("map", "camera", 10.0), "localizer")
+    assert not buffer.can_transform("base", "camera", at(10.0)) and buffer.can_transform("map", "camera", at(10.0))
+    buffer.set_transform_static(transform("base", "camera", 0.0, (1, 0, 0)), "robot")
+    assert buffer.can_transform("base", "camera", at(10.0)) and not buffer.can_transform("map", "camera", at(10.0))
+
+
 def test_bad_transforms_are_ignored():
     buffer = tf2_ros.Buffer()
     buffer.set_transform(transform("map", "base", 1.0, (float("nan"), 0, 0)), "test")

@@ -36,14 +36,17 @@ def truth_at(step: int) -> np.ndarray:
 class OdometryRobot(LocalizerListener):
     """Publishes images, camera_infos, odometry and the extrinsics of the camera.
 
+    top_frame: The topmost frame of its TF: odom, base_link (no odometry) or cam (no extrinsics either).
+
     Attributes:
         truth, odom_from_camera: (4, 4) by stamp in nanoseconds.
         paths: Messages of ~/path.
         now_s: What /clock says; None to stamp the images with the time of the machine.
     """
 
-    def __init__(self, graph: RosGraph) -> None:
+    def __init__(self, graph: RosGraph, top_frame: str = "odom") -> None:
         super().__init__(graph)
+        self.top_frame = top_frame
         self.step = 0
         self.paths: list[PathMessage] = []
         self.odometry = DriftingOdometry(0.05)
@@ -55,13 +58,17 @@ class OdometryRobot(LocalizerListener):
         self._info = node.create_publisher(CameraInfo, "camera_info", qos_profile_sensor_data)
         self._clock = node.create_publisher(Clock, "/clock", 10)
         self._tf, self._static_tf = TransformBroadcaster(node), StaticTransformBroadcaster(node)
-        self._static_tf.sendTransform(
-            pose_to_transform(pose_to_message(BASE_FROM_CAMERA), Header(frame_id="base_link"), "cam"))
+        if top_frame != "cam":
+            self.publish_extrinsics()
         node.create_subscription(PathMessage, "/localizer/path", self.paths.append, 10)
 
     def transform_received(self, transform: TransformStamped) -> None:
         if transform.header.frame_id == "map":
             self.transforms.append(transform)
+
+    def publish_extrinsics(self) -> None:
+        self._static_tf.sendTransform(
+            pose_to_transform(pose_to_message(BASE_FROM_CAMERA), Header(frame_id="base_link"), "cam"))
 
     def connected(self) -> bool:
         """Whether the node listens to images and TF, and is heard."""
@@ -103,7 +110,7 @@ class OdometryRobot(LocalizerListener):
                           else RosTime(seconds=self.now_s).to_msg())
         stamp_ns = stamp_to_ns(stamp)
         odom_from_base = self.odometry.update(truth @ invert(BASE_FROM_CAMERA))
-        if with_odometry:
+        if with_odometry and self.top_frame == "odom":
             self._tf.sendTransform(pose_to_transform(pose_to_message(odom_from_base),
                                                      Header(stamp=stamp, frame_id="odom"), "base_link"))
         self.truth[stamp_ns], self.odom_from_camera[stamp_ns] = truth, odom_from_base @ BASE_FROM_CAMERA

@@ -1,4 +1,4 @@
-"""Look up poses in TF at the stamp of an image."""
+"""Look up poses in TF at the stamp of an image, and who is whose parent there."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 from builtin_interfaces.msg import Time
+from geometry_msgs.msg import TransformStamped
 from rclpy.node import Node
 from rclpy.time import Time as RosTime
 from tf2_ros import Buffer, TransformException, TransformListener
@@ -14,13 +15,34 @@ from aceg_ros.errors import UserError
 from aceg_ros.ros.common.messages import pose_from_transform
 
 _POLL_S = 0.01
+_PARENT_HOLDS_S = 10.0      # after the last transform from it; a static one holds for ever
+
+
+class _NotingBuffer(Buffer):
+    """A buffer that notes the parents of each frame, and until when they hold by time.monotonic()."""
+
+    def __init__(self, node: Node) -> None:
+        self.parents: dict[str, dict[str, float]] = {}
+        super().__init__(node=node)
+
+    def set_transform(self, transform: TransformStamped, authority: str) -> None:
+        self._note(transform, time.monotonic() + _PARENT_HOLDS_S)
+        super().set_transform(transform, authority)
+
+    def set_transform_static(self, transform: TransformStamped, authority: str) -> None:
+        self._note(transform, float("inf"))
+        super().set_transform_static(transform, authority)
+
+    def _note(self, transform: TransformStamped, until_s: float) -> None:
+        parents = self.parents.setdefault(normalize_frame_id(transform.child_frame_id), {})
+        parents[normalize_frame_id(transform.header.frame_id)] = until_s
 
 
 class TransformLookup:
     """Listens to /tf and /tf_static, and looks up where a frame was at a stamp."""
 
     def __init__(self, node: Node) -> None:
-        self._buffer = Buffer(node=node)
+        self._buffer = _NotingBuffer(node)
         self._listener = TransformListener(self._buffer, node)
 
     def lookup(self, target: str, source: str, stamp: Time, timeout_s: float) -> np.ndarray:
@@ -33,9 +55,28 @@ class TransformLookup:
         """
         return wait_for_transform(self._buffer, target, source, stamp=stamp, timeout_s=timeout_s)
 
+    def parents(self, frame: str) -> list[str]:
+        """Return the parents that TF has of a frame at present: more than one if several nodes publish one."""
+        now_s = time.monotonic()
+        return [parent for parent, until_s in list(self._buffer.parents.get(frame, {}).items()) if until_s > now_s]
+
+    def ancestors(self, frame: str, without: tuple[str, str] | None = None) -> list[str]:
+        """Return parent, grandparent, ... of a frame. without: a transform (parent, child) that does not count."""
+        found: list[str] = []
+        child = frame
+        while True:
+            parents = [parent for parent in self.parents(child) if (parent, child) != without]
+            if not parents or parents[0] in (frame, *found):
+                return found
+            found.append(parents[0])
+            child = parents[0]
+
     def clear(self) -> None:
         """Drop the moving transforms; static ones stay."""
         self._buffer.clear()
+        for parents in list(self._buffer.parents.values()):
+            for parent in [parent for parent, until_s in list(parents.items()) if until_s != float("inf")]:
+                parents.pop(parent, None)
 
 
 def wait_for_transform(buffer: Buffer, target: str, source: str, *, stamp: Time, timeout_s: float) -> np.ndarray:

@@ -67,10 +67,16 @@ def difference(results: Sequence[FrameResult], offline: Sequence[FrameResult]) -
 
 def describe(content: Mapping[str, Any]) -> str:
     """Return the lines that sum up evaluation.json."""
-    lines = [f"{name:12s} {run['localized']} of {run['frames']} localized, median {run['median_translation_m']} m"
-             f" {run['median_rotation_deg']} deg, recall {run['recall']}"
+    lines = [f"{name:12s} {run['localized']} of {run['frames']} localized, median"
+             f" {_rounded(run['median_translation_m'])} m {_rounded(run['median_rotation_deg'])} deg, recall"
+             f" {', '.join(f'{key} {_rounded(share)}' for key, share in run['recall'].items())}"
              for name, run in (("over topics", content["over_topics"]), ("offline", content["offline"]))]
     between = content["difference"]
     lines.append(f"{between['compared']} frames compared, {between['accepted_only_once']} accepted in one run only;"
-                 f" largest difference of poses {between['most_m']} m {between['most_deg']} deg.")
+                 f" largest difference of poses {_rounded(between['most_m'])} m {_rounded(between['most_deg'])} deg.")
     return "\n".join(lines)
+
+
+def _rounded(value: float | None) -> str:
+    """Three digits are enough for people; evaluation.json has all."""
+    return "-" if value is None else f"{value:.3g}"

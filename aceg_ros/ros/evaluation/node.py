@@ -25,6 +25,7 @@ from aceg_ros.ros.evaluation.comparison import describe, evaluate_recording
 from aceg_ros.ros.evaluation.parameters import EvaluationParameters
 from aceg_ros.ros.players.playback import clock_offset_ns
 from aceg_ros.ros.players.scene_player import SceneParameters
+from aceg_ros.ros.start import exit_at_once
 from aceg_ros.utils.malloc import configure_malloc
 from aceg_ros.utils.stamps import ns_to_s, s_to_ns, stamp_to_ns
 
@@ -97,8 +98,8 @@ def main() -> int:
     code = run(make_node)
     if code or not nodes or not nodes[0].done.done():
         return code
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)       # what follows takes as long as the scene did
+    signal.signal(signal.SIGINT, exit_at_once)      # what follows takes as long as the scene did
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         content = evaluate_recording(nodes[0].recording, nodes[0].recorded, nodes[0].scene, nodes[0].parameters)
     except UserError as error:

@@ -7,70 +7,149 @@ from collections import deque
 from collections.abc import Callable
 
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from aceg_ros.datasets.camera_info import is_rectified_topic
 from aceg_ros.ros.common.parameters import ParameterGroup
+from aceg_ros.ros.common.topic_watch import TopicWatch
 from aceg_ros.ros.localizer.parameters import ImageParameters
 from aceg_ros.ros.localizer.results import LocalizationRequest
 
-NEWEST_IMAGE = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+SILENCE_S = 10.0        # without an image: they have stopped
+_INFOS = 16             # that are kept, to find the one of an image
+_OVERRIDABLE = (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY)
+_COMPRESSED = "/compressed"
 
 
 class ImageInput:
     """Between start() and stop(), calls on_image(request, is_due) for each image; is_due is False beyond max_rate.
 
-    QoS: depth 1 and best effort by default; every policy can be overridden by parameters (qos_overrides....).
+    Between prepare() and release(), it keeps camera_infos: some drivers publish theirs once, when they start.
+
+    QoS: the newest image, best effort; camera_info best effort, and latched if its publisher latches it. History,
+    depth, reliability and durability can be overridden by parameters (qos_overrides....).
+
+    Attributes:
+        received: Number of images that came.
     """
 
     def __init__(self, node: Node, on_image: Callable[[LocalizationRequest, bool], None]) -> None:
         self._node, self._on_image = node, on_image
         self._parameters = ParameterGroup(node, ImageParameters)
+        self._is_compressed = self._parameters.value.image_transport == "compressed"
+        self._base_topic = node.resolve_topic_name("image")
+        self._image_type: type = CompressedImage if self._is_compressed else Image
+        self._image_topic = self._base_topic + (_COMPRESSED if self._is_compressed else "")
+        self.images = TopicWatch(node, self._image_type, self._image_topic)
+        self.camera_info = TopicWatch(node, CameraInfo, "camera_info")
+        self._info_subscriptions: list[Subscription] = []
         self._subscriptions: list[Subscription] = []
-        self._camera_infos: deque[CameraInfo] = deque(maxlen=16)
-        self._is_rectified_topic = False
+        self._camera_infos: deque[CameraInfo] = deque(maxlen=_INFOS)
         self._next_due_s = 0.0
-        self._received = 0
+        self.received = 0
+        self._last_image_s = -float("inf")
+        self._is_rectified_by_name = is_rectified_topic(self.images.topic)
 
     @property
     def has_camera_info(self) -> bool:
         return bool(self._camera_infos)
 
+    def prepare(self) -> None:
+        """Listen to camera_info, before the images: of two messages that wait, the older subscription's is taken."""
+        if not self._info_subscriptions:
+            self._info_subscriptions.append(self._node.create_subscription(
+                CameraInfo, "camera_info", self._camera_info_received,
+                QoSProfile(depth=_INFOS, reliability=ReliabilityPolicy.BEST_EFFORT),
+                qos_overriding_options=QoSOverridingOptions(_OVERRIDABLE),
+                event_callbacks=self.camera_info.event_callbacks()))
+
     def start(self) -> None:
-        overrides = QoSOverridingOptions.with_default_policies()
-        # camera_info first: if both messages are waiting, the executor takes that of the older subscription.
+        self.prepare()
+        if self._is_rectified_by_name and not self._parameters.value.image_rectified:
+            self._node.get_logger().info(
+                f"{self.images.topic} looks rectified by its name, as image_proc's images are: their camera is taken"
+                f" from P of {self.camera_info.topic}.")
         self._subscriptions.append(self._node.create_subscription(
-            CameraInfo, "camera_info", self._camera_info_received, qos_profile_sensor_data,
-            qos_overriding_options=overrides))
-        kind: type = Image
-        topic = self._node.resolve_topic_name("image")
-        if self._parameters.value.image_transport == "compressed":
-            kind, topic = CompressedImage, f"{topic}/compressed"
-        self._subscriptions.append(self._node.create_subscription(
-            kind, topic, self._image_received, NEWEST_IMAGE, qos_overriding_options=overrides))
-        self._is_rectified_topic = is_rectified_topic(topic)
-        if self._is_rectified_topic and not self._parameters.value.image_rectified:
-            self._node.get_logger().info(f"The images on {topic} are rectified by their topic's name: the camera is"
-                                         " taken from P of camera_info.")
+            self._image_type, self._image_topic, self._image_received,
+            QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT),
+            qos_overriding_options=QoSOverridingOptions(_OVERRIDABLE), event_callbacks=self.images.event_callbacks()))
+        self._last_image_s = -float("inf")
 
     def stop(self) -> None:
-        for subscription in self._subscriptions:
-            self._node.destroy_subscription(subscription)
-        self._subscriptions.clear()
+        self._destroy(self._subscriptions)
+
+    def release(self) -> None:
+        """Stop, and drop the camera_infos."""
+        self.stop()
+        self._destroy(self._info_subscriptions)
         self._camera_infos.clear()
+
+    def look_for_latched_camera_info(self) -> None:
+        """Ask for the camera_info that was published before this node was there, if its publisher keeps it."""
+        if self._camera_infos or len(self._info_subscriptions) != 1:
+            return
+        # Only then: a volatile publisher would be told that its QoS does not go with this subscription's.
+        publishers = self._node.get_publishers_info_by_topic(self.camera_info.topic)
+        if any(publisher.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for publisher in publishers):
+            self._info_subscriptions.append(self._node.create_subscription(
+                CameraInfo, "camera_info", self._camera_info_received,
+                QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)))
+
+    # --- what is missing ---
+
+    def missing_camera_info(self) -> str:
+        """Return the sentence that says so if no camera_info has come yet, else an empty string."""
+        if self._camera_infos:
+            return ""
+        return f"No camera_info has been received on {self.camera_info.topic}: {self.camera_info.explain_silence()}"
+
+    def missing_images(self) -> str:
+        """Return the sentence that says so if no image has come for a while, else an empty string."""
+        silence_s = time.monotonic() - self._last_image_s
+        if silence_s < SILENCE_S:
+            return ""
+        never = silence_s == float("inf")
+        return (f"No image has been received on {self.images.topic} {'yet' if never else f'for {silence_s:.0f} s'}:"
+                f" {self.explain_silence()}")
+
+    def explain_silence(self) -> str:
+        """Return the sentence that says why no images come."""
+        base = self._base_topic
+        plain = base.removesuffix(_COMPRESSED)
+        if self._is_compressed and plain != base:
+            return (f"image_transport compressed adds {_COMPRESSED} to the topic by itself: remap image to {plain}.")
+        if self._is_compressed and self.images.has_publisher(base, "sensor_msgs/msg/Image") and not \
+                self.images.has_publisher(self.images.topic, self.images.type_name):
+            return f"only {base} is published: set image_transport to raw."
+        compressed_type = "sensor_msgs/msg/CompressedImage"
+        if not self._is_compressed and self.images.has_publisher(base, compressed_type):
+            return f"its images are compressed: set image_transport to compressed, and remap image to {plain}."
+        if not self._is_compressed and not self.images.has_publisher(base, self.images.type_name) and \
+                self.images.has_publisher(base + _COMPRESSED, compressed_type):
+            return f"only {base}{_COMPRESSED} is published: set image_transport to compressed."
+        return self.images.explain_silence()
+
+    # --- messages ---
+
+    def _destroy(self, subscriptions: list[Subscription]) -> None:
+        for subscription in subscriptions:
+            self._node.destroy_subscription(subscription)
+        subscriptions.clear()
 
     def _camera_info_received(self, camera_info: CameraInfo) -> None:
         self._camera_infos.append(camera_info)
 
     def _image_received(self, image: Image | CompressedImage) -> None:
-        self._received += 1
-        request = LocalizationRequest(number=self._received, image=image, camera_info=self._camera_info_of(image),
-                                      rectified=self._parameters.value.image_rectified or self._is_rectified_topic
-                                      or None)
-        self._on_image(request, self._is_due())
+        self.received += 1
+        self._last_image_s = time.monotonic()
+        self.look_for_latched_camera_info()
+        # None: by zero distortion and another P than K.
+        is_rectified = self._parameters.value.image_rectified or self._is_rectified_by_name or None
+        self._on_image(LocalizationRequest(number=self.received, image=image, rectified=is_rectified,
+                                           camera_info=self._camera_info_of(image)), self._is_due())
 
     def _is_due(self) -> bool:
         if not self._parameters.value.max_rate:

@@ -33,7 +33,7 @@ from aceg_ros.ros.localizer.pipeline import LocalizationPipeline, ignore_errors_
 from aceg_ros.ros.localizer.pose_output import PoseOutput
 from aceg_ros.ros.localizer.prior import load_last_pose, prior_from_message, save_last_pose
 from aceg_ros.ros.localizer.services import LOAD_TIMEOUT_S, LocalizerServices
-from aceg_ros.ros.localizer.status import NodeState
+from aceg_ros.ros.localizer.status import NodeState, activation_advice
 from aceg_ros.ros.localizer.status_publisher import StatusPublisher
 from aceg_ros.ros.mapping.controller import MappingConfig, MappingController
 from aceg_ros.utils.malloc import configure_malloc
@@ -88,6 +88,7 @@ class LocalizerNode(LifecycleNodeMixin, Node):
         self.create_subscription(PoseWithCovarianceStamped, "initialpose", self._initial_pose_received, 1)
         self._bond = Bond(self)
         self._create_timers()
+        self._status.publish_mapping(self._mapping)
         self._is_complete = True
 
     def _mapping_config(self) -> MappingConfig:
@@ -97,7 +98,7 @@ class LocalizerNode(LifecycleNodeMixin, Node):
 
     def _create_timers(self) -> None:
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self.create_timer(STATUS_PERIOD_S, self._publish_node_status, clock=steady)
+        self.create_timer(STATUS_PERIOD_S, self._report, clock=steady)
         self.create_timer(1.0 / self._output.parameters.tf_rate, self._republish_transform, clock=steady)
         self.create_timer(SAVE_POSE_PERIOD_S, self._save_last_pose, clock=steady)
         self._jumps = self.get_clock().create_jump_callback(
@@ -125,12 +126,14 @@ class LocalizerNode(LifecycleNodeMixin, Node):
         another map can be loaded or made.
         """
         parameters = self._own_parameters.value
+        self._pipeline.input.prepare()
         self._maps.start()
         self._pipeline.worker.start()
         if parameters.map_path:
             self._loading = self._maps.load(parameters.map_path)
             if self._loading.result().error and not parameters.autostart:
                 self._stop_threads()
+                self._pipeline.input.release()
                 return TransitionCallbackReturn.FAILURE
             prior = load_last_pose(self._last_pose_file, parameters.map_path)
             if prior is not None:
@@ -157,6 +160,7 @@ class LocalizerNode(LifecycleNodeMixin, Node):
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._mapping.cancel()
         self._stop_threads()
+        self._pipeline.input.release()
         return TransitionCallbackReturn.SUCCESS
 
     @_log_errors
@@ -219,10 +223,20 @@ class LocalizerNode(LifecycleNodeMixin, Node):
         self._transforms.clear()
 
     def _initial_pose_received(self, message: PoseWithCovarianceStamped) -> None:
+        logger, parameters = self.get_logger(), self._output.parameters
         try:
-            self._output.set_prior(prior_from_message(message, self._output.parameters.map_frame))
+            prior = prior_from_message(message, parameters.map_frame)
         except UserError as error:
-            self.get_logger().warning(f"The initial pose was not used: {error}")
+            logger.warning(f"The initial pose was not used: {error}")
+            return
+        if not parameters.odom_frame:
+            logger.warning("The initial pose is of no use without odom_frame: every image is localized by itself, and"
+                           " its pose is not checked against earlier ones.")
+            return
+        self._output.set_prior(prior)
+        x, y, z = prior.pose[:3, 3]
+        logger.info(f"The initial pose (x {x:.2f}, y {y:.2f}, z {z:.2f} m) was taken: the next pose that agrees with it"
+                    " counts at once.")
 
     @property
     def _last_pose_file(self) -> Path:
@@ -239,10 +253,20 @@ class LocalizerNode(LifecycleNodeMixin, Node):
 
     # --- status ---
 
+    def _report(self) -> None:
+        """In the executor, once a second."""
+        if self._pipeline.is_active:
+            self._pipeline.input.look_for_latched_camera_info()
+        self._publish_node_status()
+        self._status.publish_mapping(self._mapping, only_news=True)
+
     def _publish_node_status(self) -> None:
+        lifecycle = self._lifecycle
         self._status.publish_node(
-            NodeState(lifecycle=self._lifecycle, is_enabled=self._pipeline.is_enabled, map_state=self._maps.state,
-                      has_camera_info=self._pipeline.input.has_camera_info, device=self._own_parameters.value.device),
+            NodeState(lifecycle=lifecycle, advice=activation_advice(self.get_fully_qualified_name(), lifecycle),
+                      is_enabled=self._pipeline.is_enabled, device=self._own_parameters.value.device,
+                      map_state=self._maps.state, missing_input=self._pipeline.missing_input(),
+                      transform_problem=self._output.transform_problem),
             self._mapping)
 
     def _mapping_changed(self) -> None:

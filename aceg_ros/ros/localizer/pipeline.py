@@ -8,8 +8,10 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager
 
+from rclpy.clock import ROSClock
 from rclpy.node import Node
 
+from aceg_ros.estimate import Status
 from aceg_ros.ros.localizer.display import Display
 from aceg_ros.ros.localizer.image_input import ImageInput
 from aceg_ros.ros.localizer.map_loader import MapLoader
@@ -18,7 +20,7 @@ from aceg_ros.ros.localizer.results import BAD_STAMP, REPLACED, LocalizationRequ
 from aceg_ros.ros.localizer.status_publisher import StatusPublisher
 from aceg_ros.ros.localizer.worker import LocalizationWorker
 from aceg_ros.ros.mapping.controller import MappingController
-from aceg_ros.utils.stamps import stamp_to_ns
+from aceg_ros.utils.stamps import ns_to_s, stamp_to_ns
 
 
 class LocalizationPipeline:
@@ -46,9 +48,13 @@ class LocalizationPipeline:
         if not is_wanted or not self.worker.is_running:
             self._status.count_skipped()
             return
-        problem = self._stamp_problem(stamp_to_ns(request.image.header.stamp))
+        problem = self._missing_clock() or self._stamp_problem(stamp_to_ns(request.image.header.stamp))
         if problem:
             self._finish(_not_localized(request, BAD_STAMP, problem))
+            return
+        if request.camera_info is None and self._maps.state.loaded is not None:
+            self._finish(_not_localized(request, Status.BAD_CAMERA.value, "No camera_info has been received on"
+                                        f" {self.input.camera_info.topic} yet."))
             return
         replaced = self.worker.submit(request)
         if replaced is not None:
@@ -58,10 +64,29 @@ class LocalizationPipeline:
     def _stamp_problem(self, stamp_ns: int) -> str:
         if stamp_ns == 0:
             return "The image has no stamp: the camera driver must set it."
-        if stamp_ns > self._node.get_clock().now().nanoseconds + FUTURE_NS:
-            return ("The image's stamp lies in the future: synchronize the clocks, or set use_sim_time with a bag's"
-                    " clock.")
-        return ""
+        ahead_ns = stamp_ns - self._node.get_clock().now().nanoseconds
+        if ahead_ns <= FUTURE_NS:
+            return ""
+        sentence = f"The image's stamp lies in the future, by {ns_to_s(ahead_ns):.1f} s"
+        if self._is_simulated:
+            return f"{sentence} of /clock: use_sim_time is set, but the camera stamps by another clock."
+        return f"{sentence}: synchronize the clocks, or set use_sim_time with a bag's clock."
+
+    @property
+    def _is_simulated(self) -> bool:
+        clock = self._node.get_clock()
+        return isinstance(clock, ROSClock) and clock.ros_time_is_active
+
+    def _missing_clock(self) -> str:
+        """Return the sentence that says so if the simulated time is waited for, else an empty string."""
+        if not self._is_simulated or self._node.get_clock().now().nanoseconds:
+            return ""
+        return ("No time is heard on /clock, and use_sim_time is set: play the bag with its clock ('ros2 bag play"
+                " --clock'), start the simulator, or set use_sim_time to false.")
+
+    def missing_input(self) -> str:
+        """Return the sentence that names what does not come: clock, camera_info or images; empty if all come."""
+        return self._missing_clock() or self.input.missing_camera_info() or self.input.missing_images()
 
     # --- 2. in the worker's thread: the image was localized (worker.py), its pose is checked and published ---
 

@@ -58,7 +58,7 @@ class PoseOutput:
         self._lock = threading.Lock()
         self._poses = node.create_publisher(PoseWithCovarianceStamped, "~/pose", 10)
         self._paths = node.create_publisher(Path, "~/path", 1)
-        self._tf = TransformPublisher(node, is_suspended)
+        self._tf = TransformPublisher(node, transforms, is_suspended)
         self._gate = OdometryGate(self.parameters.odometry_gate)
         self._prior: Prior | None = None
         self._reset()
@@ -66,6 +66,11 @@ class PoseOutput:
     @property
     def parameters(self) -> PoseParameters:
         return self._group.value
+
+    @property
+    def transform_problem(self) -> str:
+        """Return the sentence that says why the transform is not published, or an empty string."""
+        return self._tf.problem
 
     def publish(self, result: LocalizationResult) -> LocalizationResult:
         """Publish an accepted result. Returns it, or a rejection if its stamp is wrong or it contradicts odometry."""

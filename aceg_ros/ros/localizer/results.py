@@ -18,6 +18,8 @@ BAD_STAMP = "bad_stamp"              # zero, or in the future
 NO_TRANSFORM = "no_transform"        # TF lacks the odometry or the extrinsics of the camera
 UNCONFIRMED = "unconfirmed"          # far from the prediction of odometry: further poses have to agree with it first
 
+NO_MAP_MESSAGE = "No map is loaded: set the parameter map_path, or make one with ~/start_mapping."
+
 
 @dataclass(frozen=True, kw_only=True)
 class LocalizationRequest:

@@ -15,6 +15,7 @@ from aceg_ros.ros.common.services import Outcome, create_switch_service, create_
 from aceg_ros.ros.localizer.map_loader import MapLoader
 from aceg_ros.ros.localizer.parameters import LocalizerParameters
 from aceg_ros.ros.localizer.pipeline import LocalizationPipeline
+from aceg_ros.ros.localizer.status import activation_advice
 from aceg_ros.ros.mapping.controller import MappingController
 from aceg_ros.utils.atomic_file import write_bytes
 
@@ -42,8 +43,7 @@ class LocalizerServices:
     def _if_active(self, action: Callable[[], Outcome]) -> Callable[[], Outcome]:
         def run_if_active() -> Outcome:
             return action() if self._pipeline.is_active else (
-                False, f"The node is {self._lifecycle()}: 'ros2 lifecycle set"
-                       f" {self._node.get_fully_qualified_name()} configure', then 'activate'.")
+                False, activation_advice(self._node.get_fully_qualified_name(), self._lifecycle()))
         return run_if_active
 
     def _load_map(self) -> Outcome:
@@ -88,14 +88,24 @@ class LocalizerServices:
         return True, "Localizing." if on else "Localization is switched off; ~/trigger_localization still works."
 
     def _trigger_localization(self) -> Outcome:
+        before = self._pipeline.input.received
         result = self._pipeline.wait_for_result(LOCALIZE_TIMEOUT_S)
         if result is None:
-            return False, f"No image was localized within {LOCALIZE_TIMEOUT_S:.0f} s."
+            return False, self._explain_no_result(self._pipeline.input.received - before)
         if not result.accepted:
             return False, f"{result.status}: {result.message}"
         assert result.estimate is not None and result.estimate.map_from_camera is not None
         x, y, z = result.estimate.map_from_camera[:3, 3]
         return True, f"The camera is at x {x:.3f}, y {y:.3f}, z {z:.3f} m: {result.message}"
+
+    def _explain_no_result(self, received: int) -> str:
+        """Return why no image was localized in time. received: how many came."""
+        images = self._pipeline.input
+        if received:
+            return (f"{received} images came on {images.images.topic} within {LOCALIZE_TIMEOUT_S:.0f} s, but none was"
+                    " finished.")
+        return (f"No image came on {images.images.topic} within {LOCALIZE_TIMEOUT_S:.0f} s:"
+                f" {images.explain_silence()}")
 
 
 def _back_up(target: Path) -> Path | None:

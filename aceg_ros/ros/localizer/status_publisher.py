@@ -12,6 +12,7 @@ from std_msgs.msg import Header
 from aceg_ros.ros.localizer.results import LocalizationResult
 from aceg_ros.ros.localizer.status import (
     NodeState,
+    ProblemLog,
     SlidingWindow,
     StatusCounts,
     diagnostic_array,
@@ -32,6 +33,8 @@ class StatusPublisher:
         self._node = node
         self._lock = threading.Lock()
         self._counts, self._window = StatusCounts(), SlidingWindow()
+        self._problem_log = ProblemLog(node.get_logger().warning)
+        self._mapping_message = ""          # the newest that was published
         self._status = node.create_publisher(DiagnosticArray, "~/status", 50)
         self._mapping_status = node.create_publisher(DiagnosticArray, "~/mapping_status", LATCHED)
         self._diagnostics = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -60,14 +63,19 @@ class StatusPublisher:
         """Publish the state of the node on ~/status, and with that of mapping on /diagnostics."""
         name, header = self._node.get_name(), self._header()
         with self._lock:
+            self._problem_log.update(state.problem(self._window))
             status = node_status(name, state, self._counts, self._window)
             self._status.publish(diagnostic_array(header, [status]))
             self._diagnostics.publish(diagnostic_array(header, [status, mapping_status(name, mapping)]))
 
-    def publish_mapping(self, mapping: MappingController) -> None:
-        """Publish the state of mapping."""
-        message = diagnostic_array(self._header(), [mapping_status(self._node.get_name(), mapping)])
+    def publish_mapping(self, mapping: MappingController, only_news: bool = False) -> None:
+        """Publish the state of mapping. only_news: unless its sentence is that of the last time."""
+        status = mapping_status(self._node.get_name(), mapping)
+        message = diagnostic_array(self._header(), [status])
         with self._lock:
+            if only_news and status.message == self._mapping_message:
+                return
+            self._mapping_message = status.message
             self._mapping_status.publish(message)
             self._status.publish(message)
 

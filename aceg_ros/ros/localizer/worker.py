@@ -13,7 +13,13 @@ from aceg_ros.errors import UserError
 from aceg_ros.estimate import Status
 from aceg_ros.ros.common.messages import BadCameraError, frame_from_messages
 from aceg_ros.ros.localizer.map_loader import MapLoader
-from aceg_ros.ros.localizer.results import INTERNAL_ERROR, NO_MAP, LocalizationRequest, LocalizationResult
+from aceg_ros.ros.localizer.results import (
+    INTERNAL_ERROR,
+    NO_MAP,
+    NO_MAP_MESSAGE,
+    LocalizationRequest,
+    LocalizationResult,
+)
 
 
 class LocalizationWorker:
@@ -74,8 +80,7 @@ class LocalizationWorker:
         result = LocalizationResult(number=request.number, header=request.image.header, status=INTERNAL_ERROR,
                                     message="", map_number=map_state.number)
         if map_state.loaded is None:
-            return result.rejected(NO_MAP, map_state.error or "No map is loaded: set the parameter map_path, or make"
-                                   " one with ~/start_mapping.")
+            return result.rejected(NO_MAP, map_state.error or NO_MAP_MESSAGE)
         try:
             frame = frame_from_messages(request.image, request.camera_info, request.rectified)
         except BadCameraError as error:

@@ -11,15 +11,17 @@ from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped, TransformS
 from nav_msgs.msg import Odometry
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
+from rclpy.qos_overriding_options import QoSOverridingOptions
 from std_msgs.msg import Header
 from tf2_ros import Buffer
 
+from aceg_ros.errors import UserError
 from aceg_ros.ros.common.messages import pose_to_transform
+from aceg_ros.ros.common.topic_watch import TopicWatch
 from aceg_ros.ros.common.transform_lookup import TransformLookup, normalize_frame_id, wait_for_transform
 
 SOURCES = ("tf", "pose", "pose_with_covariance", "odometry")
 _TYPES = {"pose": PoseStamped, "pose_with_covariance": PoseWithCovarianceStamped, "odometry": Odometry}
-_QUEUE = QoSProfile(depth=50)
 
 
 class PoseSource(Protocol):
@@ -51,11 +53,21 @@ class TopicPoses:
         self._node, self._transforms, self._child = node, transforms, normalize_frame_id(child_frame)
         self._buffer = Buffer()
         self._parent = ""
-        self._subscription = node.create_subscription(_TYPES[kind], "mapping_pose", self._pose_received, _QUEUE)
+        self._topic = TopicWatch(node, _TYPES[kind], "mapping_pose")
+        self._subscription = node.create_subscription(
+            _TYPES[kind], "mapping_pose", self._pose_received, QoSProfile(depth=50),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            event_callbacks=self._topic.event_callbacks())
 
     def lookup(self, stamp: Time, camera_frame: str, timeout_s: float) -> np.ndarray:
-        map_from_child = wait_for_transform(self._buffer, self._parent or "mapping_pose", "posed", stamp=stamp,
-                                            timeout_s=timeout_s)
+        try:
+            map_from_child = wait_for_transform(self._buffer, self._parent or "mapping_pose", "posed", stamp=stamp,
+                                                timeout_s=timeout_s)
+        except UserError as error:
+            if self._parent:
+                raise UserError(f"There is no pose on {self._topic.topic} at the image's stamp: {error}") from None
+            raise UserError(f"No pose has been received on {self._topic.topic}:"
+                            f" {self._topic.explain_silence()}") from None
         if self._child in ("", camera_frame):
             return map_from_child
         return map_from_child @ self._transforms.lookup(self._child, camera_frame, stamp, timeout_s)

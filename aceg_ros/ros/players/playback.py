@@ -93,7 +93,12 @@ class Playback:
         stamp = self._node.get_clock().now() if self._clock is None else self._clock.stamp(frame.stamp_s)
         self._camera.publish(frame, stamp.to_msg())
         self._published += 1
-        self._node.get_logger().info(f"Played {self._published} of {self._count} frames.", throttle_duration_sec=5.0)
+        self._node.get_logger().info(self._progress(), throttle_duration_sec=5.0)
+
+    def _progress(self) -> str:
+        if self._parameters.loop:
+            return f"Played {self._published} frames of a loop of {self._count}."
+        return f"Played {self._published} of {self._count} frames."
 
     def _ready(self) -> bool:
         """Return whether start_delay has passed since there were enough subscribers."""

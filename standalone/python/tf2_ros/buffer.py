@@ -7,7 +7,7 @@ latest moment that the whole chain knows, and a chain of static transforms is go
 from __future__ import annotations
 
 import time as wall
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from dataclasses import dataclass, field
 from threading import RLock
 
@@ -61,18 +61,21 @@ class _Track:
         return True
 
     def parent_at(self, stamp_ns: int) -> str | None:
-        """The parent at that time, or the nearest known: whether the time is covered is found later, by `at`."""
+        """The parent at that time, or the nearest known: whether the time is covered is found later, by `at`.
+
+        Of samples with the same stamp the newest counts: a frame that two nodes publish jumps between its parents.
+        """
         if not self.samples:
             return None
-        return self.samples[max(bisect_left(self.samples, stamp_ns, key=lambda s: s.stamp_ns) - 1, 0)].parent
+        return self.samples[max(bisect_right(self.samples, stamp_ns, key=lambda s: s.stamp_ns) - 1, 0)].parent
 
     def at(self, stamp_ns: int, child: str) -> tuple[np.ndarray, Rotation]:
         """parent_from_child, interpolated. Raises ExtrapolationException."""
         if self.is_static:
             return self.samples[0].translation, self.samples[0].rotation
-        index = bisect_left(self.samples, stamp_ns, key=lambda s: s.stamp_ns)
-        if index < len(self.samples) and self.samples[index].stamp_ns == stamp_ns:
-            return self.samples[index].translation, self.samples[index].rotation
+        index = bisect_right(self.samples, stamp_ns, key=lambda s: s.stamp_ns)
+        if index and self.samples[index - 1].stamp_ns == stamp_ns:
+            return self.samples[index - 1].translation, self.samples[index - 1].rotation
         if index in (0, len(self.samples)):
             direction = "future" if index else "past"
             known = self.samples[-1 if index else 0].stamp_ns

@@ -17,14 +17,15 @@ class TransformListener:
     """spin_thread: spin the node in a thread of its own; without it, somebody else has to."""
 
     def __init__(self, buffer: Buffer, node: Node, *, spin_thread: bool = False, qos: QoSProfile | int = 100,
-                 static_qos: QoSProfile | None = None) -> None:
+                 static_qos: QoSProfile | None = None, tf_topic: str = "/tf",
+                 tf_static_topic: str = "/tf_static") -> None:
         self.buffer = buffer
         self.node = node
         self.group = ReentrantCallbackGroup()  # a callback that waits in lookup_transform must not hold up /tf
         static_qos = static_qos or QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self.tf_sub = node.create_subscription(TFMessage, "/tf", self.callback, qos, callback_group=self.group)
+        self.tf_sub = node.create_subscription(TFMessage, tf_topic, self.callback, qos, callback_group=self.group)
         self.tf_static_sub = node.create_subscription(
-            TFMessage, "/tf_static", self.static_callback, static_qos, callback_group=self.group)
+            TFMessage, tf_static_topic, self.static_callback, static_qos, callback_group=self.group)
         self.executor = SingleThreadedExecutor(context=node.context) if spin_thread else None
         if self.executor:
             self.executor.add_node(node)
