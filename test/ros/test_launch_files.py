@@ -65,6 +65,25 @@ def test_the_transport_profile_is_set_unless_the_user_has_chosen_one(monkeypatch
     assert [Path(value).is_file() for value in values] == ([] if chosen else [True])
 
 
+@pytest.mark.parametrize(("name", "arguments", "words"), [
+    ("localization.launch.py", {"rviz": "true"}, ("rviz2", "not installed")),
+    ("localization.launch.py", {"rviz": "perhaps"}, ("rviz", "perhaps")),
+    ("localization.launch.py", {"autostart": "soon"}, ("autostart", "soon")),
+    ("localization.launch.py", {"log_level": "verbose"}, ("log_level", "verbose", "debug")),
+    ("localization.launch.py", {"params_file": "/missing.yaml"}, ("params_file", "/missing.yaml")),
+    ("mapping.launch.py", {"rviz": "true"}, ("rviz2", "not installed")),
+    ("demo.launch.py", {"rviz": "true"}, ("rviz2", "not installed")),
+    ("demo.launch.py", {"loop": "perhaps"}, ("loop", "perhaps")),
+    ("demo.launch.py", {"rate": "fast"}, ("rate", "fast")),
+    ("evaluation.launch.py", {"speed": "fast"}, ("speed", "fast")),
+    ("evaluation.launch.py", {"every": "1.5"}, ("every", "1.5"))])
+def test_what_cannot_be_started_is_said_before_anything_is(graph, name, arguments, words):
+    process = launch(graph, name, **arguments)
+    assert process.wait(60) != 0
+    assert any(all(word in line for word in words) for line in output(process).splitlines()), output(process)
+    assert "process started" not in output(process)
+
+
 def test_localization_with_namespace_topics_and_map(graph, tmp_path):
     damaged = tmp_path / "damaged.map"
     damaged.write_text("no map")
