@@ -112,7 +112,7 @@ def test_byte_order():
                 BRIDGE.imgmsg_to_cv2(sent)
         else:
             np.testing.assert_array_equal(BRIDGE.imgmsg_to_cv2(sent), numbers)
-        np.testing.assert_array_equal(decode_depth(sent), (numbers / 1000).astype(np.float32))
+        np.testing.assert_allclose(decode_depth(sent), numbers / 1000, rtol=1e-6)
     assert BRIDGE.cv2_to_imgmsg(numbers, "16UC1").is_bigendian == (sys.byteorder == "big")
 
 
