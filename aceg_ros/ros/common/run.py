@@ -76,7 +76,7 @@ def run(make_node: Callable[[], Node]) -> int:
         # If a signal shuts down the context during start-up, the constructor may raise anything: that is no error.
         if rclpy.ok():
             raise
-        return INTERRUPTED if was_interrupted else 0
+        return INTERRUPTED if being_made and was_interrupted else 0
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)   # the clean-up below is short and must not be interrupted

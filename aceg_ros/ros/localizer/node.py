@@ -255,10 +255,11 @@ class LocalizerNode(LifecycleNodeMixin, Node):
 
     def _report(self) -> None:
         """In the executor, once a second."""
-        if self._pipeline.is_active:
-            self._pipeline.input.look_for_latched_camera_info()
-        self._publish_node_status()
-        self._status.publish_mapping(self._mapping, only_news=True)
+        with ignore_errors_after_shutdown(self):
+            if self._pipeline.is_active:
+                self._pipeline.input.look_for_latched_camera_info()
+            self._publish_node_status()
+            self._status.publish_mapping(self._mapping, only_news=True)
 
     def _publish_node_status(self) -> None:
         lifecycle = self._lifecycle
