@@ -37,8 +37,8 @@ def pick_device(device: str) -> str:
     if device not in ("cpu", "cuda"):
         raise UserError(f"Unknown device '{device}': use auto, cpu or cuda.")
     if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("Device 'cuda' was requested, but PyTorch finds no GPU: choose cpu or auto (--device of a command,"
-                        " the parameter device of a node).")
+        raise UserError("Device 'cuda' was requested, but PyTorch finds no GPU: choose cpu or auto (--device of a"
+                        " command, the parameter device of a node).")
     return device
 
 
