@@ -13,6 +13,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from aceg_ros.camera import Camera, Frame
 from aceg_ros.datasets import BagOptions, open_scene
+from aceg_ros.datasets.bag import can_read
 from aceg_ros.datasets.bag.mcap import McapStorage
 from aceg_ros.datasets.bag.reader import read_messages
 from aceg_ros.errors import UserError
@@ -70,6 +71,12 @@ def test_metadata_is_not_needed(tmp_path, storage):
     check(bag)
     (bag / "metadata.yaml").unlink()
     check(bag)
+
+
+def test_what_is_no_bag_is_not_taken_for_one(tmp_path):
+    (tmp_path / "metadata.yaml").write_text("a: 1")
+    for path in (tmp_path, tmp_path / "missing", tmp_path / "metadata.yaml"):
+        assert not can_read(path)
 
 
 def test_what_metadata_lists_has_to_be_there(tmp_path):

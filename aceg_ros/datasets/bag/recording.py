@@ -103,7 +103,7 @@ def can_read(path: Path) -> bool:
     """Return whether path looks like a file of a bag, or a folder with such files."""
     if path.is_file():
         return _is_storage(path)
-    return any(map(_is_storage, path.iterdir())) or _is_metadata(path / _METADATA)
+    return path.is_dir() and (any(map(_is_storage, path.iterdir())) or _is_metadata(path / _METADATA))
 
 
 def storage_files(path: Path) -> list[Path]:
