@@ -45,7 +45,7 @@ class SceneCoordinateConfig:
     max_cells: if an image has more cells, one of each 2x2 is used. max_reliable_cells: of these, only this many of the
     most reliable are used, if the encoder predicts reliabilities; None: all. patch_offset_px: added to the pixels of
     the cells, for maps whose authors define pixel coordinates differently. covariance_scale: of the map, see
-    `mapping.calibration`. seed: of RANSAC.
+    `mapping.calibration`; applied to poses that have passed the gates. seed: of RANSAC.
     """
 
     max_cells: int

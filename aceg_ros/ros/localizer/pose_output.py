@@ -73,7 +73,7 @@ class PoseOutput:
         return self._tf.problem
 
     def publish(self, result: LocalizationResult) -> LocalizationResult:
-        """Publish an accepted result. Returns it, or a rejection if its stamp is wrong or it contradicts odometry."""
+        """Publish an accepted result. Returns it, or its rejection (stamp, TF, odometry)."""
         try:
             frames = self._look_up_frames(result.header)        # outside the lock: it may wait
         except UserError as error:
@@ -132,8 +132,8 @@ class PoseOutput:
             verdict = self._check_against_odometry(fix, frames.base_from_camera)
             if verdict is Verdict.PENDING:
                 return result.rejected(
-                    UNCONFIRMED, "The pose contradicts odometry and earlier poses:"
-                    f" {self.parameters.gate_agreeing_fixes} that agree are needed.")
+                    UNCONFIRMED, "The pose is the first, or contradicts odometry and earlier poses: it is accepted once"
+                    f" {self.parameters.gate_agreeing_fixes} consecutive poses agree.")
             is_late = verdict is Verdict.LATE
         self._publish_pose(fix, frames.base_from_camera, result.header.stamp)
         if not is_late:
