@@ -73,11 +73,12 @@ $(VENV)/.interfaces: $(INTERFACES) standalone/build_interfaces.sh $(VENV)/.requi
 	standalone/build_interfaces.sh
 	touch $@
 
-# The package itself, editable, and the stand-ins for what ROS 2 would bring.
+# The package itself, editable, and the stand-ins for what ROS 2 would bring. This folder is put on Python's path as well:
+# without it, a script beside a clone named aceg_ros would import the clone's folder instead of the package.
 $(VENV)/.installed: setup.py setup.cfg Makefile $(VENV)/.requirements
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps \
 	    --no-build-isolation -e .
-	printf '%s\nimport standalone_environment\n' "$(CURDIR)/standalone/python" \
+	printf '%s\n%s\nimport standalone_environment\n' "$(CURDIR)" "$(CURDIR)/standalone/python" \
 	    > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/aceg_standalone.pth"
 	touch $@
 

@@ -25,6 +25,7 @@ class Format(Protocol):
         """List the frames in the order in which they were taken. Raises UserError if they cannot be listed."""
 
 
+MAX_SUGGESTED_FROM = 20         # folders
 FORMATS = cast(tuple[Format, ...], (ace, seven_scenes, tum_rgbd, colmap, transforms_json, bag))
 
 
@@ -50,7 +51,8 @@ def open_scene(path: Path | str, every: int = 1, bag_options: BagOptions | None 
     found = next((candidate for candidate in FORMATS if candidate.can_read(path)), None)
     if found is None:
         known = "; ".join(f"{candidate.EXPECTED_FILES} ({candidate.NAME})" for candidate in FORMATS)
-        raise UserError(f"{path} is not a scene that can be read: expected {known}.")
+        raise UserError(f"{path} is not a scene that can be read: expected {known}."
+                        f"{_suggestion(path)}")
     if bag_options is not None and found is not bag:
         raise UserError(f"{path} is {found.NAME}, not a ROS bag: topics, frames and times are for bags.")
     entries = bag.list_entries(path, bag_options) if found is bag else found.list_entries(path)
@@ -58,3 +60,12 @@ def open_scene(path: Path | str, every: int = 1, bag_options: BagOptions | None 
         raise UserError(f"Scene {path} ({found.NAME}) lists no frames.")
     name = "/".join(path.resolve().parts[-2:])      # two parts: the last alone is often just "mapping" or "query"
     return Scene(name, found.NAME, entries[::every])
+
+
+def _suggestion(path: Path) -> str:
+    """Return the question whether a folder in this one, or the one around it, was meant; empty if none can be read."""
+    if not path.is_dir():
+        return ""
+    folders = [*sorted(entry for entry in path.iterdir() if entry.is_dir())[:MAX_SUGGESTED_FROM], path.resolve().parent]
+    readable = [str(folder) for folder in folders if any(candidate.can_read(folder) for candidate in FORMATS)]
+    return f" Did you mean {' or '.join(readable[:3])}?" if readable else ""

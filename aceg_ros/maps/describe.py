@@ -25,11 +25,11 @@ def describe(path: Path | str) -> dict[str, str]:
     rows |= {"created": header.created, "file": f"{file.path.stat().st_size / 1e6:.2f} MB",
              "parameters": f"{sum(size for name, size in sizes.items() if name not in DISPLAY_SECTIONS):,}",
              "cloud": f"{sizes.get('cloud', 0) // 6:,} points", "bounds": f"{_corner(low)} to {_corner(high)} m"}
-    rows |= {name.replace("_", " "): str(value) for name, value in header.settings.items()}
+    rows |= {name.replace("_", " "): _text(value) for name, value in header.settings.items()}
     rows["covariance scale"] = f"{header.covariance_scale:.3g}"
     rows |= {f"camera {n}": f"{c.width}x{c.height}, f {c.fx:.1f} {c.fy:.1f}, centre {c.cx:.1f} {c.cy:.1f}, {c.model}"
              for n, c in enumerate(header.cameras[:MAX_CAMERAS])}
-    return rows | {name.replace("_", " "): str(value) for name, value in asdict(header.statistics).items()}
+    return rows | {name.replace("_", " "): _text(value) for name, value in asdict(header.statistics).items()}
 
 
 def _section_sizes(shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:
@@ -39,6 +39,12 @@ def _section_sizes(shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:
         section = name.split(".")[0]
         sizes[section] = sizes.get(section, 0) + math.prod(shape)
     return sizes
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return "none" if math.isnan(value) else f"{value:.4g}"
 
 
 def _corner(corner: list[float]) -> str:

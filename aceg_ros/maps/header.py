@@ -166,6 +166,8 @@ def open_map(path: Path | str, framework: str = "numpy") -> MapFile:
     Raises UserError if the file is missing, damaged, not a map or of a newer format.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, not a map file: 'aceg map' makes a map of a folder of images.")
     if not path.is_file():
         raise UserError(f"There is no map file {path}: make one with 'aceg map SCENE -o {path}'.")
     try:

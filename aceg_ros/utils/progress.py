@@ -51,7 +51,7 @@ class MappingProgressBar:
 
     def show(self, progress: Progress) -> None:
         error = "" if math.isnan(progress.reprojection_px) else f"{progress.reprojection_px:.1f} px, "
-        state = f"{error}{max(progress.remaining_s, 0):.0f} s left"
+        state = f"{error}at most {max(progress.remaining_s, 0):.0f} s left"
         if self._terminal:
             self._bar.set_description_str(f"{progress.stage:17}", refresh=False)
             self._bar.set_postfix_str(f" {state}", refresh=False)

@@ -49,6 +49,15 @@ def test_the_name_is_that_of_scene_and_part(tmp_path, recording):
     assert (scene.name, scene.format) == ("kitchen/query", "ACE folder")
 
 
+def test_the_folders_that_were_probably_meant_are_named(tmp_path, recording):
+    for part in ("mapping", "query"):
+        write.write_ace(tmp_path / "kitchen" / part, recording, CAMERA)
+    with pytest.raises(UserError, match=r"Did you mean \S+/kitchen/mapping or \S+/kitchen/query\?$"):
+        open_scene(tmp_path / "kitchen")
+    with pytest.raises(UserError, match=r"Did you mean \S+/kitchen/query\?$"):
+        open_scene(tmp_path / "kitchen" / "query" / "rgb")
+
+
 def test_reasons_of_skipped_frames_are_grouped():
     missing = [f"Image /data/set 1/images/{number}.png is missing." for number in range(5)]
     reasons = ["Frame 7.png: The image is black.", *missing, "Pose file /data/poses/9.txt holds 3 numbers."]

@@ -70,6 +70,8 @@ def test_a_map_without_training_error_is_standard_json(tmp_path):
 def test_missing(tmp_path):
     with pytest.raises(UserError, match="no map file .*aceg map"):
         SceneMap.load(tmp_path / "none.map")
+    with pytest.raises(UserError, match="is a folder, not a map file"):
+        SceneMap.load(tmp_path)
 
 
 def test_every_truncation_and_every_flipped_byte_is_noticed(tmp_path):
