@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 def add_parser(verbs: Any) -> None:
     verb = add_verb(verbs, "localize", run, "localize images in a map")
-    verb.description = ("Localize images in a map. Prints the pose of the camera in the map for each: x y z in metres and"
-                        " the quaternion qx qy qz qw; or the reason why there is none.")
+    verb.description = ("Localize images in a map. Prints the pose of the camera in the map for each: x y z in metres"
+                        " and the quaternion qx qy qz qw; or the reason why there is none.")
     verb.add_argument("map", metavar="MAP")
     verb.add_argument("images", metavar="IMAGE", nargs="+")
     verb.add_argument("--camera", metavar="FILE", help="intrinsics: ROS camera_info YAML, JSON or a 3x3 text file"
