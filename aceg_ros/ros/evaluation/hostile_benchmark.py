@@ -147,9 +147,11 @@ def send_all(sender: Sender, node: NodeProcess, messages: int, seed: int) -> boo
             return False
         if index % max(1, pairs // REPORTS) == 0:
             report(2 * index)
-        sender.send(*hostile_pair(rng, good, index))
-        if index % 4 == 3:        # most images are replaced by newer ones; each of these gets its status
-            sender.spin(STATUS_TIMEOUT_S, enough=sender.statuses.total() + 1)
+        info, image = hostile_pair(rng, good, index)
+        if index % 2:             # otherwise hardly an image would get past its camera
+            good.header, info = info.header, good
+        sender.send(info, image)
+        sender.spin(STATUS_TIMEOUT_S, enough=sender.statuses.total() + 1)    # so that the node takes each image
     sender.spin(2.0)
     if node.popen.poll() is not None:
         return False
