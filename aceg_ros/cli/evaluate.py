@@ -23,7 +23,7 @@ def add_parser(verbs: Any) -> None:
     verb.add_argument("map", metavar="MAP")
     verb.add_argument("scene", metavar="SCENE", help=SCENE_HELP)
     verb.add_argument("--json", metavar="FILE", help="write the statistics to a file as well")
-    verb.add_argument("--report", metavar="DIR", help="write per-frame table, trajectories and plots")
+    verb.add_argument("--report", metavar="DIR", help="write report.html, per-frame table, trajectories and plots")
     add_scene_flags(verb)
     add_computing_flags(verb)
 
