@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="aceg", description="Map a scene from posed images, often in less than a minute; then localize new images.",
+        prog="aceg", description="Map a scene from posed images, often within a minute; then localize others in it.",
         epilog="Example: aceg map recording/ -o lab.map && aceg evaluate lab.map another_recording/")
     parser.add_argument("--version", action="version", version=f"aceg_ros {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
