@@ -82,13 +82,20 @@ class RosGraph:
         return process
 
     def spin_until(self, condition: Callable[[], bool], timeout_s: float = 60.0) -> bool:
-        """Handle messages until the condition holds; returns whether it does."""
+        """Handle messages until the condition holds; returns whether it does.
+
+        A condition on the last of the messages received does not hold while there is none (IndexError).
+        """
         deadline = time.monotonic() + timeout_s
-        while not condition():
+        while True:
+            try:
+                if condition():
+                    return True
+            except IndexError:
+                pass
             if time.monotonic() > deadline:
                 return False
             self._executor.spin_once(timeout_sec=0.02)
-        return True
 
     def spin(self, duration_s: float) -> None:
         self.spin_until(lambda: False, duration_s)
