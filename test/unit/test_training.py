@@ -146,6 +146,7 @@ def test_heads_and_codes_are_stopped_alike(clock, train):
 # --- heads ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_training_learns_geometry_from_reprojection_alone_and_is_deterministic():
     buffer = toy_buffer(5.0)
     buffer.depth_m = None
@@ -189,6 +190,7 @@ def test_training_starts_with_known_depths_and_keeps_its_share_for_them():
     assert sorted(torch.cat([batch[10:] for batch in mixed]).tolist()) == list(range(100)), "each patch once"
 
 
+@pytest.mark.slow
 def test_known_depths_get_training_over_a_bad_start():
     """Predictions begin far from all cameras: reprojection alone does not get near within these steps, depths do."""
     buffer = toy_buffer(5.0)
@@ -206,6 +208,7 @@ def test_known_depths_get_training_over_a_bad_start():
     assert errors[1] < 0.5 < errors[0], errors
 
 
+@pytest.mark.slow
 def test_a_contracted_head_learns_a_room_before_a_skyline():
     """Points a hundred times as far as others: outputs in metres do not reach both in these steps."""
     buffer = toy_buffer(5.0, 500.0)
