@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 
 from aceg_ros.camera import Camera, Frame
-from aceg_ros.datasets import BagOptions, Scene, load_image, open_scene
+from aceg_ros.datasets import BagOptions, load_image, open_scene
 from aceg_ros.estimate import PoseEstimate
 from aceg_ros.mapping.budget import MappingBudget, default_budget_s
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods import registry
 from aceg_ros.methods.base import MappingOptions
 from aceg_ros.methods.build_map import build_map as map_frames
-from aceg_ros.methods.build_map import count_unreadable
 from aceg_ros.utils.device import pick_device
 from aceg_ros.utils.malloc import configure_malloc
 from aceg_ros.utils.progress import Progress
@@ -63,10 +62,9 @@ def build_map(recording: str | Path | Iterable[Frame], *, method: str | None = N
     method = method or registry.default_method(options, method_options)
     scene_map, skipped = map_frames(method, options, frames, budget,
                                     method_options=registry.make_method_options(method, method_options))
-    unreadable = [frame.reason for frame in frames.skipped] if isinstance(frames, Scene) else []
-    for reason in unreadable + skipped:
+    for reason in skipped:
         _LOG.warning("skipped: %s", reason)
-    return count_unreadable(scene_map, len(unreadable))
+    return scene_map
 
 
 class Localizer:

@@ -96,13 +96,12 @@ def run(options: argparse.Namespace) -> int:
 
 def _build(method: str, mapping: MappingOptions, method_options: Any, *, scene: Scene,
            budget: MappingBudget) -> SceneMap:
-    from aceg_ros.methods.build_map import build_map, count_unreadable
+    from aceg_ros.methods.build_map import build_map
 
     frames = frame_bar(scene, "reading frames")
-    scene_map, unusable = build_map(method, mapping, frames, budget, method_options=method_options)
-    unreadable = [skipped.reason for skipped in scene.skipped]
-    print_skipped(unreadable + unusable, len(scene))
-    return count_unreadable(scene_map, len(unreadable))
+    scene_map, skipped = build_map(method, mapping, frames, budget, method_options=method_options)
+    print_skipped(skipped, len(scene))
+    return scene_map
 
 
 def _warn_if_budget_was_short(done: MappingStatistics, total_s: float) -> None:

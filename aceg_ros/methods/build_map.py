@@ -33,7 +33,7 @@ def build_map(method: str, options: MappingOptions, frames: Iterable[Frame], bud
         method_options: the method's own options, an instance of `MethodSpec.options`; None for its defaults.
 
     Returns:
-        The map, and a sentence for each frame that was skipped.
+        The map, and a sentence for each frame that was skipped, those that a scene could not read first.
 
     Raises:
         UserError: no map can be built from the usable frames; the message says why others were skipped.
@@ -41,10 +41,11 @@ def build_map(method: str, options: MappingOptions, frames: Iterable[Frame], bud
     mapper = make_mapper(method, options, method_options)
     unseen, skipped = _add_frames(mapper, frames)
     reserve_s = min(_CALIBRATION_S + _CALIBRATION_S_PER_IMAGE * len(unseen), 0.1 * budget.total_s)
+    skipped = _unreadable(frames) + skipped
     try:
         scene_map = mapper.build(budget.reserve(reserve_s) if unseen else budget)
     except UserError as error:
-        raise UserError(f"{error}{_told(_unreadable(frames) + skipped)}") from None
+        raise UserError(f"{error}{_told(skipped)}") from None
     scale = MIN_COVARIANCE_SCALE
     if unseen and not budget.should_stop():
         raw = replace(scene_map, covariance_scale=1.0)
@@ -78,9 +79,3 @@ def _add_frames(mapper: Mapper, frames: Iterable[Frame]) -> tuple[list[Frame], l
         except UserError as error:
             skipped.append(str(error))
     return unseen, skipped
-
-
-def count_unreadable(scene_map: SceneMap, unreadable: int) -> SceneMap:
-    """Return the map with frames that could not even be read counted among the skipped ones of its statistics."""
-    statistics = scene_map.statistics
-    return replace(scene_map, statistics=replace(statistics, skipped=statistics.skipped + unreadable))
