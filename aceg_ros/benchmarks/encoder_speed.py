@@ -59,7 +59,7 @@ class _Features(nn.Module):
         self.net = net
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        features, reliability = self.net(images)
+        features, reliability, _ = self.net(images)
         return features, features if reliability is None else reliability
 
 

@@ -48,11 +48,12 @@ class Encoder:
 
     @torch.inference_mode()
     def extract(self, images: Tensor) -> FeatureMap:
-        """Extract float32 features, with reliabilities if the network predicts them."""
+        """Extract float32 features, with reliabilities and keypoints if the network predicts them."""
         images = images.to(memory_format=torch.channels_last)
         with half_precision(images.device.type):
-            features, reliability = self.net(images)
-        return FeatureMap(features.float(), None if reliability is None else reliability.float())
+            found: FeatureMap = self.net(images)
+        return FeatureMap(found.features.float(), None if found.reliability is None else found.reliability.float(),
+                          None if found.keypoints is None else found.keypoints.float())
 
 
 def load_encoder(source: str, device: str = "cpu") -> Encoder:

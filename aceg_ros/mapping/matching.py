@@ -45,7 +45,8 @@ class ExtractedFeatures:
 def extract_features(frame: PreparedFrame, encoder: Encoder, max_patches: int) -> ExtractedFeatures:
     """Extract the most reliable patches of an image; without reliabilities, those with the most texture."""
     image = image_to_tensor(frame.image, encoder.device)
-    features, reliability = encoder.extract(image)
+    found = encoder.extract(image)
+    features, reliability = found.features, found.reliability
     height, width = features.shape[2:]
     device = features.device
     if reliability is None:

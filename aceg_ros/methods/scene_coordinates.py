@@ -133,7 +133,8 @@ class SceneCoordinateLocalizer:
 
     def _extract_features(self, image: np.ndarray, mask: np.ndarray | None) -> tuple[FeatureMap, np.ndarray]:
         """Extract the feature map of an image, and which cells are inside the mask; others get reliability -1."""
-        features, reliability = self._encoder.extract(image_to_tensor(image, self._device))
+        found = self._encoder.extract(image_to_tensor(image, self._device))
+        features, reliability = found.features, found.reliability
         if features.is_cuda:
             torch.cuda.synchronize()
         height, width = features.shape[2:]

@@ -25,7 +25,7 @@ from aceg_ros.utils.device import pick_device
 
 def test_shapes_and_unit_features():
     net = CompactNet().eval()
-    features, reliability = net(torch.rand(2, 3, 120, 168))
+    features, reliability, _ = net(torch.rand(2, 3, 120, 168))
     assert features.shape == (2, 128, 15, 21) and reliability.shape == (2, 15, 21)
     assert ((reliability > 0) & (reliability < 1)).all()
     assert torch.allclose(features.norm(dim=1), torch.tensor(128**0.5), rtol=1e-4)
@@ -154,7 +154,7 @@ def test_dense_sift_needs_no_weights():
     encoder = load_encoder("sift")
     rng = np.random.default_rng(0)
     image = torch.from_numpy(rng.integers(0, 255, (1, 3, 64, 96), np.uint8)).float() / 255
-    features, reliability = encoder.extract(image)
+    features, reliability, _ = encoder.extract(image)
     assert features.shape == (1, 128, 8, 12) and reliability is None and encoder.dim == 128
     again = encoder(0.8 * image)
     assert (torch.nn.functional.cosine_similarity(features, again, dim=1) > 0.95).all()
