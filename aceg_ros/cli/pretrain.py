@@ -23,6 +23,11 @@ def _add_encoder(networks: Any) -> None:
     verb.add_argument("--teacher", metavar="FILE", help="another encoder to distill")
     verb.add_argument("--teacher-every", type=positive, default=1, metavar="N", help="distill the teacher on every N-th"
                       " image only (default: %(default)s)")
+    verb.add_argument("--images", nargs="*", default=(), metavar="DIR", help="folders of images without poses to train"
+                      " on as well")
+    verb.add_argument("--detail-channels", type=positive, default=16, metavar="N", help="channels of the stem for fine"
+                      " detail (default: %(default)s)")
+    verb.add_argument("--rate", type=float, default=2e-3, metavar="X", help="peak learning rate (default: %(default)s)")
     verb.add_argument("--start", metavar="FILE", help="initial weights, from an earlier run")
     verb.add_argument("--without", nargs="*", default=(), choices=("coordinates", "reliability"), help="losses to leave"
                       " out, for ablations")
@@ -79,11 +84,13 @@ def run_encoder(options: argparse.Namespace) -> int:
 
     device = pick_device(options.device)
     data = EncoderData(scenes=tuple(Path(scene) for scene in options.scenes),
+                       images=tuple(Path(folder) for folder in options.images),
                        textures=None if options.textures is None else Path(options.textures), rooms=options.rooms,
                        teacher=options.teacher, teacher_every=options.teacher_every, seed=options.seed,
                        device=device)
     training = EncoderTraining(run=Path(options.run_folder), data=data, iterations=options.iterations,
-                               seed=options.seed, device=device,
+                               seed=options.seed, device=device, peak_rate=options.rate,
+                               detail_channels=options.detail_channels,
                                start=None if options.start is None else Path(options.start),
                                without=tuple(options.without))
     print(f"weights: {train(training)}")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from aceg_ros.encoders.ace import AceEncoderConfig, AceNet
 from aceg_ros.encoders.aliked import AlikedConfig, AlikedNet
 from aceg_ros.encoders.compact import CompactConfig, CompactNet, fuse_batch_norm
+from aceg_ros.encoders.corners import with_corners
 from aceg_ros.encoders.feature_map import FeatureMap
 from aceg_ros.encoders.sift import STRIDE as SIFT_STRIDE
 from aceg_ros.encoders.sift import SiftNet
@@ -28,7 +29,8 @@ class Encoder:
     """A frozen network: images (B, 3, H, W) in [0, 1] RGB -> features (B, dim, H / stride, W / stride).
 
     identity: name and content hash; a map can only be used with the encoder that it was made with. source: the argument
-    of `load_encoder` that loads it again. short_side_px: the image size that the network expects.
+    of `load_encoder` that loads it again. short_side_px: the image size that the network expects. corners: whether its
+    descriptors may be moved from the centres of cells to corners (`detect`).
     """
 
     name: str
@@ -38,6 +40,7 @@ class Encoder:
     dim: int
     short_side_px: int
     net: nn.Module
+    corners: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -54,6 +57,14 @@ class Encoder:
             found: FeatureMap = self.net(images)
         return FeatureMap(found.features.float(), None if found.reliability is None else found.reliability.float(),
                           None if found.keypoints is None else found.keypoints.float())
+
+    @torch.inference_mode()
+    def detect(self, images: Tensor) -> FeatureMap:
+        """Extract features at keypoints: those that the network predicts, else corners, if `corners` allows it."""
+        found = self.extract(images)
+        if found.keypoints is None and self.corners:
+            return with_corners(images, found, self.stride)
+        return found
 
 
 def load_encoder(source: str, device: str = "cpu") -> Encoder:
@@ -87,7 +98,8 @@ def _load(path: Path, source: str, device: str, _version: tuple[int, int]) -> En
     net = _build(weights, path)
     identity = identity_of(weights.kind, weights.tensors, net.config)
     return Encoder(name=weights.kind, identity=identity, source=source, stride=net.stride, dim=net.dim,
-                   short_side_px=net.config.short_side_px, net=to_device(net.eval().requires_grad_(False), device))
+                   short_side_px=net.config.short_side_px, corners=isinstance(net, CompactNet),
+                   net=to_device(net.eval().requires_grad_(False), device))
 
 
 @lru_cache(maxsize=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from aceg_ros.encoders.base import Encoder
+from aceg_ros.encoders.keypoints import extract_keypoints
 from aceg_ros.encoders.preprocess import image_to_tensor, patch_centres, valid_cells
 from aceg_ros.mapping.augmentation import PreparedFrame
 
@@ -35,6 +36,11 @@ class ExtractedFeatures:
     intrinsics: Tensor
     map_size: tuple[int, int]
 
+    def best(self, count: int) -> ExtractedFeatures:
+        """Return the `count` most reliable patches."""
+        return replace(self, features=self.features[:count], cells=self.cells[:count], pixels=self.pixels[:count],
+                       rays=self.rays[:count])
+
     @property
     def axis(self) -> Tensor:
         """The optical axis (3,) in the map frame."""
@@ -56,22 +62,40 @@ def extract_features(frame: PreparedFrame, encoder: Encoder, max_patches: int) -
     score = (score * torch.from_numpy(valid_cells(frame.mask, height, width, encoder.stride)).to(device)).flatten()
     cells = score.topk(min(max_patches, int((score > 0).sum()))).indices
     pixels = patch_centres(cells % width, cells // width, encoder.stride)
-    camera = frame.camera
+    chosen = torch.nn.functional.normalize(features[0].flatten(1).T[cells], dim=1)
+    return _with_geometry(frame, chosen, cells, pixels, map_size=(height, width))
+
+
+def extract_mapping_keypoints(frame: PreparedFrame, encoder: Encoder, max_count: int) -> ExtractedFeatures:
+    """Extract the most reliable keypoints of a mapping image, sub-pixel where the encoder has or allows keypoints."""
+    found = extract_keypoints(frame.image, frame.camera, encoder, mask=frame.mask, max_count=max_count)
+    cells, pixels = (torch.from_numpy(array).to(found.descriptors.device) for array in (found.cells, found.pixels))
+    return _with_geometry(frame, found.descriptors, cells, pixels, map_size=found.map_size)
+
+
+def _with_geometry(frame: PreparedFrame, features: Tensor, cells: Tensor, pixels: Tensor, *,
+                   map_size: tuple[int, int]) -> ExtractedFeatures:
+    """Add what a posed camera says about features: rays, centre, pose and intrinsics."""
+    camera, device = frame.camera, features.device
     intrinsics = torch.tensor([camera.fx, camera.fy, camera.cx, camera.cy], device=device)
     pose = torch.from_numpy(frame.map_from_camera).float().to(device)
     local = torch.cat([(pixels - intrinsics[2:]) / intrinsics[:2], torch.ones_like(pixels[:, :1])], 1)
-    chosen = torch.nn.functional.normalize(features[0].flatten(1).T[cells], dim=1)
-    return ExtractedFeatures(features=chosen, cells=cells, pixels=pixels, rays=local @ pose[:3, :3].T,
+    return ExtractedFeatures(features=features, cells=cells, pixels=pixels, rays=local @ pose[:3, :3].T,
                              centre=pose[:3, 3], camera_from_map=torch.linalg.inv(pose)[:3], intrinsics=intrinsics,
-                             map_size=(height, width))
+                             map_size=map_size)
 
 
-def measured_depths(frame: PreparedFrame, extracted: ExtractedFeatures) -> Tensor:
-    """Return the measured depths (N,) of an image at its extracted patches, NaN if unknown."""
+def measured_depths(frame: PreparedFrame, extracted: ExtractedFeatures, offset: tuple[int, int] = (0, 0)) -> Tensor:
+    """Return the measured depths (N,) of an image at its extracted patches, NaN if unknown.
+
+    offset: pixels (x, y) to go aside, as far as the image reaches.
+    """
     pixels = extracted.pixels
     if frame.depth_m is None:
         return pixels.new_full((len(pixels),), float("nan"))
-    column, row = pixels.round().long().cpu().unbind(1)
+    column, row = (pixels.round().long().cpu() + torch.tensor(offset)).unbind(1)
+    height, width = frame.depth_m.shape
+    column, row = column.clamp(0, width - 1), row.clamp(0, height - 1)
     depth = torch.from_numpy(frame.depth_m.astype(np.float32))[row, column].to(pixels.device)
     return torch.where(depth > 0, depth, float("nan"))
 

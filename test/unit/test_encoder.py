@@ -141,8 +141,8 @@ def test_aliked_sizes_are_read_from_its_weights_and_its_features_shift_with_the_
     again = AlikedNet.from_state(net.eval().state_dict()).eval()
     image = torch.rand(1, 3, 96, 120)
     with torch.inference_mode():
-        features, score = again(image)
-        moved, _ = again(torch.roll(image, 32, 3))
+        features, score, _ = again(image)
+        moved, _, _ = again(torch.roll(image, 32, 3))
     assert features.shape == (1, 64, 12, 15) and score.shape == (1, 12, 15)
     assert torch.allclose(features.norm(dim=1), torch.tensor(8.0), rtol=1e-3)
     inner = torch.nn.functional.cosine_similarity(features[:, :, 4:8, 4:6], moved[:, :, 4:8, 8:10], dim=1)

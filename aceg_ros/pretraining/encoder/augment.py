@@ -21,6 +21,8 @@ class Sample:
     teacher_descriptors: np.ndarray | None
 
 
+STRONG_SHARE, MAX_ANGLE_RAD, MAX_LOG_SCALE = 0.25, np.radians(45), np.log(2.0)      # warps as when a robot tilts
+GREY_SHARE, THERMAL_SHARE = 0.15, 0.05     # of the images: from grey cameras, and as from thermal ones
 MIN_POINTS, MIN_SAMPLE_POINTS = 40, 32     # minimum number of points of a pair, and of a sample after cropping
 
 
@@ -53,8 +55,10 @@ def make_sample(pair: Pair, rng: np.random.Generator, *, width: int, height: int
 
 def _random_warp(rng, anchor, size: tuple[int, int], common_scale: float) -> np.ndarray:
     """Draw a homography that moves anchor near the middle of the crop: scale, in-plane rotation, slight perspective."""
-    angle = rng.normal(0, np.radians(14))
-    scale = common_scale * np.exp(rng.normal(0, 0.25))
+    angle, spread = rng.normal(0, np.radians(14)), 0.25
+    if rng.uniform() < STRONG_SHARE:
+        angle, spread = rng.uniform(-MAX_ANGLE_RAD, MAX_ANGLE_RAD), 0.45
+    scale = common_scale * np.exp(np.clip(rng.normal(0, spread), -MAX_LOG_SCALE, MAX_LOG_SCALE))
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)
     centre = np.array(size) * rng.uniform(0.25, 0.75, 2)
     to_anchor = np.array([[1, 0, -anchor[0]], [0, 1, -anchor[1]], [0, 0, 1.0]])
@@ -66,6 +70,8 @@ def _random_warp(rng, anchor, size: tuple[int, int], common_scale: float) -> np.
 def photometric(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Apply random exposure, colour temperature, gamma, uneven light, blur, noise and JPEG artefacts to an image."""
     height, width = image.shape[:2]
+    if rng.uniform() < GREY_SHARE + THERMAL_SHARE:
+        image = _one_channel(image, rng)
     if rng.uniform() < 0.3:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 2.4))
     if rng.uniform() < 0.2:
@@ -86,6 +92,15 @@ def photometric(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
         image = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
     return image
+
+
+def _one_channel(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Make a grey image or, less often, one with equalised and possibly inverted brightness, three equal channels."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    if rng.uniform() < THERMAL_SHARE / (GREY_SHARE + THERMAL_SHARE):
+        grey = cv2.GaussianBlur(cv2.equalizeHist(grey), (0, 0), 1.2)
+        grey = 255 - grey if rng.uniform() < 0.5 else grey
+    return cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
 
 
 def _motion_kernel(rng) -> np.ndarray:

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from aceg_ros.datasets import open_scene
+from aceg_ros.datasets import load_image, open_scene
+from aceg_ros.datasets.files import list_images
 from aceg_ros.encoders.base import Encoder, load_encoder
 from aceg_ros.encoders.preprocess import image_to_tensor, patch_centres, working_size
 from aceg_ros.errors import UserError
@@ -32,12 +33,13 @@ DESCRIPTORS_PER_IMAGE, DESCRIPTORS_PER_VIEW = 1500, 800         # of a teacher
 class EncoderData:
     """The training data of a run.
 
-    scenes: recordings; never query parts that are used for evaluation. textures: folder of additional tiles for the
-    rendered rooms, or None. teacher: an imported encoder to distill on every `teacher_every`-th image and view of a
-    room; None for no distillation.
+    scenes: recordings; never query parts that are used for evaluation. images: folders of images without poses.
+    textures: folder of additional tiles for the rendered rooms, or None. teacher: an imported encoder to distill on
+    every `teacher_every`-th image and view of a room; None for no distillation.
     """
 
     scenes: tuple[Path, ...] = ()
+    images: tuple[Path, ...] = ()
     textures: Path | None = None
     rooms: int = 320
     held_out_rooms: int = 12
@@ -59,6 +61,9 @@ class EncoderData:
             raise UserError(f"There is no texture folder {self.textures}.")
         for path in self.scenes:
             open_scene(path)
+        for path in self.images:
+            if not path.is_dir() or not list_images(path):
+                raise UserError(f"There are no images in {path}.")
         if self.teacher is not None:
             load_encoder(self.teacher, self.device)
 
@@ -118,6 +123,10 @@ def _real_images(data: EncoderData) -> _RealImages:
             real.scenes.extend([str(path)] * (len(real.images) - first))
             real.matches.extend(replace(match, a=match.a + first, b=match.b + first) for match in found)
             print(f"{path}: {len(real.images) - first} images, {len(found)} matched pairs", flush=True)
+    for path in data.images:
+        loaded = [load_image(file) for file in sorted(list_images(path))]
+        real.images.extend(loaded)
+        real.scenes.extend([str(path)] * len(loaded))
     return real
 
 

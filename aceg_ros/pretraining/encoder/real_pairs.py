@@ -9,11 +9,14 @@ import cv2
 import numpy as np
 
 from aceg_ros.camera import Frame
+from aceg_ros.encoders.compact import STRIDE
+from aceg_ros.encoders.corners import find_corners
 from aceg_ros.pretraining.encoder.pairs import Pair, TeacherDescriptors
 
 POINTS_PER_IMAGE = 4000
 LATER_FRAMES = 80                      # a frame is matched with some of this number of frames that follow it
 MAX_ANGLE_DEG = 50.0                   # between the viewing directions of two frames that are matched
+MIN_CORNER_QUALITY = 0.5
 MIN_MATCHES, RATIO, MAX_EPIPOLAR_PX = 40, 0.85, 2.0
 
 
@@ -32,8 +35,20 @@ class SelfPairs:
         if described is not None:
             return Pair(images=(image, image), points=(described.pixels, described.pixels), scene=self._scenes[index],
                         teacher_descriptors=described.descriptors)
-        points = rng.uniform((2, 2), (image.shape[1] - 3, image.shape[0] - 3), (POINTS_PER_IMAGE, 2))
+        points = some_at_corners(image, rng.uniform((2, 2), (image.shape[1] - 3, image.shape[0] - 3),
+                                                    (POINTS_PER_IMAGE, 2)), rng)
         return Pair(images=(image, image), points=(points, points), scene=self._scenes[index])
+
+
+def some_at_corners(image: np.ndarray, points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Replace up to half of the points (N, 2) by corners of the image (H, W, 3), where maps sample descriptors."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255.0
+    corners, quality = find_corners(grey, STRIDE)
+    corners = corners[quality > MIN_CORNER_QUALITY]
+    height, width = grey.shape
+    corners = corners[(corners > 2).all(1) & (corners < (width - 3, height - 3)).all(1)]
+    chosen = rng.permutation(len(corners))[:len(points) // 2]
+    return np.concatenate([corners[chosen].astype(points.dtype), points[len(chosen):]])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,69 @@
+"""The keypoints of one image: the most reliable cells of its feature map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from aceg_ros.camera import Camera
+from aceg_ros.encoders.base import Encoder
+from aceg_ros.encoders.preprocess import image_to_tensor, patch_centres, valid_cells
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keypoints:
+    """N keypoints of an image, the most reliable first.
+
+    pixels (N, 2) float32, sub-pixel, in the image that the encoder took; descriptors (N, C) of unit length; cells (N,),
+    flat indices into the feature map of height and width map_size; stride: size of a cell in pixels; camera: of the
+    rectified image in the encoder's size.
+    """
+
+    pixels: np.ndarray
+    descriptors: Tensor
+    cells: np.ndarray
+    map_size: tuple[int, int]
+    stride: int
+    camera: Camera
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def best(self, count: int) -> Keypoints:
+        """Return the `count` most reliable keypoints."""
+        return Keypoints(pixels=self.pixels[:count], descriptors=self.descriptors[:count], cells=self.cells[:count],
+                         map_size=self.map_size, stride=self.stride, camera=self.camera)
+
+
+@torch.inference_mode()
+def extract_keypoints(image: np.ndarray, camera: Camera, encoder: Encoder, *, mask: np.ndarray | None = None,
+                      max_count: int) -> Keypoints:
+    """Extract the most reliable keypoints of an image (H, W, 3) uint8 RGB of the encoder's size.
+
+    Args:
+        image: the rectified image.
+        camera: its pinhole camera.
+        encoder: its own keypoints or corners are used; encoders for which neither makes sense give centres of cells.
+        mask: (H, W) bool, pixels that the camera saw; None: all.
+        max_count: largest number of keypoints.
+    """
+    found = encoder.detect(image_to_tensor(image, encoder.device))
+    height, width = found.features.shape[2:]
+    usable = torch.from_numpy(valid_cells(mask, height, width, encoder.stride).ravel()).to(encoder.device)
+    if found.reliability is None:
+        cells = usable.nonzero()[:, 0]
+        cells = cells[torch.linspace(0, len(cells) - 1, min(max_count, len(cells)), device=cells.device).long()]
+    else:
+        score = found.reliability[0].flatten() * usable
+        cells = score.topk(min(max_count, int((score > 0).sum()))).indices
+    if found.keypoints is None:
+        pixels = patch_centres(cells % width, cells // width, encoder.stride)
+    else:
+        pixels = found.keypoints[0].flatten(1).T[cells]
+    descriptors = functional.normalize(found.features[0].flatten(1).T[cells], dim=1)
+    return Keypoints(pixels=pixels.cpu().numpy().astype(np.float32), descriptors=descriptors,
+                     cells=cells.cpu().numpy(), map_size=(height, width), stride=encoder.stride, camera=camera)

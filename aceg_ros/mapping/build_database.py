@@ -1,0 +1,202 @@
+"""Builds the keyframe database of a map: keypoints of all images, matches of covisible pairs, tracks, keyframes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from aceg_ros.encoders.base import Encoder
+from aceg_ros.mapping.augmentation import PreparedFrame
+from aceg_ros.mapping.budget import MappingBudget
+from aceg_ros.mapping.matching import ExtractedFeatures, extract_mapping_keypoints, measured_depths
+from aceg_ros.mapping.pair_matching import covisible_pairs, estimate_tolerance_px, match_pairs
+from aceg_ros.mapping.tracks import Observations, Tracks, build_tracks
+from aceg_ros.maps.keyframe_database import DESCRIPTOR_SCALE, PIXEL_SCALE, KeyframeDatabase
+from aceg_ros.maps.retrieval import assign_words
+
+EXTRACTION_SHARE, MATCHING_SHARE = 0.4, 0.85        # of the time that is left when they begin, at most
+ENOUGH_OBSERVATIONS = 3             # of a landmark; a keyframe with more of them adds nothing
+VOCABULARY_SAMPLE, VOCABULARY_ROUNDS = 20_000, 4
+DEPTH_WINDOW, MAX_DEPTH_STEP = 2, 0.05              # at edges (within pixels) measured depths are of either side
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatabaseOptions:
+    """images: largest number of images used. keypoints: of each. covisible_images: number of images that each is
+    matched with. observations: largest number in the database. words: of the vocabulary."""
+
+    images: int = 400
+    keypoints: int = 1800
+    covisible_images: int = 8
+    observations: int = 170_000
+    words: int = 4096
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltDatabase:
+    """The database; colours (L, 3) uint8 of its landmarks; encoded: images that were used; tolerance_px: largest
+    reprojection error of an observation; error_px: their median."""
+
+    database: KeyframeDatabase
+    colours: np.ndarray
+    encoded: int
+    tolerance_px: float
+    error_px: float
+
+
+def build_database(frames: Sequence[PreparedFrame], encoder: Encoder, options: DatabaseOptions, budget: MappingBudget,
+                   *, use_depth: bool = False) -> BuiltDatabase | None:
+    """Build the database from posed images within the budget. Returns None if no landmark was found.
+
+    use_depth: landmarks are the keypoints with measured depths, each with one observation, instead of triangulated.
+    """
+    numbers, images = _extract(frames, encoder, options, budget.phase("extracting keypoints", share=EXTRACTION_SHARE))
+    if len(images) == 0:
+        return None
+    used = [frames[number] for number in numbers]
+    observations = _observations(images)
+    if use_depth:
+        tracks, tolerance_px = _measured_tracks(used, images, observations), 0.0
+    else:
+        pairs = covisible_pairs(images, options.covisible_images, encoder.stride)
+        tolerance_px = estimate_tolerance_px(images, pairs, options.seed)
+        matches = match_pairs(images, pairs, tolerance_px, seed=options.seed,
+                              budget=budget.phase("matching keypoints", share=MATCHING_SHARE))
+        tracks = build_tracks(observations, matches, tolerance_px)
+    if len(tracks.points) == 0:
+        return None
+    chosen = select_observations(observations.images, tracks.track, options.observations)
+    landmarks, landmark_of = np.unique(tracks.track[chosen], return_inverse=True)
+    keyframes, keyframe_of = np.unique(observations.images[chosen], return_inverse=True)
+    descriptors = torch.cat([image.features.half() for image in images])[torch.from_numpy(chosen)].float().cpu()
+    vocabulary = train_vocabulary(descriptors, options.words, options.seed)
+    sizes = [[used[image].camera.width, used[image].camera.height] for image in keyframes]
+    pixels = observations.pixels[chosen]
+    database = KeyframeDatabase(
+        poses=torch.from_numpy(observations.poses[keyframes]).float(),
+        intrinsics=torch.from_numpy(observations.intrinsics[keyframes]).float(),
+        sizes=torch.tensor(sizes, dtype=torch.int32),
+        first=torch.from_numpy(np.searchsorted(keyframe_of, np.arange(len(keyframes) + 1))),
+        landmarks=torch.from_numpy(landmark_of.astype(np.int32)),
+        pixels=torch.from_numpy(np.round(pixels * PIXEL_SCALE).astype(np.int16)),
+        descriptors=_quantised(descriptors), words=assign_words(descriptors, vocabulary).to(torch.int16),
+        points=torch.from_numpy(tracks.points[landmarks]).float(), vocabulary=_quantised(vocabulary))
+    return BuiltDatabase(database=database, colours=_colours(used, observations, chosen, landmark_of),
+                         encoded=len(images), tolerance_px=tolerance_px,
+                         error_px=float(np.median(tracks.errors_px[chosen])))
+
+
+def _extract(frames: Sequence[PreparedFrame], encoder: Encoder, options: DatabaseOptions, budget: MappingBudget
+             ) -> tuple[list[int], list[ExtractedFeatures]]:
+    """Extract keypoints of images in random order until time is up. Returns the images' numbers, sorted, and these."""
+    order = np.random.default_rng(options.seed).permutation(len(frames))[:options.images]
+    extracted: dict[int, ExtractedFeatures] = {}
+    for done, number in enumerate(order):
+        if budget.is_over():
+            break
+        keypoints = extract_mapping_keypoints(frames[number], encoder, options.keypoints)
+        if len(keypoints.pixels):
+            extracted[int(number)] = keypoints
+        budget.report(done / len(order))
+    return sorted(extracted), [extracted[number] for number in sorted(extracted)]
+
+
+def _observations(images: Sequence[ExtractedFeatures]) -> Observations:
+    poses = np.tile(np.eye(4), (len(images), 1, 1))
+    poses[:, :3] = np.stack([image.camera_from_map.cpu().numpy().astype(np.float64) for image in images])
+    return Observations(
+        images=np.repeat(np.arange(len(images)), [len(image.pixels) for image in images]),
+        pixels=torch.cat([image.pixels for image in images]).cpu().numpy().astype(np.float64),
+        poses=np.linalg.inv(poses),
+        intrinsics=np.stack([image.intrinsics.cpu().numpy().astype(np.float64) for image in images]))
+
+
+def _measured_tracks(frames: Sequence[PreparedFrame], images: Sequence[ExtractedFeatures], observations: Observations
+                     ) -> Tracks:
+    """Make a track of each keypoint whose depth was measured, except at the edges of objects."""
+    depth = torch.cat([_reliable_depths(frame, image) for frame, image in zip(frames, images, strict=True)]).cpu()
+    rays = torch.cat([image.rays for image in images]).cpu()
+    centres = np.repeat([image.centre.cpu().numpy() for image in images], [len(image.pixels) for image in images], 0)
+    known = torch.isfinite(depth).numpy()
+    track = np.where(known, np.cumsum(known) - 1, -1)
+    points = (rays * depth[:, None]).numpy().astype(np.float64)[known] + centres[known]
+    return Tracks(track=track, points=points, errors_px=np.where(known, 0.0, np.nan))
+
+
+def _reliable_depths(frame: PreparedFrame, image: ExtractedFeatures) -> Tensor:
+    """Return the measured depths (N,) of an image's keypoints, NaN if unknown or at an edge."""
+    depth = measured_depths(frame, image)
+    shifted = []
+    for x, y in ((-DEPTH_WINDOW, 0), (DEPTH_WINDOW, 0), (0, -DEPTH_WINDOW), (0, DEPTH_WINDOW)):
+        shifted.append(measured_depths(frame, image, offset=(x, y)))
+    step = (torch.stack(shifted) - depth).abs().amax(0)
+    return torch.where(step < MAX_DEPTH_STEP * depth, depth, float("nan"))
+
+
+def select_observations(images: np.ndarray, track: np.ndarray, count: int) -> np.ndarray:
+    """Select keyframes by what they add, and return their observations, ordered by keyframe.
+
+    As long as the observations fit, the image is chosen that has the most landmarks with fewer than
+    ENOUGH_OBSERVATIONS yet.
+
+    Args:
+        images: (N,) the image of each keypoint, ascending.
+        track: (N,) its landmark, -1 for none.
+        count: largest number of observations.
+
+    Returns:
+        (M,) indices of keypoints, ascending.
+    """
+    tracked = np.flatnonzero(track >= 0)
+    if len(tracked) <= count:
+        return tracked
+    image, landmark = images[tracked], track[tracked]
+    sizes = np.bincount(image, minlength=int(image.max()) + 1)
+    seen = np.zeros(int(landmark.max()) + 1, np.int64)
+    chosen = np.zeros(len(sizes), bool)
+    total = 0
+    while True:
+        gain = np.bincount(image, (seen < ENOUGH_OBSERVATIONS)[landmark], minlength=len(sizes))
+        gain[chosen | (total + sizes > count)] = -1.0
+        best = int(np.argmax(gain))
+        if gain[best] <= 0.0:
+            break
+        chosen[best] = True
+        total += int(sizes[best])
+        seen[landmark[image == best]] += 1
+    return tracked[chosen[image]]
+
+
+def train_vocabulary(descriptors: Tensor, words: int, seed: int) -> Tensor:
+    """Cluster descriptors (N, C) of unit length to at most `words` visual words (W, C), by spherical k-means."""
+    generator = torch.Generator().manual_seed(seed)
+    sample = descriptors[torch.randperm(len(descriptors), generator=generator)[:VOCABULARY_SAMPLE]]
+    centres = sample[:words].clone()
+    for _ in range(VOCABULARY_ROUNDS):
+        nearest = assign_words(sample, centres)
+        centres = functional.normalize(centres * 1e-6 + torch.zeros_like(centres).index_add_(0, nearest, sample), dim=1)
+    return centres
+
+
+def _quantised(vectors: Tensor) -> Tensor:
+    return (vectors * DESCRIPTOR_SCALE).round().to(torch.int8)
+
+
+def _colours(frames: Sequence[PreparedFrame], observations: Observations, chosen: np.ndarray, landmark_of: np.ndarray
+             ) -> np.ndarray:
+    """Return the colour (L, 3) uint8 of each landmark, from its last observation."""
+    colours = np.zeros((int(landmark_of.max()) + 1, 3), np.uint8)
+    image_of = observations.images[chosen]
+    for number in np.unique(image_of):
+        seen = image_of == number
+        image = frames[number].image
+        column, row = np.clip(observations.pixels[chosen][seen].round().astype(int).T, 0,
+                              [[image.shape[1] - 1], [image.shape[0] - 1]])
+        colours[landmark_of[seen]] = image[row, column]
+    return colours

@@ -1,0 +1,120 @@
+"""Matches the keypoints of an image with the landmarks of a keyframe database."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from aceg_ros.camera import Camera
+from aceg_ros.encoders.keypoints import Keypoints
+from aceg_ros.maps.keyframe_database import KeyframeDatabase
+from aceg_ros.utils.device import computes_in_bf16
+
+MIN_DEPTH = 1e-3                # of a landmark that is looked for, in map units
+
+
+@dataclass(frozen=True, kw_only=True)
+class LandmarkMatches:
+    """M matches: keypoints (M,) of the image, landmarks (M,) of the database, and their cosine similarity (M,)."""
+
+    keypoints: np.ndarray
+    landmarks: np.ndarray
+    similarity: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.keypoints)
+
+    def subset(self, chosen: np.ndarray) -> LandmarkMatches:
+        """Return the chosen matches, by indices or a mask."""
+        return LandmarkMatches(keypoints=self.keypoints[chosen], landmarks=self.landmarks[chosen],
+                               similarity=self.similarity[chosen])
+
+
+def match_observations(query: Keypoints, database: KeyframeDatabase, observations: np.ndarray) -> LandmarkMatches:
+    """Match an image with observations (M,) of the database: mutual nearest neighbours by their descriptors."""
+    if len(observations) == 0 or len(query) == 0:
+        return _matches(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
+    kind = torch.bfloat16 if query.descriptors.is_cuda or computes_in_bf16() else torch.float32
+    stored = _descriptors(database, observations, query.descriptors.device)
+    similarity = query.descriptors.to(kind) @ stored.to(kind).T
+    best, column = similarity.max(1)
+    # Rounded similarities may tie, which costs nothing: a tie is nearly as similar.
+    mutual = best == similarity.amax(0)[column]
+    keypoints = mutual.nonzero()[:, 0]
+    columns = column[keypoints]
+    exact = (query.descriptors[keypoints] * stored[columns]).sum(1)
+    rows = observations[columns.cpu().numpy()]
+    return _one_per_landmark(_matches(keypoints.cpu().numpy(), database.landmark_array[rows], exact.cpu().numpy()))
+
+
+def match_projections(query: Keypoints, database: KeyframeDatabase, observations: np.ndarray,
+                      map_from_camera: np.ndarray, *, radius_px: float) -> LandmarkMatches:
+    """Match observations (M,) of the database with the keypoints around their projections, given a pose.
+
+    Each observation takes the most similar keypoint within radius_px of its projection, and each keypoint keeps the
+    most similar of the landmarks that took it.
+    """
+    camera = query.camera
+    pixels, depth = _project(database.points_array[database.landmark_array[observations]], camera, map_from_camera)
+    visible = (depth > 0) & (pixels > 0).all(1) & (pixels < (camera.width - 1, camera.height - 1)).all(1)
+    observations, pixels = observations[visible], pixels[visible]
+    which, keypoints = _pairs_within(query, pixels, radius_px)
+    if len(which) == 0:
+        return _matches(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
+    stored = _descriptors(database, observations, query.descriptors.device)
+    similarity = (query.descriptors[keypoints] * stored[which]).sum(1).cpu().numpy()
+    order = np.lexsort((-similarity, which))
+    best = order[_first_of_each(which[order])]
+    found = _matches(keypoints[best], database.landmark_array[observations[which[best]]], similarity[best])
+    order = np.lexsort((-found.similarity, found.keypoints))
+    return found.subset(order[_first_of_each(found.keypoints[order])])
+
+
+def _project(points: np.ndarray, camera: Camera, map_from_camera: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Project map points (N, 3) into a pinhole camera: pixels (N, 2) and depths (N,), not positive behind it."""
+    local = (points - map_from_camera[:3, 3]) @ map_from_camera[:3, :3]
+    depth = local[:, 2]
+    pixels = local[:, :2] / np.where(depth > MIN_DEPTH, depth, 1.0)[:, None] * (camera.fx, camera.fy)
+    return pixels + np.array([camera.cx, camera.cy]), np.where(depth > MIN_DEPTH, depth, 0.0)
+
+
+def _pairs_within(query: Keypoints, pixels: np.ndarray, radius_px: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return all pairs (P,), (P,) of pixels (N, 2) and keypoints that are within radius_px of each other."""
+    height, width = query.map_size
+    reach = int(np.ceil(radius_px / query.stride))
+    grid = np.full((height + 2 * reach, width + 2 * reach), -1)
+    grid[query.cells // width + reach, query.cells % width + reach] = np.arange(len(query))
+    offset = np.arange(2 * reach + 1)
+    column, row = (np.clip(((axis + 0.5) / query.stride).astype(int), 0, size - 1)
+                   for axis, size in zip(pixels.T, (width, height), strict=True))
+    nearby = grid[row[:, None, None] + offset[:, None], column[:, None, None] + offset].reshape(len(pixels), -1)
+    which, slot = np.nonzero(nearby >= 0)
+    keypoints = nearby[which, slot]
+    close = np.square(query.pixels[keypoints] - pixels[which]).sum(1) < radius_px**2
+    return which[close], keypoints[close]
+
+
+def _descriptors(database: KeyframeDatabase, observations: np.ndarray, device: torch.device) -> Tensor:
+    """Return descriptors (M, C) of unit length on the device."""
+    return functional.normalize(database.descriptors[torch.from_numpy(observations)].to(device).float(), dim=1)
+
+
+def _one_per_landmark(matches: LandmarkMatches) -> LandmarkMatches:
+    """Keep the most similar match of each landmark, which may have been observed in several keyframes."""
+    order = np.lexsort((-matches.similarity, matches.landmarks))
+    return matches.subset(np.sort(order[_first_of_each(matches.landmarks[order])]))
+
+
+def _first_of_each(sorted_values: np.ndarray) -> np.ndarray:
+    """Return a mask of the first of each run of equal values."""
+    first = np.ones(len(sorted_values), bool)
+    first[1:] = sorted_values[1:] != sorted_values[:-1]
+    return first
+
+
+def _matches(keypoints: np.ndarray, landmarks: np.ndarray, similarity: np.ndarray) -> LandmarkMatches:
+    return LandmarkMatches(keypoints=keypoints, landmarks=landmarks, similarity=similarity)

@@ -1,0 +1,131 @@
+"""The keyframe database of a map: what the camera saw, and where.
+
+Keyframes are mapping images with the keypoints whose points are known. A landmark is a point with its observations in
+several keyframes, each with a descriptor of its own, since things look different from elsewhere. This is the map
+representation of structure-based localization (Sattler et al., PAMI 2017) and of SACReg (Revaud et al., CVPRW 2024).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+
+import numpy as np
+from torch import Tensor
+
+from aceg_ros.errors import UserError
+
+SECTION = "database"
+DESCRIPTOR_SCALE = 127              # descriptors are unit vectors as int8
+PIXEL_SCALE = 16                    # pixels are in sixteenths, as int16
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyframeDatabase:
+    """F keyframes, L landmarks and their N observations, ordered by keyframe.
+
+    Attributes:
+        poses: (F, 4, 4) map_from_camera.
+        intrinsics: (F, 4) fx, fy, cx, cy of the rectified image in the size of the encoder.
+        sizes: (F, 2) width and height of that image.
+        first: (F + 1,) int64; the observations of keyframe f are first[f] to first[f + 1].
+        landmarks: (N,) int32, index of the landmark that is observed.
+        pixels: (N, 2) int16, in sixteenths of a pixel.
+        descriptors: (N, C) int8.
+        words: (N,) int16, index of the visual word of each descriptor.
+        points: (L, 3) of the landmarks in the map.
+        vocabulary: (W, C) int8, the visual words.
+    """
+
+    poses: Tensor
+    intrinsics: Tensor
+    sizes: Tensor
+    first: Tensor
+    landmarks: Tensor
+    pixels: Tensor
+    descriptors: Tensor
+    words: Tensor
+    points: Tensor
+    vocabulary: Tensor
+
+    def __len__(self) -> int:
+        return len(self.poses)
+
+    def to_section(self) -> dict[str, Tensor]:
+        """Return the tensors of the map section."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_section(cls, section: Mapping[str, Tensor]) -> KeyframeDatabase:
+        """Read a map section. Raises UserError if tensors are missing or do not fit together."""
+        try:
+            database = cls(**{field.name: section[field.name] for field in fields(cls)})
+        except KeyError as error:
+            raise UserError(f"The map's database has no {error}: map the scene again.") from None
+        database.check()
+        return database
+
+    def check(self) -> None:
+        """Raise UserError unless all shapes and indices fit together."""
+        count, frames = len(self.descriptors), len(self.poses)
+        fits = (self.poses.shape == (frames, 4, 4) and self.intrinsics.shape == (frames, 4)
+                and self.sizes.shape == (frames, 2) and self.first.shape == (frames + 1,)
+                and self.landmarks.shape == (count,) and self.words.shape == (count,)
+                and self.pixels.shape == (count, 2) and self.points.ndim == 2 and self.points.shape[1] == 3
+                and self.vocabulary.ndim == 2 and self.vocabulary.shape[1:] == self.descriptors.shape[1:]
+                and frames > 0 and count > 0)
+        fits = fits and bool((self.first[1:] >= self.first[:-1]).all()) and int(self.first[0]) == 0
+        fits = fits and int(self.first[-1]) == count and _inside(self.landmarks, len(self.points))
+        if not fits or not _inside(self.words, len(self.vocabulary)):
+            raise UserError("The map's database does not fit together: map the scene again.")
+
+    @cached_property
+    def points_array(self) -> np.ndarray:
+        """The points (L, 3) as float64."""
+        return self.points.numpy().astype(np.float64)
+
+    @cached_property
+    def pose_array(self) -> np.ndarray:
+        """The poses (F, 4, 4) as float64."""
+        return self.poses.numpy().astype(np.float64)
+
+    @cached_property
+    def landmark_array(self) -> np.ndarray:
+        """The landmark (N,) of each observation."""
+        return self.landmarks.numpy().astype(np.int64)
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """`first` (F + 1,) as an array."""
+        return self.first.numpy()
+
+    @cached_property
+    def depths_m(self) -> np.ndarray:
+        """The median depth (F,) of the landmarks in each keyframe; 1 in keyframes without any."""
+        keyframes = np.repeat(np.arange(len(self)), np.diff(self.starts))
+        poses = self.pose_array[keyframes]
+        depth = ((self.points_array[self.landmark_array] - poses[:, :3, 3]) * poses[:, :3, 2]).sum(1)
+        parts = np.split(depth, self.starts[1:-1])
+        return np.array([max(float(np.median(part)), 1e-6) if len(part) else 1.0 for part in parts])
+
+    def observations_of(self, keyframes: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return the observations (M,) of some keyframes, in the order of the keyframes."""
+        ranges = [np.arange(self.starts[keyframe], self.starts[keyframe + 1]) for keyframe in keyframes]
+        return np.concatenate(ranges) if ranges else np.zeros(0, np.int64)
+
+    def first_observations(self, keyframes: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return one observation (M,) for each landmark in some keyframes: that in the first of them."""
+        rows = self.observations_of(keyframes)
+        _, index = np.unique(self.landmark_array[rows], return_index=True)
+        return rows[index]
+
+    def nearest_keyframes(self, map_from_camera: np.ndarray, count: int) -> np.ndarray:
+        """Return the keyframes (count,) that see most alike from a pose: near, in depths, and in direction."""
+        distance = np.linalg.norm(self.pose_array[:, :3, 3] - map_from_camera[:3, 3], axis=1) / self.depths_m
+        angle = np.arccos(np.clip(self.pose_array[:, :3, 2] @ map_from_camera[:3, 2], -1.0, 1.0))
+        return np.argsort(distance + angle, kind="stable")[:count]
+
+
+def _inside(index: Tensor, size: int) -> bool:
+    return len(index) == 0 or (int(index.min()) >= 0 and int(index.max()) < size)

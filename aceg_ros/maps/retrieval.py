@@ -1,0 +1,47 @@
+"""Finds the keyframes that show what an image shows, by a bag of visual words.
+
+Descriptors are quantised to the words of the map's vocabulary; images are compared by the cosine of their histograms
+of words, of which rare ones count more (Sivic and Zisserman, Video Google, ICCV 2003) and repeated ones less (roots).
+The cost grows with the keyframes that share words with the image, not with their descriptors.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+from torch import Tensor
+from torch.nn import functional
+
+from aceg_ros.maps.keyframe_database import KeyframeDatabase
+
+
+class KeyframeRetrieval:
+    """The histograms of all keyframes of a database."""
+
+    def __init__(self, database: KeyframeDatabase, device: str = "cpu"):
+        count = len(database.vocabulary)
+        keyframes = np.repeat(np.arange(len(database)), np.diff(database.starts))
+        words = database.words.numpy().astype(np.int64)
+        histograms = csr_matrix((np.ones(len(words), np.float32), (keyframes, words)), shape=(len(database), count))
+        histograms.sum_duplicates()
+        containing = np.bincount(histograms.indices, minlength=count)
+        self._rarity = np.log((1.0 + len(database)) / (1.0 + containing)).astype(np.float32)
+        histograms.data = np.sqrt(histograms.data) * self._rarity[histograms.indices]
+        length = np.sqrt(np.asarray(histograms.multiply(histograms).sum(1)).ravel())
+        histograms.data /= np.repeat(np.maximum(length, 1e-9), np.diff(histograms.indptr))
+        self._histograms = histograms
+        self._vocabulary = functional.normalize(database.vocabulary.float(), dim=1).to(device)
+
+    def find(self, descriptors: Tensor, count: int) -> np.ndarray:
+        """Return the `count` keyframes most similar to an image with these descriptors (n, C), the best first."""
+        words = assign_words(descriptors, self._vocabulary).cpu().numpy()
+        histogram = np.sqrt(np.bincount(words, minlength=len(self._rarity)).astype(np.float32)) * self._rarity
+        return np.argsort(-(self._histograms @ histogram), kind="stable")[:count]
+
+
+def assign_words(descriptors: Tensor, vocabulary: Tensor) -> Tensor:
+    """Return the most similar word (N,) of the vocabulary (W, C) for descriptors (N, C) of unit length."""
+    half = vocabulary.T.to(torch.bfloat16)
+    parts = [(part.to(torch.bfloat16) @ half).max(1).indices for part in descriptors.split(8192)]
+    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long)
