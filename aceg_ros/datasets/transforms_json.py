@@ -3,7 +3,8 @@
 Poses (transform_matrix) are camera-to-world with OpenGL camera axes (x right, y up, z backward); the world frame stays
 as it is in the file (applied_transform is in the poses already). Intrinsics (fl_x, fl_y, cx, cy, w, h, k1 ... or
 camera_angle_x, camera_angle_y) are given once for all frames and may be overridden in a frame. The centre of the first
-pixel is (0.5, 0.5), as in COLMAP.
+pixel is (0.5, 0.5), as in COLMAP. depth_file_path names a 16-bit PNG of depths along the optical axis, in millimetres
+or in units of depth_unit_scale_factor metres.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 
 from aceg_ros.camera import Camera, Frame
 from aceg_ros.datasets.camera_file import scaled_camera
-from aceg_ros.datasets.files import checked_pose, existing_image, load_image, read_text
+from aceg_ros.datasets.files import checked_pose, existing_image, load_image, load_registered_depth, read_text
 from aceg_ros.datasets.scene import FRAME_PERIOD_S, natural_order
 from aceg_ros.errors import UserError
 
@@ -55,7 +56,7 @@ class TransformsEntry:
         if matrix.shape == (3, 4):
             matrix = np.vstack([matrix, (0.0, 0.0, 0.0, 1.0)])
         pose = checked_pose(matrix, f"Pose of {self.name} in {self.source}") @ OPENGL_FROM_OPENCV
-        file = self._image()
+        file = self._file(self.name)
         image = load_image(file)
         height, width = image.shape[:2]
         try:
@@ -65,12 +66,27 @@ class TransformsEntry:
         except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             raise UserError(f"Camera of {self.name} in {self.source} is incomplete or not numbers: {error}.") from None
         camera = scaled_camera(camera, width, height, f"Camera of {self.name} in {self.source}", image=file)
-        return Frame(image=image, camera=camera, stamp_s=self.stamp_s, map_from_camera=pose, name=self.name)
+        depth_m, problem = self._depth(width, height)
+        return Frame(image=image, camera=camera, stamp_s=self.stamp_s, map_from_camera=pose, name=self.name,
+                     depth_m=depth_m, depth_problem=problem)
 
-    def _image(self) -> Path:
+    def _depth(self, width: int, height: int) -> tuple[np.ndarray | None, str]:
+        """The depth of an image of this size, or None, with a sentence if the file names one that cannot be used."""
+        name = self.values.get("depth_file_path")
+        if name is None:
+            return None, ""
+        metres = self.values.get("depth_unit_scale_factor", 0.001)
+        if isinstance(metres, bool) or not isinstance(metres, (int, float)) or not 0 < metres < math.inf:
+            return None, f"depth_unit_scale_factor in {self.source} is not a positive number: {str(metres)[:60]!r}."
+        try:
+            return load_registered_depth(self._file(str(name)), width, height, 1.0 / metres)
+        except UserError as error:
+            return None, str(error)
+
+    def _file(self, name: str) -> Path:
         folder = self.source.parent
-        image = existing_image(folder / self.name)
-        parts = Path(self.name.replace("\\", "/")).parts
+        image = existing_image(folder / name)
+        parts = Path(name.replace("\\", "/")).parts
         if isfile(image) or len(parts) < 2 or not (parts[0].startswith("/") or parts[0].endswith(":")):
             return image
         # An absolute path of another computer: the end of it may lie beside the file.

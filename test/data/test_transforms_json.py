@@ -44,6 +44,27 @@ def edit_transforms(path: Path, index: int, **values) -> None:
     (path / "transforms.json").write_text(json.dumps(content))
 
 
+def test_transforms_depth(tmp_path, recording):
+    write.write_transforms(tmp_path, recording, INTRINSICS)
+    for index, depth in enumerate(recording.depths_mm):
+        write.save_png(tmp_path / "depth" / f"{index}.png", depth)
+    for index in (0, 1, 4):
+        edit_transforms(tmp_path, index, depth_file_path=f"depth/{index}.png")
+    edit_transforms(tmp_path, 1, depth_unit_scale_factor=0.0002)
+    edit_transforms(tmp_path, 2, depth_file_path="C:\\data\\depth\\2.png")
+    edit_transforms(tmp_path, 3, depth_file_path="depth/none.png")
+    edit_transforms(tmp_path, 4, depth_unit_scale_factor="long")
+    frames = list(open_scene(tmp_path))
+    known_m = np.where(recording.depths_mm < 65535, recording.depths_mm, 0) / 1000
+    for index, metres in ((0, known_m[0]), (1, 0.2 * known_m[1]), (2, known_m[2])):
+        np.testing.assert_allclose(frames[index].depth_m, metres, rtol=1e-6)
+        assert not frames[index].depth_problem
+    assert [frame.depth_m is None for frame in frames[3:]] == [True] * (len(frames) - 3)
+    assert "none.png is missing" in frames[3].depth_problem
+    assert "depth_unit_scale_factor" in frames[4].depth_problem and "'long'" in frames[4].depth_problem
+    assert not any(frame.depth_problem for frame in frames[5:])
+
+
 def test_transforms_intrinsics_of_a_frame_override(tmp_path, recording):
     write.write_transforms(tmp_path, recording, INTRINSICS)
     edit_transforms(tmp_path, 4, fl_x=70.0, cx=33.0)
