@@ -157,5 +157,7 @@ def _decode(path: Path) -> Image.Image:
             return image
     except FileNotFoundError:
         raise UserError(f"Image {path} is missing.") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder, not an image: name the image files in it.") from None
     except Exception as error:      # Pillow's decoders raise nearly every type on damaged data
         raise UserError(f"Image {path} is damaged or not an image: {error}.") from None
