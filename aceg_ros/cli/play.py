@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from aceg_ros.cli.arguments import SCENE_HELP, add_computing_flags, add_scene_flags, add_verb
+from aceg_ros.cli.arguments import SCENE_HELP, add_scene_flags, add_verb
 from aceg_ros.cli.ros_node import exec_ros_node
 
 
@@ -21,7 +21,6 @@ def add_parser(verbs: Any) -> None:
     verb.add_argument("--wait-for", type=int, default=1, metavar="N", help="number of subscribers to wait for (default:"
                       " %(default)s)")
     add_scene_flags(verb)
-    add_computing_flags(verb)
 
 
 def run(options: argparse.Namespace) -> int:
