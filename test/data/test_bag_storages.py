@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sqlite3
 import struct
 
 import numpy as np
@@ -101,19 +102,40 @@ def test_parts_are_read_as_one_bag_and_bags_are_not(tmp_path):
         open_scene(bag)
 
 
-def test_a_recorder_that_was_killed_leaves_what_it_wrote(tmp_path):
+def test_a_recorder_that_was_killed_leaves_what_it_wrote(tmp_path, caplog):
     bag = write_bag(tmp_path / "bag", FRAMES, BagStyle(chunk_each=True))
     content = storage_file(bag).read_bytes()
     (bag / "metadata.yaml").unlink()
+    assert len(open_scene(bag)) == 8 and not caplog.records
     for share in (0.5, 0.9):
+        caplog.clear()
         storage_file(bag).write_bytes(content[:int(share * len(content))])
         frames = list(open_scene(bag))
         assert 8 * share - 3 <= len(frames) <= 8 * share
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert f"was not closed ({storage_file(bag).name})" in caplog.text and f": {len(frames)} images" in caplog.text
         np.testing.assert_array_equal(frames[-1].image, FRAMES[len(frames) - 1].image)
     for part in (b"", b"x" * 200, content[:9]):
         storage_file(bag).write_bytes(part)
         with pytest.raises(UserError, match=r"cannot be read .*(bag\.mcap|no topics)"):
             open_scene(bag)
+
+
+def test_a_recorder_killed_while_sqlite_kept_a_log(tmp_path, caplog):
+    bag = write_bag(tmp_path / "bag", FRAMES, BagStyle(storage="sqlite3"))
+    file = storage_file(bag)
+    database = sqlite3.connect(file)
+    database.execute("PRAGMA journal_mode=WAL")
+    last = database.execute("SELECT MAX(id) FROM messages").fetchone()[0]
+    database.execute("UPDATE messages SET timestamp = timestamp WHERE id = ?", (last,))
+    database.commit()
+    killed = tmp_path / "killed"
+    shutil.copytree(bag, killed)                # as it lies there before the log is written back
+    database.close()
+    check(bag)
+    assert not caplog.records
+    check(killed)
+    assert f"was not closed ({file.name})" in caplog.text
 
 
 # --- mcap files by hand ---------------------------------------------------------------------------------------------

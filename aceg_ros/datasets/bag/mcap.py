@@ -66,6 +66,7 @@ class McapStorage:
         self._schemas: dict[int, tuple[str, str, bytes]] = {}   # name, encoding, definition
         self._channels: dict[int, Connection] = {}
         self.start_ns: int | None = None
+        self.cut_off = False
         self._file = path.open("rb")
         try:
             self._size = path.stat().st_size
@@ -152,10 +153,12 @@ class McapStorage:
     def _scan(self) -> None:
         """Read the records of a file without an index, up to its end or to the first incomplete record."""
         position = 8
+        self.cut_off = True
         while position + 9 <= self._size:
             op, length = _RECORD_HEADER.unpack(self._content(position, 9))
             position += 9
             if position + length > self._size or op in (0, _FOOTER, _DATA_END):
+                self.cut_off = op not in (_FOOTER, _DATA_END)
                 break
             if op in (_SCHEMA, _CHANNEL):
                 self._add_topic(op, self._content(position, length))

@@ -6,6 +6,7 @@ stamps of the images; images without a pose are skipped. Poses and stamps are re
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from aceg_ros.utils.stamps import NS_PER_S, ns_to_s
 NAME = "ROS bag"
 EXPECTED_FILES = ".mcap or .db3 files (also .zstd), with or without metadata.yaml, or a .bag file"
 
+_LOG = logging.getLogger("aceg_ros")
 _LONGEST_S = 1e9        # stands for an infinite end
 
 
@@ -108,11 +110,15 @@ def list_entries(path: Path, options: BagOptions | None = None) -> list[BagEntry
             tree, cameras = TransformTree(), Cameras(topics.camera_info, topics.rectified)
             headers = _read(recording, topics, options, (tree, cameras))
             poses = _poses(recording, topics, options, tree)
+            cut_off = recording.cut_off
     except DAMAGE as error:
         raise UserError(f"The bag {path} cannot be read ({error}): if its recording was cut off or damaged, repair it"
                         " with `mcap recover` or `ros2 bag reindex`.") from None
     if len(headers) > 1 and not any(header.stamp_ns for header in headers):
         poses = NoStamps()
+    if cut_off:
+        _LOG.warning("The recording %s was not closed (%s): its recorder was killed, or the file was not copied to its"
+                     " end. It is read as far as it goes: %d images.", path, ", ".join(cut_off), len(headers))
     images = ImageStream(path, topics.image)
     return [BagEntry(header=header, images=images, camera=cameras.at(header.stamp_ns), poses=poses, posed=options.posed)
             for header in headers]
@@ -167,7 +173,7 @@ def _poses(recording: Recording, topics: Topics, options: BagOptions, tree: Tran
         map_frame, camera_frame = (frame_name(name) for name in options.tf)
         others = ", ".join(topics.other_transforms)
         hint = (f" Read were the transforms of {' and '.join(topics.transforms) or 'no topic'}, not those of {others}:"
-                " --tf-topic names another.") if others else ""
+                " the option tf_topic names another.") if others else ""
         return TfPoses(tree=tree, map_frame=map_frame, camera_frame=camera_frame, hint=hint)
     child = frame_name(options.pose_of) or odometry_child_frame(recording, topics.pose)
     return TopicPoses(tree=tree, child=child)

@@ -35,12 +35,14 @@ class Recording:
     """The messages of a bag; a context manager.
 
     connections: topics of ROS messages, one for each file that has the topic. foreign: the other topics, with a
-    description of their messages. start_ns: recording time of the first message; 0 if there is none.
+    description of their messages. start_ns: recording time of the first message; 0 if there is none. cut_off: names of
+    files that their recorder did not close.
     """
 
     def __init__(self, path: Path) -> None:
         self.connections: list[Connection] = []
         self.foreign: dict[str, str] = {}
+        self.cut_off: list[str] = []
         self._owners: dict[int, Storage] = {}               # by id() of the connection
         self._open_storages = ExitStack()
         try:
@@ -57,6 +59,8 @@ class Recording:
         except DAMAGE as error:
             raise ValueError(f"{file.name}: {error}") from None
         self._open_storages.callback(storage.close)
+        if storage.cut_off:
+            self.cut_off.append(file.name)
         for connection in storage.connections:
             if connection.foreign:
                 self.foreign[connection.topic] = f"{connection.foreign} {connection.msgtype}".strip()

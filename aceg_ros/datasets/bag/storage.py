@@ -37,6 +37,7 @@ class Storage(Protocol):
 
     connections: list[Connection]
     start_ns: int | None        # None if it holds no message
+    cut_off: bool               # whether the file shows that its recorder did not close it: what came last may be missing
 
     def messages(self, numbers: Collection[int]) -> Iterator[tuple[int, int, bytes]]:
         """Yield (number, recording time in ns, message) of these connections, ordered by time."""
@@ -51,6 +52,7 @@ class SqliteStorage:
         # A recorder that was killed leaves its last writes in a -wal file, which is ignored if opened as immutable.
         log = path.with_name(f"{path.name}-wal")
         has_log = log.is_file() and log.stat().st_size > 0
+        self.cut_off = has_log
         uri = f"{path.resolve().as_uri()}?{'mode=ro' if has_log else 'immutable=1'}"
         if not path.stat().st_size:
             raise ValueError("the file is empty")
@@ -95,7 +97,9 @@ class SqliteStorage:
 
 
 class Ros1Storage:
-    """A .bag file, read by rosbags."""
+    """A .bag file, read by rosbags, which refuses those that were not closed."""
+
+    cut_off = False
 
     def __init__(self, path: Path) -> None:
         self._reader = Reader1(path)
