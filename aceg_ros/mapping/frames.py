@@ -76,10 +76,11 @@ class MappingFrames:
             raise UserError(f"A map needs at least {MIN_FRAMES} usable posed images, here are {len(self)}: drive on and"
                             " record more, or check the skipped frames.")
         if self._use_depth and not self.have_depth:
-            raise UserError("--use-depth was given, but no frame of the scene has a depth image: map without it.")
+            raise UserError("Depth images were asked for (use_depth), but no frame of the scene has one: map without"
+                            " them.")
         if not self.have_depth and np.ptp(self.poses[:, :3, 3], axis=0).max() < MIN_EXTENT_M:
             raise UserError("All images were taken from one spot: reprojection gives no depth without parallax."
-                            " Move the camera while recording, or give depth images and --use-depth.")
+                            " Move the camera while recording, or give depth images and set use_depth.")
         hint = check_poses(self._frames, self._measured_depths_m)
         if hint is not None:
             _LOG.warning(hint)

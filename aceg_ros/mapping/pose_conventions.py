@@ -57,7 +57,8 @@ _AXES: tuple[tuple[str, np.ndarray], ...] = (
      " y down, z forward; only in transforms.json it is the other way round): negate the second and the third column of"
      " each camera-to-world rotation", _OPENCV_FROM_OPENGL),
     ("those of a body frame (x forward, y left, z up), and those of the camera's optical frame are needed (x right, y"
-     " down, z forward): give the poses of the optical frame, in a bag with --tf or --pose-of", _BODY_FROM_OPTICAL),
+     " down, z forward): give the poses of the optical frame, in a bag by the options tf or pose_of",
+     _BODY_FROM_OPTICAL),
 )
 
 

@@ -54,7 +54,7 @@ def test_the_transforms_are_those_of_the_cameras_namespace(tmp_path, camera, own
 
 def test_transforms_that_nothing_chooses_are_asked_for(tmp_path):
     bag = write_bag(tmp_path / "bag", FRAMES, BagStyle(poses="tf", tf="/robot1/tf", extra=other_robot("/robot2/tf")))
-    with pytest.raises(UserError, match="--tf-topic.*/robot1/tf, /robot2/tf"):
+    with pytest.raises(UserError, match="tf_topic.*/robot1/tf, /robot2/tf"):
         open_scene(bag, bag_options=TF)
     assert positions(bag, replace(TF, tf_topic="/robot1/tf")) == OWN
     assert positions(bag, replace(TF, tf_topic="/robot2/tf"))[0] > 90

@@ -124,7 +124,7 @@ def test_wrong_names_are_answered_with_the_right_ones(tmp_path, options, word):
 
 def test_what_is_missing_is_said(tmp_path):
     without_poses = write_bag(tmp_path / "bag", [replace(frame, map_from_camera=None) for frame in drive()])
-    with pytest.raises(UserError, match="--pose-topic"):
+    with pytest.raises(UserError, match="by the option pose_topic"):
         open_scene(without_poses)
     unknown_frame = open_scene(write_bag(tmp_path / "tf", drive(), BagStyle(poses="tf")),
                                bag_options=BagOptions(tf=("world", "")))

@@ -87,7 +87,7 @@ def _image_topic(recording: Recording, named: str) -> str:
     if not topics and recording.foreign:
         foreign = ", ".join(f"{topic} ({kind})" for topic, kind in sorted(recording.foreign.items())[:5])
         raise UserError(f"No topic of images in the bag. Not of ROS messages, and not read: {foreign}.")
-    return _only(candidates, "images", "--image", topics)
+    return _only(candidates, "images", "image", topics)
 
 
 def _camera_info_topic(recording: Recording, named: str, image: str) -> str:
@@ -95,7 +95,7 @@ def _camera_info_topic(recording: Recording, named: str, image: str) -> str:
         return _checked(recording, named, CAMERA_INFOS)
     topics = _topics_of(recording, CAMERA_INFOS)
     sibling = f"{image.removesuffix('/compressed').rpartition('/')[0]}/camera_info"
-    return sibling if sibling in topics else _only(topics, "camera_info", "--camera-info", topics)
+    return sibling if sibling in topics else _only(topics, "camera_info", "camera_info", topics)
 
 
 def _pose_topic(recording: Recording, named: str, needed: bool) -> str:
@@ -108,7 +108,7 @@ def _pose_topic(recording: Recording, named: str, needed: bool) -> str:
                   if topic != "/initialpose" and topic.removesuffix("/pose") not in localizers}
     if len(candidates) != 1 and not needed:
         return ""
-    return _only(candidates, "poses", "--pose-topic (or --tf MAP CAMERA)", _topics_of(recording, POSES))
+    return _only(candidates, "poses", "pose_topic (or frames by the option tf)", _topics_of(recording, POSES))
 
 
 def _named_transforms(topic: str, all_transforms: set[str]) -> tuple[str, ...]:
@@ -129,7 +129,7 @@ def _nearest_transforms(image: str, all_transforms: set[str]) -> tuple[str, ...]
     chosen = _nearest(image, "tf", moving)
     if not chosen and len(moving) > 1:
         raise UserError(f"The bag has more than one topic of transforms, none of them in the namespace of {image}: name"
-                        f" one with --tf-topic. Topics of that kind: {', '.join(sorted(moving))}.")
+                        f" one by the option tf_topic. Topics of that kind: {', '.join(sorted(moving))}.")
     chosen = chosen or next(iter(moving), "")
     if chosen:
         return _named_transforms(chosen, all_transforms)
@@ -181,5 +181,5 @@ def _only(candidates: set[str], what: str, option: str, all_topics: set[str]) ->
     if len(candidates) == 1:
         return next(iter(candidates))
     found = ", ".join(sorted(all_topics)) or "none"
-    raise UserError(f"{'No' if not candidates else 'More than one'} topic of {what} in the bag: name it with {option}."
-                    f" Topics of that kind: {found}.")
+    raise UserError(f"{'No' if not candidates else 'More than one'} topic of {what} in the bag: name it by the option"
+                    f" {option}. Topics of that kind: {found}.")
