@@ -40,12 +40,15 @@ class DatabaseOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltDatabase:
-    """The database; colours (L, 3) uint8 of its landmarks; encoded: images that were used; tolerance_px: largest
-    reprojection error of an observation; error_px: their median."""
+    """The database; colours (L, 3) uint8 of its landmarks; encoded: images that were used; tracked_share: share of
+    their keypoints that have a landmark; tolerance_px: largest reprojection error of an observation; error_px: the
+    median.
+    """
 
     database: KeyframeDatabase
     colours: np.ndarray
     encoded: int
+    tracked_share: float
     tolerance_px: float
     error_px: float
 
@@ -88,8 +91,8 @@ def build_database(frames: Sequence[PreparedFrame], encoder: Encoder, options: D
         descriptors=_quantised(descriptors), words=assign_words(descriptors, vocabulary).to(torch.int16),
         points=torch.from_numpy(tracks.points[landmarks]).float(), vocabulary=_quantised(vocabulary))
     return BuiltDatabase(database=database, colours=_colours(used, observations, chosen, landmark_of),
-                         encoded=len(images), tolerance_px=tolerance_px,
-                         error_px=float(np.median(tracks.errors_px[chosen])))
+                         encoded=len(images), tracked_share=float((tracks.track >= 0).mean()),
+                         tolerance_px=tolerance_px, error_px=float(np.median(tracks.errors_px[chosen])))
 
 
 def _extract(frames: Sequence[PreparedFrame], encoder: Encoder, options: DatabaseOptions, budget: MappingBudget

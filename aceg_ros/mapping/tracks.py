@@ -63,7 +63,7 @@ def build_tracks(observations: Observations, matches: np.ndarray, tolerance_px: 
     track = np.full(len(observations), -1)
     points = np.zeros((0, 3))
     if len(matches):
-        track, points = _claim(observations, matches, tolerance_px)
+        track, points = _gather(observations, matches, tolerance_px)
         track = _attach(observations, matches, track, points, tolerance_px=tolerance_px)
     errors = np.full(len(observations), np.nan)
     rows = np.flatnonzero(track >= 0)
@@ -77,9 +77,9 @@ def build_tracks(observations: Observations, matches: np.ndarray, tolerance_px: 
     return Tracks(track=track, points=fit.points[used], errors_px=errors)
 
 
-def _claim(observations: Observations, matches: np.ndarray, tolerance_px: float) -> tuple[np.ndarray, np.ndarray]:
-    """Triangulate each keypoint with its matches, and let the points claim the keypoints that agree with them, those
-    with the most keypoints first. Returns the track (N,) of each keypoint, -1 for none, and the points (T, 3)."""
+def _gather(observations: Observations, matches: np.ndarray, tolerance_px: float) -> tuple[np.ndarray, np.ndarray]:
+    """Triangulate each keypoint with its matches, and let the points gather the keypoints that agree with them,
+    those with the most keypoints first. Returns the track (N,) of each keypoint, -1 for none, and the points (T, 3)."""
     count = len(observations)
     both = np.concatenate([matches, matches[:, ::-1]])
     both = both[np.bincount(both[:, 0], minlength=count)[both[:, 0]] >= MIN_VIEWS - 1]
@@ -95,16 +95,17 @@ def _claim(observations: Observations, matches: np.ndarray, tolerance_px: float)
     star, member = star[fit.kept], member[fit.kept]
     order = np.argsort(star, kind="stable")
     members = np.split(member[order], np.cumsum(np.bincount(star, minlength=len(own)))[:-1])
-    free, claiming = [True] * count, []
+    free = [True] * count
+    centres: list[int] = []
     for candidate in np.argsort([-len(some) for some in members], kind="stable"):
-        claimed = [keypoint for keypoint in members[candidate].tolist() if free[keypoint]]
-        if len(claimed) < MIN_VIEWS:
+        gathered = [keypoint for keypoint in members[candidate].tolist() if free[keypoint]]
+        if len(gathered) < MIN_VIEWS:
             continue
-        track[claimed] = len(claiming)
-        claiming.append(candidate)
-        for keypoint in claimed:
+        track[gathered] = len(centres)
+        centres.append(int(candidate))
+        for keypoint in gathered:
             free[keypoint] = False
-    return track, fit.points[claiming]
+    return track, fit.points[centres]
 
 
 def _attach(observations: Observations, matches: np.ndarray, track: np.ndarray, points: np.ndarray, *,

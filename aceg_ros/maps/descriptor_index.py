@@ -14,7 +14,7 @@ from aceg_ros.encoders.keypoints import Keypoints
 from aceg_ros.maps.keyframe_database import KeyframeDatabase
 from aceg_ros.utils.device import computes_in_bf16
 
-MIN_DEPTH = 1e-3                # of a landmark that is looked for, in map units
+MIN_DEPTH = 1e-3                # of a landmark that is searched for, in map units
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,8 @@
 """ACE-G (Bruns et al., ICCV 2025): one frozen regressor for all scenes, and one code per scene as its input.
 
-With the shipped regressor the code consists of landmarks, triangulated in seconds. With the published one
-(`aceg import ace-g`) it is optimised by reprojection, as in the paper.
+By default the code is a keyframe database: what the camera saw, with descriptors and 3D points. With a regressor that
+reads landmarks it is these, clustered; with the published one (`aceg import ace-g`) it is optimised by reprojection, as
+in the paper.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aceg_ros.errors import UserError
-from aceg_ros.methods.base import Mapper, MappingOptions
+from aceg_ros.methods.base import Localizer, Mapper, MappingOptions
 from aceg_ros.methods.options import option
 from aceg_ros.methods.registry import ImporterSpec, MethodSpec
 
@@ -18,10 +19,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from aceg_ros.maps.scene_map import SceneMap
-    from aceg_ros.methods.scene_coordinates import SceneCoordinateLocalizer, SceneCoordinateRegressor
+    from aceg_ros.methods.scene_coordinates import SceneCoordinateRegressor
     from aceg_ros.networks.landmark_regressor import LandmarkRegressor
     from aceg_ros.networks.map_code_transformer import PredictedPoints, TransformerHead
 
+SECTION = "database"                # of maps with a keyframe database (`maps.keyframe_database`)
 SHIPPED_REGRESSOR, SHIPPED_REGRESSOR_ENCODER = "ace_g", "compact"
 
 
@@ -29,14 +31,15 @@ SHIPPED_REGRESSOR, SHIPPED_REGRESSOR_ENCODER = "ace_g", "compact"
 class AceGOptions:
     """What a user may choose about mapping by ACE-G.
 
-    regressor: the shipped one or a file. codes: largest number of codes of a scene; None: 8192 landmarks, or the number
-    that the published regressor was trained with.
+    regressor: None for a keyframe database, which needs none; otherwise the shipped regressor or a file. codes: largest
+    number of codes of a scene for the regressor; None: 8192 landmarks, or the number that the published regressor was
+    trained with. With codes and no regressor, it is the shipped one.
     """
 
-    regressor: str = option(SHIPPED_REGRESSOR, "the shipped regressor or a file from 'aceg import ace-g' or 'aceg"
-                            " pretrain ace-g'", metavar="FILE")
-    codes: int | None = option(None, "codes of a scene; fewer make a smaller map and a faster, less certain localizer"
-                               " (default: 8192 landmarks)", metavar="N", minimum=1)
+    regressor: str | None = option(None, "instead of a keyframe database, a code for a regressor: 'ace_g' (shipped) or"
+                                   " a file from 'aceg import ace-g' or 'aceg pretrain ace-g'", metavar="FILE")
+    codes: int | None = option(None, "codes of a scene for the regressor; fewer make a smaller map and a faster, less"
+                               " certain localizer (default: 8192 landmarks)", metavar="N", minimum=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +55,10 @@ def make_mapper(options: MappingOptions, method_options: AceGOptions) -> Mapper:
     return AceGMapper(options, method_options)
 
 
-def make_localizer(scene_map: SceneMap, device: str = "auto", seed: int = 0) -> SceneCoordinateLocalizer:
+def make_localizer(scene_map: SceneMap, device: str = "auto", seed: int = 0) -> Localizer:
+    if SECTION in scene_map.sections:
+        from aceg_ros.methods.keyframe_localizer import KeyframeLocalizer
+        return KeyframeLocalizer.from_map(scene_map, device=device, seed=seed)
     from aceg_ros.methods.scene_coordinates import SceneCoordinateLocalizer
     offset_px = scene_map.settings_as(AceGMapSettings).patch_offset_px
     return SceneCoordinateLocalizer.from_map(scene_map, load_regressor_with_code, device=device, seed=seed,
@@ -87,7 +93,7 @@ def _confident(net: LandmarkRegressor | TransformerHead, found: PredictedPoints)
 
 SPEC = MethodSpec(
     name="ace_g",
-    summary="landmarks that a pretrained network reads",
+    summary="a keyframe database, or a code that a pretrained network reads",
     options=AceGOptions,
     map_settings=AceGMapSettings,
     make_mapper=make_mapper,

@@ -1,11 +1,12 @@
 """Mapping by ACE-G (Bruns et al., ICCV 2025): builds the code of a scene for the frozen regressor.
 
-With the shipped regressor the code consists of landmarks, triangulated in seconds. With the published one
-(`aceg import ace-g`) it is optimised by reprojection, as in the paper.
+By default the code is a keyframe database, built in seconds. For a regressor that reads landmarks these are clustered,
+and for the published one (`aceg import ace-g`) a code is optimised by reprojection, as in the paper.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from aceg_ros.camera import Frame
 from aceg_ros.encoders.base import Encoder, load_encoder
 from aceg_ros.errors import UserError
 from aceg_ros.mapping.budget import MappingBudget
+from aceg_ros.mapping.build_database import DatabaseOptions, build_database
 from aceg_ros.mapping.frames import MappingFrames
 from aceg_ros.mapping.landmarks import Landmarks, cluster_landmarks, find_landmarks, subsample
 from aceg_ros.mapping.optimize_map_code import MapCodeOptions, optimize_map_code
@@ -23,16 +25,19 @@ from aceg_ros.mapping.patch_buffer import FillOptions, PatchBuffer, fill_buffer
 from aceg_ros.mapping.point_cloud import predict_point_cloud
 from aceg_ros.mapping.triangulation import TriangulationOptions
 from aceg_ros.maps.header import MappingStatistics, NetworkReference
+from aceg_ros.maps.keyframe_database import SECTION
 from aceg_ros.maps.scene_map import SceneMap, display_sections
-from aceg_ros.methods.ace_g import AceGMapSettings, AceGOptions
+from aceg_ros.methods.ace_g import SHIPPED_REGRESSOR, AceGMapSettings, AceGOptions
 from aceg_ros.methods.base import MappingOptions
 from aceg_ros.networks.landmark_regressor import LandmarkRegressor
 from aceg_ros.networks.map_code_transformer import MapCode, TransformerHead
 from aceg_ros.networks.regressor import Regressor, load_regressor
 from aceg_ros.utils.device import pick_device
 
+_LOG = logging.getLogger("aceg_ros")
 MIN_LANDMARKS = 200
 MIN_LANDMARK_SHARE = 0.05            # of an image's patches: pure noise gives 0.02 by chance, scenes 0.2 to 0.5
+DATABASE_SHARE = 0.1                 # of the budget, kept for tracks and the vocabulary
 CLUSTERING_SHARE = 0.12              # of the budget, kept for clustering the landmarks
 FINISH_SHARE, FINISH_S = 0.02, 1.0   # of the budget, for the cloud and the file
 CLOUD_POINTS = 15_000                # fewer than a map may have, so that the cloud is not the larger part of the file
@@ -41,12 +46,14 @@ KEY_SCALE = 127                      # keys are unit vectors as int8
 
 @dataclass(frozen=True, kw_only=True)
 class AceGSettings:
-    """Sizes for a device. landmarks: largest number in a map, after clustering.
+    """Sizes for a device. database: of the keyframe database. landmarks: largest number after clustering, for
+    regressors that read landmarks.
 
     For the published regressor: buffer, capacity in patches; patches_per_image; fill_share, share of the budget for
     encoding images; training.
     """
 
+    database: DatabaseOptions = field(default_factory=DatabaseOptions)
     landmarks: int = 8192
     triangulation: TriangulationOptions = field(default_factory=TriangulationOptions)
     buffer: int = 4_000_000
@@ -69,7 +76,10 @@ class AceGMapper:
         self._device = pick_device(options.device)
         self._settings = settings or SETTINGS[self._device]
         self._encoder = load_encoder(options.encoder, self._device)
-        self._regressor = _load_matching_regressor(self._method_options.regressor, self._encoder, self._device)
+        self._regressor: Regressor | None = None
+        if self._method_options.regressor is not None or self._method_options.codes is not None:
+            source = self._method_options.regressor or SHIPPED_REGRESSOR
+            self._regressor = _load_matching_regressor(source, self._encoder, self._device)
         self._frames = MappingFrames(self._encoder, options.use_depth)
 
     def add(self, frame: Frame) -> None:
@@ -84,12 +94,32 @@ class AceGMapper:
         self._frames.check()
         budget = budget.reserve(FINISH_SHARE * budget.total_s + FINISH_S)
         torch.manual_seed(self._options.seed)
-        if isinstance(self._regressor.net, LandmarkRegressor):
+        if self._regressor is None:
+            scene_map = self._build_database(budget)
+        elif isinstance(self._regressor.net, LandmarkRegressor):
             scene_map = self._build_from_landmarks(budget)
         else:
             scene_map = self._build_by_optimization(budget)
         budget.phase("done").report(1.0, scene_map.statistics.reprojection_px, 0.0)
         return scene_map
+
+    def _build_database(self, budget: MappingBudget) -> SceneMap:
+        """Build a keyframe database, and a map with it."""
+        options = replace(self._settings.database, seed=self._options.seed)
+        reserved = budget.reserve(DATABASE_SHARE * budget.total_s)
+        built = build_database(self._frames.prepared, self._encoder, options, reserved,
+                               use_depth=self._options.use_depth)
+        count = 0 if built is None else len(built.database.descriptors)
+        if built is None or count < MIN_LANDMARKS or built.tracked_share < MIN_LANDMARK_SHARE:
+            raise UserError(f"Only {count} keypoints of {len(self._frames)} images were matched and triangulated: take"
+                            " more images that overlap and see the same from different positions, or give more time.")
+        _LOG.info(f"{len(built.database)} keyframes, {len(built.database.points)} landmarks, {count} observations,"
+                  f" median error {built.error_px:.2f} px, at most {built.tolerance_px:.1f} px")
+        shown = np.random.default_rng(self._options.seed).permutation(len(built.colours))[:CLOUD_POINTS]
+        statistics = replace(self._statistics(budget), encoded=built.encoded, patches=count,
+                             complete=not budget.should_stop())
+        return self._finish({SECTION: built.database.to_section()}, built.database.points.numpy()[shown],
+                            built.colours[shown], statistics)
 
     def _build_from_landmarks(self, budget: MappingBudget) -> SceneMap:
         """Find landmarks, cluster them, and build a map from the clusters."""
@@ -118,8 +148,8 @@ class AceGMapper:
 
     def _build_by_optimization(self, budget: MappingBudget) -> SceneMap:
         """Fill the patch buffer, optimise a code on it, and build a map with the code."""
+        assert self._regressor is not None and isinstance(self._regressor.net, TransformerHead)
         net = self._regressor.net
-        assert isinstance(net, TransformerHead)
         buffer, encoded = self._fill_buffer(budget)
         code = self._new_code(net)
         result = optimize_map_code(code, net, buffer, options=self._settings.training, budget=budget.phase("training"))
@@ -150,7 +180,8 @@ class AceGMapper:
     def _new_code(self, net: TransformerHead) -> MapCode:
         """Return an initial code of noise, centred at the mean camera position."""
         mean = torch.tensor(self._frames.poses[:, :3, 3].mean(0)).float()
-        codes = self._method_options.codes or self._regressor.codes or self._settings.training.codes
+        known = 0 if self._regressor is None else self._regressor.codes
+        codes = self._method_options.codes or known or self._settings.training.codes
         generator = torch.Generator().manual_seed(self._options.seed)
         return MapCode.noise(codes, net.config.dim_emb, mean, generator).to(self._device)
 
@@ -160,8 +191,9 @@ class AceGMapper:
 
     def _finish(self, code: dict[str, dict[str, Tensor]], cloud_xyz: np.ndarray, cloud_rgb: np.ndarray,
                 statistics: MappingStatistics) -> SceneMap:
-        networks = {"encoder": NetworkReference.from_network(self._encoder),
-                    "regressor": NetworkReference.from_network(self._regressor)}
+        networks = {"encoder": NetworkReference.from_network(self._encoder)}
+        if self._regressor is not None:
+            networks["regressor"] = NetworkReference.from_network(self._regressor)
         return SceneMap(method="ace_g", networks=networks, settings=asdict(AceGMapSettings()), statistics=statistics,
                         cameras=self._frames.cameras,
                         sections={**code, **display_sections(cloud_xyz, cloud_rgb, self._frames.poses)})

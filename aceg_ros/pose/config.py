@@ -42,6 +42,29 @@ class SolverConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GuidedConfig:
+    """Settings for poses whose correspondences are searched for around the projections of landmarks.
+
+    Attributes:
+        ransac_thresholds_px: inlier thresholds of RANSAC, each of which gives a hypothesis; the more significant one is
+            kept.
+        search_radius_px: radius of the windows around projections in which matches are searched for.
+        min_similarities: smallest similarities of matches; that at which a pose is the most significant is used. Things
+            that have moved leave a window without a right match, and dissimilar matches only hide the right ones.
+        coarse_scales_px: decreasing scales of the robust loss for the refinement before the threshold is known.
+        min_scale_px: smallest scale of the robust loss.
+        refine_steps: number of Gauss-Newton steps at each scale.
+    """
+
+    ransac_thresholds_px: tuple[float, ...] = (4.0, 10.0)
+    search_radius_px: float = 12.0
+    min_similarities: tuple[float, ...] = (0.0, 0.6, 0.7, 0.8)
+    coarse_scales_px: tuple[float, ...] = (6.0, 3.0)
+    min_scale_px: float = 1.2
+    refine_steps: int = 3
+
+
+@dataclass(frozen=True, kw_only=True)
 class GateConfig:
     """Thresholds of the gates that a pose has to pass to be accepted; see `gates`.
 
@@ -61,6 +84,13 @@ class GateConfig:
             inliers.
         max_position_std_m: largest standard deviation of the position, whatever the depth.
         max_rotation_std_rad: largest standard deviation of the rotation.
+        max_log10_nfa: largest significance of poses from correspondences that were searched for around projections: the
+            logarithm of the number of such poses that chance gives (`pose.significance`).
+        max_overall_log10_nfa: the same with all correspondences, also of dissimilar descriptors; not needed if
+        min_blind_inliers, min_blind_blocks: matches that were found before any pose was known agree with the pose, this
+            many, and in this effective number of image blocks.
+        max_competitor_significance: largest significance of a pose at another place, as a share of that of the pose.
+        min_guided_blocks: as min_spread_blocks, for such poses.
         residual_correlation: mean correlation between the residuals of two correspondences, for the covariance. None
             estimates it from the residuals; 0 assumes that they are independent.
     """
@@ -77,4 +107,10 @@ class GateConfig:
     max_position_std_per_depth: float = 0.1
     max_position_std_m: float = 5.0
     max_rotation_std_rad: float = 0.1
+    max_log10_nfa: float = -6.0
+    max_overall_log10_nfa: float = -3.0
+    min_blind_inliers: int = 60
+    min_blind_blocks: float = 6.0
+    max_competitor_significance: float = 0.6
+    min_guided_blocks: float = 4.0
     residual_correlation: float | None = None

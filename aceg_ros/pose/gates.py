@@ -15,6 +15,7 @@ from aceg_ros.estimate import Status
 from aceg_ros.pose.config import GateConfig
 from aceg_ros.pose.correspondences import BLOCK_COUNT, CameraFromMap, Consensus, UsableCorrespondences
 from aceg_ros.pose.refinement import refine
+from aceg_ros.pose.significance import Significance
 
 PLANAR_THICKNESS = 0.03     # largest thickness over length of an inlier cloud that is treated as a plane
 # Standard deviations by which the inlier count must exceed that of the smallest ratio. Of few correspondences, a tenth
@@ -59,18 +60,23 @@ def check_inlier_count(inlier_count: int, correspondence_count: int, config: Gat
     return None
 
 
-def check_spread(consensus: Consensus, config: GateConfig) -> Rejection | None:
-    """Require inliers in enough image blocks, by the effective number n (n - 1) / sum n_b (n_b - 1) (Simpson's index).
+def effective_blocks(consensus: Consensus) -> float:
+    """Return the effective number of image blocks with inliers, n (n - 1) / sum n_b (n_b - 1) (Simpson's index).
 
     A few stray inliers hardly raise this number, and a small number of inliers does not lower it.
     """
     counts = np.bincount(consensus.data.blocks[consensus.inliers], minlength=BLOCK_COUNT)
     inlier_count = int(counts.sum())
-    blocks = inlier_count * (inlier_count - 1) / max(int((counts * (counts - 1)).sum()), 1)
-    if blocks < config.min_spread_blocks:
+    return inlier_count * (inlier_count - 1) / max(int((counts * (counts - 1)).sum()), 1)
+
+
+def check_spread(consensus: Consensus, min_blocks: float) -> Rejection | None:
+    """Require inliers in enough image blocks."""
+    blocks = effective_blocks(consensus)
+    if blocks < min_blocks:
         return Rejection(status=Status.POOR_SPREAD,
-                         message=f"the {inlier_count} inliers cover {blocks:.1f} of {BLOCK_COUNT} image blocks, "
-                                 f"need {config.min_spread_blocks:g}")
+                         message=f"the {consensus.inlier_count} inliers cover {blocks:.1f} of {BLOCK_COUNT} image "
+                                 f"blocks, need {min_blocks:g}")
     return None
 
 
@@ -182,6 +188,44 @@ def check_second_pose(inlier_count: int, second_count: int, config: GateConfig) 
                          message=f"{inlier_count} correspondences agree with the best pose, but of the others "
                                  f"{second_count} agree with another one: at most "
                                  f"{config.max_second_pose_share:.0%} as many may")
+    return None
+
+
+def check_significance(significance: Significance, config: GateConfig) -> Rejection | None:
+    """Require that far less than one such pose is to be expected by chance."""
+    if significance.log10_nfa > config.max_log10_nfa:
+        return Rejection(status=Status.CHANCE_CONSENSUS,
+                         message=f"{significance.inliers:.0f} landmarks are where the best pose puts them, within "
+                                 f"{significance.threshold_px:g} px: to be expected 10^{significance.log10_nfa:.1f} "
+                                 f"times by chance, at most 10^{config.max_log10_nfa:g} times is accepted")
+    return None
+
+
+def is_confirmed(blind: Consensus, config: GateConfig) -> bool:
+    """Return whether enough matches that were found before any pose was known agree with a pose, all over the image."""
+    return blind.inlier_count >= config.min_blind_inliers and effective_blocks(blind) >= config.min_blind_blocks
+
+
+def check_confirmation(overall: Significance, blind: Consensus, config: GateConfig) -> Rejection | None:
+    """Require that the landmarks that should be visible are there, or that matches found before agree with the pose.
+
+    A place that looks like another one shares some landmarks with it, and these very exactly.
+    """
+    if overall.log10_nfa > config.max_overall_log10_nfa and not is_confirmed(blind, config):
+        return Rejection(status=Status.CHANCE_CONSENSUS,
+                         message=f"landmarks are missing that the best pose should see, and {blind.inlier_count} of "
+                                 f"{blind.data.total_count} matches agree with it, in {effective_blocks(blind):.1f} of "
+                                 f"{BLOCK_COUNT} image blocks: it may be at a place that looks alike")
+    return None
+
+
+def check_competitor(significance: Significance, competitor: Significance | None, config: GateConfig
+                     ) -> Rejection | None:
+    """Reject a pose if another one at another place is nearly as significant, as in scenes that repeat themselves."""
+    if competitor is not None and competitor.log10_nfa < config.max_competitor_significance * significance.log10_nfa:
+        return Rejection(status=Status.AMBIGUOUS_POSE,
+                         message=f"{significance.inliers:.0f} landmarks are where the best pose puts them, but "
+                                 f"{competitor.inliers:.0f} are where a pose at another place does")
     return None
 
 

@@ -5,6 +5,8 @@ The pose may come from any source: RANSAC, a transformer, motion averaging, trac
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from aceg_ros.estimate import PoseEstimate, Status
@@ -14,9 +16,13 @@ from aceg_ros.pose.config import GateConfig, SolverConfig
 from aceg_ros.pose.correspondences import CameraFromMap, Consensus, Correspondences, UsableCorrespondences
 from aceg_ros.pose.covariance import pose_covariance
 from aceg_ros.pose.gates import Rejection
+from aceg_ros.pose.guided import GuidedPose
 from aceg_ros.pose.ransac import run_ransac, stratified_subset
 from aceg_ros.pose.solver import Hypothesis, estimate_pose
 from aceg_ros.utils.stopwatch import Stopwatch
+
+MIN_SCALE_PX = 1.2                  # of the robust loss that the covariance is computed with
+BLIND_FACTOR, MIN_BLIND_PX = 2.0, 2.0
 
 
 def verify_pose(pose: np.ndarray | Hypothesis, correspondences: Correspondences, config: GateConfig | None = None, *,
@@ -46,15 +52,8 @@ def verify_pose(pose: np.ndarray | Hypothesis, correspondences: Correspondences,
     consensus = Consensus.from_pose(correspondences.usable, camera_from_map, solver.inlier_threshold_px)
     covariance, rejection = _apply_gates(consensus, config, solver, seed)
     stopwatch.lap("gates")
-    if rejection is None:
-        status, message = Status.ACCEPTED, (f"{consensus.inlier_count} of {consensus.data.total_count} correspondences "
-                                            f"agree, {consensus.rms_px:.1f} px RMS")
-    else:
-        status, message = rejection.status, rejection.message
-    return PoseEstimate(status=status, message=message, map_from_camera=map_from_camera if rejection is None else None,
-                        covariance=covariance, inliers=consensus.inlier_count, inlier_ratio=consensus.inlier_ratio,
-                        reprojection_rms_px=consensus.rms_px, inlier_indices=consensus.inlier_indices,
-                        stage_ms=stage_ms | stopwatch.laps_ms)
+    estimate = _estimate(consensus, map_from_camera, covariance, rejection)
+    return replace(estimate, stage_ms=stage_ms | stopwatch.laps_ms)
 
 
 def estimate_verified_pose(correspondences: Correspondences, solver: SolverConfig | None = None,
@@ -66,20 +65,49 @@ def estimate_verified_pose(correspondences: Correspondences, solver: SolverConfi
     return verify_pose(hypothesis, correspondences, gate_config, solver=solver, seed=seed)
 
 
+def verify_guided_pose(found: GuidedPose, competitor: GuidedPose | None, blind: Correspondences,
+                       config: GateConfig | None = None) -> PoseEstimate:
+    """Accept or reject a pose whose correspondences were searched for around their projections.
+
+    The gates against chance of `verify_pose` do not apply to such correspondences, which are near the projections
+    whether the pose is right or not. Their significance takes the windows into account.
+
+    Args:
+        found: the pose with its correspondences.
+        competitor: the most significant pose at another place, None if there is none.
+        blind: the matches that were found before any pose was known.
+        config: thresholds of the gates.
+    """
+    config = config or GateConfig()
+    significance = found.significance
+    consensus = Consensus.from_pose(found.correspondences.usable, found.pose, significance.threshold_px)
+    covariance, rejection = None, (
+        gates.check_significance(significance, config)
+        or gates.check_confirmation(found.overall, blind_consensus(found, blind), config)
+        or gates.check_competitor(significance, None if competitor is None else competitor.significance, config)
+        or gates.check_spread(consensus, config.min_guided_blocks))
+    if rejection is None:
+        covariance, rejection = _determined(consensus, max(significance.threshold_px, MIN_SCALE_PX), config)
+    return _estimate(consensus, found.pose.map_from_camera, covariance, rejection)
+
+
+def blind_consensus(found: GuidedPose, blind: Correspondences) -> Consensus:
+    """Find the matches that were found before any pose was known and agree with this one, with some tolerance: the
+    threshold of the pose was found on others."""
+    return Consensus.from_pose(blind.usable, found.pose, BLIND_FACTOR * max(found.significance.threshold_px,
+                                                                           MIN_BLIND_PX))
+
+
 def _apply_gates(consensus: Consensus, config: GateConfig, solver: SolverConfig, seed: int
                  ) -> tuple[np.ndarray | None, Rejection | None]:
     """Return the covariance, or the rejection of the first gate that the pose does not pass; cheap gates come first."""
     data = consensus.data
     rejection = (gates.check_usable_count(data, solver.min_correspondences)
                  or gates.check_inlier_count(consensus.inlier_count, data.total_count, config, consensus.threshold_px)
-                 or gates.check_spread(consensus, config))
+                 or gates.check_spread(consensus, config.min_spread_blocks))
     if rejection is not None:
         return None, rejection
-    depth_m = float(np.median(consensus.residuals.depth_m[consensus.inliers]))
-    covariance = pose_covariance(consensus, solver.fine_scales_px[-1], config.residual_correlation)
-    rejection = (gates.check_extent(consensus, depth_m, config)
-                 or gates.check_covariance(covariance, depth_m, config)
-                 or gates.check_planar_ambiguity(consensus))
+    covariance, rejection = _determined(consensus, solver.fine_scales_px[-1], config)
     if rejection is None and consensus.inlier_ratio < config.confident_inlier_ratio:
         rejection = (gates.check_peak(consensus, config)
                      or gates.check_chance(consensus.inlier_ratio, _mirror_ratio(data, solver, seed), config))
@@ -87,6 +115,30 @@ def _apply_gates(consensus: Consensus, config: GateConfig, solver: SolverConfig,
         second_count = _second_inlier_count(consensus, solver, seed)
         rejection = gates.check_second_pose(consensus.inlier_count, second_count, config)
     return (covariance, None) if rejection is None else (None, rejection)
+
+
+def _determined(consensus: Consensus, scale_px: float, config: GateConfig
+                ) -> tuple[np.ndarray | None, Rejection | None]:
+    """Return the covariance of a pose that its inliers determine well enough, else a rejection."""
+    depth_m = float(np.median(consensus.residuals.depth_m[consensus.inliers]))
+    covariance = pose_covariance(consensus, scale_px, config.residual_correlation)
+    rejection = (gates.check_extent(consensus, depth_m, config)
+                 or gates.check_covariance(covariance, depth_m, config)
+                 or gates.check_planar_ambiguity(consensus))
+    return (covariance, None) if rejection is None else (None, rejection)
+
+
+def _estimate(consensus: Consensus, map_from_camera: np.ndarray, covariance: np.ndarray | None,
+              rejection: Rejection | None) -> PoseEstimate:
+    """Make the result of a verification."""
+    if rejection is None:
+        status, message = Status.ACCEPTED, (f"{consensus.inlier_count} of {consensus.data.total_count} correspondences "
+                                            f"agree, {consensus.rms_px:.1f} px RMS")
+    else:
+        status, message = rejection.status, rejection.message
+    return PoseEstimate(status=status, message=message, map_from_camera=map_from_camera if rejection is None else None,
+                        covariance=covariance, inliers=consensus.inlier_count, inlier_ratio=consensus.inlier_ratio,
+                        reprojection_rms_px=consensus.rms_px, inlier_indices=consensus.inlier_indices)
 
 
 def _mirror_ratio(data: UsableCorrespondences, solver: SolverConfig, seed: int) -> float:

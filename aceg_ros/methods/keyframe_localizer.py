@@ -1,0 +1,191 @@
+"""The localizer for maps with a keyframe database.
+
+Its steps: extract keypoints, retrieve a shortlist of keyframes, match with their landmarks, estimate hypotheses by
+RANSAC, look again for every landmark that should be visible from each, take the most significant pose, verify it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from aceg_ros.camera import Frame
+from aceg_ros.encoders.base import Encoder
+from aceg_ros.encoders.keypoints import Keypoints, extract_keypoints
+from aceg_ros.encoders.preprocess import prepare, reject_image
+from aceg_ros.estimate import ImageCorrespondences, PoseEstimate, Status
+from aceg_ros.geometry import pose_error
+from aceg_ros.maps.descriptor_index import LandmarkMatches, match_observations, match_projections
+from aceg_ros.maps.header import MIN_COVARIANCE_SCALE
+from aceg_ros.maps.keyframe_database import SECTION, KeyframeDatabase
+from aceg_ros.maps.retrieval import KeyframeRetrieval
+from aceg_ros.maps.scene_map import SceneMap
+from aceg_ros.methods.scene_coordinates import encoder_of
+from aceg_ros.pose.config import GateConfig, GuidedConfig, SolverConfig
+from aceg_ros.pose.correspondences import CameraFromMap, Correspondences
+from aceg_ros.pose.gates import is_confirmed
+from aceg_ros.pose.guided import GuidedPose, find_hypotheses, refine_guided
+from aceg_ros.pose.verify import blind_consensus, verify_guided_pose
+from aceg_ros.utils.device import pick_device
+from aceg_ros.utils.stopwatch import Stopwatch
+
+SAME_PLACE_DEPTHS, SAME_DIRECTION_DEG = 0.1, 5.0        # poses farther from each other compete
+GROUP_DEPTHS, GROUP_DEG = 0.7, 40.0                     # keyframes nearer to each other show the same place
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyframeConfig:
+    """Settings of the localizer.
+
+    keypoints: number of the most reliable keypoints that are matched. retrieval_keypoints: number of them that
+    keyframes are retrieved by. shortlist: keyframes whose landmarks are matched at first. wide_shortlist: keyframes
+    that further hypotheses come from, if the first pose is not certain. visible_keyframes: number of keyframes near a
+    pose whose landmarks are searched for. confident_log10_nfa, confident_inlier_ratio: significance, and share of
+    matches that agree, from which no further hypothesis is tried. outlier_hypotheses, group_hypotheses: number of further
+    hypotheses from the outliers of the first one, and from groups of keyframes that show the same place.
+    covariance_scale: of the map, see `mapping.calibration`. seed: of RANSAC.
+    """
+
+    keypoints: int = 1500
+    retrieval_keypoints: int = 600
+    shortlist: int = 10
+    wide_shortlist: int = 20
+    visible_keyframes: int = 20
+    confident_log10_nfa: float = -25.0
+    confident_inlier_ratio: float = 0.2
+    outlier_hypotheses: int = 1
+    group_hypotheses: int = 3
+    covariance_scale: float = MIN_COVARIANCE_SCALE
+    seed: int = 0
+    solver: SolverConfig = field(default_factory=SolverConfig)
+    guided: GuidedConfig = field(default_factory=GuidedConfig)
+    gates: GateConfig = field(default_factory=GateConfig)
+
+
+class KeyframeLocalizer:
+    """A `Localizer` that estimates the pose from the landmarks of a keyframe database."""
+
+    def __init__(self, *, encoder: Encoder, database: KeyframeDatabase, config: KeyframeConfig):
+        self._encoder, self._database, self._config = encoder, database, config
+        self._retrieval = KeyframeRetrieval(database, str(encoder.device))
+
+    @classmethod
+    def from_map(cls, scene_map: SceneMap, *, device: str = "auto", seed: int = 0) -> KeyframeLocalizer:
+        """Make the localizer of a map, with the encoder that it was made with.
+
+        Raises UserError if the encoder has changed since, or the database is damaged.
+        """
+        encoder = encoder_of(scene_map, pick_device(device))
+        config = KeyframeConfig(covariance_scale=scene_map.covariance_scale, seed=seed)
+        return cls(encoder=encoder, database=KeyframeDatabase.from_section(scene_map.sections[SECTION]), config=config)
+
+    def localize(self, frame: Frame, prior: np.ndarray | None = None) -> PoseEstimate:
+        """Estimate the pose of the camera in the map, or reject the image; `prior` is not used."""
+        rejection = reject_image(frame)
+        if rejection is not None:
+            return rejection
+        stopwatch = Stopwatch()
+        query = self.extract(frame)
+        stopwatch.lap("encode")
+        return self.localize_keypoints(query, stopwatch)
+
+    def extract(self, frame: Frame) -> Keypoints:
+        """Extract the keypoints of a frame, which must have passed `reject_image`."""
+        image, camera, mask = prepare(frame, self._encoder.short_side_px, self._encoder.stride)
+        return extract_keypoints(image, camera, self._encoder, mask=mask, max_count=self._config.keypoints)
+
+    def localize_keypoints(self, query: Keypoints, stopwatch: Stopwatch | None = None) -> PoseEstimate:
+        """Estimate the pose of the camera from the keypoints of its image."""
+        config, stopwatch = self._config, stopwatch or Stopwatch()
+        keyframes = self._retrieval.find(query.descriptors[:config.retrieval_keypoints], config.wide_shortlist)
+        stopwatch.lap("retrieve")
+        observations = self._database.observations_of(keyframes[:config.shortlist])
+        matches = match_observations(query, self._database, observations)
+        stopwatch.lap("match")
+        blind = self._correspondences(query, matches)
+        found, competitor = self._most_significant(query, blind, keyframes)
+        stopwatch.lap("solve")
+        if found is None:
+            estimate = PoseEstimate(status=Status.NO_CONSENSUS,
+                                    message=f"no pose agrees with the {len(matches)} matches of {len(query)} keypoints")
+            shown = blind
+        else:
+            estimate = verify_guided_pose(found, competitor, blind, config.gates)
+            shown = found.correspondences
+        stopwatch.lap("gates")
+        covariance = None if estimate.covariance is None else config.covariance_scale * estimate.covariance
+        return replace(estimate, covariance=covariance, stage_ms=stopwatch.laps_ms,
+                       correspondences=ImageCorrespondences(pixels=shown.pixels, points=shown.points,
+                                                            camera=shown.camera))
+
+    def _most_significant(self, query: Keypoints, blind: Correspondences, keyframes: np.ndarray
+                          ) -> tuple[GuidedPose | None, GuidedPose | None]:
+        """Return the most significant pose and its strongest competitor at another place, None where there is none."""
+        refined: list[GuidedPose] = []
+        for hypothesis in self._hypotheses(query, blind, keyframes):
+            pose = self._look(query, hypothesis)
+            if pose is not None:
+                refined.append(pose)
+            if len(refined) == 1 and self._is_certain(refined[0], blind):
+                break
+        if not refined:
+            return None, None
+        refined.sort(key=lambda pose: pose.significance.log10_nfa)
+        best = refined[0]
+        competing = [other for other in refined[1:] if self._is_elsewhere(other, best)]
+        again = self._look(query, best.pose)
+        if again is not None and again.significance.log10_nfa < best.significance.log10_nfa:
+            best = again
+        return best, competing[0] if competing else None
+
+    def _is_certain(self, pose: GuidedPose, blind: Correspondences) -> bool:
+        """Return whether no further hypothesis needs to be tried beside a pose."""
+        consensus = blind_consensus(pose, blind)
+        return (pose.significance.log10_nfa < self._config.confident_log10_nfa
+                and consensus.inlier_ratio >= self._config.confident_inlier_ratio
+                and is_confirmed(consensus, self._config.gates))
+
+    def _hypotheses(self, query: Keypoints, blind: Correspondences, keyframes: np.ndarray
+                    ) -> Iterator[CameraFromMap]:
+        """Yield poses to look from: of all matches, of the outliers of the first pose, and of groups of keyframes."""
+        config = self._config
+        yield from self._solve(blind, 1 + config.outlier_hypotheses)
+        for group in self._groups(keyframes)[:config.group_hypotheses]:
+            observations = self._database.observations_of(group)
+            matches = match_observations(query, self._database, observations)
+            yield from self._solve(self._correspondences(query, matches), 1)
+
+    def _solve(self, correspondences: Correspondences, count: int) -> Iterator[CameraFromMap]:
+        return find_hypotheses(correspondences, self._config.solver, self._config.guided, count=count,
+                               seed=self._config.seed)
+
+    def _look(self, query: Keypoints, pose: CameraFromMap) -> GuidedPose | None:
+        """Look for the landmarks that should be visible from a pose, and refine it on those found."""
+        config, map_from_camera = self._config, pose.map_from_camera
+        nearby = self._database.nearest_keyframes(map_from_camera, config.visible_keyframes)
+        matches = match_projections(query, self._database, self._database.first_observations(nearby), map_from_camera,
+                                    radius_px=config.guided.search_radius_px)
+        return refine_guided(self._correspondences(query, matches), matches.similarity, pose, config.guided)
+
+    def _groups(self, keyframes: np.ndarray) -> list[np.ndarray]:
+        """Group keyframes by place; the group of the most similar keyframe comes first."""
+        poses, groups, left = self._database.pose_array, [], keyframes
+        while len(left):
+            distance = np.linalg.norm(poses[left, :3, 3] - poses[left[0], :3, 3], axis=1)
+            same = ((distance < GROUP_DEPTHS * self._database.depths_m[left[0]])
+                    & (poses[left, :3, 2] @ poses[left[0], :3, 2] > np.cos(np.radians(GROUP_DEG))))
+            same[0] = True
+            groups.append(left[same])
+            left = left[~same]
+        return groups
+
+    def _is_elsewhere(self, other: GuidedPose, best: GuidedPose) -> bool:
+        distance, angle_deg = pose_error(other.pose.map_from_camera, best.pose.map_from_camera)
+        depth_m = float(np.median(self._database.depths_m))
+        return distance > SAME_PLACE_DEPTHS * depth_m or angle_deg > SAME_DIRECTION_DEG
+
+    def _correspondences(self, query: Keypoints, matches: LandmarkMatches) -> Correspondences:
+        return Correspondences(pixels=query.pixels[matches.keypoints].astype(np.float64),
+                               points=self._database.points_array[matches.landmarks], camera=query.camera)
