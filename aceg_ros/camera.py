@@ -18,7 +18,7 @@ import numpy as np
 
 from aceg_ros.errors import UserError
 
-MAX_RAY_DIFFERENCE, MIN_AGREEING = 0.02, 0.8    # of cameras that are taken for one: their difference, their share
+MAX_DIFFERENCE, MIN_AGREEING = 0.02, 0.8        # of cameras that are taken for one: their difference, their share
 DISTORTION_COUNTS = {"pinhole": (0,), "plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}
 
 
@@ -121,20 +121,31 @@ class Camera:
         return cv2.remap(image, map_x, map_y, interpolation, borderMode=cv2.BORDER_CONSTANT), valid
 
 
+def difference_px(camera: Camera, other: Camera) -> float:
+    """Return by how many pixels two cameras of one image size project the same rays differently, at most, over the
+    image of `other`; infinity if that can hardly be told anywhere."""
+    if camera == other:
+        return 0.0
+    x, y = np.meshgrid(np.linspace(0, other.width - 1, 5), np.linspace(0, other.height - 1, 5))
+    pixels = np.column_stack([x.ravel(), y.ravel()])
+    rays = other.unproject(pixels)
+    # In the corners, a lens polynomial may have no inverse.
+    known = np.isfinite(rays).all(axis=1) & (np.linalg.norm(other.project(rays) - pixels, axis=1) < 0.2)
+    if known.sum() < 9:
+        return float("inf")
+    return float(np.linalg.norm(camera.project(rays[known]) - pixels[known], axis=1).max())
+
+
 def median_camera(cameras: Sequence[Camera]) -> Camera | None:
     """Return the camera of median focal length, if nearly all of these, of one image size, agree with it; else None.
 
-    They agree if no ray through the border of the image differs by more than MAX_RAY_DIFFERENCE, as a share of the
-    distance of the corner from the axis.
+    They agree if they differ by no more than MAX_DIFFERENCE of half the image's diagonal, see `difference_px`.
     """
     if len(cameras) <= 1:
         return cameras[0] if cameras else None
     middle = sorted(cameras, key=lambda camera: camera.fx * camera.fy)[len(cameras) // 2]
-    right, bottom = middle.width - 1.0, middle.height - 1.0
-    border = np.array([(x, y) for x in (0.0, right / 2, right) for y in (0.0, bottom / 2, bottom)])
-    rays = middle.unproject(border)[:, :2]
-    limit = MAX_RAY_DIFFERENCE * np.linalg.norm(rays, axis=1).max()
-    agree = [np.linalg.norm(camera.unproject(border)[:, :2] - rays, axis=1).max() <= limit for camera in cameras]
+    limit_px = MAX_DIFFERENCE * 0.5 * float(np.hypot(middle.width, middle.height))
+    agree = [difference_px(camera, middle) <= limit_px for camera in cameras]
     return middle if np.mean(agree) >= MIN_AGREEING else None
 
 

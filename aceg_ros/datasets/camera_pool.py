@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from aceg_ros.camera import Camera
+from aceg_ros.camera import Camera, difference_px
 
 MAX_DIFFERENCE_PX = 0.2     # anywhere in the image; beyond it, cameras are rectified separately
 
@@ -27,14 +25,5 @@ class CameraPool:
 
 def agree(camera: Camera, other: Camera) -> bool:
     """Return whether both project the same rays to the same pixels, up to MAX_DIFFERENCE_PX."""
-    if camera == other:
-        return True
-    if (camera.width, camera.height, camera.model) != (other.width, other.height, other.model):
-        return False
-    x, y = np.meshgrid(np.linspace(0, other.width - 1, 5), np.linspace(0, other.height - 1, 5))
-    pixels = np.column_stack([x.ravel(), y.ravel()])
-    rays = other.unproject(pixels)
-    # In the corners, a lens polynomial may have no inverse.
-    known = np.isfinite(rays).all(axis=1) & (np.linalg.norm(other.project(rays) - pixels, axis=1) < MAX_DIFFERENCE_PX)
-    difference = np.linalg.norm(camera.project(rays) - pixels, axis=1)[known]
-    return bool(known.sum() >= 9 and difference.max() <= MAX_DIFFERENCE_PX)
+    same_kind = (camera.width, camera.height, camera.model) == (other.width, other.height, other.model)
+    return same_kind and difference_px(camera, other) <= MAX_DIFFERENCE_PX
