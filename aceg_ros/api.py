@@ -16,6 +16,7 @@ from aceg_ros.camera import Camera, Frame
 from aceg_ros.datasets import BagOptions, load_image, open_scene
 from aceg_ros.estimate import PoseEstimate
 from aceg_ros.mapping.budget import MappingBudget, default_budget_s
+from aceg_ros.mapping.pose_agreement import trusted_poses
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods import registry
 from aceg_ros.methods.base import MappingOptions
@@ -29,7 +30,7 @@ _LOG = logging.getLogger("aceg_ros")
 
 def build_map(recording: str | Path | Iterable[Frame], *, method: str | None = None, encoder: str = "compact",
               budget_s: float | None = None, seed: int = 0, device: str = "auto", use_depth: bool = False,
-              every: int = 1, bag_options: BagOptions | None = None,
+              every: int = 1, bag_options: BagOptions | None = None, trust_poses: bool = False,
               progress: Callable[[Progress], None] | None = None, **method_options: Any) -> SceneMap:
     """Build a map from posed images.
 
@@ -43,6 +44,7 @@ def build_map(recording: str | Path | Iterable[Frame], *, method: str | None = N
         use_depth: use the depth images of the recording as well.
         every: use every n-th frame of the recording only.
         bag_options: topics, frames and times to read from a ROS bag; None takes the only topics that fit.
+        trust_poses: do not check on a few pairs of images whether the poses agree with them.
         progress: called with each progress report.
         method_options: options of the method, such as codes=2048; `aceg map --help` lists them.
 
@@ -60,8 +62,9 @@ def build_map(recording: str | Path | Iterable[Frame], *, method: str | None = N
     budget = MappingBudget.start(default_budget_s(device) if budget_s is None else budget_s,
                                  progress=progress or (lambda _: None))
     method = method or registry.default_method(options, method_options)
-    scene_map, skipped = map_frames(method, options, frames, budget,
-                                    method_options=registry.make_method_options(method, method_options))
+    with trusted_poses(trust_poses):
+        scene_map, skipped = map_frames(method, options, frames, budget,
+                                        method_options=registry.make_method_options(method, method_options))
     for reason in skipped:
         _LOG.warning("skipped: %s", reason)
     return scene_map

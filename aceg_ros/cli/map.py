@@ -43,6 +43,8 @@ def add_parser(verbs: Any) -> None:
     conflicting["use_depth"].add_argument("--use-depth", action="store_true", help="use the scene's depth images"
                                           " as well")
     _add_method_flags(verb, conflicting)
+    verb.add_argument("--trust-poses", action="store_true", help="do not check on a few pairs of images whether the"
+                      " poses agree with them, nor whether they are in metres")
     verb.add_argument("--json-progress", action="store_true", help="print progress as one JSON object per line on"
                       " stdout")
     add_scene_flags(verb)
@@ -70,6 +72,7 @@ def run(options: argparse.Namespace) -> int:
     started = time.monotonic()
     from aceg_ros.datasets import open_scene
     from aceg_ros.mapping.budget import MappingBudget, default_budget_s
+    from aceg_ros.mapping.pose_agreement import trusted_poses
     from aceg_ros.maps.scene_map import check_writable
     from aceg_ros.utils.device import pick_device
 
@@ -85,7 +88,8 @@ def run(options: argparse.Namespace) -> int:
     method_options = registry.make_method_options(method, given)
     with StopOnInterrupt() as stop, (JsonProgress() if options.json_progress else MappingProgressBar()) as bar:
         budget = MappingBudget.start(total_s, progress=bar.show, should_stop=stop.is_requested, started=started)
-        scene_map = _build(method, mapping, method_options, scene=scene, budget=budget)
+        with trusted_poses(options.trust_poses):
+            scene_map = _build(method, mapping, method_options, scene=scene, budget=budget)
     size = scene_map.save(options.output)
     _warn_if_budget_was_short(scene_map.statistics, total_s)
     note = "" if scene_map.statistics.complete else " (stopped early: incomplete)"

@@ -15,7 +15,7 @@ from aceg_ros.geometry import invert
 from aceg_ros.mapping.augmentation import PreparedFrame, prepare_frame
 from aceg_ros.mapping.frames import MappingFrames
 from aceg_ros.mapping.image_pairs import PairFinder
-from aceg_ros.mapping.pose_agreement import CONTRADICTION, check_poses, compare
+from aceg_ros.mapping.pose_agreement import CONTRADICTION, check_poses, compare, trusted_poses
 
 OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 OPTICAL_FROM_BODY = np.array([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
@@ -161,3 +161,24 @@ def test_mapping_ends_before_it_begins(use_depth, caplog):
     else:
         collected(in_units(1000.0)).check()
         assert [record.levelname for record in caplog.records] == ["WARNING"] and "millimetres" in caplog.text
+
+
+def test_poses_can_be_trusted(drive):
+    frames, poses, _ = drive
+    wrong = [replace(frame, map_from_camera=pose) for frame, pose in zip(frames, invert(poses), strict=True)]
+    with trusted_poses():
+        assert check_poses(wrong, [None] * len(wrong)) is None
+    with pytest.raises(UserError, match="world-to-camera"), trusted_poses(False):
+        check_poses(wrong, [None] * len(wrong))
+
+
+@pytest.mark.parametrize("count", [5, 8, 12])
+def test_a_few_images_in_another_order(count):
+    """Of 20 orders in which three of four images have the pose of another, nine of ten are noticed."""
+    frames = [prepare_frame(frame, 240, 8) for frame in two_walls.frames(two_walls.drive(count))]
+    poses, pairs = np.stack([frame.map_from_camera for frame in frames]), PairFinder(frames).find()
+    rng = np.random.default_rng(1)
+    orders = [order for order in (rng.permutation(count) for _ in range(60))
+              if (order != np.arange(count)).mean() >= 0.75][:20]
+    noticed = [compare(pairs, poses[order]).problem is not None for order in orders]
+    assert len(orders) == 20 and np.mean(noticed) >= 0.9
