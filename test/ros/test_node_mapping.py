@@ -4,16 +4,21 @@ import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import rclpy
+from nav_msgs.msg import Odometry
 from robot import Observer
 from ros_graph import output, stop
 from scene_camera import SceneCamera
+from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
 from aceg_ros.datasets import open_scene
 from aceg_ros.maps.scene_map import SceneMap
+from aceg_ros.ros.mapping.pose_source import TopicPoses
 
 LOCALIZER = "aceg_ros.ros.localizer_node"
 
@@ -100,6 +105,23 @@ def test_poses_from_tf_and_odometry_and_measured_depth(start, recordings, render
         known = (frame.depth_m > 0) & (true.depth_m > 0)
         assert known.mean() > 0.9
         np.testing.assert_allclose(frame.depth_m[known], true.depth_m[known], atol=1e-3)
+
+
+def test_poses_in_another_frame_than_the_map_are_told(monkeypatch):
+    said: list[str] = []
+    rclpy.init()
+    try:
+        node = rclpy.create_node("localizer")
+        monkeypatch.setattr(node, "get_logger", lambda: SimpleNamespace(warning=said.append))
+        source = TopicPoses(node, None, "odometry", map_frame="/map", child_frame="")
+        for frame in ("map", "/map", "odom", "odom", "map", ""):
+            source._pose_received(Odometry(header=Header(frame_id=frame), child_frame_id="base_link"))
+        node.destroy_node()
+    finally:
+        rclpy.shutdown()
+    assert len(said) == 2
+    assert "/mapping_pose are in the frame 'odom', and map_frame is 'map'" in said[0]
+    assert "without a frame_id" in said[1]
 
 
 def test_every_image_can_be_a_keyframe(start):

@@ -49,8 +49,10 @@ class TfPoses:
 class TopicPoses:
     """Interpolated poses of `child_frame` from a topic. Empty: of the camera, or the child frame of odometry."""
 
-    def __init__(self, node: Node, transforms: TransformLookup, kind: str, child_frame: str) -> None:
+    def __init__(self, node: Node, transforms: TransformLookup, kind: str, *, map_frame: str,
+                 child_frame: str) -> None:
         self._node, self._transforms, self._child = node, transforms, normalize_frame_id(child_frame)
+        self._map_frame = normalize_frame_id(map_frame)
         self._buffer = Buffer()
         self._parent = ""
         self._topic = TopicWatch(node, _TYPES[kind], "mapping_pose")
@@ -79,10 +81,23 @@ class TopicPoses:
         if isinstance(message, Odometry):
             self._child = normalize_frame_id(message.child_frame_id)
         pose = message.pose if isinstance(message, PoseStamped) else message.pose.pose
-        self._parent = normalize_frame_id(message.header.frame_id) or "mapping_pose"
+        parent = normalize_frame_id(message.header.frame_id) or "mapping_pose"
+        if parent != self._parent:
+            self._check_frame(normalize_frame_id(message.header.frame_id))
+        self._parent = parent
         header = Header(stamp=message.header.stamp, frame_id=self._parent)
         transform: TransformStamped = pose_to_transform(pose, header, "posed")
         self._buffer.set_transform(transform, "mapping_pose")
+
+
+    def _check_frame(self, frame: str) -> None:
+        """Say so if the map will not have the axes of map_frame."""
+        if frame != self._map_frame:
+            said = f"in the frame '{frame}'" if frame else "without a frame_id"
+            self._node.get_logger().warning(
+                f"The poses on {self._topic.topic} are {said}, and map_frame is '{self._map_frame}': the map gets the"
+                " axes of the poses. If they are others than those of map_frame, remap mapping_pose to a topic of poses"
+                f" in '{self._map_frame}', or set map_frame to the frame of the poses.")
 
 
 def make_pose_source(node: Node, transforms: TransformLookup, kind: str, *, map_frame: str,
@@ -90,4 +105,4 @@ def make_pose_source(node: Node, transforms: TransformLookup, kind: str, *, map_
     """Make the source of this kind, one of SOURCES."""
     if kind == "tf":
         return TfPoses(transforms=transforms, map_frame=normalize_frame_id(map_frame))
-    return TopicPoses(node, transforms, kind, child_frame)
+    return TopicPoses(node, transforms, kind, map_frame=map_frame, child_frame=child_frame)
