@@ -121,6 +121,18 @@ def test_the_manager_may_leave_and_a_new_one_may_come(pair):
     assert pair.sent[-1].active
 
 
+def test_a_manager_with_a_topic_for_each_node(pair):
+    """As Nav2 has it since bonds no longer share one topic."""
+    heard = []
+    pair.node.create_subscription(Status, "/ns/bond/robot", heard.append, 100)
+    pair.publisher = pair.node.create_publisher(Status, "/ns/bond/robot", 5)
+    pair.bond.start()
+    assert pair.spin_until(lambda: len(heard) > 2) and {status.id for status in heard} == {"robot"}
+    pair.tell()
+    pair.tell(active=False)
+    assert not heard[-1].active and pair.is_silent(), "formed, answered, and over"
+
+
 def test_nobody_waits_for_ever(pair, monkeypatch):
     monkeypatch.setattr(bond, "CONNECT_TIMEOUT_S", 0.3)
     monkeypatch.setattr(bond, "DISCONNECT_TIMEOUT_S", 0.3)

@@ -50,8 +50,11 @@ class Bond:
         self._deadline_s = 0.0
         self._instance_id = self._peer = ""
         if self._period_s:
-            self._publisher = node.create_publisher(Status, "bond", 5)
-            node.create_subscription(Status, "bond", self._status_received, 100)
+            # Nav2's managers watch one topic for all nodes, or in the newest Nav2 one for each node.
+            topics = ("bond", f"bond/{node.get_name()}")
+            self._publishers = [node.create_publisher(Status, topic, 5) for topic in topics]
+            for topic in topics:
+                node.create_subscription(Status, topic, self._status_received, 100)
             node.create_timer(self._period_s, self._send_heartbeat, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def start(self) -> None:
@@ -101,4 +104,5 @@ class Bond:
         status = Status(id=self._node.get_name(), instance_id=self._instance_id, active=active,
                         heartbeat_timeout=HEARTBEAT_TIMEOUT_S, heartbeat_period=self._period_s)
         status.header.stamp = self._node.get_clock().now().to_msg()
-        self._publisher.publish(status)
+        for publisher in self._publishers:
+            publisher.publish(status)
