@@ -10,9 +10,10 @@ from rclpy.time import Time as RosTime
 from ros_graph import output, stop
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
+from tf2_ros import TransformBroadcaster
 
 from aceg_ros.geometry import invert, pose_error
-from aceg_ros.ros.common.messages import pose_from_transform, pose_to_message
+from aceg_ros.ros.common.messages import pose_from_transform, pose_to_message, pose_to_transform
 from aceg_ros.ros.players.camera_publisher import BASE_FROM_CAMERA
 from aceg_ros.synthetic.odometry import DriftingOdometry
 from aceg_ros.utils.stamps import stamp_to_ns
@@ -289,3 +290,22 @@ def test_a_frame_that_has_a_parent_gets_no_second_one(start):
         robot.drive()
     assert {t.child_frame_id for t in robot.transforms} == {"odom"}
     assert output(process).count("can have only one") == 2, "each is said once"
+
+
+def test_a_transform_that_another_node_publishes_is_left_to_it(start):
+    robot, process = start(tf_rate=5.0)
+    robot.drive()
+    other = TransformBroadcaster(robot.graph.node)
+    for _ in range(4):
+        stamp = robot.graph.node.get_clock().now().to_msg()
+        other.sendTransform(pose_to_transform(pose_to_message(np.eye(4)), Header(stamp=stamp, frame_id="map"), "cam"))
+        robot.graph.spin(0.1)
+    robot.transforms.clear()
+    key, *_ = robot.drive()
+    assert key in robot.poses and not robot.transforms
+    assert output(process).count("Another node publishes map -> cam too") == 1
+    assert robot.graph.spin_until(lambda: "set tf_policy to none" in robot.node_statuses[-1][0].message, 5.0)
+    assert robot.node_statuses[-1][0].level == robot.node_statuses[-1][0].WARN
+    robot.graph.spin(10.5)                      # the other one has ended
+    robot.drive()
+    assert robot.transforms

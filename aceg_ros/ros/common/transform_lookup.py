@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -13,9 +14,11 @@ from tf2_ros import Buffer, TransformException, TransformListener
 
 from aceg_ros.errors import UserError
 from aceg_ros.ros.common.messages import pose_from_transform
+from aceg_ros.utils.stamps import stamp_to_ns
 
 _POLL_S = 0.01
 _PARENT_HOLDS_S = 10.0      # after the last transform from it; a static one holds for ever
+_OTHERS_TO_TELL = 3         # transforms that this node did not send: one may be the last of a node that has ended
 
 
 class _NotingBuffer(Buffer):
@@ -23,10 +26,15 @@ class _NotingBuffer(Buffer):
 
     def __init__(self, node: Node) -> None:
         self.parents: dict[str, dict[str, float]] = {}
+        self.sent_ns: deque[int] = deque(maxlen=1000)           # stamps of the transforms that this node sent itself
+        self.others: dict[tuple[str, str], deque[float]] = {}   # when transforms (parent, child) of others came
         super().__init__(node=node)
 
     def set_transform(self, transform: TransformStamped, authority: str) -> None:
         self._note(transform, time.monotonic() + _PARENT_HOLDS_S)
+        if stamp_to_ns(transform.header.stamp) not in self.sent_ns:
+            edge = normalize_frame_id(transform.header.frame_id), normalize_frame_id(transform.child_frame_id)
+            self.others.setdefault(edge, deque(maxlen=_OTHERS_TO_TELL)).append(time.monotonic())
         super().set_transform(transform, authority)
 
     def set_transform_static(self, transform: TransformStamped, authority: str) -> None:
@@ -59,6 +67,15 @@ class TransformLookup:
         """Return the parents that TF has of a frame at present: more than one if several nodes publish one."""
         now_s = time.monotonic()
         return [parent for parent, until_s in list(self._buffer.parents.get(frame, {}).items()) if until_s > now_s]
+
+    def note_sent(self, stamp_ns: int) -> None:
+        """Note the stamp of a transform that this node sends, which comes back from TF."""
+        self._buffer.sent_ns.append(stamp_ns)
+
+    def others_publish(self, parent: str, child: str) -> bool:
+        """Return whether another node publishes this transform at present."""
+        came_s = self._buffer.others.get((parent, child), ())
+        return len(came_s) == _OTHERS_TO_TELL and time.monotonic() - came_s[0] < _PARENT_HOLDS_S
 
     def ancestors(self, frame: str, without: tuple[str, str] | None = None) -> list[str]:
         """Return parent, grandparent, ... of a frame. without: a transform (parent, child) that does not count."""

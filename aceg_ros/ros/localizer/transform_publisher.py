@@ -68,6 +68,7 @@ class TransformPublisher:
             return
         # Stamps never go back, so that published transforms are not changed afterwards.
         self._sent_ns = max(stamp_ns + s_to_ns(parameters.transform_tolerance), self._sent_ns + 1000)
+        self._transforms.note_sent(self._sent_ns)
         header = Header(stamp=stamp_message(self._sent_ns), frame_id=parameters.map_frame)
         self._broadcaster.sendTransform(pose_to_transform(pose_to_message(matrix), header, child))
 
@@ -82,6 +83,9 @@ class TransformPublisher:
             chain = " -> ".join([*reversed(ancestors), child])
             self.problem = (f"TF has a parent of '{child}' already ({chain}), and a frame can have only one:"
                             f" {map_frame} -> {child} is not published. {_advise(child, ancestors, parameters)}")
+        elif self._transforms.others_publish(map_frame, child):
+            self.problem = (f"Another node publishes {map_frame} -> {child} too, and the robot would jump between both:"
+                            " this node does not publish it. End the other one, or set tf_policy to none.")
         else:
             self.problem = ""
         if self.problem and self.problem not in self._told:
