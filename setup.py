@@ -7,6 +7,7 @@ package_name = "aceg_ros"
 # Extras: what some users want and nobody needs.
 viewer = ["rerun-sdk"]
 dinov2 = ["transformers"]
+colmap = ["pycolmap==4.2.1"]            # for the benchmark against structure from motion alone
 dev = ["hypothesis", "import-linter", "mypy", "nbmake", "pytest<8.4", "pytest-timeout", "pytest-xdist", "ruff"]
 
 setup(
@@ -26,7 +27,8 @@ setup(
         "matplotlib", "numpy", "opencv-python-headless", "pillow", "poselib>=2.0.5", "pyyaml", "rosbags",
         "safetensors>=0.4.3", "scipy", "setuptools", "torch>=2.4", "tqdm",
     ],
-    extras_require={"rerun": viewer, "dinov2": dinov2, "dev": dev, "all": viewer + dinov2 + dev},
+    extras_require={"rerun": viewer, "dinov2": dinov2, "colmap": colmap, "dev": dev,
+                    "all": viewer + dinov2 + colmap + dev},
     zip_safe=False,
     maintainer="aceg_ros developers",
     maintainer_email="team@aceg-ros.org",
