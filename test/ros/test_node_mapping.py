@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import rclpy
 from nav_msgs.msg import Odometry
+from rclpy.executors import SingleThreadedExecutor
 from robot import Observer
 from ros_graph import output, stop
 from scene_camera import SceneCamera
@@ -113,9 +114,15 @@ def test_poses_in_another_frame_than_the_map_are_told(monkeypatch):
     try:
         node = rclpy.create_node("localizer")
         monkeypatch.setattr(node, "get_logger", lambda: SimpleNamespace(warning=said.append))
-        source = TopicPoses(node, None, "odometry", map_frame="/map", child_frame="")
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        TopicPoses(node, None, "odometry", map_frame="/map", child_frame="")
+        publisher = node.create_publisher(Odometry, "mapping_pose", 10)
         for frame in ("map", "/map", "odom", "odom", "map", ""):
-            source._pose_received(Odometry(header=Header(frame_id=frame), child_frame_id="base_link"))
+            publisher.publish(Odometry(header=Header(frame_id=frame), child_frame_id="base_link"))
+        deadline_s = time.monotonic() + 10.0
+        while len(said) < 2 and time.monotonic() < deadline_s:
+            executor.spin_once(timeout_sec=0.05)
         node.destroy_node()
     finally:
         rclpy.shutdown()
