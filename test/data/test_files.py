@@ -38,6 +38,11 @@ def test_load_image_keeps_the_contrast_of_a_part_of_16_bits(tmp_path):
     assert np.abs(colour[..., 2].astype(int) - grey // 4).max() <= 4
 
 
+def test_a_folder_is_no_image(tmp_path):
+    with pytest.raises(UserError, match="is a folder, not an image"):
+        load_image(tmp_path)
+
+
 def test_load_image_keeps_stored_pixels(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6        # "turn by 90 degrees to display"

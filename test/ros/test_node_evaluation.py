@@ -6,6 +6,7 @@ from bag_writer import write_bag
 from ros_graph import output
 
 from aceg_ros.datasets import open_scene
+from aceg_ros.ros.evaluation.comparison import describe
 
 
 def test_a_bag_over_topics_is_evaluated_as_offline(graph, tmp_path, rendered_map, rendered_scene):
@@ -26,3 +27,11 @@ def test_a_bag_over_topics_is_evaluated_as_offline(graph, tmp_path, rendered_map
     assert content["over_topics"]["recall"] == content["offline"]["recall"]
     assert (tmp_path / "out" / "report.html").stat().st_size > 100_000
     assert "12 frames compared, 0 accepted in one run only" in output(evaluation)
+
+
+def test_figures_for_people_have_three_digits():
+    run = {"localized": 9, "frames": 10, "median_translation_m": 0.0123456789012, "median_rotation_deg": None,
+           "recall": {"5cm/5deg": 0.899999999999}}
+    between = {"compared": 10, "accepted_only_once": 1, "most_m": 1 / 3, "most_deg": float("nan")}
+    text = describe({"over_topics": run, "offline": run, "difference": between})
+    assert "median 0.0123 m - deg, recall 5cm/5deg 0.9" in text and "0.333 m nan deg." in text
