@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,27 +15,33 @@ from aceg_ros.encoders.base import Encoder
 from aceg_ros.mapping.augmentation import PreparedFrame
 from aceg_ros.mapping.budget import MappingBudget
 from aceg_ros.mapping.matching import ExtractedFeatures, extract_mapping_keypoints, measured_depths
-from aceg_ros.mapping.pair_matching import covisible_pairs, estimate_tolerance_px, match_pairs
+from aceg_ros.mapping.pair_matching import MIN_TOLERANCE_PX, covisible_pairs, estimate_tolerance_px, match_pairs
+from aceg_ros.mapping.pose_refinement import RefinementProblem, refine_poses
 from aceg_ros.mapping.tracks import Observations, Tracks, build_tracks
 from aceg_ros.maps.keyframe_database import DESCRIPTOR_SCALE, PIXEL_SCALE, KeyframeDatabase
 from aceg_ros.maps.retrieval import assign_words
 
+_LOG = logging.getLogger("aceg_ros")
 EXTRACTION_SHARE, MATCHING_SHARE = 0.4, 0.85        # of the time that is left when they begin, at most
 ENOUGH_OBSERVATIONS = 3             # of a landmark; a keyframe with more of them adds nothing
 VOCABULARY_SAMPLE, VOCABULARY_ROUNDS = 20_000, 4
+REFINEMENT_S, REFINEMENT_OBSERVATIONS = 10.0, 80_000
+TOLERANCE_SIGMAS = 2.7              # as TOLERANCE_NOISES, for standard deviations instead of medians
 DEPTH_WINDOW, MAX_DEPTH_STEP = 2, 0.05              # at edges (within pixels) measured depths are of either side
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatabaseOptions:
     """images: largest number of images used. keypoints: of each. covisible_images: number of images that each is
-    matched with. observations: largest number in the database. words: of the vocabulary."""
+    matched with. observations: largest number in the database. words: of the vocabulary. refine_poses: whether the
+    given poses are refined together with the landmarks, if that makes them better."""
 
     images: int = 400
     keypoints: int = 1800
     covisible_images: int = 8
     observations: int = 170_000
     words: int = 4096
+    refine_poses: bool = True
     seed: int = 0
 
 
@@ -72,6 +79,10 @@ def build_database(frames: Sequence[PreparedFrame], encoder: Encoder, options: D
         matches = match_pairs(images, pairs, tolerance_px, seed=options.seed,
                               budget=budget.phase("matching keypoints", share=MATCHING_SHARE))
         tracks = build_tracks(observations, matches, tolerance_px)
+        if options.refine_poses:
+            observations, tracks, tolerance_px = _refine_poses(
+                observations, tracks, matches, tolerance_px=tolerance_px, seed=options.seed,
+                budget=budget.phase("refining poses", at_most_s=REFINEMENT_S))
     if len(tracks.points) == 0:
         return None
     chosen = select_observations(observations.images, tracks.track, options.observations)
@@ -118,6 +129,39 @@ def _observations(images: Sequence[ExtractedFeatures]) -> Observations:
         pixels=torch.cat([image.pixels for image in images]).cpu().numpy().astype(np.float64),
         poses=np.linalg.inv(poses),
         intrinsics=np.stack([image.intrinsics.cpu().numpy().astype(np.float64) for image in images]))
+
+
+def _refine_poses(observations: Observations, tracks: Tracks, matches: np.ndarray, *, tolerance_px: float, seed: int,
+                  budget: MappingBudget) -> tuple[Observations, Tracks, float]:
+    """Refine the poses with some of the tracks; if they are better, build the tracks again, with a tolerance to match.
+
+    Returns observations with the poses to use, their tracks and tolerance.
+    """
+    used = _some_tracks(tracks.track, np.random.default_rng(seed))
+    if len(used) == 0 or budget.is_over():
+        return observations, tracks, tolerance_px
+    landmarks, landmark_of = np.unique(tracks.track[used], return_inverse=True)
+    noise_px = np.full(len(used), tolerance_px / TOLERANCE_SIGMAS)
+    refined = refine_poses(RefinementProblem(
+        intrinsics=observations.intrinsics, map_from_camera=observations.poses, images=observations.images[used],
+        tracks=landmark_of, pixels=observations.pixels[used], noise_px=noise_px, points=tracks.points[landmarks]),
+        budget, seed=seed)
+    _LOG.info(f"poses {'refined' if refined.taken else 'as given'}: {refined.reason}")
+    if not refined.taken:
+        return observations, tracks, tolerance_px
+    observations = replace(observations, poses=refined.map_from_camera)
+    tolerance_px = float(np.clip(TOLERANCE_SIGMAS * refined.scale_after_px, MIN_TOLERANCE_PX, tolerance_px))
+    return observations, build_tracks(observations, matches, tolerance_px), tolerance_px
+
+
+def _some_tracks(track: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return keypoints (M,) of whole tracks, drawn at random, at most REFINEMENT_OBSERVATIONS."""
+    tracked = np.flatnonzero(track >= 0)
+    if len(tracked) <= REFINEMENT_OBSERVATIONS:
+        return tracked
+    rank = rng.permutation(int(track.max()) + 1)[track[tracked]]
+    total = np.cumsum(np.bincount(rank))
+    return tracked[rank < np.searchsorted(total, REFINEMENT_OBSERVATIONS)]
 
 
 def _measured_tracks(frames: Sequence[PreparedFrame], images: Sequence[ExtractedFeatures], observations: Observations

@@ -91,7 +91,8 @@ def _pairs_within(query: Keypoints, pixels: np.ndarray, radius_px: float) -> tup
     offset = np.arange(2 * reach + 1)
     column, row = (np.clip(((axis + 0.5) / query.stride).astype(int), 0, size - 1)
                    for axis, size in zip(pixels.T, (width, height), strict=True))
-    nearby = grid[row[:, None, None] + offset[:, None], column[:, None, None] + offset].reshape(len(pixels), -1)
+    nearby = grid[row[:, None, None] + offset[:, None], column[:, None, None] + offset]
+    nearby = nearby.reshape(len(pixels), len(offset) ** 2)
     which, slot = np.nonzero(nearby >= 0)
     keypoints = nearby[which, slot]
     close = np.square(query.pixels[keypoints] - pixels[which]).sum(1) < radius_px**2

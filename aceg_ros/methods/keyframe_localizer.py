@@ -43,9 +43,10 @@ class KeyframeConfig:
     keyframes are retrieved by. shortlist: keyframes whose landmarks are matched at first. wide_shortlist: keyframes
     that further hypotheses come from, if the first pose is not certain. visible_keyframes: number of keyframes near a
     pose whose landmarks are searched for. confident_log10_nfa, confident_inlier_ratio: significance, and share of
-    matches that agree, from which no further hypothesis is tried. outlier_hypotheses, group_hypotheses: number of further
-    hypotheses from the outliers of the first one, and from groups of keyframes that show the same place.
-    covariance_scale: of the map, see `mapping.calibration`. seed: of RANSAC.
+    matches that agree, from which no further hypothesis is tried. further_looks: at most, as long as the best pose
+    becomes more significant. outlier_hypotheses, group_hypotheses: number of further hypotheses from the outliers of
+    the first one, and from groups of keyframes that show the same place. covariance_scale: of the map, see
+    `mapping.calibration`. seed: of RANSAC.
     """
 
     keypoints: int = 1500
@@ -55,6 +56,7 @@ class KeyframeConfig:
     visible_keyframes: int = 20
     confident_log10_nfa: float = -25.0
     confident_inlier_ratio: float = 0.2
+    further_looks: int = 2
     outlier_hypotheses: int = 1
     group_hypotheses: int = 3
     covariance_scale: float = MIN_COVARIANCE_SCALE
@@ -135,8 +137,10 @@ class KeyframeLocalizer:
         refined.sort(key=lambda pose: pose.significance.log10_nfa)
         best = refined[0]
         competing = [other for other in refined[1:] if self._is_elsewhere(other, best)]
-        again = self._look(query, best.pose)
-        if again is not None and again.significance.log10_nfa < best.significance.log10_nfa:
+        for _ in range(self._config.further_looks):
+            again = self._look(query, best.pose)
+            if again is None or again.significance.log10_nfa >= best.significance.log10_nfa:
+                break
             best = again
         return best, competing[0] if competing else None
 

@@ -14,6 +14,7 @@ from aceg_ros.pose.refinement import refine
 from aceg_ros.pose.significance import Significance, compute_significance
 
 MIN_CORRESPONDENCES = 8
+FIRST_SCALES, FINAL_STEPS = 3.0, 5  # of the last refinement: begins wide, since narrow scales converge slowly
 CLEAR_OUTLIER_PX = 12.0             # residuals from which correspondences may belong to another pose
 
 
@@ -21,9 +22,9 @@ CLEAR_OUTLIER_PX = 12.0             # residuals from which correspondences may b
 class GuidedPose:
     """A pose with the correspondences found around its projections.
 
-    correspondences: those at whose smallest similarity the pose is the most significant. significance: of the pose with
-    them. overall: with all that were found, also dissimilar ones. The landmarks of a place that only looks alike are
-    similar where it does, and missing elsewhere.
+    correspondences: all that were found. significance: of the pose with those that are similar enough to make it the
+    most significant. overall: with all. The landmarks of a place that only looks alike are similar where it does, and
+    missing elsewhere.
     """
 
     pose: CameraFromMap
@@ -64,33 +65,64 @@ def _best_of_thresholds(data: UsableCorrespondences, solver: SolverConfig, guide
 
 def refine_guided(correspondences: Correspondences, similarity: np.ndarray, pose: CameraFromMap, config: GuidedConfig
                   ) -> GuidedPose | None:
-    """Refine a pose on correspondences found around its projections, at the similarity and inlier threshold at which it
-    is the most significant. similarity: (N,) of the matches. Returns None if there are too few."""
-    best: GuidedPose | None = None
+    """Refine a pose on correspondences found around its projections, and compute its significance.
+
+    Normally all correspondences are used. If the pose is not significant with all, because things have moved or most
+    descriptors are dissimilar, it is refined on those at whose smallest similarity it is the most significant.
+
+    Args:
+        correspondences: matches found around the projections.
+        similarity: (N,) of their descriptors.
+        pose: to start from.
+        config: settings.
+
+    Returns:
+        The refined pose, or None if there are too few correspondences.
+    """
+    if len(similarity) < MIN_CORRESPONDENCES:
+        return None
+    best = _refine(correspondences, pose, config)
+    if best.overall.log10_nfa > config.sufficient_log10_nfa:
+        for some in _similar(correspondences, similarity, config):
+            candidate = _refine(some, best.pose, config)
+            if candidate.significance.log10_nfa < best.significance.log10_nfa:
+                best = candidate
+    data = correspondences.usable
+    overall = compute_significance(data, data.residuals(best.pose).squared_px, config.search_radius_px)
+    similar = [_significance(some, best.pose, config) for some in _similar(correspondences, similarity, config)]
+    significance = min([overall, *similar], key=lambda value: value.log10_nfa)
+    # Dissimilar matches tell little about whether the pose is right, but once it is, many are right too, and all count.
+    scale_px = max(significance.threshold_px, config.min_scale_px)
+    refined = refine(data, best.pose, (FIRST_SCALES * scale_px, scale_px), FINAL_STEPS)
+    return GuidedPose(pose=refined, correspondences=correspondences, significance=significance, overall=overall)
+
+
+def _similar(correspondences: Correspondences, similarity: np.ndarray, config: GuidedConfig
+             ) -> Iterator[Correspondences]:
+    """Yield the correspondences of at least each of the smallest similarities, as long as there are enough."""
     for least in config.min_similarities:
         chosen = np.flatnonzero(similarity >= least)
         if len(chosen) < MIN_CORRESPONDENCES:
-            break
-        some = _subset(correspondences, chosen)
-        for candidate in (pose, refine(some.usable, pose, config.coarse_scales_px, config.refine_steps)):
-            best = _better(best, some, candidate, config)
-    if best is None:
-        return None
-    scale_px = max(best.significance.threshold_px, config.min_scale_px)
-    refined = refine(best.correspondences.usable, best.pose, (scale_px,), config.refine_steps)
-    best = _better(best, best.correspondences, refined, config)
-    data = correspondences.usable
-    overall = compute_significance(data, data.residuals(best.pose).squared_px, config.search_radius_px)
-    return replace(best, overall=overall)
+            return
+        yield _subset(correspondences, chosen)
 
 
-def _better(best: GuidedPose | None, correspondences: Correspondences, pose: CameraFromMap, config: GuidedConfig
-            ) -> GuidedPose:
+def _refine(correspondences: Correspondences, pose: CameraFromMap, config: GuidedConfig) -> GuidedPose:
+    """Refine a pose on all of some correspondences, at the inlier threshold at which it is the most significant."""
     data = correspondences.usable
-    significance = compute_significance(data, data.residuals(pose).squared_px, config.search_radius_px)
-    if best is not None and best.significance.log10_nfa <= significance.log10_nfa:
-        return best
-    return GuidedPose(pose=pose, correspondences=correspondences, significance=significance, overall=significance)
+    coarse = refine(data, pose, config.coarse_scales_px, config.refine_steps)
+    best = min(((_significance(correspondences, candidate, config), candidate) for candidate in (pose, coarse)),
+               key=lambda scored: scored[0].log10_nfa)
+    fine = refine(data, best[1], (max(best[0].threshold_px, config.min_scale_px),), config.refine_steps)
+    significance = _significance(correspondences, fine, config)
+    if significance.log10_nfa < best[0].log10_nfa:
+        best = significance, fine
+    return GuidedPose(pose=best[1], correspondences=correspondences, significance=best[0], overall=best[0])
+
+
+def _significance(correspondences: Correspondences, pose: CameraFromMap, config: GuidedConfig) -> Significance:
+    data = correspondences.usable
+    return compute_significance(data, data.residuals(pose).squared_px, config.search_radius_px)
 
 
 def _subset(correspondences: Correspondences, chosen: np.ndarray) -> Correspondences:

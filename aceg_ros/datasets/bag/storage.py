@@ -37,7 +37,7 @@ class Storage(Protocol):
 
     connections: list[Connection]
     start_ns: int | None        # None if it holds no message
-    cut_off: bool               # its recorder did not close it: what came last may be missing
+    cut_off: bool               # not closed by its recorder: what came last may be missing
 
     def messages(self, numbers: Collection[int]) -> Iterator[tuple[int, int, bytes]]:
         """Yield (number, recording time in ns, message) of these connections, ordered by time."""

@@ -74,7 +74,7 @@ class TransformLookup:
 
     def others_publish(self, parent: str, child: str) -> bool:
         """Return whether another node publishes this transform at present."""
-        came_s = self._buffer.others.get((parent, child), ())
+        came_s = list(self._buffer.others.get((parent, child), ()))
         return len(came_s) == _OTHERS_TO_TELL and time.monotonic() - came_s[0] < _PARENT_HOLDS_S
 
     def ancestors(self, frame: str, without: tuple[str, str] | None = None) -> list[str]:
