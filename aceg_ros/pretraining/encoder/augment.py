@@ -38,7 +38,7 @@ def make_sample(pair: Pair, rng: np.random.Generator, *, width: int, height: int
     images, points = [], []
     common_scale = np.exp(rng.uniform(np.log(0.6), np.log(1.3)))
     for image, pixels in zip(pair.images, pair.points, strict=True):
-        warp = _random_warp(rng, pixels[anchor], (width, height), common_scale)
+        warp = random_warp(rng, pixels[anchor], (width, height), common_scale)
         border = rng.uniform(0, 255, 3).tolist()
         images.append(photometric(cv2.warpPerspective(image, warp, (width, height), flags=cv2.INTER_LINEAR,
                                                       borderValue=border), rng))
@@ -53,7 +53,7 @@ def make_sample(pair: Pair, rng: np.random.Generator, *, width: int, height: int
                   teacher_descriptors=None if descriptors is None else descriptors[chosen])
 
 
-def _random_warp(rng, anchor, size: tuple[int, int], common_scale: float) -> np.ndarray:
+def random_warp(rng, anchor, size: tuple[int, int], common_scale: float) -> np.ndarray:
     """Draw a homography that moves anchor near the middle of the crop: scale, in-plane rotation, slight perspective."""
     angle, spread = rng.normal(0, np.radians(14)), 0.25
     if rng.uniform() < STRONG_SHARE:

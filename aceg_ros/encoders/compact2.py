@@ -1,0 +1,158 @@
+"""Our second encoder: keypoints with 128-D unit descriptors and reliabilities, one in each cell of 8x8 pixels.
+
+The trunk is that of `compact`, whose weights it can begin with. In addition it sees fine detail at half of the
+resolution, which finds the keypoints and refines the descriptors, and has more layers at 1/4 and 1/8. Descriptors are
+sampled at the keypoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from aceg_ros.encoders.compact import (
+    DIM,
+    EIGHTH,
+    QUARTER,
+    SIXTEENTH,
+    STRIDE,
+    THIRTYSECOND,
+    CompactConfig,
+    CompactNet,
+    _conv,
+    _Residual,
+    _upsample,
+    standardise,
+)
+from aceg_ros.encoders.corners import sample
+from aceg_ros.encoders.feature_map import FeatureMap
+
+HALF = 16                               # channels at half of the resolution
+WINDOW_RADIUS_PX = 2                    # around the best pixel of a cell, for the sub-pixel position
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compact2Config(CompactConfig):
+    """Constants that the weights were trained with."""
+
+
+class RawOutput(NamedTuple):
+    """What the network computes before keypoints are chosen.
+
+    features (B, 128, h, w), not normalised, and logits of their reliability (B, h, w), at the centres of cells; peaks
+    (B, 8 h, 8 w), logits of pixels to be keypoints.
+    """
+
+    features: Tensor
+    reliability: Tensor
+    peaks: Tensor
+
+
+class Compact2Net(CompactNet):
+    """(B, 3, H, W) in [0, 1], H and W multiples of 8 -> `FeatureMap` at stride 8 with keypoints; features are unit
+    vectors times sqrt(128)."""
+
+    def __init__(self, config: Compact2Config | None = None) -> None:
+        super().__init__(config or Compact2Config())
+        self.fine = nn.Sequential(_conv(3, HALF, 4, 2), _conv(HALF, HALF, 3))
+        self.fine_to_quarter = nn.Sequential(nn.Conv2d(HALF, QUARTER, 4, 2, 1, bias=False), nn.BatchNorm2d(QUARTER))
+        self.refine_quarter = _Residual(QUARTER)
+        self.refine_eighth = _Residual(EIGHTH)
+        self.peaks = nn.Conv2d(HALF, 4, 3, padding=1)
+        self.peaks_context = nn.Conv2d(DIM, STRIDE * STRIDE, 1)
+        self.rate_peak = nn.Parameter(torch.zeros(()))
+        self._start_as_compact()
+
+    def _start_as_compact(self) -> None:
+        """Make all that `compact` does not have add nothing, so that its weights give its descriptors."""
+        for norm in (self.fine_to_quarter[1], self.refine_quarter.second[1], self.refine_eighth.second[1]):
+            nn.init.zeros_(norm.weight)
+        nn.init.zeros_(self.peaks_context.weight)
+        nn.init.zeros_(self.peaks_context.bias)
+
+    def forward(self, images: Tensor) -> FeatureMap:
+        return choose_keypoints(self.raw_output(images), self.rate_peak)
+
+    def raw_output(self, images: Tensor) -> RawOutput:
+        """Compute everything that does not depend on the choice of keypoints."""
+        x = standardise(images, self.config)
+        height, width = x.shape[2:]
+        rows, columns = height // STRIDE, width // STRIDE
+        if height % 32 or width % 32:
+            x = functional.pad(x, (0, -width % 32, 0, -height % 32), mode="replicate")
+        fine = self.fine(x)
+        quarter = functional.relu(self.quarter(x) + self.fine_to_quarter(fine), inplace=True)
+        eighth = self.eighth(self.refine_quarter(quarter))
+        sixteenth = self.sixteenth(eighth)
+        context = self.to_sixteenth(self.thirtysecond(sixteenth))
+        sixteenth = self.fuse_sixteenth(sixteenth + _upsample(context))
+        # The sum is not rectified before the refinement: `compact` adds both without a rectifier.
+        summed = eighth + _upsample(self.to_eighth(sixteenth))
+        summed = summed + self.refine_eighth.second(self.refine_eighth.first(summed))
+        fused = self.fuse_eighth(summed)
+        peaks = functional.pixel_shuffle(self.peaks(fine), 2) + functional.pixel_shuffle(self.peaks_context(fused),
+                                                                                         STRIDE)
+        fused = fused[:, :, :rows, :columns]
+        return RawOutput(self.describe(fused), self.rate(fused)[:, 0],
+                         peaks[:, 0, :rows * STRIDE, :columns * STRIDE])
+
+
+def choose_keypoints(raw: RawOutput, rate_peak: Tensor) -> FeatureMap:
+    """Choose the keypoint of each cell, and sample descriptors and reliabilities there."""
+    keypoints, log_share = find_keypoints(raw.peaks.float())
+    positions = keypoints.permute(0, 2, 3, 1)
+    features = sample(raw.features.float(), positions, STRIDE)
+    logit = raw.reliability.float() + rate_peak.float() * log_share
+    return FeatureMap(features, torch.sigmoid(logit), keypoints)
+
+
+def find_keypoints(peaks: Tensor) -> tuple[Tensor, Tensor]:
+    """Find the keypoint of each cell of 8x8 pixels.
+
+    Args:
+        peaks: logits (B, H, W) of pixels to be keypoints.
+
+    Returns:
+        Keypoints (B, 2, h, w), pixels (x, y): the best pixel of the cell, moved to the mean of the softmax of the
+        logits within 2 px of it. The logarithm (B, h, w) of the best pixel's share in the softmax of the cell.
+    """
+    batch, height, width = peaks.shape
+    rows, columns = height // STRIDE, width // STRIDE
+    cells = peaks.reshape(batch, rows, STRIDE, columns, STRIDE).permute(0, 1, 3, 2, 4).flatten(3)
+    value, best = cells.max(3)
+    x = torch.arange(columns, device=peaks.device) * STRIDE + best % STRIDE
+    y = torch.arange(rows, device=peaks.device)[:, None] * STRIDE + best // STRIDE
+    offset = window_mean(peaks, x.flatten(1), y.flatten(1))
+    position = torch.stack([x, y], 1) + offset.transpose(1, 2).reshape(batch, 2, rows, columns)
+    return position, value - torch.logsumexp(cells, 3)
+
+
+def window_mean(peaks: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Return the mean offset (B, N, 2) from pixels x, y (B, N) under the softmax of logits (B, H, W) around them."""
+    radius = WINDOW_RADIUS_PX
+    size = 2 * radius + 1
+    padded = functional.pad(peaks[:, None], (radius,) * 4, value=-1e4)[:, 0]
+    stride = padded.shape[2]
+    step = torch.arange(size, device=peaks.device)
+    window = (step[:, None] * stride + step[None]).flatten()
+    index = (y * stride + x)[:, :, None] + window
+    around = padded.flatten(1).gather(1, index.flatten(1)).reshape(index.shape)
+    share = torch.softmax(around, 2)
+    offsets = torch.stack([step.repeat(size), step.repeat_interleave(size)], 1) - radius
+    return share @ offsets.to(share.dtype)
+
+
+def start_from_compact(net: Compact2Net, state: Mapping[str, Tensor]) -> None:
+    """Load the weights of `compact` into a new network: its descriptors at the centres of cells are then the same.
+
+    Raises RuntimeError if `state` is not that of `compact`.
+    """
+    missing, unexpected = net.load_state_dict({key: value.float() for key, value in state.items()}, strict=False)
+    own = {key for key, _ in CompactNet().named_parameters()}
+    if unexpected or own & set(missing):
+        raise RuntimeError("these are not weights of the encoder 'compact'")

