@@ -27,9 +27,7 @@ from aceg_ros.encoders.compact import (
     _conv,
     _Residual,
     _upsample,
-    standardise,
 )
-from aceg_ros.encoders.corners import sample
 from aceg_ros.encoders.feature_map import FeatureMap
 
 HALF = 16                               # channels at half of the resolution
@@ -80,7 +78,7 @@ class Compact2Net(CompactNet):
 
     def raw_output(self, images: Tensor) -> RawOutput:
         """Compute everything that does not depend on the choice of keypoints."""
-        x = standardise(images, self.config)
+        x = _standardise(images, self.config)
         height, width = x.shape[2:]
         rows, columns = height // STRIDE, width // STRIDE
         if height % 32 or width % 32:
@@ -95,18 +93,56 @@ class Compact2Net(CompactNet):
         summed = eighth + _upsample(self.to_eighth(sixteenth))
         summed = summed + self.refine_eighth.second(self.refine_eighth.first(summed))
         fused = self.fuse_eighth(summed)
-        peaks = functional.pixel_shuffle(self.peaks(fine), 2) + functional.pixel_shuffle(self.peaks_context(fused),
-                                                                                         STRIDE)
+        peaks = _unfold(self.peaks(fine), 2) + _unfold(self.peaks_context(fused), STRIDE)
         fused = fused[:, :, :rows, :columns]
         return RawOutput(self.describe(fused), self.rate(fused)[:, 0],
-                         peaks[:, 0, :rows * STRIDE, :columns * STRIDE])
+                         peaks[:, :rows * STRIDE, :columns * STRIDE])
+
+
+def _standardise(images: Tensor, config: CompactConfig) -> Tensor:
+    """The same as `standardise`, as one operation on rows of pixels, which is faster on CPUs."""
+    batch, channels, height, width = images.shape
+    sampled = slice(config.statistics_step // 2, None, config.statistics_step)
+    variance, mean = torch.var_mean(images[:, :, sampled, sampled], (2, 3))
+    gain = 1.0 / variance.sqrt().clamp(min=config.min_deviation)
+    gains, shifts = (factor[:, None].repeat(1, 1, width) for factor in (gain, -mean * gain))
+    rows = images.permute(0, 2, 3, 1).reshape(batch, height, width * channels)
+    return torch.addcmul(shifts, rows, gains).reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _unfold(x: Tensor, factor: int) -> Tensor:
+    """(B, factor^2, h, w) -> (B, factor h, factor w), as `pixel_shuffle`, faster where channels are last in memory."""
+    batch, _, height, width = x.shape
+    blocks = x.permute(0, 2, 3, 1).reshape(batch, height, width, factor, factor)
+    return blocks.permute(0, 1, 3, 2, 4).reshape(batch, height * factor, width * factor)
+
+
+def sample_rows(features: Tensor, keypoints: Tensor) -> Tensor:
+    """Sample features (B, C, h, w) bilinearly at keypoints (B, 2, h, w), one in each cell; unit vectors times sqrt(C).
+
+    The same as `corners.sample`, as a sum of rows of the map, which is faster on CPUs.
+    """
+    batch, dim, height, width = features.shape
+    place = ((keypoints + 0.5) / STRIDE - 0.5).flatten(2)                                   # in cells
+    x, y = place[:, 0].clamp(0, width - 1), place[:, 1].clamp(0, height - 1)
+    left, top = x.floor().clamp(max=max(width - 2, 0)), y.floor().clamp(max=max(height - 2, 0))
+    right, low = x - left, y - top
+    first = torch.arange(batch, device=features.device)[:, None] * (height * width)
+    index = first + (top * width + left).long()
+    step_x, step_y = min(1, width - 1), width * min(1, height - 1)
+    index = torch.stack([index, index + step_x, index + step_y, index + step_x + step_y], 2)
+    weights = torch.stack([(1 - right) * (1 - low), right * (1 - low), (1 - right) * low, right * low], 2)
+    rows = features.permute(0, 2, 3, 1).reshape(-1, dim)
+    sampled = functional.embedding_bag(index.reshape(-1, 4), rows, per_sample_weights=weights.reshape(-1, 4),
+                                       mode="sum")
+    scaled = functional.normalize(sampled, dim=1) * dim**0.5
+    return scaled.reshape(batch, height, width, dim).permute(0, 3, 1, 2)
 
 
 def choose_keypoints(raw: RawOutput, rate_peak: Tensor) -> FeatureMap:
     """Choose the keypoint of each cell, and sample descriptors and reliabilities there."""
     keypoints, log_share = find_keypoints(raw.peaks.float())
-    positions = keypoints.permute(0, 2, 3, 1)
-    features = sample(raw.features.float(), positions, STRIDE)
+    features = sample_rows(raw.features.float(), keypoints)
     logit = raw.reliability.float() + rate_peak.float() * log_share
     return FeatureMap(features, torch.sigmoid(logit), keypoints)
 
@@ -143,8 +179,9 @@ def window_mean(peaks: Tensor, x: Tensor, y: Tensor) -> Tensor:
     index = (y * stride + x)[:, :, None] + window
     around = padded.flatten(1).gather(1, index.flatten(1)).reshape(index.shape)
     share = torch.softmax(around, 2)
-    offsets = torch.stack([step.repeat(size), step.repeat_interleave(size)], 1) - radius
-    return share @ offsets.to(share.dtype)
+    # No matrix product: autocast would round it to 16 bits.
+    return torch.stack([(share * (offset - radius)).sum(2) for offset in (step.repeat(size),
+                                                                          step.repeat_interleave(size))], 2)
 
 
 def start_from_compact(net: Compact2Net, state: Mapping[str, Tensor]) -> None:

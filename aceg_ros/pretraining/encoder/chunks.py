@@ -66,7 +66,7 @@ class Chunk:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _View:
+class View:
     """An image with, if it has a pose, its camera and map-from-camera pose."""
 
     image: np.ndarray
@@ -98,7 +98,7 @@ def prepare_chunks(scenes: Sequence[Path], folders: Sequence[Path], cache: Path,
             chosen = chunk_indices(length, number)
             if len(chosen) < 2 or target.exists():
                 continue
-            views = list(_posed_views(path, chosen) if posed else _plain_views(path, chosen))
+            views = list(posed_views(path, chosen) if posed else plain_views(path, chosen))
             chunk = make_chunk(name, views, teacher, np.random.default_rng((number, length)))
             chunk.save(target)
             print(f"{target.name}: {len(views)} images, {len(chunk.matches)} matched pairs, matches"
@@ -123,7 +123,7 @@ def chunk_indices(length: int, number: int) -> list[int]:
     return list(range(window * 2 * IMAGES + odd, min((window + 1) * 2 * IMAGES, length), 2))
 
 
-def make_chunk(name: str, views: Sequence[_View], teacher: Teacher, rng: np.random.Generator) -> Chunk:
+def make_chunk(name: str, views: Sequence[View], teacher: Teacher, rng: np.random.Generator) -> Chunk:
     """Detect keypoints in the views and match some pairs of them."""
     detections = [teacher.detect(view.image) for view in views]
     matches = []
@@ -141,19 +141,20 @@ def make_chunk(name: str, views: Sequence[_View], teacher: Teacher, rng: np.rand
     return Chunk(scene=name, images=[view.image for view in views], detections=detections, matches=matches)
 
 
-def _posed_views(path: Path, chosen: Sequence[int]) -> Iterator[_View]:
+def posed_views(path: Path, chosen: Sequence[int]) -> Iterator[View]:
+    """Load some images of a recording with their poses, large ones resized."""
     scene = open_scene(path)
     for index in chosen:
         frame = scene.frame(index).rectified()[0]
         image = _resized(frame.image)
-        yield _View(image=image, camera=frame.camera.resized(image.shape[1], image.shape[0]),
+        yield View(image=image, camera=frame.camera.resized(image.shape[1], image.shape[0]),
                     pose=np.asarray(frame.map_from_camera))
 
 
-def _plain_views(path: Path, chosen: Sequence[int]) -> Iterator[_View]:
+def plain_views(path: Path, chosen: Sequence[int]) -> Iterator[View]:
     files = sorted(list_images(path), key=natural_order)
     for index in chosen:
-        yield _View(image=_resized(load_image(files[index])))
+        yield View(image=_resized(load_image(files[index])))
 
 
 def _resized(image: np.ndarray) -> np.ndarray:
@@ -163,22 +164,27 @@ def _resized(image: np.ndarray) -> np.ndarray:
     return cv2.resize(image, working_size(width, height, SHORT_SIDE_PX, 8), interpolation=cv2.INTER_AREA)
 
 
-def _may_overlap(a: _View, b: _View) -> bool:
+def _may_overlap(a: View, b: View) -> bool:
     return a.pose is None or b.pose is None or a.pose[:3, 2] @ b.pose[:3, 2] > np.cos(np.radians(MAX_ANGLE_DEG))
 
 
-def _verified(a: _View, b: _View, points: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+def _verified(a: View, b: View, points: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """Return which matches (N,) agree with the poses or, without poses, with a fundamental matrix found by RANSAC."""
     if len(points[0]) < MIN_MATCHES:
         return np.zeros(len(points[0]), bool)
     if a.camera is None or b.camera is None or a.pose is None or b.pose is None:
         _, inliers = cv2.findFundamentalMat(points[0], points[1], cv2.USAC_MAGSAC, MAX_EPIPOLAR_PX, 0.9999, 5000)
         return np.zeros(len(points[0]), bool) if inliers is None else inliers[:, 0] > 0
+    in_a, in_b = (np.column_stack([side, np.ones(len(side))]) for side in points)
+    line = in_a @ fundamental_matrix(a, b).T
+    distance = np.abs((line * in_b).sum(1)) / np.maximum(np.linalg.norm(line[:, :2], axis=1), 1e-12)
+    return distance < MAX_EPIPOLAR_PX
+
+
+def fundamental_matrix(a: View, b: View) -> np.ndarray:
+    """Return the fundamental matrix (3, 3) of two views with poses: pixels of a to epipolar lines in b."""
+    assert a.camera is not None and b.camera is not None and a.pose is not None and b.pose is not None
     b_from_a = np.linalg.inv(b.pose) @ a.pose
     tx, ty, tz = b_from_a[:3, 3]
     essential = np.array([[0, -tz, ty], [tz, 0, -tx], [-ty, tx, 0]]) @ b_from_a[:3, :3]
-    fundamental = np.linalg.inv(b.camera.K).T @ essential @ np.linalg.inv(a.camera.K)
-    in_a, in_b = (np.column_stack([side, np.ones(len(side))]) for side in points)
-    line = in_a @ fundamental.T
-    distance = np.abs((line * in_b).sum(1)) / np.maximum(np.linalg.norm(line[:, :2], axis=1), 1e-12)
-    return distance < MAX_EPIPOLAR_PX
+    return np.linalg.inv(b.camera.K).T @ essential @ np.linalg.inv(a.camera.K)

@@ -64,6 +64,14 @@ class _Transferred:
     weights: Tensor
 
 
+@dataclass(frozen=True, kw_only=True)
+class _AtKeypoints:
+    """Keypoints of the images of a batch: xy (B, cells, 2), unit descriptors (B, C, cells)."""
+
+    xy: Tensor
+    descriptors: Tensor
+
+
 def keypoint_losses(net: Compact2Net, batch: Sequence[KeypointSample], rng: np.random.Generator, *, device: str = "cpu",
                     student: nn.Module | None = None, points: int = 256) -> KeypointLosses:
     """Compute all losses of a batch.
@@ -91,7 +99,8 @@ def keypoint_losses(net: Compact2Net, batch: Sequence[KeypointSample], rng: np.r
     error, same = _nearest_keypoint(flat, moved.b)
     weights = moved.weights * same
     terms["precision"] = (weights * error.clamp(max=SAME_KEYPOINT_PX)).sum() / weights.sum().clamp(min=1e-3)
-    at_keypoints = sample(features, keypoints.detach().permute(0, 2, 3, 1), STRIDE) / features.shape[1]**0.5
+    described = sample(features, keypoints.detach().permute(0, 2, 3, 1), STRIDE) / features.shape[1]**0.5
+    at_keypoints = _AtKeypoints(xy=flat.detach(), descriptors=described.flatten(2))
     matches = _Matches.choose(batch, moved, rng, points=points, device=device)
     a, b = (functional.normalize(_sampled(features, side), dim=1) for side in (matches.a, matches.b))
     first = _candidate_logits(a, b, at_keypoints, matches, reverse=False)
@@ -229,7 +238,7 @@ class _Matches:
                    teacher=(torch.cat(teacher[0]), torch.cat(teacher[1])) if teacher[0] else None)
 
 
-def _candidate_logits(queries: Tensor, answers: Tensor, at_keypoints: Tensor, matches: _Matches, *,
+def _candidate_logits(queries: Tensor, answers: Tensor, at_keypoints: _AtKeypoints, matches: _Matches, *,
                       reverse: bool) -> Tensor:
     """Return the logits (N, N + cells) of candidates: the answers of all queries, where they cannot be the same point,
     and the keypoints of the other image."""
@@ -243,4 +252,22 @@ def _candidate_logits(queries: Tensor, answers: Tensor, at_keypoints: Tensor, ma
 
 
 def _keypoint_similarity(queries: Tensor, at_keypoints: _AtKeypoints, there: _Pixels) -> Tensor:
-    raise NotImplementedError
+    """Return the similarities (N, cells) of queries to the keypoints of the other image, except those close to the
+    match (pixels `there`)."""
+    parts = []
+    for image in there.image.unique_consecutive().tolist():
+        mine = there.image == image
+        near = torch.cdist(there.xy[mine], at_keypoints.xy[image]) < SAME_POINT_PX
+        parts.append((queries[mine] @ at_keypoints.descriptors[image]).masked_fill(near, -1e4))
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def _hits(queries: Tensor, at_keypoints: _AtKeypoints, there: _Pixels) -> Tensor:
+    """Return whether the most similar keypoint of the other image is the match (N,), 0 or 1."""
+    parts = []
+    for image in there.image.unique_consecutive().tolist():
+        mine = there.image == image
+        best = (queries[mine] @ at_keypoints.descriptors[image]).argmax(1)
+        parts.append((at_keypoints.xy[image][best] - there.xy[mine]).norm(dim=1) < HIT_PX)
+    return torch.cat(parts).float()

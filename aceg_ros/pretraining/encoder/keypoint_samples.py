@@ -1,0 +1,212 @@
+"""Training samples of the keypoint encoder: crops of two images with matched points and, where the correspondence is
+exact, a function that transfers any pixel of the first crop to the second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from aceg_ros.pretraining.encoder.augment import photometric, random_warp
+from aceg_ros.pretraining.encoder.chunks import Chunk
+from aceg_ros.pretraining.encoder.rendered_pairs import RoomViews, transfer_pixels
+
+Transfer = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+MIN_POINTS, MARGIN_PX = 24, 4.0
+DARK_SHARE = 0.1                               # of the images are underexposed, before further changes
+ONE_FLOOR = "ie_"                              # scenes of one tower, whose floors look alike: no negatives
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeypointSample:
+    """Two crops (2, H, W, 3) uint8 of a scene.
+
+    points: (2, N, 2) matched pixels, N may be 0; descriptors: (2, N, 128) of a teacher there, or None. detections: for
+    each crop, the teacher's keypoints (K, 2), the best first; may be empty. transfer: moves pixels (M, 2) of the first
+    crop to the second, and tells which are visible there; None if that is not known exactly.
+    """
+
+    images: np.ndarray
+    scene: str
+    points: np.ndarray
+    descriptors: np.ndarray | None
+    detections: tuple[np.ndarray, np.ndarray]
+    transfer: Transfer | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropSize:
+    """Size of the crops, in pixels."""
+
+    width: int
+    height: int
+
+    def inside(self, pixels: np.ndarray) -> np.ndarray:
+        """Return which pixels (N, 2) are inside a crop, not at its edge."""
+        return (pixels > MARGIN_PX).all(1) & (pixels < (self.width - 1 - MARGIN_PX, self.height - 1 - MARGIN_PX)).all(1)
+
+
+class SampleSource(Protocol):
+    """Draws samples; None if the drawn images share too little."""
+
+    def draw(self, rng: np.random.Generator, size: CropSize) -> KeypointSample | None: ...
+
+
+class ChunkFiles:
+    """The chunks in a folder; those that are written later are found by `refresh`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._seen = folder, set[str]()
+        self.chunks: list[Chunk] = []
+        self._weights = np.empty(0)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Load chunks that have been written since the last call."""
+        for path in sorted(self._folder.glob("*.npz")):
+            if path.name not in self._seen:
+                self._seen.add(path.name)
+                self.chunks.append(Chunk.load(path))
+        scenes = [chunk.scene for chunk in self.chunks]
+        counts = {name: scenes.count(name) for name in set(scenes)}
+        weights = np.array([counts[name]**-0.5 for name in scenes])
+        self._weights = weights / max(weights.sum(), 1e-9)
+
+    def pick(self, rng: np.random.Generator) -> Chunk:
+        """Pick a chunk at random, such that scenes of many chunks come up more often, but not in proportion."""
+        return self.chunks[int(rng.choice(len(self.chunks), p=self._weights))]
+
+
+class WarpedImages:
+    """An image with itself, under two random warps."""
+
+    def __init__(self, files: ChunkFiles) -> None:
+        self._files = files
+
+    def draw(self, rng: np.random.Generator, size: CropSize) -> KeypointSample | None:
+        chunk = self._files.pick(rng)
+        index = int(rng.integers(len(chunk.images)))
+        found, image = chunk.detections[index], chunk.images[index]
+        if len(found.pixels) < MIN_POINTS:
+            return None
+        anchor = found.pixels[rng.integers(len(found.pixels))]
+        warps = _warps(rng, (anchor, anchor), size)
+        back = np.linalg.inv(warps[0])
+
+        def transfer(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            moved = warped(pixels, warps[1] @ back)
+            return moved, size.inside(moved) & _in_image(warped(pixels, back), image)
+
+        matched = found.pixels[:len(found.descriptors)]
+        return _sample(rng, size, images=(image, image), warps=warps, scene=chunk.scene,
+                       detections=(found.pixels, found.pixels), points=(matched, matched),
+                       descriptors=(found.descriptors, found.descriptors), transfer=transfer)
+
+
+class MatchedImages:
+    """Two images of one scene with a teacher's verified matches."""
+
+    def __init__(self, files: ChunkFiles) -> None:
+        self._files = files
+
+    def draw(self, rng: np.random.Generator, size: CropSize) -> KeypointSample | None:
+        chunk = self._files.pick(rng)
+        if not chunk.matches:
+            return None
+        match = chunk.matches[int(rng.integers(len(chunk.matches)))]
+        sides = [(match.a, match.indices[:, 0]), (match.b, match.indices[:, 1])]
+        (a, index_a), (b, index_b) = sides if rng.uniform() < 0.5 else sides[::-1]
+        found = chunk.detections[a], chunk.detections[b]
+        points = found[0].pixels[index_a], found[1].pixels[index_b]
+        anchor = int(rng.integers(len(index_a)))
+        warps = _warps(rng, (points[0][anchor], points[1][anchor]), size)
+        return _sample(rng, size, images=(chunk.images[a], chunk.images[b]), warps=warps, scene=chunk.scene,
+                       detections=(found[0].pixels, found[1].pixels), points=points,
+                       descriptors=(found[0].descriptors[index_a], found[1].descriptors[index_b]), transfer=None)
+
+
+class RenderedRooms:
+    """Two views of a rendered room, whose depth gives exact correspondences."""
+
+    def __init__(self, rooms: Sequence[RoomViews], names: Sequence[str]) -> None:
+        self._rooms, self._names = rooms, names
+
+    def draw(self, rng: np.random.Generator, size: CropSize) -> KeypointSample | None:
+        index = int(rng.integers(len(self._rooms)))
+        room = self._rooms[index]
+        a, b = (int(view) for view in rng.choice(len(room.images), 2, replace=False))
+        pixels = rng.uniform((2, 2), np.array(room.images.shape[2:0:-1]) - 3, (64, 2))
+        common = transfer_pixels(room, pixels, a, b)
+        if not common.visible.any():
+            return None
+        anchor = int(rng.choice(np.flatnonzero(common.visible)))
+        warps = _warps(rng, (pixels[anchor], common.pixels[anchor]), size)
+
+        def transfer(cropped: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            original = warped(cropped, np.linalg.inv(warps[0]))
+            known = _in_image(original, room.images[a])
+            found = transfer_pixels(room, np.where(known[:, None], original, 5.0), a, b)
+            moved = warped(found.pixels, warps[1])
+            return moved, known & found.visible & size.inside(moved)
+
+        empty = np.empty((0, 2))
+        return _sample(rng, size, images=(room.images[a], room.images[b]), warps=warps, scene=self._names[index],
+                       detections=(empty, empty), points=(empty, empty), descriptors=None, transfer=transfer)
+
+
+def warped(pixels: np.ndarray, warp: np.ndarray) -> np.ndarray:
+    """Move pixels (N, 2) by a homography (3, 3)."""
+    if len(pixels) == 0:
+        return np.empty((0, 2))
+    return cv2.perspectiveTransform(np.asarray(pixels, float).reshape(-1, 1, 2), warp)[:, 0]
+
+
+def _warps(rng, anchors: tuple[np.ndarray, np.ndarray], size: CropSize) -> tuple[np.ndarray, np.ndarray]:
+    common_scale = np.exp(rng.uniform(np.log(0.6), np.log(1.3)))
+    first, second = (random_warp(rng, anchor, (size.width, size.height), common_scale) for anchor in anchors)
+    return first, second
+
+
+def _in_image(pixels: np.ndarray, image: np.ndarray) -> np.ndarray:
+    return (pixels > 1.5).all(1) & (pixels < (image.shape[1] - 2.5, image.shape[0] - 2.5)).all(1)
+
+
+def _sample(rng: np.random.Generator, size: CropSize, *, images: tuple[np.ndarray, np.ndarray],
+            warps: tuple[np.ndarray, np.ndarray], scene: str, detections: tuple[np.ndarray, np.ndarray],
+            points: tuple[np.ndarray, np.ndarray], descriptors: tuple[np.ndarray, np.ndarray] | None,
+            transfer: Transfer | None) -> KeypointSample | None:
+    """Warp both images and all that is known of them. points, descriptors: matched, each (N, ...)."""
+    moved = [warped(side, warp) for side, warp in zip(points, warps, strict=True)]
+    kept = size.inside(moved[0]) & size.inside(moved[1])
+    if transfer is None and kept.sum() < MIN_POINTS:
+        return None
+    crops = []
+    for image, warp in zip(images, warps, strict=True):
+        border = rng.uniform(0, 255, 3).tolist()
+        crop = cv2.warpPerspective(image, warp, (size.width, size.height), flags=cv2.INTER_LINEAR, borderValue=border)
+        crops.append(photometric(_darkened(crop, rng), rng))
+    found = []
+    for side, warp in zip(detections, warps, strict=True):
+        there = warped(side, warp)
+        found.append(there[size.inside(there)])
+    return KeypointSample(
+        images=np.stack(crops), scene=ONE_FLOOR if scene.startswith(ONE_FLOOR) else scene,
+        points=np.stack([side[kept] for side in moved]),
+        descriptors=None if descriptors is None else np.stack([side[kept[:len(side)]] for side in descriptors]),
+        detections=(found[0], found[1]), transfer=transfer)
+
+
+def _darkened(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Underexpose some images, with the noise and the coarse steps that come with it."""
+    if rng.uniform() >= DARK_SHARE:
+        return image
+    dark = image * rng.uniform(0.08, 0.4) + rng.normal(0, rng.uniform(0.5, 3.0), image.shape)
+    dark = np.clip(dark, 0, 255).astype(np.uint8)
+    if rng.uniform() < 0.5:                    # as from a camera that raises its gain
+        return np.clip(dark * rng.uniform(1.5, 5.0), 0, 255).astype(np.uint8)
+    return dark
