@@ -27,10 +27,22 @@ def _add_encoder(networks: Any) -> None:
                       " on as well")
     verb.add_argument("--detail-channels", type=positive, default=16, metavar="N", help="channels of the stem for fine"
                       " detail (default: %(default)s)")
-    verb.add_argument("--rate", type=float, default=2e-3, metavar="X", help="peak learning rate (default: %(default)s)")
+    verb.add_argument("--rate", type=float, metavar="X", help="peak learning rate (default: 2e-3; compact2: 8e-4)")
     verb.add_argument("--start", metavar="FILE", help="initial weights, from an earlier run")
     verb.add_argument("--without", nargs="*", default=(), choices=("coordinates", "reliability"), help="losses to leave"
                       " out, for ablations")
+    second = verb.add_argument_group("--architecture compact2", "The encoder with keypoints of its own.")
+    second.add_argument("--architecture", choices=("compact", "compact2"), default="compact", help="(default:"
+                        " %(default)s)")
+    second.add_argument("--data", metavar="DIR", help="folder of the prepared data, which several runs may share"
+                        " (default: data in the folder of the run)")
+    second.add_argument("--stage", choices=("all", "prepare", "train"), default="all", help="prepare what is missing of"
+                        " the data, train on what there is, or one after the other; a training also uses what another"
+                        " process prepares in the meantime (default: %(default)s)")
+    second.add_argument("--held-out", nargs="*", default=(), metavar="SCENE", help="recordings to evaluate on")
+    second.add_argument("--pairs", type=positive, default=8, metavar="N", help="image pairs per step (default:"
+                        " %(default)s)")
+    second.add_argument("--minutes", type=positive, metavar="N", help="stop after this time; the same command goes on")
 
 
 def _add_ace_g(networks: Any) -> None:
@@ -82,6 +94,8 @@ def run_encoder(options: argparse.Namespace) -> int:
     from aceg_ros.pretraining.encoder.train import EncoderTraining, train
     from aceg_ros.utils.device import pick_device
 
+    if options.architecture == "compact2":
+        return _run_keypoint_encoder(options)
     device = pick_device(options.device)
     data = EncoderData(scenes=tuple(Path(scene) for scene in options.scenes),
                        images=tuple(Path(folder) for folder in options.images),
@@ -89,11 +103,36 @@ def run_encoder(options: argparse.Namespace) -> int:
                        teacher=options.teacher, teacher_every=options.teacher_every, seed=options.seed,
                        device=device)
     training = EncoderTraining(run=Path(options.run_folder), data=data, iterations=options.iterations,
-                               seed=options.seed, device=device, peak_rate=options.rate,
+                               seed=options.seed, device=device, peak_rate=options.rate or 2e-3,
                                detail_channels=options.detail_channels,
                                start=None if options.start is None else Path(options.start),
                                without=tuple(options.without))
     print(f"weights: {train(training)}")
+    return 0
+
+
+def _run_keypoint_encoder(options: argparse.Namespace) -> int:
+    from time import monotonic
+
+    from aceg_ros.pretraining.encoder.keypoint_data import KeypointData, prepare_data
+    from aceg_ros.pretraining.encoder.keypoint_train import KeypointTraining, train
+    from aceg_ros.utils.device import pick_device
+
+    device, run, started = pick_device(options.device), Path(options.run_folder), monotonic()
+    folder = run / "data" if options.data is None else Path(options.data)
+    if options.stage != "train":
+        prepare_data(KeypointData(
+            scenes=tuple(Path(scene) for scene in options.scenes), images=tuple(Path(each) for each in options.images),
+            textures=None if options.textures is None else Path(options.textures), rooms=options.rooms,
+            device=device), folder)
+    if options.stage != "prepare":
+        training = KeypointTraining(
+            run=run, data=folder, held_out=tuple(Path(scene) for scene in options.held_out),
+            iterations=options.iterations, pairs=options.pairs, peak_rate=options.rate or 8e-4, seed=options.seed,
+            device=device, start=options.start)
+        weights = train(training, should_stop=lambda: options.minutes is not None
+                        and monotonic() - started > 60 * options.minutes)
+        print(f"weights: {weights}")
     return 0
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from aceg_ros.encoders.ace import AceEncoderConfig, AceNet
 from aceg_ros.encoders.aliked import AlikedConfig, AlikedNet
 from aceg_ros.encoders.compact import CompactConfig, CompactNet, fuse_batch_norm
+from aceg_ros.encoders.compact2 import Compact2Config, Compact2Net
 from aceg_ros.encoders.corners import with_corners
 from aceg_ros.encoders.feature_map import FeatureMap
 from aceg_ros.encoders.sift import STRIDE as SIFT_STRIDE
@@ -113,8 +114,9 @@ def _load_dinov2(source: str, device: str) -> Encoder:
 def _build(weights: WeightsFile, path: Path) -> AceNet | AlikedNet | CompactNet:
     kind, state = weights.kind, {key: value.float() for key, value in weights.tensors.items()}
     try:
-        if kind == "compact":
-            net = CompactNet(weights.config_as(CompactConfig))
+        if kind in ("compact", "compact2"):
+            net = CompactNet(weights.config_as(CompactConfig)) if kind == "compact" else Compact2Net(
+                weights.config_as(Compact2Config))
             counters = {key: value for key, value in net.state_dict().items() if key.endswith("num_batches_tracked")}
             net.load_state_dict(state | counters)
             return fuse_batch_norm(net)

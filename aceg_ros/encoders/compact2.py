@@ -19,9 +19,7 @@ from aceg_ros.encoders.compact import (
     DIM,
     EIGHTH,
     QUARTER,
-    SIXTEENTH,
     STRIDE,
-    THIRTYSECOND,
     CompactConfig,
     CompactNet,
     _conv,
@@ -58,6 +56,7 @@ class Compact2Net(CompactNet):
     def __init__(self, config: Compact2Config | None = None) -> None:
         super().__init__(config or Compact2Config())
         self.fine = nn.Sequential(_conv(3, HALF, 4, 2), _conv(HALF, HALF, 3))
+        self.refine_fine = _Residual(HALF)
         self.fine_to_quarter = nn.Sequential(nn.Conv2d(HALF, QUARTER, 4, 2, 1, bias=False), nn.BatchNorm2d(QUARTER))
         self.refine_quarter = _Residual(QUARTER)
         self.refine_eighth = _Residual(EIGHTH)
@@ -68,10 +67,11 @@ class Compact2Net(CompactNet):
 
     def _start_as_compact(self) -> None:
         """Make all that `compact` does not have add nothing, so that its weights give its descriptors."""
-        for norm in (self.fine_to_quarter[1], self.refine_quarter.second[1], self.refine_eighth.second[1]):
-            nn.init.zeros_(norm.weight)
-        nn.init.zeros_(self.peaks_context.weight)
-        nn.init.zeros_(self.peaks_context.bias)
+        for block in (self.refine_fine.second, self.fine_to_quarter, self.refine_quarter.second,
+                      self.refine_eighth.second):
+            nn.init.zeros_(block.get_parameter("1.weight"))
+        for parameter in self.peaks_context.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, images: Tensor) -> FeatureMap:
         return choose_keypoints(self.raw_output(images), self.rate_peak)
@@ -83,7 +83,7 @@ class Compact2Net(CompactNet):
         rows, columns = height // STRIDE, width // STRIDE
         if height % 32 or width % 32:
             x = functional.pad(x, (0, -width % 32, 0, -height % 32), mode="replicate")
-        fine = self.fine(x)
+        fine = self.refine_fine(self.fine(x))
         quarter = functional.relu(self.quarter(x) + self.fine_to_quarter(fine), inplace=True)
         eighth = self.eighth(self.refine_quarter(quarter))
         sixteenth = self.sixteenth(eighth)

@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +61,10 @@ class TrainingTask(ABC, Generic[Batch]):
     def clipped_parameters(self) -> Iterable[nn.Parameter]:
         """Return the parameters whose gradient norm is clipped to 1."""
         return self.model.parameters()
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the groups of parameters to train; `rate_factor` of a group multiplies its learning rate."""
+        return [{"params": list(self.model.parameters())}]
 
     def save_state(self, done: int) -> None:
         """Save further state of this process for resuming, in addition to the checkpoint. Called in every process."""
@@ -122,7 +126,7 @@ def run_training(task: TrainingTask, options: LoopOptions, group: ProcessGroup |
         should_stop: called before every optimizer step. If true, a checkpoint and the current weights are saved.
     """
     group = group or ProcessGroup()
-    optimizer = torch.optim.AdamW(task.model.parameters(), lr=options.peak_rate, weight_decay=options.weight_decay)
+    optimizer = torch.optim.AdamW(task.parameter_groups(), lr=options.peak_rate, weight_decay=options.weight_decay)
     done = load_checkpoint(options.run, task.model, optimizer, options.device)
     task.load_state(done)
     if options.evaluate_first and done == 0 and group.is_main:
@@ -148,7 +152,7 @@ def run_training(task: TrainingTask, options: LoopOptions, group: ProcessGroup |
 
 def _step(task: TrainingTask, optimizer: torch.optim.Optimizer, group: ProcessGroup, rate: float) -> None:
     for parameters in optimizer.param_groups:
-        parameters["lr"] = rate
+        parameters["lr"] = rate * parameters.get("rate_factor", 1.0)
     group.average_gradients(task.model)
     nn.utils.clip_grad_norm_(task.clipped_parameters(), 1.0)
     optimizer.step()

@@ -130,10 +130,10 @@ def make_chunk(name: str, views: Sequence[View], teacher: Teacher, rng: np.rando
     for a in range(len(views) - 1):
         later = np.arange(a + 1, len(views))
         for b in rng.choice(later, min(MATCHES_PER_IMAGE, len(later)), replace=False).tolist():
-            if not _may_overlap(views[a], views[b]):
+            if not same_direction(views[a], views[b], MAX_ANGLE_DEG):
                 continue
-            sizes = tuple((view.image.shape[1], view.image.shape[0]) for view in (views[a], views[b]))
-            indices = teacher.match(detections[a], detections[b], sizes)
+            size_a, size_b = ((view.image.shape[1], view.image.shape[0]) for view in (views[a], views[b]))
+            indices = teacher.match(detections[a], detections[b], (size_a, size_b))
             points = detections[a].pixels[indices[:, 0]], detections[b].pixels[indices[:, 1]]
             indices = indices[_verified(views[a], views[b], points)]
             if len(indices) >= MIN_MATCHES:
@@ -164,8 +164,11 @@ def _resized(image: np.ndarray) -> np.ndarray:
     return cv2.resize(image, working_size(width, height, SHORT_SIDE_PX, 8), interpolation=cv2.INTER_AREA)
 
 
-def _may_overlap(a: View, b: View) -> bool:
-    return a.pose is None or b.pose is None or a.pose[:3, 2] @ b.pose[:3, 2] > np.cos(np.radians(MAX_ANGLE_DEG))
+def same_direction(a: View, b: View, max_angle_deg: float) -> bool:
+    """Return whether two views look the same way, within an angle; true where it is not known."""
+    if a.pose is None or b.pose is None:
+        return True
+    return bool(a.pose[:3, 2] @ b.pose[:3, 2] > np.cos(np.radians(max_angle_deg)))
 
 
 def _verified(a: View, b: View, points: tuple[np.ndarray, np.ndarray]) -> np.ndarray:

@@ -80,7 +80,7 @@ class PairSources:
 def prepare_sources(data: EncoderData, run: Path) -> PairSources:
     """Load the sources of a run from its folder, and prepare missing data."""
     teacher = None if data.teacher is None else load_encoder(data.teacher, data.device)
-    files = _rendered_files(data, run)
+    files = rendered_files(data, run)
     rooms, names = [RoomViews.load(path) for path in files], [path.stem for path in files]
     held_out = RenderedPairs(rooms[:data.held_out_rooms], names[:data.held_out_rooms])
     rooms, names = rooms[data.held_out_rooms:], names[data.held_out_rooms:]
@@ -153,7 +153,7 @@ def _match_scene(path: Path, seed: int) -> list[ImageMatches]:
     return match_frames([frame.rectified()[0] for frame in open_scene(path)], seed)
 
 
-def _rendered_files(data: EncoderData, run: Path) -> list[Path]:
+def rendered_files(data: EncoderData, run: Path) -> list[Path]:
     """Render missing rooms in worker processes. Returns the files of all rooms, in the run folder."""
     files = [run / "rendered" / f"room_{number:05d}.npz" for number in range(data.rooms)]
     missing = [number for number, path in enumerate(files) if not path.exists()]

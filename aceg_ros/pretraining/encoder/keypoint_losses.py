@@ -23,16 +23,16 @@ TEMPERATURE = 0.06
 SAME_POINT_PX = 5.0                    # candidates closer than this to the match are no negatives
 HIT_PX = 3.0                           # a match is right if it is this close
 SAME_KEYPOINT_PX = 2.5                 # keypoints of two images closer than this should be one
-WEIGHTS = {"contrast": 1.0, "teacher": 1.0, "detection": 0.25, "repetition": 0.25, "precision": 0.25,
+WEIGHTS = {"contrast": 1.0, "teacher": 1.0, "detection": 0.5, "repetition": 0.25, "precision": 0.25,
            "reliability": 0.15}
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeypointLosses:
-    """Losses of a batch. terms: unweighted, by the names in WEIGHTS. figures: for the curve, not trained."""
+    """Losses of a batch. terms: unweighted, by the names in WEIGHTS. statistics: for the curve, not trained."""
 
     terms: dict[str, Tensor]
-    figures: dict[str, Tensor]
+    statistics: dict[str, Tensor]
 
     @property
     def total(self) -> Tensor:
@@ -40,14 +40,14 @@ class KeypointLosses:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Pixels:
+class Pixels:
     """N pixels of the images of a batch: image (N,) its index, xy (N, 2)."""
 
     image: Tensor
     xy: Tensor
 
     @classmethod
-    def of(cls, parts: Sequence[tuple[int, np.ndarray | Tensor]], device: str) -> _Pixels:
+    def of(cls, parts: Sequence[tuple[int, np.ndarray | Tensor]], device: str) -> Pixels:
         xy = [torch.as_tensor(np.asarray(part) if isinstance(part, np.ndarray) else part).float().to(device)
               for _, part in parts]
         image = [torch.full((len(part),), index, device=device) for (index, _), part in zip(parts, xy, strict=True)]
@@ -58,8 +58,8 @@ class _Pixels:
 class _Transferred:
     """M keypoints of first images seen in the second ones: pixels a and b; cells (M,) of a; weights (M,)."""
 
-    a: _Pixels
-    b: _Pixels
+    a: Pixels
+    b: Pixels
     cells: Tensor
     weights: Tensor
 
@@ -92,10 +92,11 @@ def keypoint_losses(net: Compact2Net, batch: Sequence[KeypointSample], rng: np.r
     flat = keypoints.flatten(2).transpose(1, 2)                                    # (2 B, cells, 2)
     moved = _transfer(batch, flat.detach(), log_share.detach().exp().flatten(1), device)
     terms = {"repetition": position_loss(peaks, moved.b, moved.weights)}
-    detections = _Pixels.of([(2 * i + side, one.detections[side]) for i, one in enumerate(batch) for side in (0, 1)],
-                            device)
+    detected = [(2 * i + side, one.detections[side]) for i, one in enumerate(batch) for side in (0, 1)]
+    detections = Pixels.of([(image, found[:, :2]) for image, found in detected], device)
     if len(detections.xy):
-        terms["detection"] = position_loss(peaks, detections, None)
+        scores = torch.from_numpy(np.concatenate([found[:, 2] for _, found in detected])).float().to(device)
+        terms["detection"] = position_loss(peaks, detections, scores)
     error, same = _nearest_keypoint(flat, moved.b)
     weights = moved.weights * same
     terms["precision"] = (weights * error.clamp(max=SAME_KEYPOINT_PX)).sum() / weights.sum().clamp(min=1e-3)
@@ -114,27 +115,25 @@ def keypoint_losses(net: Compact2Net, batch: Sequence[KeypointSample], rng: np.r
     if own.any():
         terms["reliability"] = functional.binary_cross_entropy_with_logits(logit[own], hit[own])
     if student is not None and matches.teacher is not None:
-        known = matches.taught
-        terms["teacher"] = torch.stack([1.0 - functional.cosine_similarity(student(side[known]), taught, dim=1).mean()
-                                        for side, taught in zip((a, b), matches.teacher, strict=True)]).mean()
-    figures = {"hit": hit[own].mean(), "hit_taught": hit[~own].mean(), "repeated": same.mean(),
+        known = matches.distilled
+        terms["teacher"] = torch.stack([1.0 - functional.cosine_similarity(student(side[known]), distilled, dim=1).mean()
+                                        for side, distilled in zip((a, b), matches.teacher, strict=True)]).mean()
+    statistics = {"hit": hit[own].mean(), "hit_distilled": hit[~own].mean(), "repeated": same.mean(),
                "error_px": (error.detach() * same).sum() / same.sum().clamp(min=1)}
-    return KeypointLosses(terms=terms, figures=figures)
+    return KeypointLosses(terms=terms, statistics=statistics)
 
 
-def position_loss(peaks: Tensor, targets: _Pixels, weights: Tensor | None) -> Tensor:
-    """Cross-entropy of the pixels of cells: for each cell with targets, the first of them (bilinear over pixels).
+def position_loss(peaks: Tensor, targets: Pixels, weights: Tensor) -> Tensor:
+    """Cross-entropy of the pixels of cells: for each cell with targets, the heaviest of them, bilinear over pixels.
 
-    peaks: logits (B, H, W). weights (N,) of the targets, None for equal ones; with weights, the heaviest of a cell
-    counts instead of the first.
+    peaks: logits (B, H, W). weights (N,) of the targets.
     """
     height, width = peaks.shape[1:]
     columns = width // STRIDE
-    nearest = targets.xy.round()
-    cell = (nearest // STRIDE).long()
+    cell = (targets.xy.round() // STRIDE).long()
     inside = (cell >= 0).all(1) & (cell[:, 0] < columns) & (cell[:, 1] < height // STRIDE)
     index = (targets.image * (height // STRIDE) + cell[:, 1]) * columns + cell[:, 0]
-    order = torch.arange(len(index), device=peaks.device) if weights is None else torch.argsort(-weights, stable=True)
+    order = torch.argsort(-weights, stable=True)
     order = order[inside[order]]
     kept = order[_first_of_each(index[order])]
     if len(kept) == 0:
@@ -147,8 +146,6 @@ def position_loss(peaks: Tensor, targets: _Pixels, weights: Tensor | None) -> Te
     share = (wy[:, :, None] * wx[:, None]).flatten(1)
     share = share / share.sum(1, keepdim=True).clamp(min=1e-6)
     loss = -(share * log_share).sum(1)
-    if weights is None:
-        return loss.mean()
     return (weights[kept] * loss).sum() / weights[kept].sum().clamp(min=1e-3)
 
 
@@ -173,13 +170,13 @@ def _transfer(batch: Sequence[KeypointSample], keypoints: Tensor, share: Tensor,
         cells.append(chosen)
         weights.append(share[2 * index][chosen])
     if not a:
-        empty = _Pixels(image=torch.zeros(0, dtype=torch.long, device=device), xy=torch.zeros(0, 2, device=device))
+        empty = Pixels(image=torch.zeros(0, dtype=torch.long, device=device), xy=torch.zeros(0, 2, device=device))
         return _Transferred(a=empty, b=empty, cells=empty.image, weights=empty.xy[:, 0])
-    return _Transferred(a=_Pixels.of(a, device), b=_Pixels.of(b, device), cells=torch.cat(cells),
+    return _Transferred(a=Pixels.of(a, device), b=Pixels.of(b, device), cells=torch.cat(cells),
                         weights=torch.cat(weights))
 
 
-def _nearest_keypoint(keypoints: Tensor, pixels: _Pixels) -> tuple[Tensor, Tensor]:
+def _nearest_keypoint(keypoints: Tensor, pixels: Pixels) -> tuple[Tensor, Tensor]:
     """Return the distance (N,) of pixels from the nearest keypoint of their image, and whether it is the same one."""
     error = torch.zeros(len(pixels.xy), device=keypoints.device)
     for image in pixels.image.unique().tolist():
@@ -190,7 +187,7 @@ def _nearest_keypoint(keypoints: Tensor, pixels: _Pixels) -> tuple[Tensor, Tenso
     return error, (error.detach() < SAME_KEYPOINT_PX).float()
 
 
-def _sampled(grids: Tensor, pixels: _Pixels) -> Tensor:
+def _sampled(grids: Tensor, pixels: Pixels) -> Tensor:
     """Sample grids (B, C, h, w) at pixels of the images they were computed from: (N, C), in the order of pixels."""
     height, width = (side * STRIDE for side in grids.shape[2:])
     parts = [sample_at(grids[image], pixels.xy[pixels.image == image], width, height)
@@ -203,14 +200,14 @@ class _Matches:
     """N matches: pixels a in first images and b in second ones, ordered by sample.
 
     keypoint (N,): index of the cell if `a` is a keypoint of the network, else -1. scene (N,): number of the scene.
-    taught (N,): whether a teacher's descriptor is known; teacher: its descriptors, of a and b of these.
+    distilled (N,): whether a teacher's descriptor is known; teacher: its descriptors, of a and b of these.
     """
 
-    a: _Pixels
-    b: _Pixels
+    a: Pixels
+    b: Pixels
     keypoint: Tensor
     scene: Tensor
-    taught: Tensor
+    distilled: Tensor
     teacher: tuple[Tensor, Tensor] | None
 
     @classmethod
@@ -221,20 +218,22 @@ class _Matches:
         teacher: tuple[list[Tensor], list[Tensor]] = ([], [])
         for index, one in enumerate(batch):
             count = len(one.points[0])
-            taught = rng.permutation(count)[:points if one.transfer is None else points // 2]
+            distilled = rng.permutation(count)[:points if one.transfer is None else points // 2]
             mine = torch.nonzero(moved.a.image == 2 * index)[:, 0]
-            mine = mine[torch.from_numpy(rng.permutation(len(mine))[:points - len(taught)]).to(device)]
+            # Clear keypoints come up more often: those of plain walls cannot be told from each other.
+            keys = rng.uniform(size=len(mine)) ** (1.0 / moved.weights[mine].cpu().numpy().clip(1e-3))
+            mine = mine[torch.from_numpy(np.argsort(-keys)[:points - len(distilled)]).to(device)]
             for side, pixels in enumerate((moved.a, moved.b)):
-                xy = torch.from_numpy(one.points[side][taught]).float().to(device)
+                xy = torch.from_numpy(one.points[side][distilled]).float().to(device)
                 parts[side].append((2 * index + side, torch.cat([xy, pixels.xy[mine]])))
                 if one.descriptors is not None:
-                    teacher[side].append(torch.from_numpy(one.descriptors[side][taught]).float().to(device))
-            parts[2].append(torch.cat([torch.full((len(taught),), -1, device=device), moved.cells[mine]]))
-            parts[3].append(torch.full((len(taught) + len(mine),), names.index(one.scene), device=device))
-            parts[4].append(torch.arange(len(taught) + len(mine), device=device) <
-                            (0 if one.descriptors is None else len(taught)))
-        return cls(a=_Pixels.of(parts[0], device), b=_Pixels.of(parts[1], device), keypoint=torch.cat(parts[2]),
-                   scene=torch.cat(parts[3]), taught=torch.cat(parts[4]),
+                    teacher[side].append(torch.from_numpy(one.descriptors[side][distilled]).float().to(device))
+            parts[2].append(torch.cat([torch.full((len(distilled),), -1, device=device), moved.cells[mine]]))
+            parts[3].append(torch.full((len(distilled) + len(mine),), names.index(one.scene), device=device))
+            parts[4].append(torch.arange(len(distilled) + len(mine), device=device) <
+                            (0 if one.descriptors is None else len(distilled)))
+        return cls(a=Pixels.of(parts[0], device), b=Pixels.of(parts[1], device), keypoint=torch.cat(parts[2]),
+                   scene=torch.cat(parts[3]), distilled=torch.cat(parts[4]),
                    teacher=(torch.cat(teacher[0]), torch.cat(teacher[1])) if teacher[0] else None)
 
 
@@ -251,7 +250,7 @@ def _candidate_logits(queries: Tensor, answers: Tensor, at_keypoints: _AtKeypoin
     return torch.cat([similarity, _keypoint_similarity(queries / TEMPERATURE, at_keypoints, there)], 1)
 
 
-def _keypoint_similarity(queries: Tensor, at_keypoints: _AtKeypoints, there: _Pixels) -> Tensor:
+def _keypoint_similarity(queries: Tensor, at_keypoints: _AtKeypoints, there: Pixels) -> Tensor:
     """Return the similarities (N, cells) of queries to the keypoints of the other image, except those close to the
     match (pixels `there`)."""
     parts = []
@@ -263,7 +262,7 @@ def _keypoint_similarity(queries: Tensor, at_keypoints: _AtKeypoints, there: _Pi
 
 
 @torch.no_grad()
-def _hits(queries: Tensor, at_keypoints: _AtKeypoints, there: _Pixels) -> Tensor:
+def _hits(queries: Tensor, at_keypoints: _AtKeypoints, there: Pixels) -> Tensor:
     """Return whether the most similar keypoint of the other image is the match (N,), 0 or 1."""
     parts = []
     for image in there.image.unique_consecutive().tolist():

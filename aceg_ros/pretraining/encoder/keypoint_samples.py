@@ -3,6 +3,7 @@ exact, a function that transfers any pixel of the first crop to the second."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Protocol
 import cv2
 import numpy as np
 
+from aceg_ros.encoders.compact import STRIDE
+from aceg_ros.encoders.corners import find_corners
 from aceg_ros.pretraining.encoder.augment import photometric, random_warp
 from aceg_ros.pretraining.encoder.chunks import Chunk
 from aceg_ros.pretraining.encoder.rendered_pairs import RoomViews, transfer_pixels
@@ -18,6 +21,8 @@ from aceg_ros.pretraining.encoder.rendered_pairs import RoomViews, transfer_pixe
 Transfer = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 MIN_POINTS, MARGIN_PX = 24, 4.0
+MIN_SCORE = 0.3                                # of the teacher's keypoints; the places of weaker ones cannot be learned
+CORNER_WEIGHT, MIN_CORNER_QUALITY = 0.4, 0.4   # these count less than the teacher's, whose scores reach 1
 DARK_SHARE = 0.1                               # of the images are underexposed, before further changes
 ONE_FLOOR = "ie_"                              # scenes of one tower, whose floors look alike: no negatives
 
@@ -27,8 +32,9 @@ class KeypointSample:
     """Two crops (2, H, W, 3) uint8 of a scene.
 
     points: (2, N, 2) matched pixels, N may be 0; descriptors: (2, N, 128) of a teacher there, or None. detections: for
-    each crop, the teacher's keypoints (K, 2), the best first; may be empty. transfer: moves pixels (M, 2) of the first
-    crop to the second, and tells which are visible there; None if that is not known exactly.
+    each crop, where keypoints should be (K, 3), pixels and weights: a teacher's, and corners of the image before its
+    brightness was changed. transfer: moves pixels (M, 2) of the first crop to the second, and tells which are visible
+    there; None if that is not known exactly.
     """
 
     images: np.ndarray
@@ -48,7 +54,8 @@ class CropSize:
 
     def inside(self, pixels: np.ndarray) -> np.ndarray:
         """Return which pixels (N, 2) are inside a crop, not at its edge."""
-        return (pixels > MARGIN_PX).all(1) & (pixels < (self.width - 1 - MARGIN_PX, self.height - 1 - MARGIN_PX)).all(1)
+        largest = np.array([self.width, self.height]) - 1 - MARGIN_PX
+        return np.all((pixels > MARGIN_PX) & (pixels < largest), axis=1)
 
 
 class SampleSource(Protocol):
@@ -62,24 +69,25 @@ class ChunkFiles:
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._seen = folder, set[str]()
-        self.chunks: list[Chunk] = []
-        self._weights = np.empty(0)
+        self._chunks: tuple[list[Chunk], np.ndarray] = ([], np.empty(0))
         self.refresh()
 
+    def __len__(self) -> int:
+        return len(self._chunks[0])
+
     def refresh(self) -> None:
-        """Load chunks that have been written since the last call."""
-        for path in sorted(self._folder.glob("*.npz")):
-            if path.name not in self._seen:
-                self._seen.add(path.name)
-                self.chunks.append(Chunk.load(path))
-        scenes = [chunk.scene for chunk in self.chunks]
-        counts = {name: scenes.count(name) for name in set(scenes)}
-        weights = np.array([counts[name]**-0.5 for name in scenes])
-        self._weights = weights / max(weights.sum(), 1e-9)
+        """Load chunks that have been written since the last call. Other threads may pick meanwhile."""
+        new = [path for path in sorted(self._folder.glob("*.npz")) if path.name not in self._seen]
+        self._seen |= {path.name for path in new}
+        chunks = self._chunks[0] + [Chunk.load(path) for path in new]
+        scenes = Counter(chunk.scene for chunk in chunks)
+        weights = np.array([scenes[chunk.scene]**-0.5 for chunk in chunks])
+        self._chunks = chunks, weights / max(weights.sum(), 1e-9)
 
     def pick(self, rng: np.random.Generator) -> Chunk:
         """Pick a chunk at random, such that scenes of many chunks come up more often, but not in proportion."""
-        return self.chunks[int(rng.choice(len(self.chunks), p=self._weights))]
+        chunks, weights = self._chunks
+        return chunks[int(rng.choice(len(chunks), p=weights))]
 
 
 class WarpedImages:
@@ -104,7 +112,7 @@ class WarpedImages:
 
         matched = found.pixels[:len(found.descriptors)]
         return _sample(rng, size, images=(image, image), warps=warps, scene=chunk.scene,
-                       detections=(found.pixels, found.pixels), points=(matched, matched),
+                       detections=(found.scored, found.scored), points=(matched, matched),
                        descriptors=(found.descriptors, found.descriptors), transfer=transfer)
 
 
@@ -126,7 +134,7 @@ class MatchedImages:
         anchor = int(rng.integers(len(index_a)))
         warps = _warps(rng, (points[0][anchor], points[1][anchor]), size)
         return _sample(rng, size, images=(chunk.images[a], chunk.images[b]), warps=warps, scene=chunk.scene,
-                       detections=(found[0].pixels, found[1].pixels), points=points,
+                       detections=(found[0].scored, found[1].scored), points=points,
                        descriptors=(found[0].descriptors[index_a], found[1].descriptors[index_b]), transfer=None)
 
 
@@ -154,9 +162,9 @@ class RenderedRooms:
             moved = warped(found.pixels, warps[1])
             return moved, known & found.visible & size.inside(moved)
 
-        empty = np.empty((0, 2))
+        empty, unscored = np.empty((0, 2)), np.empty((0, 3))
         return _sample(rng, size, images=(room.images[a], room.images[b]), warps=warps, scene=self._names[index],
-                       detections=(empty, empty), points=(empty, empty), descriptors=None, transfer=transfer)
+                       detections=(unscored, unscored), points=(empty, empty), descriptors=None, transfer=transfer)
 
 
 def warped(pixels: np.ndarray, warp: np.ndarray) -> np.ndarray:
@@ -173,7 +181,7 @@ def _warps(rng, anchors: tuple[np.ndarray, np.ndarray], size: CropSize) -> tuple
 
 
 def _in_image(pixels: np.ndarray, image: np.ndarray) -> np.ndarray:
-    return (pixels > 1.5).all(1) & (pixels < (image.shape[1] - 2.5, image.shape[0] - 2.5)).all(1)
+    return np.all((pixels > 1.5) & (pixels < (image.shape[1] - 2.5, image.shape[0] - 2.5)), axis=1)
 
 
 def _sample(rng: np.random.Generator, size: CropSize, *, images: tuple[np.ndarray, np.ndarray],
@@ -185,20 +193,31 @@ def _sample(rng: np.random.Generator, size: CropSize, *, images: tuple[np.ndarra
     kept = size.inside(moved[0]) & size.inside(moved[1])
     if transfer is None and kept.sum() < MIN_POINTS:
         return None
-    crops = []
+    crops, corners = [], []
     for image, warp in zip(images, warps, strict=True):
         border = rng.uniform(0, 255, 3).tolist()
         crop = cv2.warpPerspective(image, warp, (size.width, size.height), flags=cv2.INTER_LINEAR, borderValue=border)
+        corners.append(_corners(crop))
         crops.append(photometric(_darkened(crop, rng), rng))
     found = []
-    for side, warp in zip(detections, warps, strict=True):
-        there = warped(side, warp)
-        found.append(there[size.inside(there)])
+    for side, warp, additional in zip(detections, warps, corners, strict=True):
+        there = warped(side[:, :2], warp)
+        sure = side[:, 2] > MIN_SCORE
+        every = np.concatenate([np.column_stack([there, side[:, 2]])[sure], additional])
+        found.append(every[size.inside(every[:, :2])])
     return KeypointSample(
         images=np.stack(crops), scene=ONE_FLOOR if scene.startswith(ONE_FLOOR) else scene,
         points=np.stack([side[kept] for side in moved]),
         descriptors=None if descriptors is None else np.stack([side[kept[:len(side)]] for side in descriptors]),
         detections=(found[0], found[1]), transfer=transfer)
+
+
+def _corners(image: np.ndarray) -> np.ndarray:
+    """Return the strongest corner of each cell of an image, if there is a clear one: pixels and weights (K, 3)."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255.0
+    pixels, quality = find_corners(grey, STRIDE)
+    clear = quality > MIN_CORNER_QUALITY
+    return np.column_stack([pixels[clear], CORNER_WEIGHT * quality[clear]])
 
 
 def _darkened(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

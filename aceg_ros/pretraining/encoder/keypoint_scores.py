@@ -14,7 +14,7 @@ from torch.nn import functional
 from aceg_ros.datasets import open_scene
 from aceg_ros.encoders.feature_map import FeatureMap
 from aceg_ros.encoders.preprocess import image_to_tensor
-from aceg_ros.pretraining.encoder.chunks import fundamental_matrix, posed_views
+from aceg_ros.pretraining.encoder.chunks import fundamental_matrix, posed_views, same_direction
 from aceg_ros.pretraining.encoder.keypoint_samples import Transfer
 from aceg_ros.pretraining.encoder.rendered_pairs import RoomViews, transfer_pixels
 
@@ -63,7 +63,7 @@ def posed_pairs(scene: Path, count: int, gap: int) -> list[PosedPair]:
     pairs = []
     for start in starts:
         a, b = posed_views(scene, (start, start + gap))
-        if a.pose[:3, 2] @ b.pose[:3, 2] > np.cos(np.radians(MAX_ANGLE_DEG)):
+        if same_direction(a, b, MAX_ANGLE_DEG):
             pairs.append(PosedPair(images=(a.image, b.image), fundamental=fundamental_matrix(a, b)))
     return pairs
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from aceg_ros.pretraining.common.loop import (
     run_training,
 )
 from aceg_ros.pretraining.common.run import lock_options
+from aceg_ros.pretraining.encoder.keypoint_data import CHUNKS, ROOMS
 from aceg_ros.pretraining.encoder.keypoint_losses import keypoint_losses
 from aceg_ros.pretraining.encoder.keypoint_samples import (
     ChunkFiles,
@@ -52,6 +54,7 @@ PAIRS_PER_SCENE, SCENE_GAP = 6, 4
 DRAWS_PER_SAMPLE = 20
 REFRESH_EVERY = 50                       # iterations between looks for new chunks
 AVERAGE = 0.998                          # of the weights, over iterations
+NEW_LAYERS_FACTOR = 3.0                  # of the learning rate
 WARMUP, DECAY_SHARE = 150, 0.25          # iterations; share of all at the end in which the rate falls
 
 
@@ -59,15 +62,14 @@ WARMUP, DECAY_SHARE = 150, 0.25          # iterations; share of all at the end i
 class KeypointTraining:
     """Options of a run.
 
-    chunks: folder of prepared real images (`chunks`). rooms: folder of rendered rooms; the first 12 are held out.
-    held_out: posed scenes to evaluate on, none of which is in the chunks. iterations: may be raised when a run is
-    resumed; the learning rate falls in the last quarter. pairs: per batch. points: matches per pair. width, height: of
+    data: folder of prepared data (`keypoint_data`); the first 12 rooms are held out. held_out: posed scenes to evaluate
+    on, none of which is in the data. iterations: may be changed when a run is resumed; the learning rate falls in the
+    last quarter. pairs: per batch. points: matches per pair. width, height: of
     the crops, pixels. start: weights to begin with, of `compact` or of this network; None for random ones.
     """
 
     run: Path
-    chunks: Path
-    rooms: Path
+    data: Path
     held_out: tuple[Path, ...] = ()
     iterations: int = 4000
     pairs: int = 8
@@ -103,8 +105,8 @@ def train(options: KeypointTraining, *, should_stop: Callable[[], bool] = never)
     net = Compact2Net()
     if options.start is not None:
         load_start(net, options.start)
-    # How long a run lasts, and when more data comes, is no part of what it is.
-    lock_options(options.run, replace(options, iterations=0))
+    # How long a run lasts, and on how many images it is evaluated, are no part of what it is.
+    lock_options(options.run, replace(options, iterations=0, held_out=()))
     task = KeypointTask(to_device(net, options.device), options)
     run_training(task, options.loop_options(), should_stop=should_stop)
     return task.result
@@ -142,11 +144,11 @@ class KeypointTask(TrainingTask[list[KeypointSample]]):
         self._student = nn.Linear(DIM, TEACHER_DIM, device=options.device)
         self.model = nn.ModuleDict({"net": net, "student": self._student, "average": self._average})
         self._size = CropSize(width=options.width, height=options.height)
-        self._files = ChunkFiles(options.chunks)
-        paths = sorted(options.rooms.glob("*.npz"))
+        self._files = ChunkFiles(options.data / CHUNKS)
+        paths = sorted((options.data / ROOMS).glob("*.npz"))
         rooms = [RoomViews.load(path) for path in paths]
-        if not self._files.chunks or len(rooms) <= HELD_OUT_ROOMS:
-            raise UserError(f"{options.chunks} has no prepared images, or {options.rooms} not enough rooms.")
+        if len(self._files) == 0 or len(rooms) <= HELD_OUT_ROOMS:
+            raise UserError(f"{options.data} has no prepared images or not enough rooms: prepare them first.")
         self._rooms = room_pairs(rooms[:HELD_OUT_ROOMS], PAIRS_PER_ROOM)
         self._posed = [pair for path in options.held_out for pair in posed_pairs(path, PAIRS_PER_SCENE, SCENE_GAP)]
         warps, matches = WarpedImages(self._files), MatchedImages(self._files)
@@ -175,7 +177,7 @@ class KeypointTask(TrainingTask[list[KeypointSample]]):
         losses = keypoint_losses(self._net, batch, rng, device=self._options.device, student=self._student,
                                  points=self._options.points)
         losses.total.backward()
-        return {name: value.detach() for name, value in (losses.terms | losses.figures).items()}
+        return {name: value.detach() for name, value in (losses.terms | losses.statistics).items()}
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -186,6 +188,14 @@ class KeypointTask(TrainingTask[list[KeypointSample]]):
 
     def clipped_parameters(self) -> Iterable[nn.Parameter]:
         return self._net.parameters()
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The layers that `compact` does not have begin at random, and learn faster."""
+        new = [*self._net.fine.parameters(), *self._net.refine_fine.parameters(), *self._net.peaks.parameters()]
+        known = {id(parameter) for parameter in new}
+        old = [parameter for parameter in self.model.parameters()
+               if parameter.requires_grad and id(parameter) not in known]
+        return [{"params": old}, {"params": new, "rate_factor": NEW_LAYERS_FACTOR}]
 
     def learning_rate(self, done: int) -> float:
         left = (self._options.iterations - done) / (DECAY_SHARE * self._options.iterations)

