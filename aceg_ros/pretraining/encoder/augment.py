@@ -67,23 +67,28 @@ def random_warp(rng, anchor, size: tuple[int, int], common_scale: float) -> np.n
     return to_crop @ rotate @ to_anchor
 
 
-def photometric(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Apply random exposure, colour temperature, gamma, uneven light, blur, noise and JPEG artefacts to an image."""
-    height, width = image.shape[:2]
-    if rng.uniform() < GREY_SHARE + THERMAL_SHARE:
-        image = _one_channel(image, rng)
-    if rng.uniform() < 0.3:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 2.4))
-    if rng.uniform() < 0.2:
-        image = cv2.filter2D(image, -1, _motion_kernel(rng))
+def relit(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Apply random exposure, colour temperature, gamma and uneven light to an image."""
     curve = np.linspace(0, 1, 256) ** np.exp(rng.normal(0, 0.3))
     curve = (curve - 0.5) * np.exp(rng.normal(0, 0.25)) + 0.5 + rng.normal(0, 0.08)
     gains = np.exp(rng.normal(0, 0.3) + rng.normal(0, 0.12, 3))
     table = np.clip(curve[:, None] * gains * 255, 0, 255).astype(np.uint8)
     image = cv2.LUT(image, table[None])
     if rng.uniform() < 0.5:
-        ramp = _ramp(rng, height, width)
+        ramp = _ramp(rng, image.shape[0], image.shape[1])
         image = np.clip(image * ramp[..., None], 0, 255).astype(np.uint8)
+    return image
+
+
+def photometric(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Apply random exposure, colour temperature, gamma, uneven light, blur, noise and JPEG artefacts to an image."""
+    if rng.uniform() < GREY_SHARE + THERMAL_SHARE:
+        image = _one_channel(image, rng)
+    if rng.uniform() < 0.3:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 2.4))
+    if rng.uniform() < 0.2:
+        image = cv2.filter2D(image, -1, _motion_kernel(rng))
+    image = relit(image, rng)
     if rng.uniform() < 0.5:
         noise = rng.normal(0, rng.uniform(1, 9), image.shape).astype(np.float32)
         image = np.clip(image + noise, 0, 255).astype(np.uint8)

@@ -106,8 +106,8 @@ def keypoint_losses(net: Compact2Net, batch: Sequence[KeypointSample], rng: np.r
     a, b = (functional.normalize(_sampled(features, side), dim=1) for side in (matches.a, matches.b))
     first = _candidate_logits(a, b, at_keypoints, matches, reverse=False)
     second = _candidate_logits(b, a, at_keypoints, matches, reverse=True)
-    target = torch.arange(len(a), device=device)
-    terms["contrast"] = 0.5 * (functional.cross_entropy(first, target) + functional.cross_entropy(second, target))
+    numbers = torch.arange(len(a), device=device)
+    terms["contrast"] = 0.5 * (functional.cross_entropy(first, numbers) + functional.cross_entropy(second, numbers))
     hit = _hits(a, at_keypoints, matches.b)
     own = matches.keypoint >= 0
     logit = _sampled(raw.reliability.float()[:, None], matches.a)[:, 0]
@@ -116,8 +116,8 @@ def keypoint_losses(net: Compact2Net, batch: Sequence[KeypointSample], rng: np.r
         terms["reliability"] = functional.binary_cross_entropy_with_logits(logit[own], hit[own])
     if student is not None and matches.teacher is not None:
         known = matches.distilled
-        terms["teacher"] = torch.stack([1.0 - functional.cosine_similarity(student(side[known]), distilled, dim=1).mean()
-                                        for side, distilled in zip((a, b), matches.teacher, strict=True)]).mean()
+        terms["teacher"] = torch.stack([1.0 - functional.cosine_similarity(student(side[known]), target, dim=1).mean()
+                                        for side, target in zip((a, b), matches.teacher, strict=True)]).mean()
     statistics = {"hit": hit[own].mean(), "hit_distilled": hit[~own].mean(), "repeated": same.mean(),
                "error_px": (error.detach() * same).sum() / same.sum().clamp(min=1)}
     return KeypointLosses(terms=terms, statistics=statistics)

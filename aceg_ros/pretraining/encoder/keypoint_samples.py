@@ -14,7 +14,7 @@ import numpy as np
 
 from aceg_ros.encoders.compact import STRIDE
 from aceg_ros.encoders.corners import find_corners
-from aceg_ros.pretraining.encoder.augment import photometric, random_warp
+from aceg_ros.pretraining.encoder.augment import photometric, random_warp, relit
 from aceg_ros.pretraining.encoder.chunks import Chunk
 from aceg_ros.pretraining.encoder.rendered_pairs import RoomViews, transfer_pixels
 
@@ -23,7 +23,8 @@ Transfer = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 MIN_POINTS, MARGIN_PX = 24, 4.0
 MIN_SCORE = 0.3                                # of the teacher's keypoints; the places of weaker ones cannot be learned
 CORNER_WEIGHT, MIN_CORNER_QUALITY = 0.4, 0.4   # these count less than the teacher's, whose scores reach 1
-DARK_SHARE = 0.1                               # of the images are underexposed, before further changes
+SHARP_SHARE = 0.5                              # of the crops: light changes, but no blur and noise hide the details
+DARK_SHARE = 0.2                               # of the others are underexposed, before further changes
 ONE_FLOOR = "ie_"                              # scenes of one tower, whose floors look alike: no negatives
 
 
@@ -198,7 +199,7 @@ def _sample(rng: np.random.Generator, size: CropSize, *, images: tuple[np.ndarra
         border = rng.uniform(0, 255, 3).tolist()
         crop = cv2.warpPerspective(image, warp, (size.width, size.height), flags=cv2.INTER_LINEAR, borderValue=border)
         corners.append(_corners(crop))
-        crops.append(photometric(_darkened(crop, rng), rng))
+        crops.append(relit(crop, rng) if rng.uniform() < SHARP_SHARE else photometric(_darkened(crop, rng), rng))
     found = []
     for side, warp, additional in zip(detections, warps, corners, strict=True):
         there = warped(side[:, :2], warp)
