@@ -7,6 +7,8 @@ The cost grows with the keyframes that share words with the image, not with thei
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from scipy.sparse import csr_matrix
@@ -14,6 +16,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from aceg_ros.maps.keyframe_database import KeyframeDatabase
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shortlist:
+    """Keyframes (K,), the most similar first, and their similarity (K,) as a share of that of the first."""
+
+    keyframes: np.ndarray
+    similarity: np.ndarray
 
 
 class KeyframeRetrieval:
@@ -33,11 +43,13 @@ class KeyframeRetrieval:
         self._histograms = histograms
         self._vocabulary = functional.normalize(database.vocabulary.float(), dim=1).to(device)
 
-    def find(self, descriptors: Tensor, count: int) -> np.ndarray:
-        """Return the `count` keyframes most similar to an image with these descriptors (n, C), the best first."""
+    def find(self, descriptors: Tensor, count: int) -> Shortlist:
+        """Return the `count` keyframes most similar to an image with these descriptors (n, C)."""
         words = assign_words(descriptors, self._vocabulary).cpu().numpy()
         histogram = np.sqrt(np.bincount(words, minlength=len(self._rarity)).astype(np.float32)) * self._rarity
-        return np.argsort(-(self._histograms @ histogram), kind="stable")[:count]
+        similarity = self._histograms @ histogram
+        keyframes = np.argsort(-similarity, kind="stable")[:count]
+        return Shortlist(keyframes=keyframes, similarity=similarity[keyframes] / max(similarity[keyframes[0]], 1e-9))
 
 
 def assign_words(descriptors: Tensor, vocabulary: Tensor) -> Tensor:

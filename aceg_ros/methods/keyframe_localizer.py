@@ -20,7 +20,7 @@ from aceg_ros.geometry import pose_error
 from aceg_ros.maps.descriptor_index import LandmarkMatches, match_observations, match_projections
 from aceg_ros.maps.header import MIN_COVARIANCE_SCALE
 from aceg_ros.maps.keyframe_database import SECTION, KeyframeDatabase
-from aceg_ros.maps.retrieval import KeyframeRetrieval
+from aceg_ros.maps.retrieval import KeyframeRetrieval, Shortlist
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.scene_coordinates import encoder_of
 from aceg_ros.pose.config import GateConfig, GuidedConfig, SolverConfig
@@ -43,10 +43,11 @@ class KeyframeConfig:
     keyframes are retrieved by. shortlist: keyframes whose landmarks are matched at first. wide_shortlist: keyframes
     that further hypotheses come from, if the first pose is not certain. visible_keyframes: number of keyframes near a
     pose whose landmarks are searched for. confident_log10_nfa, confident_inlier_ratio: significance, and share of
-    matches that agree, from which no further hypothesis is tried. further_looks: at most, as long as the best pose
-    becomes more significant. outlier_hypotheses, group_hypotheses: number of further hypotheses from the outliers of
-    the first one, and from groups of keyframes that show the same place. covariance_scale: of the map, see
-    `mapping.calibration`. seed: of RANSAC.
+    matches that agree, from which no further hypothesis is tried, unless keyframes of another place have a similarity
+    of more than twin_similarity, as a share of the best. further_looks: at most, as long as the best pose becomes more
+    significant. outlier_hypotheses, group_hypotheses: number of further hypotheses from the outliers of the first one,
+    and from groups of keyframes that show the same place. covariance_scale: of the map, see `mapping.calibration`.
+    seed: of RANSAC.
     """
 
     keypoints: int = 1500
@@ -56,6 +57,7 @@ class KeyframeConfig:
     visible_keyframes: int = 20
     confident_log10_nfa: float = -25.0
     confident_inlier_ratio: float = 0.2
+    twin_similarity: float = 0.6
     further_looks: int = 2
     outlier_hypotheses: int = 1
     group_hypotheses: int = 3
@@ -101,13 +103,13 @@ class KeyframeLocalizer:
     def localize_keypoints(self, query: Keypoints, stopwatch: Stopwatch | None = None) -> PoseEstimate:
         """Estimate the pose of the camera from the keypoints of its image."""
         config, stopwatch = self._config, stopwatch or Stopwatch()
-        keyframes = self._retrieval.find(query.descriptors[:config.retrieval_keypoints], config.wide_shortlist)
+        shortlist = self._retrieval.find(query.descriptors[:config.retrieval_keypoints], config.wide_shortlist)
         stopwatch.lap("retrieve")
-        observations = self._database.observations_of(keyframes[:config.shortlist])
+        observations = self._database.observations_of(shortlist.keyframes[:config.shortlist])
         matches = match_observations(query, self._database, observations)
         stopwatch.lap("match")
         blind = self._correspondences(query, matches)
-        found, competitor = self._most_significant(query, blind, keyframes)
+        found, competitor = self._most_significant(query, blind, shortlist)
         stopwatch.lap("solve")
         if found is None:
             estimate = PoseEstimate(status=Status.NO_CONSENSUS,
@@ -122,15 +124,16 @@ class KeyframeLocalizer:
                        correspondences=ImageCorrespondences(pixels=shown.pixels, points=shown.points,
                                                             camera=shown.camera))
 
-    def _most_significant(self, query: Keypoints, blind: Correspondences, keyframes: np.ndarray
+    def _most_significant(self, query: Keypoints, blind: Correspondences, shortlist: Shortlist
                           ) -> tuple[GuidedPose | None, GuidedPose | None]:
         """Return the most significant pose and its strongest competitor at another place, None where there is none."""
         refined: list[GuidedPose] = []
-        for hypothesis in self._hypotheses(query, blind, keyframes):
+        groups = self._groups(shortlist.keyframes)
+        for hypothesis in self._hypotheses(query, blind, groups):
             pose = self._look(query, hypothesis)
             if pose is not None:
                 refined.append(pose)
-            if len(refined) == 1 and self._is_certain(refined[0], blind):
+            if len(refined) == 1 and not self._has_twin(shortlist, groups) and self._is_certain(refined[0], blind):
                 break
         if not refined:
             return None, None
@@ -151,12 +154,17 @@ class KeyframeLocalizer:
                 and consensus.inlier_ratio >= self._config.confident_inlier_ratio
                 and is_confirmed(consensus, self._config.gates))
 
-    def _hypotheses(self, query: Keypoints, blind: Correspondences, keyframes: np.ndarray
+    def _has_twin(self, shortlist: Shortlist, groups: list[np.ndarray]) -> bool:
+        """Return whether keyframes of another place are nearly as similar to the image as those of the first."""
+        elsewhere = ~np.isin(shortlist.keyframes, groups[0])
+        return bool((shortlist.similarity[elsewhere] > self._config.twin_similarity).any())
+
+    def _hypotheses(self, query: Keypoints, blind: Correspondences, groups: list[np.ndarray]
                     ) -> Iterator[CameraFromMap]:
         """Yield poses to look from: of all matches, of the outliers of the first pose, and of groups of keyframes."""
         config = self._config
         yield from self._solve(blind, 1 + config.outlier_hypotheses)
-        for group in self._groups(keyframes)[:config.group_hypotheses]:
+        for group in groups[:config.group_hypotheses]:
             observations = self._database.observations_of(group)
             matches = match_observations(query, self._database, observations)
             yield from self._solve(self._correspondences(query, matches), 1)

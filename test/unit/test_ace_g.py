@@ -304,13 +304,25 @@ def test_published_regressor_maps_and_its_map_comes_back(tmp_path, rendered_scen
 @pytest.mark.slow
 def test_landmark_map_of_a_room_is_small_and_localizes_in_other_light(tmp_path, rendered_scene):
     assert main(["map", str(rendered_scene / "mapping"), "-o", str(tmp_path / "g.map"), "--method", "ace_g",
-                 "--budget", "120"]) == 0
+                 "--codes", "8192", "--budget", "120"]) == 0
     assert (tmp_path / "g.map").stat().st_size <= 2e6
     assert main(["evaluate", str(tmp_path / "g.map"), str(rendered_scene / "query"), "--json",
                  str(tmp_path / "g.json")]) == 0
     found = json.loads((tmp_path / "g.json").read_text())
     assert found["recall"]["0.25m_5deg"] >= 0.7
     assert found["median_translation_m"] < 0.08
+
+
+@pytest.mark.slow
+def test_database_map_of_a_room_localizes_in_other_light_to_centimetres(tmp_path, rendered_scene):
+    assert main(["map", str(rendered_scene / "mapping"), "-o", str(tmp_path / "d.map"), "--budget", "120"]) == 0
+    assert (tmp_path / "d.map").stat().st_size <= 25e6
+    assert "regressor" not in SceneMap.load(tmp_path / "d.map").networks
+    assert main(["evaluate", str(tmp_path / "d.map"), str(rendered_scene / "query"), "--json",
+                 str(tmp_path / "d.json")]) == 0
+    found = json.loads((tmp_path / "d.json").read_text())
+    assert found["recall"]["0.1m_5deg"] >= 0.8
+    assert found["median_translation_m"] < 0.03
 
 
 def test_a_map_has_as_many_codes_as_are_asked_for(tmp_path, rendered_scene, capsys):
@@ -327,8 +339,8 @@ def test_maps_are_repeatable_and_few_landmarks_are_rejected():
     world = demo_world()
     frames = [world.render_frame(pose) for pose in mapping_path(48, world.room)[10:18]]
     maps = [build_map("ace_g", MappingOptions(), frames, MappingBudget.start(1000.0))[0] for _ in range(2)]
-    assert torch.equal(maps[0].sections["landmarks"]["keys"], maps[1].sections["landmarks"]["keys"])
-    assert torch.equal(maps[0].sections["landmarks"]["points"], maps[1].sections["landmarks"]["points"])
+    for key, value in maps[0].sections["database"].items():
+        assert torch.equal(value, maps[1].sections["database"][key]), key
     pose = query_path(8, world.room)[0]
     estimate = make_localizer(maps[0], "cpu").localize(world.render_frame(pose, EVENING))
     assert estimate.map_from_camera is None or pose_error(estimate.map_from_camera, pose)[0] < 1.0
@@ -336,7 +348,7 @@ def test_maps_are_repeatable_and_few_landmarks_are_rejected():
              for index, frame in enumerate(frames)]
     bare = [Frame(image=np.full_like(frame.image, 90) + added, camera=frame.camera,
                   map_from_camera=frame.map_from_camera) for frame, added in zip(frames, noise, strict=True)]
-    with pytest.raises(UserError, match="landmarks were found"):
+    with pytest.raises(UserError, match="matched and triangulated"):
         build_map("ace_g", MappingOptions(), bare, MappingBudget.start(1000.0))
 
 
