@@ -36,7 +36,7 @@ from aceg_ros.utils.atomic_file import without_nan, write_json
 
 KEYPOINTS, CONTRAST, RATIO = 3800, 0.01, 0.8    # a quarter of the contrast that OpenCV asks for, half of COLMAP's
 WORDS, VOCABULARY_SAMPLE, VOCABULARY_ROUNDS = 64, 50_000, 12
-COVISIBLE_IMAGES, RETRIEVED_IMAGES = 15, 20         # of a mapping image, of a query image
+COVISIBLE_IMAGES, RETRIEVED_IMAGES = 20, 20         # of a mapping image, of a query image
 EPIPOLAR_PX, RANSAC_PX, MIN_INLIERS = 4.0, 8.0, 15
 DESCRIPTOR_SCALE = 512.0                            # of unit vectors in bytes, as COLMAP stores them
 MIN_MATCHES = 10                                    # of a pair of mapping images

@@ -55,6 +55,7 @@ def triangulate(images: Sequence[PosedKeypoints], matches: Mapping[tuple[int, in
     model = _write_database(pycolmap, database, images, matches)
     options = pycolmap.IncrementalPipelineOptions()
     options.extract_colors, options.num_threads = False, 1
+    options.triangulation.ignore_two_view_tracks = False      # points of two images are half of what there is
     model = pycolmap.triangulate_points(model, database, workspace, workspace, options=options)
     points = [np.full((len(image.pixels), 3), np.nan) for image in images]
     for number, image in model.images.items():
