@@ -12,13 +12,15 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from aceg_ros.errors import UserError
+from aceg_ros.maps.product_quantizer import decode, encode, train_codebook
 
 SECTION = "database"
 DESCRIPTOR_SCALE = 127              # descriptors are unit vectors as int8
-PIXEL_SCALE = 16                    # pixels are in sixteenths, as int16
+PIXEL_SCALE, UNKNOWN_PIXEL = 16, -1 # pixels are in sixteenths, as int16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,7 @@ class KeyframeDatabase:
         sizes: (F, 2) width and height of that image.
         first: (F + 1,) int64; the observations of keyframe f are first[f] to first[f + 1].
         landmarks: (N,) int32, index of the landmark that is observed.
-        pixels: (N, 2) int16, in sixteenths of a pixel.
+        pixels: (N, 2) int16, in sixteenths of a pixel; UNKNOWN_PIXEL in maps that were stored compactly.
         descriptors: (N, C) int8.
         words: (N,) int16, index of the visual word of each descriptor.
         points: (L, 3) of the landmarks in the map.
@@ -52,15 +54,28 @@ class KeyframeDatabase:
     def __len__(self) -> int:
         return len(self.poses)
 
-    def to_section(self) -> dict[str, Tensor]:
-        """Return the tensors of the map section."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+    def to_section(self, compact: bool = False, seed: int = 0) -> dict[str, Tensor]:
+        """Return the tensors of the map section; compact: with product-quantised descriptors and without pixels."""
+        section: dict[str, Tensor] = {field.name: getattr(self, field.name) for field in fields(self)}
+        if not compact:
+            return section
+        del section["pixels"]
+        codebook = train_codebook(section["descriptors"], seed).half()
+        return section | {"descriptors": encode(section["descriptors"], codebook.float()), "codebook": codebook}
 
     @classmethod
     def from_section(cls, section: Mapping[str, Tensor]) -> KeyframeDatabase:
         """Read a map section. Raises UserError if tensors are missing or do not fit together."""
         try:
-            database = cls(**{field.name: section[field.name] for field in fields(cls)})
+            tensors = dict(section)
+            if "codebook" in tensors:
+                codes = tensors["descriptors"]
+                if codes.ndim != 2 or codes.shape[1] != len(tensors["codebook"]):
+                    raise UserError("The map's database does not fit together: map the scene again.")
+                decoded = decode(codes, tensors["codebook"])
+                tensors["descriptors"] = (decoded * DESCRIPTOR_SCALE).round().to(torch.int8)
+                tensors["pixels"] = torch.full((len(codes), 2), UNKNOWN_PIXEL, dtype=torch.int16)
+            database = cls(**{field.name: tensors[field.name] for field in fields(cls)})
         except KeyError as error:
             raise UserError(f"The map's database has no {error}: map the scene again.") from None
         database.check()

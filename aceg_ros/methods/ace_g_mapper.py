@@ -40,6 +40,7 @@ MIN_LANDMARK_SHARE = 0.05            # of an image's patches: pure noise gives 0
 DATABASE_SHARE = 0.1                 # of the budget, kept for tracks and the vocabulary
 CLUSTERING_SHARE = 0.12              # of the budget, kept for clustering the landmarks
 FINISH_SHARE, FINISH_S = 0.02, 1.0   # of the budget, for the cloud and the file
+COMPACT_OBSERVATIONS = 110_000       # of compact maps, which then stay below 5 MB
 CLOUD_POINTS = 15_000                # fewer than a map may have, so that the cloud is not the larger part of the file
 KEY_SCALE = 127                      # keys are unit vectors as int8
 
@@ -105,7 +106,9 @@ class AceGMapper:
 
     def _build_database(self, budget: MappingBudget) -> SceneMap:
         """Build a keyframe database, and a map with it."""
-        options = replace(self._settings.database, seed=self._options.seed)
+        options, compact = replace(self._settings.database, seed=self._options.seed), self._method_options.compact
+        if compact:
+            options = replace(options, observations=COMPACT_OBSERVATIONS)
         reserved = budget.reserve(DATABASE_SHARE * budget.total_s)
         built = build_database(self._frames.prepared, self._encoder, options, reserved,
                                use_depth=self._options.use_depth)
@@ -118,8 +121,8 @@ class AceGMapper:
         shown = np.random.default_rng(self._options.seed).permutation(len(built.colours))[:CLOUD_POINTS]
         statistics = replace(self._statistics(budget), encoded=built.encoded, patches=count,
                              complete=not budget.should_stop())
-        return self._finish({SECTION: built.database.to_section()}, built.database.points.numpy()[shown],
-                            built.colours[shown], statistics)
+        section = built.database.to_section(compact, self._options.seed)
+        return self._finish({SECTION: section}, built.database.points.numpy()[shown], built.colours[shown], statistics)
 
     def _build_from_landmarks(self, budget: MappingBudget) -> SceneMap:
         """Find landmarks, cluster them, and build a map from the clusters."""
