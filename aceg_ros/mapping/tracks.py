@@ -15,6 +15,7 @@ import numpy as np
 MIN_VIEWS = 3                       # images that must agree on a point
 MIN_PARALLAX_RAD = np.radians(1.0)
 SCALES = (16.0, 8.0, 4.0, 2.0, 1.0, 1.0, 0.5, 0.5)      # of the robust loss, in tolerances; a step each
+BATCH = 20_000                      # keypoints that are triangulated at once, which bounds the memory
 FAR_PX = 1e6                        # error of points behind a camera
 MIN_DEPTH = 1e-6
 
@@ -83,18 +84,16 @@ def _gather(observations: Observations, matches: np.ndarray, tolerance_px: float
     count = len(observations)
     both = np.concatenate([matches, matches[:, ::-1]])
     both = both[np.bincount(both[:, 0], minlength=count)[both[:, 0]] >= MIN_VIEWS - 1]
-    own = np.unique(both[:, 0])
-    number = np.zeros(count, np.int64)
-    number[own] = np.arange(len(own))
-    star = np.concatenate([np.arange(len(own)), number[both[:, 0]]])        # the keypoint that was triangulated,
-    member = np.concatenate([own, both[:, 1]])                              # and those that show its point
+    both = both[np.argsort(both[:, 0], kind="stable")]
+    own, first = np.unique(both[:, 0], return_index=True)
     track = np.full(count, -1)
     if len(own) == 0:
         return track, np.zeros((0, 3))
-    fit = _triangulate(_Rays.of(observations, member), star, observations.images[member], tolerance_px)
-    star, member = star[fit.kept], member[fit.kept]
-    order = np.argsort(star, kind="stable")
-    members = np.split(member[order], np.cumsum(np.bincount(star, minlength=len(own)))[:-1])
+    parts = [(own[start:start + BATCH], both[first[start]:first[start + BATCH] if start + BATCH < len(own) else None])
+             for start in range(0, len(own), BATCH)]
+    fits = [_triangulate_with_matches(observations, some, matched, tolerance_px) for some, matched in parts]
+    points = np.concatenate([fitted for fitted, _ in fits])
+    members = [agreeing for _, lists in fits for agreeing in lists]
     free = [True] * count
     centres: list[int] = []
     for candidate in np.argsort([-len(some) for some in members], kind="stable"):
@@ -105,7 +104,22 @@ def _gather(observations: Observations, matches: np.ndarray, tolerance_px: float
         centres.append(int(candidate))
         for keypoint in gathered:
             free[keypoint] = False
-    return track, fit.points[centres]
+    return track, points[centres]
+
+
+def _triangulate_with_matches(observations: Observations, own: np.ndarray, matches: np.ndarray, tolerance_px: float
+                              ) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Triangulate keypoints `own` (K,), ascending, each with its matches (M, 2), own ones first.
+
+    Returns:
+        The points (K, 3), and for each the keypoints that agree with it; none if it is not to be kept.
+    """
+    centre = np.concatenate([np.arange(len(own)), np.searchsorted(own, matches[:, 0])])
+    member = np.concatenate([own, matches[:, 1]])
+    fit = _triangulate(_Rays.of(observations, member), centre, observations.images[member], tolerance_px)
+    centre, member = centre[fit.kept], member[fit.kept]
+    order = np.argsort(centre, kind="stable")
+    return fit.points, np.split(member[order], np.cumsum(np.bincount(centre, minlength=len(own)))[:-1])
 
 
 def _attach(observations: Observations, matches: np.ndarray, track: np.ndarray, points: np.ndarray, *,
