@@ -5,8 +5,8 @@
 
 RootSIFT keypoints of the mapping images, matched between images of similar VLAD descriptors (ratio test, mutual, along
 the epipolar lines of the given poses) and triangulated at the given poses by pycolmap. A query image is matched with
-the keypoints, of the images most similar to it, that have a point; PoseLib estimates its pose, which is accepted at
-MIN_INLIERS inliers. Results that are in OUTPUT already are not computed again. Scenes as in aceg_ros.benchmarks.scenes.
+the images most similar to it; PoseLib estimates its pose, which is accepted at MIN_INLIERS inliers. Results that
+are in OUTPUT already are not computed again. Scenes as in aceg_ros.benchmarks.scenes.
 """
 
 from __future__ import annotations
@@ -46,13 +46,14 @@ COLUMNS = ("scene", "frames", "localized", "wrong", "median", "deg", "0.05/5", "
 
 @dataclass(frozen=True, kw_only=True)
 class StructureMap:
-    """Keypoints with points, image by image, and what finds the images.
+    """Keypoints, image by image, with their points, and what finds the images.
 
-    descriptors (N, 128) uint8; points (N, 3) float32; first (F + 1,): where the keypoints of each image begin.
-    vocabulary (W, 128), vlad (F, W * 128) float16.
+    descriptors (N, 128) uint8; landmarks (N,) int32: the point of each, -1 for none; points (T, 3) float32; first
+    (F + 1,): where the keypoints of each image begin. vocabulary (W, 128), vlad (F, W * 128) float16.
     """
 
     descriptors: np.ndarray
+    landmarks: np.ndarray
     points: np.ndarray
     first: np.ndarray
     vocabulary: np.ndarray
@@ -145,13 +146,14 @@ def build_map(frames: Sequence[Frame], workspace: Path) -> StructureMap:
         rows = rows[on_epipolar_lines(posed[a], posed[b], rows)]
         if len(rows) >= MIN_MATCHES:
             matches[a, b] = rows
-    points = triangulate(posed, matches, workspace)
-    kept = [np.isfinite(of_image[:, 0]) for of_image in points]
-    return StructureMap(
-        descriptors=np.concatenate([image[1][keep] for image, keep in zip(images, kept, strict=True)]),
-        points=np.concatenate([of_image[keep] for of_image, keep in zip(points, kept, strict=True)]).astype(np.float32),
-        first=np.concatenate([[0], np.cumsum([keep.sum() for keep in kept])]), vocabulary=vocabulary,
-        vlad=global_descriptors)
+    seen = np.concatenate(triangulate(posed, matches, workspace))
+    known = np.isfinite(seen[:, 0])
+    points, numbers = np.unique(seen[known], axis=0, return_inverse=True)
+    landmarks = np.full(len(seen), -1, np.int32)
+    landmarks[known] = numbers.ravel()
+    return StructureMap(descriptors=np.concatenate([descriptors for _, descriptors, _ in images]), landmarks=landmarks,
+                        points=points.astype(np.float32), vocabulary=vocabulary, vlad=global_descriptors,
+                        first=np.concatenate([[0], np.cumsum([len(pixels) for pixels, _, _ in images])]))
 
 
 def covisible_pairs(global_descriptors: np.ndarray) -> list[tuple[int, int]]:
@@ -183,13 +185,14 @@ def localize(structure: StructureMap, frame: Frame) -> tuple[np.ndarray | None, 
         return None, 0
     similar = structure.vlad.astype(np.float32) @ vlad(descriptors, structure.vocabulary).astype(np.float32)
     vectors = unit(descriptors)
-    found: dict[tuple[int, bytes], tuple[int, int]] = {}
+    found = []
     for image in np.argsort(-similar)[:RETRIEVED_IMAGES]:
         first, last = structure.first[image:image + 2]
+        # The ratio test needs the keypoints without a point, too.
         own, theirs = match(vectors, unit(structure.descriptors[first:last]), mutual=False)
-        for keypoint, row in zip(own.tolist(), (theirs + first).tolist(), strict=True):
-            found.setdefault((keypoint, structure.points[row].tobytes()), (keypoint, row))
-    pairs = np.array(list(found.values()), np.int64).reshape(-1, 2)
+        found.append(np.column_stack([own, structure.landmarks[first:last][theirs]]))
+    pairs = np.unique(np.concatenate(found), axis=0)
+    pairs = pairs[pairs[:, 1] >= 0]
     if len(pairs) < 4:
         return None, 0
     camera = frame.camera
