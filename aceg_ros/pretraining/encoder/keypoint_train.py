@@ -55,7 +55,7 @@ DRAWS_PER_SAMPLE = 20
 REFRESH_EVERY = 50                       # iterations between looks for new chunks
 AVERAGE = 0.998                          # of the weights, over iterations
 NEW_LAYERS_FACTOR = 3.0                  # of the learning rate
-WARMUP, DECAY_SHARE = 150, 0.25          # iterations; share of all at the end in which the rate falls
+WARMUP, DECAY_SHARE = 150, 0.6           # iterations; share of all at the end in which the rate falls
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +63,8 @@ class KeypointTraining:
     """Options of a run.
 
     data: folder of prepared data (`keypoint_data`); the first 12 rooms are held out. held_out: posed scenes to evaluate
-    on, none of which is in the data. iterations: may be changed when a run is resumed; the learning rate falls in the
-    last quarter. pairs: per batch. points: matches per pair. width, height: of
+    on, none of which is in the data. iterations: may be changed when a run is resumed; the learning rate falls over
+    the last 60 %. pairs: per batch. points: matches per pair. width, height: of
     the crops, pixels. start: weights to begin with, of `compact` or of this network; None for random ones.
     """
 
