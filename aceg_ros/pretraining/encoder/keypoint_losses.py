@@ -23,7 +23,7 @@ TEMPERATURE = 0.06
 SAME_POINT_PX = 5.0                    # candidates closer than this to the match are no negatives
 HIT_PX = 3.0                           # a match is right if it is this close
 SAME_KEYPOINT_PX = 2.5                 # keypoints of two images closer than this should be one
-WEIGHTS = {"contrast": 1.0, "teacher": 1.0, "detection": 0.5, "repetition": 0.25, "precision": 0.25,
+WEIGHTS = {"contrast": 1.0, "teacher": 1.0, "detection": 0.5, "repetition": 0.25, "precision": 1.0,
            "reliability": 0.15}
 
 
