@@ -14,13 +14,17 @@ from functools import cached_property
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from aceg_ros.errors import UserError
 from aceg_ros.maps.product_quantizer import decode, encode, train_codebook
+from aceg_ros.utils.device import computes_in_bf16
 
 SECTION = "database"
 DESCRIPTOR_SCALE = 127              # descriptors are unit vectors as int8
 PIXEL_SCALE, UNKNOWN_PIXEL = 16, -1 # pixels are in sixteenths, as int16
+
+CONVERTED_AT_ONCE = 65_536           # descriptors, which bounds the memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +98,19 @@ class KeyframeDatabase:
         fits = fits and int(self.first[-1]) == count and _inside(self.landmarks, len(self.points))
         if not fits or not _inside(self.words, len(self.vocabulary)):
             raise UserError("The map's database does not fit together: map the scene again.")
+
+    def unit_descriptors(self, device: torch.device) -> Tensor:
+        """Return the descriptors (N, C) with unit length on a device, as 16-bit floats where it computes in these."""
+        if device not in self._unit_descriptors:
+            kind = torch.bfloat16 if device.type == "cuda" or computes_in_bf16() else torch.float32
+            parts = [functional.normalize(part.to(device).float(), dim=1).to(kind)
+                     for part in self.descriptors.split(CONVERTED_AT_ONCE)]
+            self._unit_descriptors[device] = torch.cat(parts)
+        return self._unit_descriptors[device]
+
+    @cached_property
+    def _unit_descriptors(self) -> dict[torch.device, Tensor]:
+        return {}
 
     @cached_property
     def points_array(self) -> np.ndarray:

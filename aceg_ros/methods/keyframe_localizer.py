@@ -26,12 +26,12 @@ from aceg_ros.methods.scene_coordinates import encoder_of
 from aceg_ros.pose.config import GateConfig, GuidedConfig, SolverConfig
 from aceg_ros.pose.correspondences import CameraFromMap, Correspondences
 from aceg_ros.pose.gates import is_confirmed
-from aceg_ros.pose.guided import GuidedPose, find_hypotheses, refine_guided
+from aceg_ros.pose.guided import GuidedPose, find_hypotheses, refine_finally, refine_guided
 from aceg_ros.pose.verify import blind_consensus, verify_guided_pose
 from aceg_ros.utils.device import pick_device
 from aceg_ros.utils.stopwatch import Stopwatch
 
-SAME_PLACE_DEPTHS, SAME_DIRECTION_DEG = 0.1, 5.0        # poses farther from each other compete
+SAME_PLACE_DEPTHS, SAME_DIRECTION_DEG = 0.3, 10.0       # poses farther from each other compete
 GROUP_DEPTHS, GROUP_DEG = 0.7, 40.0                     # keyframes nearer to each other show the same place
 
 
@@ -52,18 +52,18 @@ class KeyframeConfig:
 
     keypoints: int = 1500
     retrieval_keypoints: int = 600
-    shortlist: int = 10
+    shortlist: int = 8
     wide_shortlist: int = 20
-    visible_keyframes: int = 20
+    visible_keyframes: int = 10
     confident_log10_nfa: float = -25.0
     confident_inlier_ratio: float = 0.2
     twin_similarity: float = 0.6
-    further_looks: int = 2
+    further_looks: int = 1
     outlier_hypotheses: int = 1
     group_hypotheses: int = 3
     covariance_scale: float = MIN_COVARIANCE_SCALE
     seed: int = 0
-    solver: SolverConfig = field(default_factory=SolverConfig)
+    solver: SolverConfig = field(default_factory=lambda: SolverConfig(refine_steps=2))
     guided: GuidedConfig = field(default_factory=GuidedConfig)
     gates: GateConfig = field(default_factory=GateConfig)
 
@@ -137,15 +137,16 @@ class KeyframeLocalizer:
                 break
         if not refined:
             return None, None
-        refined.sort(key=lambda pose: pose.significance.log10_nfa)
+        refined.sort(key=lambda pose: pose.significance.log10_nfa + pose.overall.log10_nfa)
         best = refined[0]
         competing = [other for other in refined[1:] if self._is_elsewhere(other, best)]
         for _ in range(self._config.further_looks):
             again = self._look(query, best.pose)
-            if again is None or again.significance.log10_nfa >= best.significance.log10_nfa:
+            if again is None or again.overall.log10_nfa >= best.overall.log10_nfa:
                 break
             best = again
-        return best, competing[0] if competing else None
+        competitor = min(competing, key=lambda pose: pose.significance.log10_nfa, default=None)
+        return refine_finally(best, self._config.guided), competitor
 
     def _is_certain(self, pose: GuidedPose, blind: Correspondences) -> bool:
         """Return whether no further hypothesis needs to be tried beside a pose."""

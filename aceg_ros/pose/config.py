@@ -64,7 +64,7 @@ class GuidedConfig:
     sufficient_log10_nfa: float = -10.0
     coarse_scales_px: tuple[float, ...] = (6.0, 3.0)
     min_scale_px: float = 1.2
-    refine_steps: int = 3
+    refine_steps: int = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,9 +111,9 @@ class GateConfig:
     max_position_std_m: float = 5.0
     max_rotation_std_rad: float = 0.1
     max_log10_nfa: float = -6.0
-    max_overall_log10_nfa: float = -3.0
+    max_overall_log10_nfa: float = -10.0
     min_blind_inliers: int = 60
     min_blind_blocks: float = 6.0
-    max_competitor_significance: float = 0.6
+    max_competitor_significance: float = 0.4
     min_guided_blocks: float = 4.0
     residual_correlation: float | None = None

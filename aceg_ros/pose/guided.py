@@ -91,10 +91,17 @@ def refine_guided(correspondences: Correspondences, similarity: np.ndarray, pose
     overall = compute_significance(data, data.residuals(best.pose).squared_px, config.search_radius_px)
     similar = [_significance(some, best.pose, config) for some in _similar(correspondences, similarity, config)]
     significance = min([overall, *similar], key=lambda value: value.log10_nfa)
-    # Dissimilar matches tell little about whether the pose is right, but once it is, many are right too, and all count.
-    scale_px = max(significance.threshold_px, config.min_scale_px)
-    refined = refine(data, best.pose, (FIRST_SCALES * scale_px, scale_px), FINAL_STEPS)
-    return GuidedPose(pose=refined, correspondences=correspondences, significance=significance, overall=overall)
+    return GuidedPose(pose=best.pose, correspondences=correspondences, significance=significance, overall=overall)
+
+
+def refine_finally(found: GuidedPose, config: GuidedConfig) -> GuidedPose:
+    """Refine a pose on all of its correspondences.
+
+    Dissimilar matches tell little about whether the pose is right, but once it is, many are right too, and all count.
+    """
+    scale_px = max(found.significance.threshold_px, config.min_scale_px)
+    refined = refine(found.correspondences.usable, found.pose, (FIRST_SCALES * scale_px, scale_px), FINAL_STEPS)
+    return replace(found, pose=refined)
 
 
 def _similar(correspondences: Correspondences, similarity: np.ndarray, config: GuidedConfig
