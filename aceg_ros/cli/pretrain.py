@@ -25,8 +25,6 @@ def _add_encoder(networks: Any) -> None:
                       " image only (default: %(default)s)")
     verb.add_argument("--images", nargs="*", default=(), metavar="DIR", help="folders of images without poses to train"
                       " on as well")
-    verb.add_argument("--detail-channels", type=positive, default=16, metavar="N", help="channels of the stem for fine"
-                      " detail (default: %(default)s)")
     verb.add_argument("--rate", type=float, metavar="X", help="peak learning rate (default: 2e-3; compact2: 8e-4)")
     verb.add_argument("--start", metavar="FILE", help="initial weights, from an earlier run")
     verb.add_argument("--without", nargs="*", default=(), choices=("coordinates", "reliability"), help="losses to leave"
@@ -104,7 +102,6 @@ def run_encoder(options: argparse.Namespace) -> int:
                        device=device)
     training = EncoderTraining(run=Path(options.run_folder), data=data, iterations=options.iterations,
                                seed=options.seed, device=device, peak_rate=options.rate or 2e-3,
-                               detail_channels=options.detail_channels,
                                start=None if options.start is None else Path(options.start),
                                without=tuple(options.without))
     print(f"weights: {train(training)}")

@@ -25,13 +25,11 @@ class CompactConfig:
 
     short_side_px: size of the input images. statistics_step: mean and standard deviation are computed from every n-th
     pixel of every n-th row. min_deviation: lower bound of a channel's standard deviation, for values in [0, 1].
-    detail_channels: channels at 1/2 of the resolution of a second stem, which sees fine detail; 0: none.
     """
 
     short_side_px: int = 480
     statistics_step: int = 4
     min_deviation: float = 0.02
-    detail_channels: int = 0
 
 
 def _conv(dim_in: int, dim_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
@@ -39,15 +37,6 @@ def _conv(dim_in: int, dim_out: int, kernel: int, stride: int = 1) -> nn.Sequent
     padding = (kernel - stride + 1) // 2
     return nn.Sequential(nn.Conv2d(dim_in, dim_out, kernel, stride, padding, bias=False), nn.BatchNorm2d(dim_out),
                          nn.ReLU(inplace=True))
-
-
-def _detail_stem(channels: int) -> nn.Sequential:
-    """From the image to a quarter of its resolution in two steps; zero at first, so that training may begin with the
-    weights of a network without it."""
-    last = nn.BatchNorm2d(QUARTER)
-    nn.init.zeros_(last.weight)
-    to_quarter = nn.Sequential(nn.Conv2d(channels, QUARTER, 4, 2, 1, bias=False), last)
-    return nn.Sequential(_conv(3, channels, 4, 2), to_quarter)
 
 
 class _Residual(nn.Module):
@@ -70,7 +59,6 @@ class CompactNet(nn.Module):
         super().__init__()
         self.config = config or CompactConfig()
         self.quarter = nn.Sequential(_conv(3, QUARTER, 4, 4), _conv(QUARTER, QUARTER, 3))
-        self.detail = _detail_stem(self.config.detail_channels) if self.config.detail_channels else None
         self.eighth = nn.Sequential(_conv(QUARTER, EIGHTH, 2, 2), _conv(EIGHTH, EIGHTH, 3))
         self.sixteenth = nn.Sequential(_conv(EIGHTH, SIXTEENTH, 2, 2), _Residual(SIXTEENTH))
         self.thirtysecond = nn.Sequential(_conv(SIXTEENTH, THIRTYSECOND, 2, 2), _Residual(THIRTYSECOND),
@@ -92,10 +80,7 @@ class CompactNet(nn.Module):
         height, width = x.shape[2:]
         if height % 32 or width % 32:
             x = functional.pad(x, (0, -width % 32, 0, -height % 32), mode="replicate")
-        quarter = self.quarter(x)
-        if self.detail is not None:
-            quarter = functional.relu(quarter + self.detail(x))
-        eighth = self.eighth(quarter)
+        eighth = self.eighth(self.quarter(x))
         sixteenth = self.sixteenth(eighth)
         context = self.to_sixteenth(self.thirtysecond(sixteenth))
         sixteenth = self.fuse_sixteenth(sixteenth + _upsample(context))

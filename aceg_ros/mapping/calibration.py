@@ -24,7 +24,7 @@ MIN_HELD_OUT = 8            # images; if there would be fewer, none are held out
 _STEP, _MAX_HELD_OUT = 10, 32       # every tenth image is held out, up to this number
 _QUANTILES = (0.5, 0.8)     # of the squared normalized errors, which the factor is fitted to
 _CONFIDENCE = 0.6           # of the upper bounds of these quantiles: with few images, factors are larger
-_MAX_SCALE = 60.0            # errors that all keypoints share (of the poses, of the clock) may be eight times their noise
+_MAX_SCALE = 60.0           # errors that all keypoints share (of poses, of clocks) may be eight times their noise
 
 
 def held_out_indices(count: int) -> set[int]:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from aceg_ros.encoders.base import load_encoder
-from aceg_ros.encoders.compact import DIM, CompactConfig, CompactNet
+from aceg_ros.encoders.compact import DIM, CompactNet
 from aceg_ros.errors import UserError
 from aceg_ros.networks.weights_file import write_weights
 from aceg_ros.pretraining.common.loop import (
@@ -42,8 +42,7 @@ class EncoderTraining:
     """Options of a run.
 
     pairs: image pairs per batch. points: matches per pair. width, height: of the crops, pixels. start: initial weights
-    of an earlier run; None for random ones. detail_channels: see `CompactConfig`. without: losses to leave out, for
-    ablations.
+    of an earlier run; None for random ones. without: losses to leave out, for ablations.
     """
 
     run: Path
@@ -57,7 +56,6 @@ class EncoderTraining:
     seed: int = 0
     device: str = "cpu"
     start: Path | None = None
-    detail_channels: int = 0
     checkpoint_every: int = 250
     without: tuple[str, ...] = ()
 
@@ -82,7 +80,7 @@ def train(options: EncoderTraining, *, should_stop: Callable[[], bool] = never) 
     """
     options.data.check()
     torch.manual_seed(options.seed)
-    net = to_device(CompactNet(CompactConfig(detail_channels=options.detail_channels)), options.device)
+    net = to_device(CompactNet(), options.device)
     if options.start is not None:
         _load_weights(net, options.start)
     # A teacher is identified by its content, not by its file name.
@@ -145,7 +143,7 @@ def _load_weights(net: CompactNet, path: Path) -> None:
         missing, unexpected = net.load_state_dict(load_file(path), strict=False)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise UserError(f"{path} does not hold weights of the compact encoder ({error}).") from None
-    if unexpected or any(not key.endswith("num_batches_tracked") and not key.startswith("detail.") for key in missing):
+    if unexpected or any(not key.endswith("num_batches_tracked") for key in missing):
         raise UserError(f"{path} does not hold weights of this version of the compact encoder.")
 
 
