@@ -26,6 +26,7 @@ EXTRACTION_SHARE, MATCHING_SHARE = 0.4, 0.85        # of the time that is left w
 ENOUGH_OBSERVATIONS = 3             # of a landmark; a keyframe with more of them adds nothing
 VOCABULARY_SAMPLE, VOCABULARY_ROUNDS = 20_000, 4
 REFINEMENT_S, REFINEMENT_OBSERVATIONS = 10.0, 80_000
+FINAL_TOLERANCE_PX = 8.0            # of observations, however noisy the poses still are
 TOLERANCE_SIGMAS = 2.7              # as TOLERANCE_NOISES, for standard deviations instead of medians
 DEPTH_WINDOW, MAX_DEPTH_STEP = 2, 0.05              # at edges (within pixels) measured depths are of either side
 
@@ -83,6 +84,9 @@ def build_database(frames: Sequence[PreparedFrame], encoder: Encoder, options: D
             observations, tracks, tolerance_px = _refine_poses(
                 observations, tracks, matches, tolerance_px=tolerance_px, seed=options.seed,
                 budget=budget.phase("refining poses", at_most_s=REFINEMENT_S))
+        if tolerance_px > FINAL_TOLERANCE_PX:
+            tolerance_px = FINAL_TOLERANCE_PX
+            tracks = build_tracks(observations, matches, tolerance_px)
     if len(tracks.points) == 0:
         return None
     chosen = select_observations(observations.images, tracks.track, options.observations)

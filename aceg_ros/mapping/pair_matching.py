@@ -19,7 +19,7 @@ WRONG_FROM_PX = 16.0                        # matches from here to FARTHEST_PX c
 MIN_SIMILARITY = 0.7                        # of the matches that the noise is estimated from
 MIN_MATCHES = 200
 TOLERANCE_NOISES = 4.0                      # tolerance in noises: medians of the distance from the epipolar line
-MIN_TOLERANCE_PX, MAX_TOLERANCE_PX = 2.5, 8.0
+MIN_TOLERANCE_PX, MAX_TOLERANCE_PX = 2.5, 20.0      # wide enough that poses off by decimetres can be refined
 
 
 def covisible_pairs(images: Sequence[ExtractedFeatures], count: int, stride: int) -> np.ndarray:
