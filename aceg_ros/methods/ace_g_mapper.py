@@ -106,7 +106,9 @@ class AceGMapper:
 
     def _build_database(self, budget: MappingBudget) -> SceneMap:
         """Build a keyframe database, and a map with it."""
-        options, compact = replace(self._settings.database, seed=self._options.seed), self._method_options.compact
+        compact = self._method_options.compact
+        options = replace(self._settings.database, seed=self._options.seed,
+                          refine_poses=not self._method_options.keep_poses)
         if compact:
             options = replace(options, observations=COMPACT_OBSERVATIONS)
         reserved = budget.reserve(DATABASE_SHARE * budget.total_s)

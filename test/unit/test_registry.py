@@ -56,7 +56,7 @@ def test_the_default_is_ace_g_where_its_regressor_reads_the_encoder():
     ("ace_g", {"codes": 0}, "Option codes: '0' is not a whole number of 1 or more."),
     ("magic", {}, "Unknown method 'magic': this version has ace_g, ace."),
     ("ace", {"colour": "red"},
-     "No method has an option 'colour': there are compact, regressor, codes, reprojection_only."),
+     "No method has an option 'colour': there are keep_poses, compact, regressor, codes, reprojection_only."),
 ])
 def test_options_of_another_method_are_rejected(method, given, sentence):
     with pytest.raises(UserError) as found:
