@@ -49,16 +49,16 @@ def match_observations(query: Keypoints, database: KeyframeDatabase, observation
 
 
 def match_projections(query: Keypoints, database: KeyframeDatabase, observations: np.ndarray,
-                      map_from_camera: np.ndarray, *, radius_px: float) -> LandmarkMatches:
+                      map_from_camera: np.ndarray, *, radius_px: float, max_count: int) -> LandmarkMatches:
     """Match observations (M,) of the database with the keypoints around their projections, given a pose.
 
     Each observation takes the most similar keypoint within radius_px of its projection, and each keypoint keeps the
-    most similar of the landmarks that took it.
+    most similar of the landmarks that took it. Of the visible observations, the first max_count are used.
     """
     camera = query.camera
     pixels, depth = _project(database.points_array[database.landmark_array[observations]], camera, map_from_camera)
     visible = (depth > 0) & (pixels > 0).all(1) & (pixels < (camera.width - 1, camera.height - 1)).all(1)
-    observations, pixels = observations[visible], pixels[visible]
+    observations, pixels = observations[visible][:max_count], pixels[visible][:max_count]
     which, keypoints = _pairs_within(query, pixels, radius_px)
     if len(which) == 0:
         return _matches(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))

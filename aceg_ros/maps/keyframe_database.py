@@ -147,10 +147,10 @@ class KeyframeDatabase:
         return np.concatenate(ranges) if ranges else np.zeros(0, np.int64)
 
     def first_observations(self, keyframes: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Return one observation (M,) for each landmark in some keyframes: that in the first of them."""
+        """Return one observation (M,) for each landmark in some keyframes, that in the first of them, in order."""
         rows = self.observations_of(keyframes)
         _, index = np.unique(self.landmark_array[rows], return_index=True)
-        return rows[index]
+        return rows[np.sort(index)]
 
     def nearest_keyframes(self, map_from_camera: np.ndarray, count: int) -> np.ndarray:
         """Return the keyframes (count,) that see most alike from a pose: near, in depths, and in direction."""

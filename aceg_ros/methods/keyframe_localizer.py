@@ -32,6 +32,7 @@ from aceg_ros.utils.device import pick_device
 from aceg_ros.utils.stopwatch import Stopwatch
 
 SAME_PLACE_DEPTHS, SAME_DIRECTION_DEG = 0.3, 10.0       # poses farther from each other compete
+SETTLED_PX = 1.0                                        # of a pose: looking again from it finds the same
 GROUP_DEPTHS, GROUP_DEG = 0.7, 40.0                     # keyframes nearer to each other show the same place
 
 
@@ -40,11 +41,12 @@ class KeyframeConfig:
     """Settings of the localizer.
 
     keypoints: number of the most reliable keypoints that are matched. retrieval_keypoints: number of them that
-    keyframes are retrieved by. shortlist: keyframes whose landmarks are matched at first. wide_shortlist: keyframes
-    that further hypotheses come from, if the first pose is not certain. visible_keyframes: number of keyframes near a
-    pose whose landmarks are searched for. confident_log10_nfa, confident_inlier_ratio: significance, and share of
-    matches that agree, from which no further hypothesis is tried, unless keyframes of another place have a similarity
-    of more than twin_similarity, as a share of the best. further_looks: at most, as long as the best pose becomes more
+    keyframes are retrieved by. shortlist, observations: number of keyframes, and of their observations, that are
+    matched at first. wide_shortlist: keyframes that further hypotheses come from, if the first pose is not certain.
+    visible_keyframes, visible_landmarks: number of keyframes near a pose, and of those of their landmarks that should
+    be visible, that are searched for. confident_log10_nfa, confident_inlier_ratio: significance, and share of matches
+    that agree, from which no further hypothesis is tried, unless keyframes of another place have a similarity of more
+    than twin_similarity, as a share of the best. further_looks: at most, as long as the best pose becomes more
     significant. outlier_hypotheses, group_hypotheses: number of further hypotheses from the outliers of the first one,
     and from groups of keyframes that show the same place. covariance_scale: of the map, see `mapping.calibration`.
     seed: of RANSAC.
@@ -54,8 +56,10 @@ class KeyframeConfig:
     retrieval_keypoints: int = 600
     shortlist: int = 8
     wide_shortlist: int = 20
+    observations: int = 8000
     visible_keyframes: int = 10
-    confident_log10_nfa: float = -25.0
+    visible_landmarks: int = 4000
+    confident_log10_nfa: float = -15.0
     confident_inlier_ratio: float = 0.2
     twin_similarity: float = 0.6
     further_looks: int = 1
@@ -105,7 +109,7 @@ class KeyframeLocalizer:
         config, stopwatch = self._config, stopwatch or Stopwatch()
         shortlist = self._retrieval.find(query.descriptors[:config.retrieval_keypoints], config.wide_shortlist)
         stopwatch.lap("retrieve")
-        observations = self._database.observations_of(shortlist.keyframes[:config.shortlist])
+        observations = self._database.observations_of(shortlist.keyframes[:config.shortlist])[:config.observations]
         matches = match_observations(query, self._database, observations)
         stopwatch.lap("match")
         blind = self._correspondences(query, matches)
@@ -140,7 +144,7 @@ class KeyframeLocalizer:
         refined.sort(key=lambda pose: pose.significance.log10_nfa + pose.overall.log10_nfa)
         best = refined[0]
         competing = [other for other in refined[1:] if self._is_elsewhere(other, best)]
-        for _ in range(self._config.further_looks):
+        for _ in range(self._config.further_looks if best.moved_px > SETTLED_PX else 0):
             again = self._look(query, best.pose)
             if again is None or again.overall.log10_nfa >= best.overall.log10_nfa:
                 break
@@ -179,7 +183,7 @@ class KeyframeLocalizer:
         config, map_from_camera = self._config, pose.map_from_camera
         nearby = self._database.nearest_keyframes(map_from_camera, config.visible_keyframes)
         matches = match_projections(query, self._database, self._database.first_observations(nearby), map_from_camera,
-                                    radius_px=config.guided.search_radius_px)
+                                    radius_px=config.guided.search_radius_px, max_count=config.visible_landmarks)
         return refine_guided(self._correspondences(query, matches), matches.similarity, pose, config.guided)
 
     def _groups(self, keyframes: np.ndarray) -> list[np.ndarray]:

@@ -24,13 +24,14 @@ class GuidedPose:
 
     correspondences: all that were found. significance: of the pose with those that are similar enough to make it the
     most significant. overall: with all. The landmarks of a place that only looks alike are similar where it does, and
-    missing elsewhere.
+    missing elsewhere. moved_px: median distance between the projections before and after the refinement.
     """
 
     pose: CameraFromMap
     correspondences: Correspondences
     significance: Significance
     overall: Significance
+    moved_px: float = 0.0
 
 
 def find_hypotheses(correspondences: Correspondences, solver: SolverConfig, guided: GuidedConfig, *, count: int,
@@ -91,7 +92,9 @@ def refine_guided(correspondences: Correspondences, similarity: np.ndarray, pose
     overall = compute_significance(data, data.residuals(best.pose).squared_px, config.search_radius_px)
     similar = [_significance(some, best.pose, config) for some in _similar(correspondences, similarity, config)]
     significance = min([overall, *similar], key=lambda value: value.log10_nfa)
-    return GuidedPose(pose=best.pose, correspondences=correspondences, significance=significance, overall=overall)
+    moved = data.residuals(best.pose).pixels - data.residuals(pose).pixels
+    return GuidedPose(pose=best.pose, correspondences=correspondences, significance=significance, overall=overall,
+                      moved_px=float(np.median(np.hypot(*moved))))
 
 
 def refine_finally(found: GuidedPose, config: GuidedConfig) -> GuidedPose:

@@ -117,11 +117,11 @@ def test_projections_are_matched_within_the_radius_only(world, database):
     pose = world.pose(2, 0.1)
     found, truth = world.keypoints(pose, clutter=200)
     rows = database.first_observations([8, 9, 10, 11])
-    matches = match_projections(found, database, rows, pose, radius_px=12.0)
+    matches = match_projections(found, database, rows, pose, radius_px=12.0, max_count=9000)
     right = truth[matches.keypoints] == matches.landmarks
     assert right.mean() > 0.95
     assert len(np.unique(matches.keypoints)) == len(matches)
-    elsewhere = match_projections(found, database, rows, world.pose(0), radius_px=12.0)
+    elsewhere = match_projections(found, database, rows, world.pose(0), radius_px=12.0, max_count=9000)
     assert len(elsewhere) == 0
 
 
