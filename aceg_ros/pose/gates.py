@@ -209,8 +209,13 @@ def is_confirmed(blind: Consensus, config: GateConfig) -> bool:
 def check_confirmation(overall: Significance, blind: Consensus, config: GateConfig) -> Rejection | None:
     """Require that the landmarks that should be visible are there, or that matches found before agree with the pose.
 
-    A place that looks like another one shares some landmarks with it, and these very exactly.
+    A place that looks like another one shares some landmarks with it, and these very exactly. If hardly any match from
+    before agrees, the matches speak for another place, whatever is found around the projections.
     """
+    if blind.inlier_count < config.min_supporting_inliers:
+        return Rejection(status=Status.CHANCE_CONSENSUS,
+                         message=f"only {blind.inlier_count} of the {blind.data.total_count} matches that were found "
+                                 f"before agree with the best pose, need {config.min_supporting_inliers}")
     if overall.log10_nfa > config.max_overall_log10_nfa and not is_confirmed(blind, config):
         return Rejection(status=Status.CHANCE_CONSENSUS,
                          message=f"landmarks are missing that the best pose should see, and {blind.inlier_count} of "
