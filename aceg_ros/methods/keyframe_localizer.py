@@ -60,7 +60,7 @@ class KeyframeConfig:
     visible_keyframes: int = 10
     visible_landmarks: int = 4000
     confident_log10_nfa: float = -15.0
-    confident_inlier_ratio: float = 0.4
+    confident_inlier_ratio: float = 0.5
     twin_similarity: float = 0.6
     further_looks: int = 1
     outlier_hypotheses: int = 1
