@@ -116,6 +116,6 @@ class GateConfig:
     min_blind_inliers: int = 60
     min_blind_blocks: float = 6.0
     min_supporting_inliers: int = 20
-    max_competitor_significance: float = 0.35
+    max_competitor_significance: float = 0.25
     min_guided_blocks: float = 4.0
     residual_correlation: float | None = None
