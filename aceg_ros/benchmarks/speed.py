@@ -10,6 +10,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,9 @@ from aceg_ros.camera import Frame
 from aceg_ros.encoders.ace import AceNet
 from aceg_ros.encoders.base import Encoder
 from aceg_ros.encoders.preprocess import image_to_tensor
-from aceg_ros.errors import UserError
 from aceg_ros.evaluation.metrics import percentiles
 from aceg_ros.maps.scene_map import SceneMap
+from aceg_ros.methods.base import Localizer
 from aceg_ros.methods.registry import make_localizer, specs
 from aceg_ros.methods.scene_coordinates import SceneCoordinateLocalizer
 from aceg_ros.pose.correspondences import Correspondences
@@ -36,7 +37,7 @@ from aceg_ros.utils.device import pick_device, to_device
 from aceg_ros.utils.malloc import configure_malloc
 
 REFERENCE_ENCODER, REFERENCE_RANSAC = "ACE encoder, 512-D", "PoseLib on all patches, 10 px"
-STAGES = ("decode", "prepare", "encode", "head", "solve", "frame")
+STAGES = ("decode", "prepare", "encode", "retrieve", "match", "head", "solve", "gates", "frame")
 WARM_UP = 3                            # frames that are not counted
 
 
@@ -44,7 +45,8 @@ def measure_speed(map_path: str | None, device: str, repeats: int) -> dict[str, 
     """Time each stage from a JPEG to a pose for 640x480 images of the rendered room, and print a table.
 
     Args:
-        map_path: a map whose method predicts scene coordinates; None for one of default size with random weights.
+        map_path: a map of the demo room; if its method predicts scene coordinates, a map of any scene. None for one of
+            default size with random weights.
         device: "auto", "cpu" or "cuda".
         repeats: number of images.
 
@@ -55,12 +57,11 @@ def measure_speed(map_path: str | None, device: str, repeats: int) -> dict[str, 
     world = demo_world()
     frames = [world.render_frame(pose, EVENING) for pose in query_path(8, world.room)]
     localizer = make_localizer(SceneMap.load(map_path), device) if map_path else _untrained(device)
-    if not isinstance(localizer, SceneCoordinateLocalizer):
-        raise UserError(f"{map_path}: only methods with scene coordinate regression can be timed.")
     jpegs = [cv2.imencode(".jpg", frame.image[..., ::-1])[1] for frame in frames]
     timed = [_time_frame(localizer, frames[number % len(frames)], jpegs[number % len(frames)], number)
-             for number in range(repeats + WARM_UP)]
-    stages = {stage: percentiles([each[stage] for each in timed[WARM_UP:]]) for stage in STAGES}
+             for number in range(repeats + WARM_UP)][WARM_UP:]
+    names = [stage for stage in STAGES if any(stage in each for each in timed)]
+    stages = {stage: percentiles([each.get(stage, 0.0) for each in timed]) for stage in names}
     references = _references(frames[0], device)
     content = {"machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
                "torch": torch.__version__, "device": device, "picture": "640x480", "repeats": repeats,
@@ -71,13 +72,15 @@ def measure_speed(map_path: str | None, device: str, repeats: int) -> dict[str, 
     return content
 
 
-def _time_frame(localizer: SceneCoordinateLocalizer, frame: Frame, jpeg: np.ndarray,
-                number: int) -> dict[str, float]:
+def _time_frame(localizer: Localizer, frame: Frame, jpeg: np.ndarray, number: int) -> dict[str, float]:
     """Return the milliseconds of each stage for one frame."""
     started = time.perf_counter()
     cv2.cvtColor(np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_COLOR)), cv2.COLOR_BGR2RGB)
     decode_ms = 1e3 * (time.perf_counter() - started)
     started = time.perf_counter()
+    if not isinstance(localizer, SceneCoordinateLocalizer):
+        stages = localizer.localize(replace(frame, map_from_camera=None, depth_m=None)).stage_ms
+        return {**stages, "decode": decode_ms, "frame": decode_ms + 1e3 * (time.perf_counter() - started)}
     predicted = localizer.scene_coordinates(frame)
     coordinates_ms = 1e3 * (time.perf_counter() - started)
     points = _typical_predictions(frame, predicted.pixels, number)
@@ -150,7 +153,7 @@ def _median_ms(call: Callable[[], object], repeats: int, device: str) -> float:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--map", help="a map to time (default: one of default size with random weights)")
+    parser.add_argument("--map", help="a map of the demo room (default: one of default size with random weights)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--repeats", type=int, default=40, help="images (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="file for the results")
