@@ -89,7 +89,7 @@ def frames(count: int) -> list[Frame]:
             for index in range(count)]
 
 
-@pytest.mark.parametrize(("factor", "expected"), [(0.2, MIN_COVARIANCE_SCALE), (3.0, 3.0), (100.0, 6.0)])
+@pytest.mark.parametrize(("factor", "expected"), [(0.2, MIN_COVARIANCE_SCALE), (3.0, 3.0), (100.0, 60.0)])
 def test_the_scale_explains_the_errors_within_bounds(factor, expected):
     rng = np.random.default_rng(0)
     errors = rng.multivariate_normal(np.zeros(6), factor * COVARIANCE, 400)
