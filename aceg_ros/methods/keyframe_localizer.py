@@ -133,12 +133,20 @@ class KeyframeLocalizer:
         """Return the most significant pose and its strongest competitor at another place, None where there is none."""
         refined: list[GuidedPose] = []
         groups = self._groups(shortlist.keyframes)
-        for hypothesis in self._hypotheses(query, blind, groups):
+        twins = [group for group in groups[1:] if self._similarity(shortlist, group) > self._config.twin_similarity]
+        for hypothesis in self._solve(blind, 1 + self._config.outlier_hypotheses):
             pose = self._look(query, hypothesis)
             if pose is not None:
                 refined.append(pose)
-            if len(refined) == 1 and not self._has_twin(shortlist, groups) and self._is_certain(refined[0], blind):
+            if len(refined) == 1 and not twins and self._is_certain(refined[0], blind):
                 break
+        # Where the first pose is good, only other places that look alike can tell anything new.
+        good = any(pose.overall.log10_nfa < self._config.confident_log10_nfa for pose in refined)
+        for group in (twins if good else groups)[:self._config.group_hypotheses]:
+            matches = match_observations(query, self._database, self._database.observations_of(group))
+            for hypothesis in self._solve(self._correspondences(query, matches), 1):
+                pose = self._look(query, hypothesis)
+                refined += [pose] if pose is not None else []
         if not refined:
             return None, None
         refined.sort(key=lambda pose: pose.significance.log10_nfa + pose.overall.log10_nfa)
@@ -159,20 +167,10 @@ class KeyframeLocalizer:
                 and consensus.inlier_ratio >= self._config.confident_inlier_ratio
                 and is_confirmed(consensus, self._config.gates))
 
-    def _has_twin(self, shortlist: Shortlist, groups: list[np.ndarray]) -> bool:
-        """Return whether keyframes of another place are nearly as similar to the image as those of the first."""
-        elsewhere = ~np.isin(shortlist.keyframes, groups[0])
-        return bool((shortlist.similarity[elsewhere] > self._config.twin_similarity).any())
-
-    def _hypotheses(self, query: Keypoints, blind: Correspondences, groups: list[np.ndarray]
-                    ) -> Iterator[CameraFromMap]:
-        """Yield poses to look from: of all matches, of the outliers of the first pose, and of groups of keyframes."""
-        config = self._config
-        yield from self._solve(blind, 1 + config.outlier_hypotheses)
-        for group in groups[:config.group_hypotheses]:
-            observations = self._database.observations_of(group)
-            matches = match_observations(query, self._database, observations)
-            yield from self._solve(self._correspondences(query, matches), 1)
+    @staticmethod
+    def _similarity(shortlist: Shortlist, group: np.ndarray) -> float:
+        """Return the similarity of the most similar keyframe of a group, as a share of that of the first keyframe."""
+        return float(shortlist.similarity[np.isin(shortlist.keyframes, group)].max())
 
     def _solve(self, correspondences: Correspondences, count: int) -> Iterator[CameraFromMap]:
         return find_hypotheses(correspondences, self._config.solver, self._config.guided, count=count,
