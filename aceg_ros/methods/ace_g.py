@@ -31,7 +31,7 @@ SHIPPED_REGRESSOR, SHIPPED_REGRESSOR_ENCODER = "ace_g", "compact"
 class AceGOptions:
     """What a user may choose about mapping by ACE-G.
 
-    keep_poses: build the database with the given poses as they are. compact: store the database in a fifth of the
+    keep_poses: build the database with the given poses as they are. compact: store the database in a quarter of the
     size. regressor: None for a keyframe database, which needs none; otherwise the shipped regressor or a file. codes:
     largest number of codes of a scene for the regressor; None: 8192 landmarks, or the number that the published
     regressor was trained with. With codes and no regressor, it is the shipped one.
@@ -39,7 +39,7 @@ class AceGOptions:
 
     keep_poses: bool = option(False, "take the given poses as they are; otherwise they are refined together with the"
                               " landmarks, where held-out keypoints then agree better")
-    compact: bool = option(False, "a keyframe database of a fifth of the size: fewer observations, descriptors of 16"
+    compact: bool = option(False, "a keyframe database of a quarter of the size: fewer observations, descriptors of 16"
                            " bytes")
     regressor: str | None = option(None, "instead of a keyframe database, a code for a regressor: 'ace_g' (shipped) or"
                                    " a file from 'aceg import ace-g' or 'aceg pretrain ace-g'", metavar="FILE")

@@ -1,5 +1,6 @@
 """Services, lifecycle and inputs of the localizer node, over real topics, with a localizer whose results are known."""
 
+import time
 
 import numpy as np
 import pytest
@@ -178,10 +179,11 @@ def test_compressed_images(start_bench, map_file):
 def test_the_rate_can_be_limited(start_bench, map_file):
     bench, _ = start_bench(map_path=str(map_file), max_rate=5.0)
     bench.info.publish(good_info())
+    started = time.monotonic()
     for _ in range(60):
         bench.image.publish(image_message(noise_image(1), bench.header()))
         bench.graph.spin(0.05)
-    assert 10 <= len(bench.poses) <= 20         # of 3 s
+    assert 10 <= len(bench.poses) <= 5.0 * (time.monotonic() - started) + 2       # a busy machine takes longer than 3 s
     assert bench.graph.spin_until(lambda: bench.node_statuses[-1][1]["received"] == "60")
     values = bench.node_statuses[-1][1]
     assert int(values["skipped"]) + int(values["answered"]) + int(values["replaced"]) == 60
