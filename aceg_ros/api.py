@@ -16,7 +16,6 @@ from aceg_ros.camera import Camera, Frame
 from aceg_ros.datasets import BagOptions, load_image, open_scene
 from aceg_ros.estimate import PoseEstimate
 from aceg_ros.mapping.budget import MappingBudget, default_budget_s
-from aceg_ros.mapping.pose_agreement import trusted_poses
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods import registry
 from aceg_ros.methods.base import MappingOptions
@@ -58,13 +57,13 @@ def build_map(recording: str | Path | Iterable[Frame], *, method: str | None = N
     configure_malloc()
     device = pick_device(device)
     frames = recording if not isinstance(recording, (str, Path)) else open_scene(recording, every, bag_options)
-    options = MappingOptions(encoder=encoder, seed=seed, device=device, use_depth=use_depth)
+    options = MappingOptions(encoder=encoder, seed=seed, device=device, use_depth=use_depth,
+                             trust_poses=trust_poses)
     budget = MappingBudget.start(default_budget_s(device) if budget_s is None else budget_s,
                                  progress=progress or (lambda _: None))
     method = method or registry.default_method(options, method_options)
-    with trusted_poses(trust_poses):
-        scene_map, skipped = map_frames(method, options, frames, budget,
-                                        method_options=registry.make_method_options(method, method_options))
+    scene_map, skipped = map_frames(method, options, frames, budget,
+                                    method_options=registry.make_method_options(method, method_options))
     for reason in skipped:
         _LOG.warning("skipped: %s", reason)
     return scene_map

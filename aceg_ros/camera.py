@@ -19,6 +19,7 @@ import numpy as np
 from aceg_ros.errors import UserError
 
 MAX_DIFFERENCE, MIN_AGREEING = 0.02, 0.8        # of cameras that are taken for one: their difference, their share
+MIN_DEPTH = 1e-3                        # of a point that is projected, in map units
 DISTORTION_COUNTS = {"pinhole": (0,), "plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}
 
 
@@ -134,6 +135,16 @@ def difference_px(camera: Camera, other: Camera) -> float:
     if known.sum() < 9:
         return float("inf")
     return float(np.linalg.norm(camera.project(rays[known]) - pixels[known], axis=1).max())
+
+
+def project_map_points(points: np.ndarray, camera: Camera, map_from_camera: np.ndarray
+                       ) -> tuple[np.ndarray, np.ndarray]:
+    """Project map points (N, 3) into a pinhole camera: pixels (N, 2) and z-depths (N,), also of points behind it, whose
+    pixels mean nothing."""
+    local = (points - map_from_camera[:3, 3]) @ map_from_camera[:3, :3]
+    depth = local[:, 2]
+    safe = np.where(depth > MIN_DEPTH, depth, MIN_DEPTH)
+    return local[:, :2] / safe[:, None] * (camera.fx, camera.fy) + np.array([camera.cx, camera.cy]), depth
 
 
 def median_camera(cameras: Sequence[Camera]) -> Camera | None:

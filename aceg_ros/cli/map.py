@@ -72,7 +72,6 @@ def run(options: argparse.Namespace) -> int:
     started = time.monotonic()
     from aceg_ros.datasets import open_scene
     from aceg_ros.mapping.budget import MappingBudget, default_budget_s
-    from aceg_ros.mapping.pose_agreement import trusted_poses
     from aceg_ros.maps.scene_map import check_writable
     from aceg_ros.utils.device import pick_device
 
@@ -83,13 +82,13 @@ def run(options: argparse.Namespace) -> int:
     total_s = default_budget_s(device) if options.budget is None else options.budget
     scene = open_scene(options.scene, options.every, bag_options(options))
     check_writable(options.output)
-    mapping = MappingOptions(encoder=options.encoder, seed=options.seed, device=device, use_depth=options.use_depth)
+    mapping = MappingOptions(encoder=options.encoder, seed=options.seed, device=device, use_depth=options.use_depth,
+                             trust_poses=options.trust_poses)
     method = options.method or registry.default_method(mapping, given)
     method_options = registry.make_method_options(method, given)
     with StopOnInterrupt() as stop, (JsonProgress() if options.json_progress else MappingProgressBar()) as bar:
         budget = MappingBudget.start(total_s, progress=bar.show, should_stop=stop.is_requested, started=started)
-        with trusted_poses(options.trust_poses):
-            scene_map = _build(method, mapping, method_options, scene=scene, budget=budget)
+        scene_map = _build(method, mapping, method_options, scene=scene, budget=budget)
     size = scene_map.save(options.output)
     _warn_if_budget_was_short(scene_map.statistics, total_s)
     note = "" if scene_map.statistics.complete else " (stopped early: incomplete)"

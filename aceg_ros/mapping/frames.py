@@ -21,11 +21,12 @@ MIN_EXTENT_M = 1e-6             # of the camera positions along one axis; with l
 
 
 class MappingFrames:
-    """The mapping frames, prepared for the encoder. use_depth: keep their measured depths."""
+    """The mapping frames, prepared for the encoder. use_depth: keep their measured depths. trust_poses: do not check
+    whether their poses agree with the images."""
 
-    def __init__(self, encoder: Encoder, use_depth: bool):
+    def __init__(self, encoder: Encoder, use_depth: bool, *, trust_poses: bool = False):
         self._frames: list[PreparedFrame] = []
-        self._encoder, self._use_depth = encoder, use_depth
+        self._encoder, self._use_depth, self._trust_poses = encoder, use_depth, trust_poses
         self._measured_depths_m: list[float | None] = []
         self._cameras: dict[Camera, None] = {}             # an ordered set
 
@@ -81,7 +82,7 @@ class MappingFrames:
         if not self.have_depth and np.ptp(self.poses[:, :3, 3], axis=0).max() < MIN_EXTENT_M:
             raise UserError("All images were taken from one spot: reprojection gives no depth without parallax."
                             " Move the camera while recording, or give depth images and set use_depth.")
-        hint = check_poses(self._frames, self._measured_depths_m)
+        hint = None if self._trust_poses else check_poses(self._frames, self._measured_depths_m)
         if hint is not None:
             _LOG.warning(hint)
 

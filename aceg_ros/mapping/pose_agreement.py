@@ -9,9 +9,7 @@ another convention. If it is small under another convention, the error message n
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,19 +36,6 @@ MAX_PARALLAX_RAD = np.radians(45.0)
 MIN_TURN_RAD = np.radians(2.0)  # smallest rotation of a pair whose axis is reliable
 
 
-_trusted: ContextVar[bool] = ContextVar("_trusted", default=False)
-
-
-@contextmanager
-def trusted_poses(trusted: bool = True) -> Iterator[None]:
-    """Within the block, `check_poses` takes all poses for right if `trusted`."""
-    token = _trusted.set(trusted)
-    try:
-        yield
-    finally:
-        _trusted.reset(token)
-
-
 @dataclass(frozen=True, kw_only=True)
 class PoseAgreement:
     """The agreement of poses with pairs of images. disagreement (P,): of each pair. problem: a sentence if the poses
@@ -74,8 +59,6 @@ def check_poses(frames: Sequence[PreparedFrame], measured_depths_m: Sequence[flo
     Raises:
         UserError: the poses are wrong; the message names the convention that agrees with the images, if there is one.
     """
-    if _trusted.get():
-        return None
     poses = np.stack([frame.map_from_camera for frame in frames])
     agreement = compare(PairFinder(frames).find(), poses)
     problem = agreement.problem

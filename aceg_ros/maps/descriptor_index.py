@@ -8,11 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aceg_ros.camera import Camera
+from aceg_ros.camera import MIN_DEPTH, project_map_points
 from aceg_ros.encoders.keypoints import Keypoints
 from aceg_ros.maps.keyframe_database import KeyframeDatabase
-
-MIN_DEPTH = 1e-3                # of a landmark that is searched for, in map units
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +54,9 @@ def match_projections(query: Keypoints, database: KeyframeDatabase, observations
     most similar of the landmarks that took it. Of the visible observations, the first max_count are used.
     """
     camera = query.camera
-    pixels, depth = _project(database.points_array[database.landmark_array[observations]], camera, map_from_camera)
-    visible = (depth > 0) & (pixels > 0).all(1) & (pixels < (camera.width - 1, camera.height - 1)).all(1)
+    points = database.points_array[database.landmark_array[observations]]
+    pixels, depth = project_map_points(points, camera, map_from_camera)
+    visible = (depth > MIN_DEPTH) & (pixels > 0).all(1) & (pixels < (camera.width - 1, camera.height - 1)).all(1)
     observations, pixels = observations[visible][:max_count], pixels[visible][:max_count]
     which, keypoints = _pairs_within(query, pixels, radius_px)
     if len(which) == 0:
@@ -72,14 +71,6 @@ def match_projections(query: Keypoints, database: KeyframeDatabase, observations
     found = _matches(keypoints[best], database.landmark_array[observations[which[best]]], similarity[best])
     order = np.lexsort((-found.similarity, found.keypoints))
     return found.subset(order[_first_of_each(found.keypoints[order])])
-
-
-def _project(points: np.ndarray, camera: Camera, map_from_camera: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Project map points (N, 3) into a pinhole camera: pixels (N, 2) and depths (N,), not positive behind it."""
-    local = (points - map_from_camera[:3, 3]) @ map_from_camera[:3, :3]
-    depth = local[:, 2]
-    pixels = local[:, :2] / np.where(depth > MIN_DEPTH, depth, 1.0)[:, None] * (camera.fx, camera.fy)
-    return pixels + np.array([camera.cx, camera.cy]), np.where(depth > MIN_DEPTH, depth, 0.0)
 
 
 def _pairs_within(query: Keypoints, pixels: np.ndarray, radius_px: float) -> tuple[np.ndarray, np.ndarray]:

@@ -81,7 +81,7 @@ class AceGMapper:
         if self._method_options.regressor is not None or self._method_options.codes is not None:
             source = self._method_options.regressor or SHIPPED_REGRESSOR
             self._regressor = _load_matching_regressor(source, self._encoder, self._device)
-        self._frames = MappingFrames(self._encoder, options.use_depth)
+        self._frames = MappingFrames(self._encoder, options.use_depth, trust_poses=options.trust_poses)
 
     def add(self, frame: Frame) -> None:
         """Add one posed frame. Raises UserError if its pose or image is unusable."""

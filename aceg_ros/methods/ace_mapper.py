@@ -70,7 +70,7 @@ class AceMapper:
         self._device = pick_device(options.device)
         self._settings = settings or SETTINGS[self._device]
         self._encoder = load_encoder(options.encoder, self._device)
-        self._frames = MappingFrames(self._encoder, options.use_depth)
+        self._frames = MappingFrames(self._encoder, options.use_depth, trust_poses=options.trust_poses)
 
     def add(self, frame: Frame) -> None:
         """Add one posed frame. Raises UserError if its pose or image is unusable."""

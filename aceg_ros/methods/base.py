@@ -22,12 +22,14 @@ class MappingOptions:
     """Options of a mapping run that every method has. Its budget is in `mapping.budget`.
 
     encoder: a shipped one or a file. use_depth: use the depth images of the frames as well.
+    trust_poses: do not check whether the poses agree with the images.
     """
 
     encoder: str = "compact"
     seed: int = 0
     device: str = "auto"
     use_depth: bool = False
+    trust_poses: bool = False
 
 
 class Mapper(Protocol):

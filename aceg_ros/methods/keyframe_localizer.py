@@ -37,7 +37,7 @@ GROUP_DEPTHS, GROUP_DEG = 0.7, 40.0                     # keyframes nearer to ea
 
 
 @dataclass(frozen=True, kw_only=True)
-class KeyframeConfig:
+class KeyframeLocalizerConfig:
     """Settings of the localizer.
 
     keypoints: number of the most reliable keypoints that are matched. retrieval_keypoints: number of them that
@@ -75,7 +75,7 @@ class KeyframeConfig:
 class KeyframeLocalizer:
     """A `Localizer` that estimates the pose from the landmarks of a keyframe database."""
 
-    def __init__(self, *, encoder: Encoder, database: KeyframeDatabase, config: KeyframeConfig):
+    def __init__(self, *, encoder: Encoder, database: KeyframeDatabase, config: KeyframeLocalizerConfig):
         self._encoder, self._database, self._config = encoder, database, config
         self._retrieval = KeyframeRetrieval(database, str(encoder.device))
 
@@ -86,7 +86,7 @@ class KeyframeLocalizer:
         Raises UserError if the encoder has changed since, or the database is damaged.
         """
         encoder = encoder_of(scene_map, pick_device(device))
-        config = KeyframeConfig(covariance_scale=scene_map.covariance_scale, seed=seed)
+        config = KeyframeLocalizerConfig(covariance_scale=scene_map.covariance_scale, seed=seed)
         return cls(encoder=encoder, database=KeyframeDatabase.from_section(scene_map.sections[SECTION]), config=config)
 
     def localize(self, frame: Frame, prior: np.ndarray | None = None) -> PoseEstimate:
@@ -158,7 +158,7 @@ class KeyframeLocalizer:
                 break
             best = again
         competitor = min(competing, key=lambda pose: pose.significance.log10_nfa, default=None)
-        return refine_finally(best, self._config.guided), competitor
+        return refine_finally(best), competitor
 
     def _is_certain(self, pose: GuidedPose, blind: Correspondences) -> bool:
         """Return whether no further hypothesis needs to be tried beside a pose."""

@@ -19,7 +19,6 @@ class SolverConfig:
         ransac_threshold_px: inlier threshold of RANSAC. It is wide because the errors of a network vary smoothly over
             the image: with a narrow threshold, the pose fits one part of the image well and the rest badly.
         min_iterations, max_iterations: bounds of the number of RANSAC iterations.
-        sufficient_log10_nfa: significance with all matches from which no smallest similarity is tried.
         coarse_scales_px: decreasing scales of the robust loss for the refinement on the subset.
         fine_scales_px: decreasing scales of the robust loss for the refinement on all correspondences.
         refine_steps: number of Gauss-Newton steps at each scale.
@@ -54,7 +53,6 @@ class GuidedConfig:
             leave windows without a right match, and dissimilar matches only hide the right ones.
         sufficient_log10_nfa: significance with all matches from which no smallest similarity is tried.
         coarse_scales_px: decreasing scales of the robust loss for the refinement before the threshold is known.
-        min_scale_px: smallest scale of the robust loss.
         refine_steps: number of Gauss-Newton steps at each scale.
     """
 
@@ -63,7 +61,6 @@ class GuidedConfig:
     min_similarities: tuple[float, ...] = (0.6, 0.7, 0.8)
     sufficient_log10_nfa: float = -10.0
     coarse_scales_px: tuple[float, ...] = (6.0, 3.0)
-    min_scale_px: float = 1.2
     refine_steps: int = 2
 
 

@@ -14,6 +14,7 @@ from aceg_ros.pose.refinement import refine
 from aceg_ros.pose.significance import Significance, compute_significance
 
 MIN_CORRESPONDENCES = 8
+MIN_SCALE_PX = 1.2                  # of the robust loss
 FIRST_SCALES, FINAL_STEPS = 3.0, 5  # of the last refinement: begins wide, since narrow scales converge slowly
 CLEAR_OUTLIER_PX = 12.0             # residuals from which correspondences may belong to another pose
 
@@ -97,12 +98,17 @@ def refine_guided(correspondences: Correspondences, similarity: np.ndarray, pose
                       moved_px=float(np.median(np.hypot(*moved))))
 
 
-def refine_finally(found: GuidedPose, config: GuidedConfig) -> GuidedPose:
+def robust_scale_px(significance: Significance) -> float:
+    """Return the scale of the robust loss for a pose: its inlier threshold, unless that is very small."""
+    return max(significance.threshold_px, MIN_SCALE_PX)
+
+
+def refine_finally(found: GuidedPose) -> GuidedPose:
     """Refine a pose on all of its correspondences.
 
     Dissimilar matches tell little about whether the pose is right, but once it is, many are right too, and all count.
     """
-    scale_px = max(found.significance.threshold_px, config.min_scale_px)
+    scale_px = robust_scale_px(found.significance)
     refined = refine(found.correspondences.usable, found.pose, (FIRST_SCALES * scale_px, scale_px), FINAL_STEPS)
     return replace(found, pose=refined)
 
@@ -123,7 +129,7 @@ def _refine(correspondences: Correspondences, pose: CameraFromMap, config: Guide
     coarse = refine(data, pose, config.coarse_scales_px, config.refine_steps)
     best = min(((_significance(correspondences, candidate, config), candidate) for candidate in (pose, coarse)),
                key=lambda scored: scored[0].log10_nfa)
-    fine = refine(data, best[1], (max(best[0].threshold_px, config.min_scale_px),), config.refine_steps)
+    fine = refine(data, best[1], (robust_scale_px(best[0]),), config.refine_steps)
     significance = _significance(correspondences, fine, config)
     if significance.log10_nfa < best[0].log10_nfa:
         best = significance, fine

@@ -16,12 +16,11 @@ from aceg_ros.pose.config import GateConfig, SolverConfig
 from aceg_ros.pose.correspondences import CameraFromMap, Consensus, Correspondences, UsableCorrespondences
 from aceg_ros.pose.covariance import pose_covariance
 from aceg_ros.pose.gates import Rejection
-from aceg_ros.pose.guided import GuidedPose
+from aceg_ros.pose.guided import GuidedPose, robust_scale_px
 from aceg_ros.pose.ransac import run_ransac, stratified_subset
 from aceg_ros.pose.solver import Hypothesis, estimate_pose
 from aceg_ros.utils.stopwatch import Stopwatch
 
-MIN_SCALE_PX = 1.2                  # of the robust loss that the covariance is computed with
 BLIND_FACTOR, MIN_BLIND_PX = 2.0, 2.0
 
 
@@ -87,7 +86,7 @@ def verify_guided_pose(found: GuidedPose, competitor: GuidedPose | None, blind: 
         or gates.check_competitor(significance, None if competitor is None else competitor.significance, config)
         or gates.check_spread(consensus, config.min_guided_blocks))
     if rejection is None:
-        covariance, rejection = _determined(consensus, max(significance.threshold_px, MIN_SCALE_PX), config)
+        covariance, rejection = _determined(consensus, robust_scale_px(significance), config)
     return _estimate(consensus, found.pose.map_from_camera, covariance, rejection)
 
 

@@ -15,7 +15,7 @@ from aceg_ros.mapping.build_database import train_vocabulary
 from aceg_ros.maps.descriptor_index import match_observations, match_projections
 from aceg_ros.maps.keyframe_database import DESCRIPTOR_SCALE, PIXEL_SCALE, KeyframeDatabase
 from aceg_ros.maps.retrieval import KeyframeRetrieval, assign_words
-from aceg_ros.methods.keyframe_localizer import KeyframeConfig, KeyframeLocalizer
+from aceg_ros.methods.keyframe_localizer import KeyframeLocalizer, KeyframeLocalizerConfig
 
 CAMERA = Camera(width=640, height=480, fx=500.0, fy=500.0, cx=319.5, cy=239.5)
 STRIDE, DIM = 8, 64
@@ -126,7 +126,8 @@ def test_projections_are_matched_within_the_radius_only(world, database):
 
 
 def localizer(database: KeyframeDatabase, **changes) -> KeyframeLocalizer:
-    return KeyframeLocalizer(encoder=NoEncoder(), database=database, config=replace(KeyframeConfig(), **changes))
+    config = replace(KeyframeLocalizerConfig(), **changes)
+    return KeyframeLocalizer(encoder=NoEncoder(), database=database, config=config)
 
 
 def test_an_image_is_localized_to_a_centimetre(world, database):

@@ -15,7 +15,7 @@ from aceg_ros.geometry import invert
 from aceg_ros.mapping.augmentation import PreparedFrame, prepare_frame
 from aceg_ros.mapping.frames import MappingFrames
 from aceg_ros.mapping.image_pairs import PairFinder
-from aceg_ros.mapping.pose_agreement import CONTRADICTION, check_poses, compare, trusted_poses
+from aceg_ros.mapping.pose_agreement import CONTRADICTION, check_poses, compare
 
 OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 OPTICAL_FROM_BODY = np.array([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
@@ -163,13 +163,16 @@ def test_mapping_ends_before_it_begins(use_depth, caplog):
         assert [record.levelname for record in caplog.records] == ["WARNING"] and "millimetres" in caplog.text
 
 
-def test_poses_can_be_trusted(drive):
-    frames, poses, _ = drive
-    wrong = [replace(frame, map_from_camera=pose) for frame, pose in zip(frames, invert(poses), strict=True)]
-    with trusted_poses():
-        assert check_poses(wrong, [None] * len(wrong)) is None
-    with pytest.raises(UserError, match="world-to-camera"), trusted_poses(False):
-        check_poses(wrong, [None] * len(wrong))
+def test_poses_can_be_trusted():
+    for trust_poses in (True, False):
+        frames = MappingFrames(load_encoder("compact", "cpu"), False, trust_poses=trust_poses)
+        for frame in two_walls.frames(two_walls.drive()):
+            frames.add(replace(frame, map_from_camera=invert(frame.map_from_camera)))
+        if trust_poses:
+            frames.check()
+        else:
+            with pytest.raises(UserError, match="world-to-camera"):
+                frames.check()
 
 
 @pytest.mark.parametrize("count", [5, 8, 12])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aceg_ros.camera import Camera
+from aceg_ros.camera import Camera, project_map_points
 from aceg_ros.pretraining.common.run import write_arrays
 from aceg_ros.pretraining.encoder.pairs import Pair, TeacherDescriptors
 from aceg_ros.synthetic.camera_poses import pose_near, random_viewpoint
@@ -79,20 +79,12 @@ def transfer_pixels(room: RoomViews, pixels: np.ndarray, source: int, target: in
     depth = room.depth_m[source][rows, columns].astype(float)
     rays = np.column_stack([(pixels - (camera.cx, camera.cy)) / camera.fx, np.ones(len(pixels))])
     points = (rays * depth[:, None]) @ room.poses[source][:3, :3].T + room.poses[source][:3, 3]
-    projected, target_depth = _project(points, camera, room.poses[target])
+    projected, target_depth = project_map_points(points, camera, room.poses[target])
     inside = (projected > 1).all(1) & (projected < (camera.width - 2, camera.height - 2)).all(1) & (target_depth > 0.1)
     nearest = np.clip(projected.round().astype(int), 0, (camera.width - 1, camera.height - 1))
     measured = room.depth_m[target][nearest[:, 1], nearest[:, 0]].astype(float)
     unoccluded = np.abs(measured - target_depth) < 0.02 * target_depth + 0.01
     return Transfer(map_points=points, pixels=projected, visible=inside & unoccluded)
-
-
-def _project(points: np.ndarray, camera: Camera, map_from_camera: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Project map points (N, 3) into a camera: pixels (N, 2) and z-depths (N,), also of points behind it."""
-    local = (points - map_from_camera[:3, 3]) @ map_from_camera[:3, :3]
-    depth = local[:, 2]
-    safe = np.where(depth > 1e-3, depth, 1e-3)
-    return local[:, :2] / safe[:, None] * (camera.fx, camera.fy) + (camera.cx, camera.cy), depth
 
 
 class RenderedPairs:
