@@ -1,0 +1,58 @@
+"""Reads and writes the networks that predict the relative pose of two images: the published one, after import."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from aceg_ros.errors import UserError
+from aceg_ros.networks.relative_pose import RelativePoseConfig, RelativePoseNet
+from aceg_ros.networks.weights_file import find_weights, identity_of, read_weights
+
+PUBLISHED = "relative-pose"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelativePoseNetwork:
+    """A frozen network.
+
+    identity: kind and content hash. source: the argument of `load_relative_pose` that loads it again.
+    """
+
+    net: RelativePoseNet
+    identity: str
+    source: str
+
+
+def load_relative_pose(source: str, device: str = "cpu") -> RelativePoseNetwork:
+    """Load a network by the path of its file; in fp16 on a GPU, in fp32 on a CPU.
+
+    Raises UserError if there is no such file, or it is not one of ours.
+    """
+    found = find_weights(source)
+    if found is None:
+        raise UserError(f"No relative pose network '{source}': give a file made by 'aceg import'.")
+    path, source = found
+    weights = read_weights(path, "relative pose network")
+    if weights.kind != PUBLISHED:
+        raise UserError(f"{path} is not a relative pose network, but of kind '{weights.kind}'.")
+    try:
+        net = network_from_state(weights.config_as(RelativePoseConfig), weights.tensors, device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path} is not a readable relative pose network ({error!r}).") from None
+    return RelativePoseNetwork(net=net, source=source, identity=identity_of(weights.kind, weights.tensors, net.config))
+
+
+def network_from_state(config: RelativePoseConfig, state: Mapping[str, Tensor], device: str) -> RelativePoseNet:
+    """Build a network whose memory is that of its weights alone: it has 1.7 GB of them in fp32.
+
+    Raises RuntimeError if they do not fit the configuration.
+    """
+    kind = torch.float16 if device.startswith("cuda") else torch.float32
+    with torch.device("meta"):
+        net = RelativePoseNet(config)
+    net.load_state_dict({key: value.to(device, kind) for key, value in state.items()}, assign=True)
+    return net.eval().requires_grad_(False)
