@@ -24,6 +24,7 @@ class Status(Enum):
     AMBIGUOUS_POSE = "ambiguous_pose"            # many outliers agree with a second, different pose
     POOR_SPREAD = "poor_spread"                  # inliers cover too small a part of the image
     DEGENERATE_POINTS = "degenerate_points"      # inliers on a line, in one spot, or on a plane that fits two poses
+    NO_SCALE = "no_scale"                        # the keyframes tell the direction of the camera, but not its distance
     UNCERTAIN_POSE = "uncertain_pose"            # covariance too large, singular or not finite
 
 
