@@ -71,7 +71,7 @@ def build_database(frames: Sequence[PreparedFrame], encoder: Encoder, options: D
     if len(images) == 0:
         return None
     used = [frames[number] for number in numbers]
-    observations = _observations(images)
+    observations = gather_observations(images)
     if use_depth:
         tracks, tolerance_px = _measured_tracks(used, images, observations), 0.0
     else:
@@ -125,7 +125,8 @@ def _extract(frames: Sequence[PreparedFrame], encoder: Encoder, options: Databas
     return sorted(extracted), [extracted[number] for number in sorted(extracted)]
 
 
-def _observations(images: Sequence[ExtractedFeatures]) -> Observations:
+def gather_observations(images: Sequence[ExtractedFeatures]) -> Observations:
+    """Return the keypoints of posed images as the observations that tracks are built of."""
     poses = np.tile(np.eye(4), (len(images), 1, 1))
     poses[:, :3] = np.stack([image.camera_from_map.cpu().numpy().astype(np.float64) for image in images])
     return Observations(

@@ -1,0 +1,1 @@
+"""Trains the cross-image regressor of method sacreg."""
