@@ -161,7 +161,7 @@ class _DecoderBlock(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(config.similarity_scale).log())
         self.no_match = nn.Parameter(torch.tensor(config.no_match_similarity * config.similarity_scale))
         share = FIRST_AGREEMENT / (AXES * FREQUENCIES * config.heads)
-        # The neighbours of a keypoint point nowhere yet in the first block.
+        # In the first block, the neighbours of a keypoint have no coordinates yet.
         self.agreement = None if first else nn.Parameter(torch.full((config.heads, 1, FREQUENCIES, 1), share))
 
     def forward(self, x: Tensor, found: _Found | None, geometry: ImageGeometry, *, keyframes: KeyframeTokens,

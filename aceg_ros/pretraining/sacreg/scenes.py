@@ -157,7 +157,8 @@ def make_scene(mapping: Sequence[Frame], query: Sequence[Frame], encoder: Encode
         if frame.depth_m is None:
             truth[track >= 0] = points[track[track >= 0]]
         role = KEYFRAME if number < len(mapping) else QUERY
-        images.append(_Image(frame, number, role, pixels, _quantised(found.features), track, truth))
+        images.append(_Image(frame=frame, source=number, role=role, pixels=pixels, track=track, truth=truth,
+                             descriptors=_quantised(found.features)))
     return _joined(images + [_variant(image, encoder, rng) for image in images], points)
 
 
@@ -215,8 +216,8 @@ def _variant(image: _Image, encoder: Encoder, rng: np.random.Generator) -> _Imag
         distance, nearest = cKDTree(image.pixels[known]).query(original)
         near = distance < SAME_KEYPOINT_PX
         truth[near] = image.truth[known[nearest[near]]]
-    return _Image(frame, image.source, VARIANT, found.pixels, _quantised(found.descriptors),
-                  np.full(len(original), -1), truth)
+    return _Image(frame=frame, source=image.source, role=VARIANT, pixels=found.pixels, truth=truth,
+                  descriptors=_quantised(found.descriptors), track=np.full(len(original), -1))
 
 
 def _quantised(descriptors: torch.Tensor) -> np.ndarray:
