@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from aceg_ros.maps.scene_map import SceneMap
 
-_BUILT_IN = ("aceg_ros.methods.ace_g", "aceg_ros.methods.ace")          # each has a SPEC
+_BUILT_IN = ("aceg_ros.methods.ace_g", "aceg_ros.methods.ace", "aceg_ros.methods.marepo")       # each has a SPEC
 ENTRY_POINTS = "aceg_ros.methods"            # entry points of installed packages that add methods: name = "module:SPEC"
 
 

@@ -60,13 +60,15 @@ class SceneCoordinates:
     """The map points that a regressor predicts for one image.
 
     pixels (N, 2) of the rectified, resampled `camera`, and their map points (N, 3) in metres. mask (N,) bool: usable
-    ones, which are confident and inside the undistorted image; None: all. stage_ms: duration of each step.
+    ones, which are confident and inside the undistorted image; None: all. reliability (N,): of their descriptors, None
+    if the encoder predicts none. stage_ms: duration of each step.
     """
 
     pixels: np.ndarray
     points: np.ndarray
     camera: Camera
     mask: np.ndarray | None
+    reliability: np.ndarray | None
     stage_ms: dict[str, float]
 
 
@@ -94,6 +96,11 @@ class SceneCoordinateLocalizer:
                                        seed=seed)
         regressor = load_regressor(scene_map, device)
         return cls(encoder=encoder_of(scene_map, device), regressor=regressor, device=device, config=config)
+
+    @property
+    def stride(self) -> int:
+        """Pixels a cell of the encoder."""
+        return self._encoder.stride
 
     def localize(self, frame: Frame, prior: np.ndarray | None = None) -> PoseEstimate:
         """Estimate the pose of the camera in the map, or reject the image; `prior` is not used."""
@@ -127,8 +134,10 @@ class SceneCoordinateLocalizer:
             usable = confident.cpu().numpy()
             mask = usable if mask is None else mask & usable
         points_on_cpu = points.cpu().numpy()
+        reliability = None if features.reliability is None else \
+            features.reliability[0].cpu()[cells.rows, cells.columns].numpy()
         stopwatch.lap("head")
-        return SceneCoordinates(pixels=pixels, points=points_on_cpu, camera=camera, mask=mask,
+        return SceneCoordinates(pixels=pixels, points=points_on_cpu, camera=camera, mask=mask, reliability=reliability,
                                 stage_ms=stopwatch.laps_ms)
 
     def _extract_features(self, image: np.ndarray, mask: np.ndarray | None) -> tuple[FeatureMap, np.ndarray]:

