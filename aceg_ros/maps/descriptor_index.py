@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,20 +31,57 @@ class LandmarkMatches:
                                similarity=self.similarity[chosen])
 
 
-def match_observations(query: Keypoints, database: KeyframeDatabase, observations: np.ndarray) -> LandmarkMatches:
-    """Match an image with observations (M,) of the database: mutual nearest neighbours by their descriptors."""
-    if len(observations) == 0 or len(query) == 0:
-        return _matches(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
-    stored = _descriptors(database, observations, query.descriptors.device)
-    similarity = query.descriptors.to(stored.dtype) @ stored.T
-    best, column = similarity.max(1)
-    # Rounded similarities may tie, which costs nothing: a tie is nearly as similar.
-    mutual = best == similarity.amax(0)[column]
-    keypoints = mutual.nonzero()[:, 0]
-    columns = column[keypoints]
-    exact = (query.descriptors[keypoints] * stored[columns].float()).sum(1)
-    rows = observations[columns.cpu().numpy()]
-    return _one_per_landmark(_matches(keypoints.cpu().numpy(), database.landmark_array[rows], exact.cpu().numpy()))
+class ObservationMatcher:
+    """Matches one image with the observations of keyframes. What has been compared with the image is kept, so that
+    keyframes that are in several groups cost once."""
+
+    def __init__(self, query: Keypoints, database: KeyframeDatabase):
+        self._query, self._database = query, database
+        self._compared: dict[int, _Compared] = {}
+
+    def match(self, keyframes: Sequence[int] | np.ndarray) -> LandmarkMatches:
+        """Match with all observations of some keyframes: mutual nearest neighbours by their descriptors."""
+        compared = self._compare([int(keyframe) for keyframe in keyframes])
+        if not compared or len(self._query) == 0:
+            return _matches(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
+        best, which = torch.stack([one.best for one in compared]).max(0)
+        number = torch.arange(len(best), device=best.device)
+        returned = torch.stack([one.returned for one in compared])[which, number]
+        # Rounded similarities may tie, which costs nothing: a tie is nearly as similar.
+        keypoints = (best == returned).nonzero()[:, 0]
+        rows = torch.stack([one.row for one in compared])[which, number][keypoints]
+        stored = self._database.unit_descriptors(best.device)[rows].float()
+        exact = (self._query.descriptors[keypoints] * stored).sum(1).cpu().numpy()
+        landmarks = self._database.landmark_array[rows.cpu().numpy()]
+        return _one_per_landmark(_matches(keypoints.cpu().numpy(), landmarks, exact))
+
+    def _compare(self, keyframes: list[int]) -> list[_Compared]:
+        """Return the comparison with each keyframe that has observations."""
+        starts = self._database.starts
+        keyframes = [keyframe for keyframe in keyframes if starts[keyframe + 1] > starts[keyframe]]
+        new = [keyframe for keyframe in keyframes if keyframe not in self._compared]
+        if new:
+            rows = self._database.observations_of(new)
+            stored = _descriptors(self._database, rows, self._query.descriptors.device)
+            similarity = self._query.descriptors.to(stored.dtype) @ stored.T
+            most = similarity.amax(0)                               # of each observation, over the keypoints
+            ends = np.cumsum(starts[np.array(new) + 1] - starts[new])
+            for keyframe, end in zip(new, ends.tolist(), strict=True):
+                first = int(end - (starts[keyframe + 1] - starts[keyframe]))
+                best, column = similarity[:, first:end].max(1)
+                self._compared[keyframe] = _Compared(best=best, row=column + int(starts[keyframe]),
+                                                     returned=most[first:end][column])
+        return [self._compared[keyframe] for keyframe in keyframes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Compared:
+    """An image and a keyframe: for each keypoint the similarity of the most similar observation, its row in the
+    database, and the similarity of that observation's most similar keypoint."""
+
+    best: Tensor
+    row: Tensor
+    returned: Tensor
 
 
 def match_projections(query: Keypoints, database: KeyframeDatabase, observations: np.ndarray,

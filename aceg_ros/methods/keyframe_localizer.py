@@ -17,7 +17,7 @@ from aceg_ros.encoders.keypoints import Keypoints, extract_keypoints
 from aceg_ros.encoders.preprocess import prepare, reject_image
 from aceg_ros.estimate import ImageCorrespondences, PoseEstimate, Status
 from aceg_ros.geometry import pose_error
-from aceg_ros.maps.descriptor_index import LandmarkMatches, match_observations, match_projections
+from aceg_ros.maps.descriptor_index import LandmarkMatches, ObservationMatcher, match_projections
 from aceg_ros.maps.header import MIN_COVARIANCE_SCALE
 from aceg_ros.maps.keyframe_database import SECTION, KeyframeDatabase
 from aceg_ros.maps.retrieval import KeyframeRetrieval, Shortlist
@@ -26,7 +26,7 @@ from aceg_ros.methods.scene_coordinates import encoder_of
 from aceg_ros.pose.config import GateConfig, GuidedConfig, SolverConfig
 from aceg_ros.pose.correspondences import CameraFromMap, Correspondences
 from aceg_ros.pose.gates import is_confirmed
-from aceg_ros.pose.guided import GuidedPose, find_hypotheses, refine_finally, refine_guided
+from aceg_ros.pose.guided import GuidedPose, Hypothesis, find_hypotheses, refine_finally, refine_guided
 from aceg_ros.pose.verify import blind_consensus, verify_guided_pose
 from aceg_ros.utils.device import pick_device
 from aceg_ros.utils.stopwatch import Stopwatch
@@ -41,22 +41,22 @@ class KeyframeLocalizerConfig:
     """Settings of the localizer.
 
     keypoints: number of the most reliable keypoints that are matched. retrieval_keypoints: number of them that
-    keyframes are retrieved by. shortlist, observations: number of keyframes, and of their observations, that are
-    matched at first. wide_shortlist: keyframes that further hypotheses come from, if the first pose is not certain.
-    visible_keyframes, visible_landmarks: number of keyframes near a pose, and of those of their landmarks that should
-    be visible, that are searched for. confident_log10_nfa, confident_inlier_ratio: significance, and share of matches
-    that agree, from which no further hypothesis is tried, unless keyframes of another place have a similarity of more
-    than twin_similarity, as a share of the best. further_looks: at most, as long as the best pose becomes more
-    significant. outlier_hypotheses, group_hypotheses: number of further hypotheses from the outliers of the first one,
-    and from groups of keyframes that show the same place. covariance_scale: of the map, see `mapping.calibration`.
-    seed: of RANSAC.
+    keyframes are retrieved by. shortlist: number of keyframes that are matched at first. wide_shortlist: keyframes that
+    further hypotheses come from, if the first pose is not certain. visible_keyframes, visible_landmarks: number of
+    keyframes near a pose, and of those of their landmarks that should be visible, that are searched for.
+    confident_log10_nfa, confident_inlier_ratio: significance, and share of matches that agree, from which no further
+    hypothesis is tried, unless keyframes of another place have a similarity of more than twin_similarity, as a share of
+    the best. further_looks: at most, as long as the best pose becomes more significant. outlier_hypotheses,
+    group_hypotheses: number of further hypotheses from the outliers of the first one, and from groups of keyframes that
+    show the same place. max_further_log10_nfa: largest logarithm of the number of poses that agree by chance as well as
+    a further hypothesis for it to be looked at. covariance_scale: of the map, see `mapping.calibration`. seed: of
+    RANSAC.
     """
 
     keypoints: int = 1500
     retrieval_keypoints: int = 600
     shortlist: int = 8
     wide_shortlist: int = 20
-    observations: int = 8000
     visible_keyframes: int = 10
     visible_landmarks: int = 4000
     confident_log10_nfa: float = -15.0
@@ -64,10 +64,11 @@ class KeyframeLocalizerConfig:
     twin_similarity: float = 0.6
     further_looks: int = 1
     outlier_hypotheses: int = 1
-    group_hypotheses: int = 3
+    group_hypotheses: int = 2
+    max_further_log10_nfa: float = 0.0
     covariance_scale: float = MIN_COVARIANCE_SCALE
     seed: int = 0
-    solver: SolverConfig = field(default_factory=lambda: SolverConfig(refine_steps=2))
+    solver: SolverConfig = field(default_factory=lambda: SolverConfig(max_iterations=400, refine_steps=2))
     guided: GuidedConfig = field(default_factory=GuidedConfig)
     gates: GateConfig = field(default_factory=GateConfig)
 
@@ -109,11 +110,11 @@ class KeyframeLocalizer:
         config, stopwatch = self._config, stopwatch or Stopwatch()
         shortlist = self._retrieval.find(query.descriptors[:config.retrieval_keypoints], config.wide_shortlist)
         stopwatch.lap("retrieve")
-        observations = self._database.observations_of(shortlist.keyframes[:config.shortlist])[:config.observations]
-        matches = match_observations(query, self._database, observations)
+        matcher = ObservationMatcher(query, self._database)
+        matches = matcher.match(shortlist.keyframes[:config.shortlist])
         stopwatch.lap("match")
         blind = self._correspondences(query, matches)
-        found, competitor = self._most_significant(query, blind, shortlist)
+        found, competitor = self._most_significant(query, blind, shortlist, matcher)
         stopwatch.lap("solve")
         if found is None:
             estimate = PoseEstimate(status=Status.NO_CONSENSUS,
@@ -128,30 +129,26 @@ class KeyframeLocalizer:
                        correspondences=ImageCorrespondences(pixels=shown.pixels, points=shown.points,
                                                             camera=shown.camera))
 
-    def _most_significant(self, query: Keypoints, blind: Correspondences, shortlist: Shortlist
-                          ) -> tuple[GuidedPose | None, GuidedPose | None]:
+    def _most_significant(self, query: Keypoints, blind: Correspondences, shortlist: Shortlist,
+                          matcher: ObservationMatcher) -> tuple[GuidedPose | None, GuidedPose | None]:
         """Return the most significant pose and its strongest competitor at another place, None where there is none."""
         refined: list[GuidedPose] = []
         groups = self._groups(shortlist.keyframes)
         twins = [group for group in groups[1:] if self._similarity(shortlist, group) > self._config.twin_similarity]
         for hypothesis in self._solve(blind, 1 + self._config.outlier_hypotheses):
-            pose = self._look(query, hypothesis)
-            if pose is not None:
-                refined.append(pose)
+            refined += self._look_unless_chance(query, hypothesis, first=not refined)
             if len(refined) == 1 and not twins and self._is_certain(refined[0], blind):
                 break
         # Where the first pose is good, only other places that look alike can tell anything new.
         good = any(pose.overall.log10_nfa < self._config.confident_log10_nfa for pose in refined)
         for group in (twins if good else groups)[:self._config.group_hypotheses]:
-            matches = match_observations(query, self._database, self._database.observations_of(group))
-            for hypothesis in self._solve(self._correspondences(query, matches), 1):
-                pose = self._look(query, hypothesis)
-                refined += [pose] if pose is not None else []
+            for hypothesis in self._solve(self._correspondences(query, matcher.match(group)), 1):
+                refined += self._look_unless_chance(query, hypothesis, first=False)
         if not refined:
             return None, None
         refined.sort(key=lambda pose: pose.significance.log10_nfa + pose.overall.log10_nfa)
         best = refined[0]
-        competing = [other for other in refined[1:] if self._is_elsewhere(other, best)]
+        competing = [other for other in refined[1:] if self._is_elsewhere(other.pose, best.pose)]
         for _ in range(self._config.further_looks if best.moved_px > SETTLED_PX else 0):
             again = self._look(query, best.pose)
             if again is None or again.overall.log10_nfa >= best.overall.log10_nfa:
@@ -172,9 +169,16 @@ class KeyframeLocalizer:
         """Return the similarity of the most similar keyframe of a group, as a share of that of the first keyframe."""
         return float(shortlist.similarity[np.isin(shortlist.keyframes, group)].max())
 
-    def _solve(self, correspondences: Correspondences, count: int) -> Iterator[CameraFromMap]:
+    def _solve(self, correspondences: Correspondences, count: int) -> Iterator[Hypothesis]:
         return find_hypotheses(correspondences, self._config.solver, self._config.guided, count=count,
                                seed=self._config.seed)
+
+    def _look_unless_chance(self, query: Keypoints, hypothesis: Hypothesis, *, first: bool) -> list[GuidedPose]:
+        """Look again from a hypothesis, unless it is a further one that agrees with its matches by chance."""
+        if not first and hypothesis.log10_nfa > self._config.max_further_log10_nfa:
+            return []
+        pose = self._look(query, hypothesis.pose)
+        return [] if pose is None else [pose]
 
     def _look(self, query: Keypoints, pose: CameraFromMap) -> GuidedPose | None:
         """Look for the landmarks that should be visible from a pose, and refine it on those found."""
@@ -196,8 +200,8 @@ class KeyframeLocalizer:
             left = left[~same]
         return groups
 
-    def _is_elsewhere(self, other: GuidedPose, best: GuidedPose) -> bool:
-        distance, angle_deg = pose_error(other.pose.map_from_camera, best.pose.map_from_camera)
+    def _is_elsewhere(self, other: CameraFromMap, best: CameraFromMap) -> bool:
+        distance, angle_deg = pose_error(other.map_from_camera, best.map_from_camera)
         depth_m = float(np.median(self._database.depths_m))
         return distance > SAME_PLACE_DEPTHS * depth_m or angle_deg > SAME_DIRECTION_DEG
 

@@ -20,6 +20,14 @@ CLEAR_OUTLIER_PX = 12.0             # residuals from which correspondences may b
 
 
 @dataclass(frozen=True, kw_only=True)
+class Hypothesis:
+    """A pose that RANSAC found, and the logarithm of the number of poses that would agree as well by chance."""
+
+    pose: CameraFromMap
+    log10_nfa: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class GuidedPose:
     """A pose with the correspondences found around its projections.
 
@@ -36,33 +44,34 @@ class GuidedPose:
 
 
 def find_hypotheses(correspondences: Correspondences, solver: SolverConfig, guided: GuidedConfig, *, count: int,
-                    seed: int) -> Iterator[CameraFromMap]:
+                    seed: int) -> Iterator[Hypothesis]:
     """Yield up to `count` poses, each from the correspondences that are clear outliers of those before."""
     data = correspondences.usable
     for _ in range(count):
         if data.count < max(solver.min_correspondences, MIN_CORRESPONDENCES):
             return
-        pose = _best_of_thresholds(data, solver, guided, seed)
-        if pose is None:
+        found = _best_of_thresholds(data, solver, guided, seed)
+        if found is None:
             return
-        yield pose
-        data = data.subset(np.flatnonzero(data.residuals(pose).squared_px > CLEAR_OUTLIER_PX**2))
+        yield found
+        data = data.subset(np.flatnonzero(data.residuals(found.pose).squared_px > CLEAR_OUTLIER_PX**2))
 
 
 def _best_of_thresholds(data: UsableCorrespondences, solver: SolverConfig, guided: GuidedConfig, seed: int
-                        ) -> CameraFromMap | None:
+                        ) -> Hypothesis | None:
     """Run RANSAC at each threshold and return the most significant pose; None if there is none."""
     camera = data.camera
     # Without a projection to search around, a match may lie anywhere in the image.
     radius_px = float(np.sqrt(camera.width * camera.height / np.pi))
-    found: list[tuple[float, CameraFromMap]] = []
+    found: list[Hypothesis] = []
     for threshold in guided.ransac_thresholds_px:
         config = replace(solver, ransac_threshold_px=threshold, coarse_scales_px=(1.5 * threshold, 0.75 * threshold))
         pose = run_ransac(data, config, seed)
         if pose is not None:
             squared_px = data.residuals(pose).squared_px
-            found.append((compute_significance(data, squared_px, radius_px).log10_nfa, pose))
-    return min(found, key=lambda scored: scored[0])[1] if found else None
+            log10_nfa = compute_significance(data, squared_px, radius_px).log10_nfa
+            found.append(Hypothesis(pose=pose, log10_nfa=log10_nfa))
+    return min(found, key=lambda hypothesis: hypothesis.log10_nfa, default=None)
 
 
 def refine_guided(correspondences: Correspondences, similarity: np.ndarray, pose: CameraFromMap, config: GuidedConfig

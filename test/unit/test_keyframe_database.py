@@ -12,7 +12,7 @@ from aceg_ros.encoders.keypoints import Keypoints
 from aceg_ros.errors import UserError
 from aceg_ros.geometry import look_at, pose_error
 from aceg_ros.mapping.build_database import train_vocabulary
-from aceg_ros.maps.descriptor_index import match_observations, match_projections
+from aceg_ros.maps.descriptor_index import ObservationMatcher, match_projections
 from aceg_ros.maps.keyframe_database import DESCRIPTOR_SCALE, PIXEL_SCALE, KeyframeDatabase
 from aceg_ros.maps.retrieval import KeyframeRetrieval, assign_words
 from aceg_ros.methods.keyframe_localizer import KeyframeLocalizer, KeyframeLocalizerConfig
@@ -107,10 +107,19 @@ def test_retrieval_finds_the_keyframes_of_the_place(world, database):
 
 def test_matches_are_the_right_landmarks(world, database):
     found, truth = world.keypoints(world.pose(1, 0.1), clutter=200)
-    matches = match_observations(found, database, database.observations_of([4, 5, 6, 7]))
+    matches = ObservationMatcher(found, database).match([4, 5, 6, 7])
     right = truth[matches.keypoints] == matches.landmarks
     assert right.sum() > 0.8 * (truth >= 0).sum()
     assert len(np.unique(matches.landmarks)) == len(matches)
+
+
+def test_keyframes_compared_before_match_as_at_first(world, database):
+    found, _ = world.keypoints(world.pose(1, 0.1), clutter=200)
+    matcher = ObservationMatcher(found, database)
+    matcher.match([6, 0, 4])
+    again, alone = matcher.match([4, 5, 6, 7]), ObservationMatcher(found, database).match([4, 5, 6, 7])
+    assert np.array_equal(again.keypoints, alone.keypoints) and np.array_equal(again.landmarks, alone.landmarks)
+    assert len(matcher.match([])) == 0
 
 
 def test_projections_are_matched_within_the_radius_only(world, database):
