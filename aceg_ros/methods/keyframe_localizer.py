@@ -26,7 +26,15 @@ from aceg_ros.methods.scene_coordinates import encoder_of
 from aceg_ros.pose.config import GateConfig, GuidedConfig, SolverConfig
 from aceg_ros.pose.correspondences import CameraFromMap, Correspondences
 from aceg_ros.pose.gates import is_confirmed
-from aceg_ros.pose.guided import GuidedPose, Hypothesis, find_hypotheses, refine_finally, refine_guided
+from aceg_ros.pose.guided import (
+    GuidedPose,
+    Hypothesis,
+    find_hypotheses,
+    refine_finally,
+    refine_guided,
+    significance_beside,
+)
+from aceg_ros.pose.significance import Significance
 from aceg_ros.pose.verify import blind_consensus, verify_guided_pose
 from aceg_ros.utils.device import pick_device
 from aceg_ros.utils.stopwatch import Stopwatch
@@ -49,7 +57,7 @@ class KeyframeLocalizerConfig:
     the best. further_looks: at most, as long as the best pose becomes more significant. outlier_hypotheses,
     group_hypotheses: number of further hypotheses from the outliers of the first one, and from groups of keyframes that
     show the same place. max_further_log10_nfa: largest logarithm of the number of poses that agree by chance as well as
-    a further hypothesis for it to be looked at. covariance_scale: of the map, see `mapping.calibration`. seed: of
+    a further hypothesis for it to be tried. covariance_scale: of the map, see `mapping.calibration`. seed: of
     RANSAC.
     """
 
@@ -130,8 +138,9 @@ class KeyframeLocalizer:
                                                             camera=shown.camera))
 
     def _most_significant(self, query: Keypoints, blind: Correspondences, shortlist: Shortlist,
-                          matcher: ObservationMatcher) -> tuple[GuidedPose | None, GuidedPose | None]:
-        """Return the most significant pose and its strongest competitor at another place, None where there is none."""
+                          matcher: ObservationMatcher) -> tuple[GuidedPose | None, Significance | None]:
+        """Return the most significant pose, and the greatest significance of one at another place; None where there is
+        none."""
         refined: list[GuidedPose] = []
         groups = self._groups(shortlist.keyframes)
         twins = [group for group in groups[1:] if self._similarity(shortlist, group) > self._config.twin_similarity]
@@ -154,8 +163,9 @@ class KeyframeLocalizer:
             if again is None or again.overall.log10_nfa >= best.overall.log10_nfa:
                 break
             best = again
-        competitor = min(competing, key=lambda pose: pose.significance.log10_nfa, default=None)
-        return refine_finally(best), competitor
+        best = refine_finally(best)
+        significances = [significance_beside(other, best, self._config.guided) for other in competing]
+        return best, min(significances, key=lambda value: value.log10_nfa, default=None)
 
     def _is_certain(self, pose: GuidedPose, blind: Correspondences) -> bool:
         """Return whether no further hypothesis needs to be tried beside a pose."""

@@ -31,13 +31,15 @@ class Hypothesis:
 class GuidedPose:
     """A pose with the correspondences found around its projections.
 
-    correspondences: all that were found. significance: of the pose with those that are similar enough to make it the
-    most significant. overall: with all. The landmarks of a place that only looks alike are similar where it does, and
-    missing elsewhere. moved_px: median distance between the projections before and after the refinement.
+    correspondences: all that were found. similarity: (N,) of their descriptors. significance: of the pose with those
+    that are similar enough to make it the most significant. overall: with all. The landmarks of a place that only looks
+    alike are similar where it does, and missing elsewhere. moved_px: median distance between the projections before and
+    after the refinement.
     """
 
     pose: CameraFromMap
     correspondences: Correspondences
+    similarity: np.ndarray
     significance: Significance
     overall: Significance
     moved_px: float = 0.0
@@ -92,19 +94,46 @@ def refine_guided(correspondences: Correspondences, similarity: np.ndarray, pose
     """
     if len(similarity) < MIN_CORRESPONDENCES:
         return None
-    best = _refine(correspondences, pose, config)
-    if best.overall.log10_nfa > config.sufficient_log10_nfa:
+    significance, best = _refine(correspondences, pose, config)
+    if significance.log10_nfa > config.sufficient_log10_nfa:
         for some in _similar(correspondences, similarity, config):
-            candidate = _refine(some, best.pose, config)
-            if candidate.significance.log10_nfa < best.significance.log10_nfa:
-                best = candidate
+            candidate, refined = _refine(some, best, config)
+            if candidate.log10_nfa < significance.log10_nfa:
+                significance, best = candidate, refined
     data = correspondences.usable
-    overall = compute_significance(data, data.residuals(best.pose).squared_px, config.search_radius_px)
-    similar = [_significance(some, best.pose, config) for some in _similar(correspondences, similarity, config)]
-    significance = min([overall, *similar], key=lambda value: value.log10_nfa)
-    moved = data.residuals(best.pose).pixels - data.residuals(pose).pixels
-    return GuidedPose(pose=best.pose, correspondences=correspondences, significance=significance, overall=overall,
-                      moved_px=float(np.median(np.hypot(*moved))))
+    moved = data.residuals(best).pixels - data.residuals(pose).pixels
+    return GuidedPose(pose=best, correspondences=correspondences, similarity=similarity,
+                      significance=_greatest_significance(correspondences, similarity, best, config),
+                      overall=_significance(correspondences, best, config), moved_px=float(np.median(np.hypot(*moved))))
+
+
+def significance_beside(competitor: GuidedPose, best: GuidedPose, config: GuidedConfig) -> Significance:
+    """Compute the significance of a pose by the correspondences that do not agree with a better pose too.
+
+    Landmarks far away agree with both poses, and tell nothing about whether there is another place that looks alike.
+    """
+    theirs = competitor.correspondences
+    chosen = np.flatnonzero(~np.isin(_row_ids(theirs), _row_ids(best.correspondences)[_inliers(best)]))
+    return _greatest_significance(_subset(theirs, chosen), competitor.similarity[chosen], competitor.pose, config)
+
+
+def _inliers(found: GuidedPose) -> np.ndarray:
+    data = found.correspondences.usable
+    return data.indices[data.residuals(found.pose).squared_px < found.overall.threshold_px**2]
+
+
+def _row_ids(correspondences: Correspondences) -> np.ndarray:
+    """Return a value (N,) for each pixel and point, equal where both are."""
+    rows = np.ascontiguousarray(np.concatenate([correspondences.pixels, correspondences.points], axis=1))
+    return rows.view([("", rows.dtype)] * rows.shape[1]).ravel()
+
+
+def _greatest_significance(correspondences: Correspondences, similarity: np.ndarray, pose: CameraFromMap,
+                           config: GuidedConfig) -> Significance:
+    """Return the greatest significance of a pose, with all correspondences or only with similar ones."""
+    every = [_significance(some, pose, config) for some in (correspondences,
+                                                            *_similar(correspondences, similarity, config))]
+    return min(every, key=lambda value: value.log10_nfa)
 
 
 def robust_scale_px(significance: Significance) -> float:
@@ -132,7 +161,8 @@ def _similar(correspondences: Correspondences, similarity: np.ndarray, config: G
         yield _subset(correspondences, chosen)
 
 
-def _refine(correspondences: Correspondences, pose: CameraFromMap, config: GuidedConfig) -> GuidedPose:
+def _refine(correspondences: Correspondences, pose: CameraFromMap, config: GuidedConfig
+            ) -> tuple[Significance, CameraFromMap]:
     """Refine a pose on all of some correspondences, at the inlier threshold at which it is the most significant."""
     data = correspondences.usable
     coarse = refine(data, pose, config.coarse_scales_px, config.refine_steps)
@@ -140,9 +170,7 @@ def _refine(correspondences: Correspondences, pose: CameraFromMap, config: Guide
                key=lambda scored: scored[0].log10_nfa)
     fine = refine(data, best[1], (robust_scale_px(best[0]),), config.refine_steps)
     significance = _significance(correspondences, fine, config)
-    if significance.log10_nfa < best[0].log10_nfa:
-        best = significance, fine
-    return GuidedPose(pose=best[1], correspondences=correspondences, significance=best[0], overall=best[0])
+    return (significance, fine) if significance.log10_nfa < best[0].log10_nfa else best
 
 
 def _significance(correspondences: Correspondences, pose: CameraFromMap, config: GuidedConfig) -> Significance:

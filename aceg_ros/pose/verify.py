@@ -18,6 +18,7 @@ from aceg_ros.pose.covariance import pose_covariance
 from aceg_ros.pose.gates import Rejection
 from aceg_ros.pose.guided import GuidedPose, robust_scale_px
 from aceg_ros.pose.ransac import run_ransac, stratified_subset
+from aceg_ros.pose.significance import Significance
 from aceg_ros.pose.solver import Hypothesis, estimate_pose
 from aceg_ros.utils.stopwatch import Stopwatch
 
@@ -64,7 +65,7 @@ def estimate_verified_pose(correspondences: Correspondences, solver: SolverConfi
     return verify_pose(hypothesis, correspondences, gate_config, solver=solver, seed=seed)
 
 
-def verify_guided_pose(found: GuidedPose, competitor: GuidedPose | None, blind: Correspondences,
+def verify_guided_pose(found: GuidedPose, competitor: Significance | None, blind: Correspondences,
                        config: GateConfig | None = None) -> PoseEstimate:
     """Accept or reject a pose whose correspondences were searched for around their projections.
 
@@ -73,7 +74,7 @@ def verify_guided_pose(found: GuidedPose, competitor: GuidedPose | None, blind: 
 
     Args:
         found: the pose with its correspondences.
-        competitor: the most significant pose at another place, None if there is none.
+        competitor: the greatest significance of a pose at another place, None if there is none.
         blind: the matches that were found before any pose was known.
         config: thresholds of the gates.
     """
@@ -83,7 +84,7 @@ def verify_guided_pose(found: GuidedPose, competitor: GuidedPose | None, blind: 
     covariance, rejection = None, (
         gates.check_significance(significance, config)
         or gates.check_confirmation(found.overall, blind_consensus(found, blind), config)
-        or gates.check_competitor(significance, None if competitor is None else competitor.significance, config)
+        or gates.check_competitor(significance, competitor, config)
         or gates.check_spread(consensus, config.min_guided_blocks))
     if rejection is None:
         covariance, rejection = _determined(consensus, robust_scale_px(significance), config)
