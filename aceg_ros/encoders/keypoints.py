@@ -67,3 +67,21 @@ def extract_keypoints(image: np.ndarray, camera: Camera, encoder: Encoder, *, ma
     descriptors = functional.normalize(found.features[0].flatten(1).T[cells], dim=1)
     return Keypoints(pixels=pixels.cpu().numpy().astype(np.float32), descriptors=descriptors,
                      cells=cells.cpu().numpy(), map_size=(height, width), stride=encoder.stride, camera=camera)
+
+
+def spread_over_image(pixels: np.ndarray, count: int, block_px: int) -> np.ndarray:
+    """Choose keypoints that are spread over the image: the first of each block, then the first of the others.
+
+    Args:
+        pixels: (N, 2), the most reliable keypoints first.
+        count: largest number of keypoints.
+        block_px: side of the blocks, pixels.
+
+    Returns:
+        Indices (M,) of the chosen keypoints, ascending.
+    """
+    column, row = (pixels // block_px).astype(np.int64).T
+    _, first = np.unique(row * (1 << 20) + column, return_index=True)
+    rank = np.ones(len(pixels), np.int64)
+    rank[first] = 0
+    return np.sort(np.argsort(rank, kind="stable")[:count])
