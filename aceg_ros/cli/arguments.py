@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from aceg_ros.errors import UserError
+from aceg_ros.methods.registry import names
 
 if TYPE_CHECKING:
     from aceg_ros.datasets import BagOptions
@@ -40,6 +41,12 @@ def add_scene_flags(verb: argparse.ArgumentParser) -> None:
     bag.add_argument("--end", type=float, default=float("inf"), metavar="S", help="skip what is after S seconds")
     bag.add_argument("--rectified", action=argparse.BooleanOptionalAction, help="the images are already rectified, so"
                      " that P describes their camera (default: if their topic is named image_rect...)")
+
+
+def add_method_flag(verb: argparse.ArgumentParser) -> None:
+    """Add --method to a verb that localizes: another method than that of the map."""
+    verb.add_argument("--method", choices=names(), help="localize by another method that can use what the map has"
+                      " (default: the one that made it)")
 
 
 def add_computing_flags(verb: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from aceg_ros.cli.arguments import (
     SCENE_HELP,
     add_computing_flags,
+    add_method_flag,
     add_scene_flags,
     add_verb,
     bag_options,
@@ -24,6 +25,7 @@ def add_parser(verbs: Any) -> None:
     verb.add_argument("scene", metavar="SCENE", help=SCENE_HELP)
     verb.add_argument("--json", metavar="FILE", help="write the statistics to a file as well")
     verb.add_argument("--report", metavar="DIR", help="write report.html, per-frame table, trajectories and plots")
+    add_method_flag(verb)
     add_scene_flags(verb)
     add_computing_flags(verb)
 
@@ -41,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     check_outputs(options)
     with localizing_bar(len(scene)) as progress:
         evaluation = evaluate_map(scene_map, scene, name=path.name, path=path, device=device, seed=options.seed,
-                                  progress=progress)
+                                  method=options.method, progress=progress)
     print_skipped([skipped.reason for skipped in scene.skipped], len(scene))
     if options.json:
         write_json(evaluation.statistics, Path(options.json))

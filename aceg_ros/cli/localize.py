@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aceg_ros.cli.arguments import add_computing_flags, add_verb
+from aceg_ros.cli.arguments import add_computing_flags, add_method_flag, add_verb
 from aceg_ros.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def add_parser(verbs: Any) -> None:
     verb.add_argument("-o", "--output", metavar="POSES.tum", help="write the poses in TUM format, image number as"
                       " stamp")
     verb.add_argument("--json", metavar="FILE", help="write all results, with covariance or reason for rejection")
+    add_method_flag(verb)
     add_computing_flags(verb)
 
 
@@ -37,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     from aceg_ros.utils.atomic_file import write_json, write_text
 
     scene_map = SceneMap.load(options.map)
-    localizer = make_localizer(scene_map, options.device, options.seed)
+    localizer = make_localizer(scene_map, options.device, options.seed, options.method)
     results, lines, unreadable = [], [], 0
     for number, path in enumerate(options.images):
         try:

@@ -33,7 +33,7 @@ class Evaluation:
 
 
 def evaluate_map(scene_map: SceneMap, scene: Scene, *, name: str, path: Path, device: str, seed: int,
-                 progress: Progress | None = None) -> Evaluation:
+                 method: str | None = None, progress: Progress | None = None) -> Evaluation:
     """Localize the frames of a scene in a map, and compute the statistics.
 
     Args:
@@ -43,11 +43,13 @@ def evaluate_map(scene_map: SceneMap, scene: Scene, *, name: str, path: Path, de
         path: The file that the map was loaded from.
         device: Device of the localizer.
         seed: Seed of the pose solver.
+        method: See `registry.make_localizer`.
         progress: Called after each frame.
     """
-    results = evaluate(make_localizer(scene_map, device, seed), scene, progress)
+    results = evaluate(make_localizer(scene_map, device, seed, method), scene, progress)
     statistics = report_json(summarize(results), scene_map, path=path, device=device, seed=seed,
                              skipped=len(scene.skipped))
+    statistics |= {"method": method or scene_map.method}
     return Evaluation(name=name, results=results, scene_map=scene_map, statistics=statistics)
 
 

@@ -128,6 +128,11 @@ class KeyframeDatabase:
         return self.landmarks.numpy().astype(np.int64)
 
     @cached_property
+    def observation_counts(self) -> np.ndarray:
+        """The number of observations (L,) of each landmark."""
+        return np.bincount(self.landmark_array, minlength=len(self.points))
+
+    @cached_property
     def starts(self) -> np.ndarray:
         """`first` (F + 1,) as an array."""
         return self.first.numpy()

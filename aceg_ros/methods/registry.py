@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from aceg_ros.maps.scene_map import SceneMap
 
-_BUILT_IN = ("aceg_ros.methods.ace_g", "aceg_ros.methods.ace", "aceg_ros.methods.marepo")       # each has a SPEC
+_BUILT_IN = ("aceg_ros.methods.ace_g", "aceg_ros.methods.ace", "aceg_ros.methods.marepo",
+             "aceg_ros.methods.sacreg")                         # each has a SPEC
 ENTRY_POINTS = "aceg_ros.methods"            # entry points of installed packages that add methods: name = "module:SPEC"
 
 
@@ -175,9 +176,13 @@ def make_mapper(method: str, options: MappingOptions, method_options: Any = None
     return spec.make_mapper(options, chosen)
 
 
-def make_localizer(scene_map: SceneMap, device: str = "auto", seed: int = 0) -> Localizer:
-    """Return a localizer for a map. Raises UserError if its method is unknown or its networks cannot be loaded."""
-    return get(scene_map.method).make_localizer(scene_map, device, seed)
+def make_localizer(scene_map: SceneMap, device: str = "auto", seed: int = 0, method: str | None = None) -> Localizer:
+    """Return a localizer for a map.
+
+    method: another one than that which made the map, if it can read what the map has. Raises UserError if it cannot,
+    the method is unknown, or its networks cannot be loaded.
+    """
+    return get(method or scene_map.method).make_localizer(scene_map, device, seed)
 
 
 def _known() -> dict[str, MethodSpec]:

@@ -45,8 +45,8 @@ class CrossImageConfig:
     mixer_blocks: int = 2
     decoder_blocks: int = 2
     mlp_ratio: int = 2
-    similarity_scale: float = 30.0
-    no_match_similarity: float = 0.7
+    similarity_scale: float = 60.0
+    no_match_similarity: float = 0.85
     tokens: int = 512
     query_tokens: int = 400
     early: int = 8

@@ -1,0 +1,51 @@
+"""Mapping by SACReg: the keyframe database of ace_g, and the tokens of its keyframes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+from aceg_ros.camera import Frame
+from aceg_ros.encoders.base import load_encoder
+from aceg_ros.mapping.budget import MappingBudget
+from aceg_ros.maps.header import NetworkReference
+from aceg_ros.maps.keyframe_database import KeyframeDatabase
+from aceg_ros.maps.keyframe_tokens import SECTION as TOKENS
+from aceg_ros.maps.scene_map import SceneMap
+from aceg_ros.methods.ace_g import AceGOptions
+from aceg_ros.methods.ace_g_mapper import AceGMapper
+from aceg_ros.methods.base import MappingOptions
+from aceg_ros.methods.cross_image_localizer import mix_keyframes
+from aceg_ros.methods.sacreg import DATABASE, ROLE, SHIPPED, SPEC, SacregMapSettings, SacregOptions, check_encoder
+from aceg_ros.networks.cross_image_fusion import load_cross_image
+from aceg_ros.utils.device import pick_device
+
+MIXING_SHARE = 0.1                  # of the budget, kept for the tokens
+
+
+class SacregMapper:
+    """Collects posed frames, builds a keyframe database from them, and mixes its tokens.
+
+    Raises UserError if there is no network, or it was trained for another encoder.
+    """
+
+    def __init__(self, options: MappingOptions, method_options: SacregOptions):
+        self._options, self._method_options = options, method_options
+        device = pick_device(options.device)
+        self._weights = load_cross_image(method_options.regressor or SHIPPED, device)
+        check_encoder(self._weights, load_encoder(options.encoder, device).identity)
+        self._mapper = AceGMapper(options, AceGOptions(keep_poses=method_options.keep_poses,
+                                                       compact=method_options.compact))
+
+    def add(self, frame: Frame) -> None:
+        """Add one posed frame. Raises UserError if its pose or image is unusable."""
+        self._mapper.add(frame)
+
+    def build(self, budget: MappingBudget) -> SceneMap:
+        """Build the database within the budget, and the tokens of all its keyframes."""
+        scene_map = self._mapper.build(budget.reserve(MIXING_SHARE * budget.total_s))
+        tokens = mix_keyframes(self._weights.net, KeyframeDatabase.from_section(scene_map.sections[DATABASE]))
+        section = tokens.to_section(self._method_options.compact, self._options.seed)
+        return replace(scene_map, method=SPEC.name,
+                       settings=asdict(SacregMapSettings(fusion=self._method_options.fusion)),
+                       networks={**scene_map.networks, ROLE: NetworkReference.from_network(self._weights)},
+                       sections={**scene_map.sections, TOKENS: section})
