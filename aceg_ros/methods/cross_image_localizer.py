@@ -103,7 +103,7 @@ class CrossImageLocalizer:
         stopwatch = stopwatch or Stopwatch()
         shortlist = self.retrieve(query)
         stopwatch.lap("retrieve")
-        found = self.regress(query, shortlist)
+        found = self.regress_query(query, shortlist)
         stopwatch.lap("head")
         correspondences = Correspondences(pixels=found.pixels, points=found.points, camera=query.camera,
                                           mask=found.confident)
@@ -125,7 +125,7 @@ class CrossImageLocalizer:
         return self._retrieval.find(query.descriptors[:self._config.retrieval_keypoints], count).keyframes
 
     @torch.inference_mode()
-    def regress(self, query: Keypoints, keyframes: np.ndarray) -> QueryCoordinates:
+    def regress_query(self, query: Keypoints, keyframes: np.ndarray) -> QueryCoordinates:
         """Regress the map points of keypoints that are spread over the image, from some keyframes."""
         config = self._net.config
         chosen = spread_over_image(query.pixels, config.query_tokens, self._config.block_cells * query.stride)
