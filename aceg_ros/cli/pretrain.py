@@ -15,6 +15,7 @@ def add_parser(verbs: Any) -> None:
     networks = verb.add_subparsers(dest="what", required=True, metavar="WHAT")
     _add_encoder(networks)
     _add_ace_g(networks)
+    _add_sacreg(networks)
 
 
 def _add_encoder(networks: Any) -> None:
@@ -74,6 +75,22 @@ def _add_ace_g(networks: Any) -> None:
                        " new scene replaces it (the paper: 1000; default: %(default)s)")
 
 
+def _add_sacreg(networks: Any) -> None:
+    verb = add_verb(networks, "sacreg", run_sacreg, "train the cross-image regressor of method sacreg")
+    _add_common(verb, rooms=60, iterations=4500, iterations_text="4500")
+    verb.add_argument("--encoder", default="compact", metavar="FILE", help="encoder whose features the regressor takes"
+                      " (default: %(default)s)")
+    verb.add_argument("--data", metavar="DIR", help="folder of the prepared data, which several runs may share"
+                      " (default: data in the folder of the run)")
+    verb.add_argument("--stage", choices=("all", "prepare", "train"), default="all", help="prepare what is missing of"
+                      " the data, train on what there is, or one after the other (default: %(default)s)")
+    verb.add_argument("--held-out", nargs="*", default=(), metavar="SCENE", help="recordings to evaluate on")
+    verb.add_argument("--samples", type=positive, default=1, metavar="N", help="samples per step, of three"
+                      " query images each (default: %(default)s)")
+    verb.add_argument("--rate", type=float, default=7e-4, metavar="X", help="peak learning rate (default: %(default)s)")
+    verb.add_argument("--minutes", type=positive, metavar="N", help="stop after this time; the same command goes on")
+
+
 def _add_common(verb: argparse.ArgumentParser, *, rooms: int, iterations: int | None, iterations_text: str) -> None:
     verb.add_argument("--run", dest="run_folder", metavar="DIR", required=True, help="folder of the run; an"
                       " interrupted run in it is resumed")
@@ -129,6 +146,33 @@ def _run_keypoint_encoder(options: argparse.Namespace) -> int:
             device=device, start=options.start)
         weights = train(training, should_stop=lambda: options.minutes is not None
                         and monotonic() - started > 60 * options.minutes)
+        print(f"weights: {weights}")
+    return 0
+
+
+def run_sacreg(options: argparse.Namespace) -> int:
+    from time import monotonic
+
+    from aceg_ros.pretraining.sacreg.scenes import CrossImageData, prepare_scenes
+    from aceg_ros.pretraining.sacreg.train import CrossImageTraining, train
+    from aceg_ros.utils.device import pick_device
+
+    device, run, started = pick_device(options.device), Path(options.run_folder), monotonic()
+    folder = run / "data" if options.data is None else Path(options.data)
+    data = CrossImageData(encoder=options.encoder, scenes=tuple(Path(each) for each in options.scenes),
+                          held_out=tuple(Path(each) for each in options.held_out),
+                          textures=None if options.textures is None else Path(options.textures), rooms=options.rooms,
+                          device=device)
+
+    def is_over() -> bool:
+        return options.minutes is not None and monotonic() - started > 60 * options.minutes
+
+    if options.stage != "train":
+        prepare_scenes(data, folder, is_over)
+    if options.stage != "prepare":
+        weights = train(CrossImageTraining(run=run, folder=folder, data=data, iterations=options.iterations,
+                                           samples=options.samples, peak_rate=options.rate, seed=options.seed,
+                                           device=device), is_over)
         print(f"weights: {weights}")
     return 0
 

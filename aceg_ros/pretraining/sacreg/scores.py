@@ -16,6 +16,7 @@ from aceg_ros.pose.verify import estimate_verified_pose
 from aceg_ros.pretraining.sacreg.samples import (
     BLOCK_PX,
     CrossImageSample,
+    QueryKeypoints,
     depth_of,
     landmarks_of,
     make_sample,
@@ -50,7 +51,7 @@ def evaluation_sample(net: CrossImageRegressor, scene: CrossImageScene, query: i
     near = nearest_keyframes(scene, query)[:keyframes]
     rng = np.random.default_rng(query)
     tokens = [rng.permutation(landmarks_of(scene, int(keyframe)))[:net.config.tokens] for keyframe in near]
-    return make_sample(scene, rows, [each for each in tokens if len(each)], net.config)
+    return make_sample(scene, [rows], [each for each in tokens if len(each)], net.config)
 
 
 def _rows(net: CrossImageRegressor, scene: CrossImageScene, device: str, *, late: bool) -> list[dict[str, float]]:
@@ -59,21 +60,22 @@ def _rows(net: CrossImageRegressor, scene: CrossImageScene, device: str, *, late
     for query in map(int, held_out_queries(scene)):
         sample = evaluation_sample(net, scene, query, net.config.late if late else net.config.early)
         with torch.inference_mode():
-            tokens = net.mix(*(each.to(device) for each in (sample.key_descriptors, sample.key_positions,
-                                                            sample.points, sample.valid)))
+            tokens = net.mix(sample.descriptors.to(device), sample.positions.to(device), sample.points.to(device),
+                             sample.valid.to(device))
         groups = KeyframeTokens(tokens, sample.points.to(device), sample.valid.to(device))
         groups = KeyframeTokens(*(each[:, None] if late else each[None] for each in groups))
-        found = regress_points(net, sample.descriptors.to(device), sample.positions.to(device), groups)
+        keypoints = sample.queries[0]
+        found = regress_points(net, keypoints.descriptors.to(device), keypoints.positions.to(device), groups)
         confident = found.most_confident(net.config.confident_share).cpu()
-        known = torch.isfinite(sample.truth).all(1)
+        known = torch.isfinite(keypoints.truth).all(1)
         view = _View(scene, query, scale)
-        error, nearest = view.error_px(sample, found.points.cpu()), nearest_points(sample)
-        nearest_error = view.error_px(sample, nearest)
+        error, nearest = view.error_px(keypoints, found.points.cpu()), nearest_points(sample)
+        nearest_error = view.error_px(keypoints, nearest)
         rows.append({"within_5px": _share(error < GOOD_PX, known),
                      "confident_within_5px": _share(error < GOOD_PX, known & confident),
                      "nearest_within_5px": _share(nearest_error < GOOD_PX, known),
-                     "poses": view.is_good(sample, found.points.cpu(), confident),
-                     "nearest_poses": view.is_good(sample, nearest, None)})
+                     "poses": view.is_good(keypoints, found.points.cpu(), confident),
+                     "nearest_poses": view.is_good(keypoints, nearest, None)})
     return rows
 
 
@@ -83,8 +85,8 @@ def _share(good: Tensor, of: Tensor) -> float:
 
 def nearest_points(sample: CrossImageSample) -> Tensor:
     """Return the landmark (N, 3) with the most similar descriptor for each keypoint of the query."""
-    keys, points = sample.key_descriptors[sample.valid], sample.points[sample.valid]
-    return points[(sample.descriptors @ keys.T).argmax(1)]
+    keys, points = sample.descriptors[sample.valid], sample.points[sample.valid]
+    return points[(sample.queries[0].descriptors @ keys.T).argmax(1)]
 
 
 class _View:
@@ -98,16 +100,16 @@ class _View:
         self._pose[:3, 3] *= scale
         self._depth = scale * depth_of(scene)
 
-    def error_px(self, sample: CrossImageSample, points: Tensor) -> Tensor:
+    def error_px(self, keypoints: QueryKeypoints, points: Tensor) -> Tensor:
         """Return the distances (N,) of projected points (N, 3) from the pixels of their keypoints."""
         pixels, depth = project_map_points(points.double().numpy(), self._camera, self._pose)
-        error = np.linalg.norm(pixels - sample.pixels.numpy(), axis=1)
+        error = np.linalg.norm(pixels - keypoints.pixels.numpy(), axis=1)
         return torch.from_numpy(np.where(depth > 0, error, np.inf))
 
-    def is_good(self, sample: CrossImageSample, points: Tensor, mask: Tensor | None) -> float:
+    def is_good(self, keypoints: QueryKeypoints, points: Tensor, mask: Tensor | None) -> float:
         """Return 1.0 if the verified pose from points (N, 3) of the keypoints is near the true one, else 0.0."""
         estimate = estimate_verified_pose(Correspondences(
-            pixels=sample.pixels.numpy().astype(np.float64), points=points.double().numpy(), camera=self._camera,
+            pixels=keypoints.pixels.numpy().astype(np.float64), points=points.double().numpy(), camera=self._camera,
             mask=None if mask is None else mask.numpy()))
         if estimate.map_from_camera is None:
             return 0.0

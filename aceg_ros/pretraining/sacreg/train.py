@@ -35,9 +35,9 @@ class CrossImageTraining:
     run: Path
     folder: Path
     data: CrossImageData
-    iterations: int = 8000
-    samples: int = 4
-    peak_rate: float = 1e-3
+    iterations: int = 4500
+    samples: int = 1
+    peak_rate: float = 7e-4
     sample_size: SampleSize = field(default_factory=SampleSize)
     network: CrossImageConfig = field(default_factory=CrossImageConfig)
     seed: int = 0
@@ -51,7 +51,7 @@ class CrossImageTraining:
 
 
 def train(options: CrossImageTraining, should_stop: Callable[[], bool] = never) -> Path:
-    """Run or resume the training on the scenes that are prepared.
+    """Run or resume the training on the scenes that are prepared by now; a resumed run also uses later ones.
 
     Returns:
         The file of the exported weights.
@@ -66,7 +66,7 @@ def train(options: CrossImageTraining, should_stop: Callable[[], bool] = never) 
 
 
 class CrossImageTask(TrainingTask[CrossImageSample]):
-    """Trains the network; a batch is one query image with its keyframes."""
+    """Trains the network; a batch is a few query images with the same keyframes."""
 
     model: CrossImageRegressor
 
@@ -123,13 +123,17 @@ def _load(options: CrossImageTraining, held_out: bool) -> list[CrossImageScene]:
 
 def sample_loss(net: CrossImageRegressor, sample: CrossImageSample, device: str) -> tuple[Tensor, Tensor]:
     """Compute the mean loss of the keypoints whose points are known, and their mean L1 error of the encoding."""
-    known = torch.isfinite(sample.truth).all(1).to(device)
     points, valid = sample.points.to(device), sample.valid.to(device)
+    losses, errors = [], []
     with training_precision(device):
-        tokens = net.mix(sample.key_descriptors.to(device), sample.key_positions.to(device), points, valid)
-        found = net(sample.descriptors.to(device), sample.positions.to(device),
-                    KeyframeTokens(tokens[None], points[None], valid[None]))
-    truth, encoding = sample.truth.to(device)[known], found.encoding[0, known]
-    confidence = found.confidence[0, known]
-    error = coordinate_loss(encoding, torch.ones_like(confidence), truth)
-    return (confidence * error - confidence.log()).mean(), error.mean()
+        tokens = net.mix(sample.descriptors.to(device), sample.positions.to(device), points, valid)
+        keyframes = KeyframeTokens(tokens[None], points[None], valid[None])
+        for query in sample.queries:
+            found = net(query.descriptors.to(device), query.positions.to(device), keyframes)
+            known = torch.isfinite(query.truth).all(1).to(device)
+            confidence = found.confidence[0, known]
+            error = coordinate_loss(found.encoding[0, known], torch.ones_like(confidence),
+                                    query.truth.to(device)[known])
+            losses.append(confidence * error - confidence.log())
+            errors.append(error)
+    return torch.cat(losses).mean(), torch.cat(errors).mean()
