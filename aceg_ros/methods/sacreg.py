@@ -7,7 +7,7 @@ paper has been published; the network is ours (`networks.cross_image_regressor`)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from aceg_ros.errors import UserError
@@ -55,13 +55,31 @@ def make_mapper(options: MappingOptions, method_options: SacregOptions) -> Mappe
 def make_localizer(scene_map: SceneMap, device: str = "auto", seed: int = 0) -> Localizer:
     """Return a localizer for a map of this method, or for any other with a keyframe database."""
     from aceg_ros.methods.cross_image_localizer import CrossImageLocalizer
-    if DATABASE not in scene_map.sections:
-        raise UserError(f"Method sacreg needs a keyframe database, which this map of method '{scene_map.method}' does"
-                        " not have: map the scene with --method ace_g or sacreg.")
+    check_database(scene_map)
     own = scene_map.method == SPEC.name
     settings = scene_map.settings_as(SacregMapSettings) if own else SacregMapSettings()
     return CrossImageLocalizer.from_map(scene_map, load_regressor(scene_map, device), fusion=settings.fusion,
                                         device=device, seed=seed)
+
+
+def as_sacreg_map(scene_map: SceneMap, weights: CrossImageWeights, *, fusion: str = "early") -> SceneMap:
+    """Make a map of this method from any map with a keyframe database. Its tokens are mixed when it is loaded.
+
+    Raises UserError if the map has no database, or the network was trained for another encoder.
+    """
+    from aceg_ros.maps.header import NetworkReference
+    check_database(scene_map)
+    check_encoder(weights, scene_map.network("encoder").identity)
+    sections = {name: scene_map.sections[name] for name in scene_map.sections}
+    return replace(scene_map, method=SPEC.name, settings=asdict(SacregMapSettings(fusion=fusion)), sections=sections,
+                   networks={**scene_map.networks, ROLE: NetworkReference.from_network(weights)})
+
+
+def check_database(scene_map: SceneMap) -> None:
+    """Raise UserError unless a map has a keyframe database."""
+    if DATABASE not in scene_map.sections:
+        raise UserError(f"Method sacreg needs a keyframe database, which this map of method '{scene_map.method}' does"
+                        " not have: map the scene with --method ace_g or sacreg.")
 
 
 def load_regressor(scene_map: SceneMap, device: str) -> CrossImageWeights:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from aceg_ros.camera import Frame
 from aceg_ros.encoders.base import load_encoder
 from aceg_ros.mapping.budget import MappingBudget
-from aceg_ros.maps.header import NetworkReference
 from aceg_ros.maps.keyframe_database import KeyframeDatabase
 from aceg_ros.maps.keyframe_tokens import SECTION as TOKENS
 from aceg_ros.maps.scene_map import SceneMap
@@ -15,7 +14,7 @@ from aceg_ros.methods.ace_g import AceGOptions
 from aceg_ros.methods.ace_g_mapper import AceGMapper
 from aceg_ros.methods.base import MappingOptions
 from aceg_ros.methods.cross_image_localizer import mix_keyframes
-from aceg_ros.methods.sacreg import DATABASE, ROLE, SHIPPED, SPEC, SacregMapSettings, SacregOptions, check_encoder
+from aceg_ros.methods.sacreg import DATABASE, SHIPPED, SacregOptions, as_sacreg_map, check_encoder
 from aceg_ros.networks.cross_image_fusion import load_cross_image
 from aceg_ros.utils.device import pick_device
 
@@ -45,7 +44,5 @@ class SacregMapper:
         scene_map = self._mapper.build(budget.reserve(MIXING_SHARE * budget.total_s))
         tokens = mix_keyframes(self._weights.net, KeyframeDatabase.from_section(scene_map.sections[DATABASE]))
         section = tokens.to_section(self._method_options.compact, self._options.seed)
-        return replace(scene_map, method=SPEC.name,
-                       settings=asdict(SacregMapSettings(fusion=self._method_options.fusion)),
-                       networks={**scene_map.networks, ROLE: NetworkReference.from_network(self._weights)},
-                       sections={**scene_map.sections, TOKENS: section})
+        scene_map = as_sacreg_map(scene_map, self._weights, fusion=self._method_options.fusion)
+        return replace(scene_map, sections={**scene_map.sections, TOKENS: section})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from keyframe_world import DIM, PLACES, NoEncoder, World
 
+from aceg_ros.cli import main
 from aceg_ros.errors import UserError
 from aceg_ros.geometry import pose_error
 from aceg_ros.maps.header import NetworkReference
@@ -18,7 +20,7 @@ from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods import registry
 from aceg_ros.methods.base import MappingOptions
 from aceg_ros.methods.cross_image_localizer import CrossImageLocalizer, CrossImageLocalizerConfig, mix_keyframes
-from aceg_ros.methods.sacreg import ROLE, SPEC, check_encoder, load_regressor
+from aceg_ros.methods.sacreg import ROLE, SPEC, as_sacreg_map, check_encoder, load_regressor
 from aceg_ros.networks.cross_image_fusion import load_cross_image, save_cross_image
 from aceg_ros.networks.cross_image_regressor import CrossImageConfig, CrossImageRegressor
 from aceg_ros.networks.weights_file import find_weights
@@ -110,6 +112,28 @@ def test_damaged_tokens_are_rejected_in_a_sentence(database, net, damage):
 def test_a_map_without_a_keyframe_database_is_rejected_in_a_sentence():
     with pytest.raises(UserError, match="needs a keyframe database, which this map of method 'ace' does not have"):
         registry.make_localizer(SceneMap(method="ace"), method="sacreg")
+
+
+@pytest.mark.slow
+def test_it_maps_and_localizes_in_its_own_and_in_other_maps(rendered_scene, rendered_map, tmp_path, capsys):
+    """On the command line, with a new network: with --method in a map of ace_g, and in a map of its own."""
+    torch.manual_seed(0)
+    weights, own, other = (tmp_path / name for name in ("new.safetensors", "own.map", "other.map"))
+    save_cross_image(CrossImageRegressor(CrossImageConfig()), SceneMap.load(rendered_map).network("encoder").identity,
+                     weights)
+    assert main(["map", str(rendered_scene / "mapping"), "-o", str(own), "--method", "sacreg", "--regressor",
+                 str(weights), "--fusion", "late", "--compact", "--budget", "30"]) == 0
+    scene_map = SceneMap.load(own)
+    assert scene_map.method == "sacreg" and {"database", "tokens"} <= set(scene_map.sections)
+    as_sacreg_map(SceneMap.load(rendered_map), load_cross_image(str(weights))).save(other)
+    for path in (own, other):
+        capsys.readouterr()
+        assert main(["evaluate", str(path), str(rendered_scene / "query"), "--every", "4"]) == 0
+        statistics = json.loads(capsys.readouterr().out)
+        assert statistics["method"] == "sacreg" and statistics["localized"] >= 1
+        assert statistics["median_translation_m"] < 0.3
+    images = [str(path) for path in sorted((rendered_scene / "query" / "rgb").iterdir())[:2]]
+    assert main(["localize", str(own), *images, "--method", "ace_g"]) == 0, "the database is that of ace_g"
 
 
 def test_without_weights_it_says_so(database):
