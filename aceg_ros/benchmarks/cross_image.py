@@ -60,7 +60,7 @@ def variants(scene_map: SceneMap, weights: CrossImageWeights) -> dict[str, Scene
     return {"matching": scene_map, **fused, f"{FUSIONS[0]} fusion, product-quantised": quantised}
 
 
-def compare(what: str, scene_map: SceneMap, frames: Sequence[Frame], weights: CrossImageWeights, output: Path
+def compare(what: str, scene_map: SceneMap, frames: Sequence[Frame], *, weights: CrossImageWeights, output: Path
             ) -> list[dict[str, Any]]:
     """Localize frames in all variants of a map. Returns a row of statistics each."""
     rows = []
@@ -178,12 +178,13 @@ def main(arguments: list[str] | None = None) -> int:
     for seed in range(ROOM_SEED, ROOM_SEED + options.rooms):
         for change in CHANGES:
             scene_map, frames = room_map(options.output, seed, change, options.textures)
-            rows += compare(f"{change}: {seed}", scene_map, frames, weights, options.output)
+            rows += compare(f"{change}: {seed}", scene_map, frames, weights=weights, output=options.output)
             errors.append(errors_by_distance(scene_map, weights, frames, late=False))
     for pair in options.maps:
         path, _, scene = pair.partition("=")
         scene_map = SceneMap.load(path)
-        rows += compare(Path(path).stem, scene_map, list(open_scene(scene)), weights, options.output)
+        rows += compare(Path(path).stem, scene_map, list(open_scene(scene)), weights=weights,
+                        output=options.output)
         print(f"{path}\n{bytes_table(scene_map, weights)}\n")
     print(table(rows))
     if errors:
