@@ -16,6 +16,7 @@ def add_parser(verbs: Any) -> None:
     _add_encoder(networks)
     _add_ace_g(networks)
     _add_sacreg(networks)
+    _add_marepo(networks)
 
 
 def _add_encoder(networks: Any) -> None:
@@ -88,6 +89,25 @@ def _add_sacreg(networks: Any) -> None:
     verb.add_argument("--samples", type=positive, default=1, metavar="N", help="samples per step, of three"
                       " query images each (default: %(default)s)")
     verb.add_argument("--rate", type=float, default=7e-4, metavar="X", help="peak learning rate (default: %(default)s)")
+    verb.add_argument("--minutes", type=positive, metavar="N", help="stop after this time; the same command goes on")
+
+
+def _add_marepo(networks: Any) -> None:
+    verb = add_verb(networks, "marepo", run_marepo, "train the pose transformer of method marepo")
+    _add_common(verb, rooms=24, iterations=20_000, iterations_text="20000")
+    verb.add_argument("--encoder", default="compact", metavar="FILE", help="encoder of the maps whose scene coordinates"
+                      " are learned from (default: %(default)s)")
+    verb.add_argument("--data", metavar="DIR", help="folder of the prepared scene coordinates, which several runs may"
+                      " share (default: data in the folder of the run)")
+    verb.add_argument("--stage", choices=("all", "prepare", "train"), default="all", help="map the scenes that are"
+                      " missing in the data, train on what there is, or one after the other (default: %(default)s)")
+    verb.add_argument("--size", choices=("small", "published"), default="small", help="small: for two CPU cores, in"
+                      " frames of the images; published: 12 layers of 256 (default: %(default)s)")
+    verb.add_argument("--without", nargs="*", default=(), choices=("reattention", "rays", "maps", "simulation"),
+                      help="parts of the network or of the data to leave out, for ablations")
+    verb.add_argument("--batch", type=positive, default=16, metavar="N", help="images per step (default: %(default)s)")
+    verb.add_argument("--tokens", type=positive, default=128, metavar="N", help="cells of an image per step (default:"
+                      " %(default)s)")
     verb.add_argument("--minutes", type=positive, metavar="N", help="stop after this time; the same command goes on")
 
 
@@ -206,4 +226,34 @@ def run_ace_g(options: argparse.Namespace) -> int:
                               blocks=options.blocks or 1, nearest=options.nearest)
         weights = landmarks.train(landmarks.LandmarkTraining(run=run, data=data, size=size, **common))
     print(f"weights: {weights}")
+    return 0
+
+
+def run_marepo(options: argparse.Namespace) -> int:
+    from dataclasses import replace
+    from time import monotonic
+
+    from aceg_ros.pretraining.marepo import coordinates, train
+    from aceg_ros.pretraining.marepo.samples import SampleOptions
+    from aceg_ros.utils.device import pick_device
+
+    device, run, started = pick_device(options.device), Path(options.run_folder), monotonic()
+    folder = run / "data" if options.data is None else Path(options.data)
+
+    def is_over() -> bool:
+        return options.minutes is not None and monotonic() - started > 60 * options.minutes
+
+    size = train.SMALL if options.size == "small" else train.PUBLISHED
+    size = replace(size, reattention="reattention" not in options.without, ray_encoding="rays" not in options.without)
+    if options.stage != "train":
+        coordinates.prepare_coordinates(coordinates.CoordinateData(
+            encoder=options.encoder, scenes=tuple(Path(scene) for scene in options.scenes), rooms=options.rooms,
+            textures=None if options.textures is None else Path(options.textures), max_cells=size.max_cells,
+            seed=options.seed, device=device), folder, is_over)
+    if options.stage != "prepare":
+        real_share = 0.0 if "maps" in options.without else 1.0 if "simulation" in options.without else 0.5
+        samples = SampleOptions(batch=options.batch, tokens=options.tokens, real_share=real_share)
+        weights = train.train(train.PoseTraining(run=run, data=folder, iterations=options.iterations, size=size,
+                                                 samples=samples, seed=options.seed, device=device), is_over)
+        print(f"weights: {weights}")
     return 0

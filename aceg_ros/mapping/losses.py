@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from aceg_ros.networks.contraction import Contraction
+from aceg_ros.networks.pose_transformer import RegressedPose
 
 MIN_DEPTH_M, MAX_DEPTH_M, MAX_ERROR_PX = 0.1, 1000.0, 1000.0
 FALLBACK_DEPTH_M = 10.0
@@ -135,3 +136,9 @@ def laplace_reprojection_loss(coordinates: Tensor, sigma: Tensor, view: View) ->
     fallback = (reprojection.in_camera - points_at_depth(view, SIGMA_FALLBACK_DEPTH_M)).norm(dim=1)
     by_distance = sigma.log() + math.sqrt(2.0) * fallback / sigma
     return torch.where(reprojection.valid, by_pixel, by_distance), reprojection.error_px.detach()
+
+
+def pose_loss(pose: RegressedPose, rotation: Tensor, translation: Tensor, *, unit_m: float = 1.0) -> Tensor:
+    """Return the loss of marepo (Chen et al., CVPR 2024) over a batch: the mean absolute errors of the entries of the
+    rotations (B, 3, 3) and of the translations (B, 3), the latter in units of unit_m."""
+    return (pose.rotation - rotation).abs().mean() + (pose.translation - translation).abs().mean() / unit_m

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from aceg_ros.networks.pose_regressor import PoseRegressor
 
 ROLE, SECTION = "pose_regressor", "pose_regressor"       # of the network, and of what a map keeps for it
+TUNED_PREFIX = "net."                                    # of the keys of a fine-tuned network in that section
 SHIPPED = "marepo"
 
 # Methods whose maps give a point for each cell: how to load their regressor.
@@ -38,6 +39,7 @@ class MarepoOptions:
 
     regressor: file of the pose transformer; None for the shipped one. codes: take the coordinates from at most this
     many landmarks, instead of from a head that is trained. refine: refine the poses.
+    fine_tune: train the pose transformer further on the mapping images.
     """
 
     regressor: str | None = option(None, "the pose transformer: a file from 'aceg import marepo' or 'aceg pretrain"
@@ -45,6 +47,8 @@ class MarepoOptions:
     codes: int | None = option(None, "scene coordinates from at most this many landmarks of the shipped regressor of"
                                " ace_g, instead of from a head that is trained for the scene", metavar="N", minimum=1)
     refine: bool = option(False, "refine regressed poses on the correspondences, one local step without RANSAC")
+    fine_tune: bool = option(False, "train the pose transformer further on the mapping images, two passes over them;"
+                             " the map then keeps it")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +72,12 @@ def make_localizer(scene_map: SceneMap, device: str = "auto", seed: int = 0) -> 
 
 
 def load_coordinates(scene_map: SceneMap, device: str) -> SceneCoordinateRegressor:
-    """Return the regressor of a map's scene coordinates. Raises UserError if it cannot be used."""
-    method = scene_map.settings_as(MarepoMapSettings).coordinates
+    """Return the regressor of a map's scene coordinates; the map may also be of the method that these come from.
+
+    Raises UserError if it cannot be used.
+    """
+    method = scene_map.settings_as(MarepoMapSettings).coordinates if scene_map.method == SPEC.name \
+        else scene_map.method
     if method not in _COORDINATES:
         raise UserError(f"The map takes its scene coordinates from method '{method}', which this version cannot: map"
                         " the scene again.")
@@ -85,7 +93,7 @@ def load_transformer(scene_map: SceneMap, device: str) -> PoseRegressor:
         raise UserError(f"The map was made with pose regressor {reference.identity}, but '{reference.source}' is now"
                         f" {loaded.identity}: map the scene again, or restore that file.")
     section = scene_map.sections[SECTION]
-    tuned = {key.removeprefix("net."): value for key, value in section.items() if key.startswith("net.")}
+    tuned = {key.removeprefix(TUNED_PREFIX): value for key, value in section.items() if key.startswith(TUNED_PREFIX)}
     return with_weights(loaded, tuned) if tuned else loaded
 
 

@@ -74,7 +74,9 @@ class MarepoLocalizer:
         config = MarepoConfig(reliable_cells=MAX_RELIABLE_CELLS[device], refine=settings.refine, seed=seed,
                               covariance_scale=scene_map.covariance_scale)
         centre = scene_map.sections[SECTION]["centre"].float().to(device)
-        return cls(coordinates=coordinates_of(scene_map, net, device), net=net, centre=centre, config=config)
+        coordinates = coordinates_of(scene_map, device, max_cells=net.config.max_cells,
+                                     patch_offset_px=settings.patch_offset_px)
+        return cls(coordinates=coordinates, net=net, centre=centre, config=config)
 
     def localize(self, frame: Frame, prior: np.ndarray | None = None) -> PoseEstimate:
         """Regress the pose of the camera in the map, or reject the image; `prior` is not used."""
@@ -105,6 +107,7 @@ class MarepoLocalizer:
         """Regress map_from_camera (4, 4) from the trusted cells of an image; None if there are too few or the network
         gives no finite pose."""
         points, rays, mask = token_arrays(found, self._coordinates.stride, self._net.config.at_corner)
+        mask = trusted_cells(mask, found.reliability)
         if mask.sum() < MIN_CELLS:
             return None
         device = self._centre.device
@@ -127,10 +130,11 @@ class MarepoLocalizer:
                                mask=None if found.mask is None else found.mask[order])
 
 
-def coordinates_of(scene_map: SceneMap, net: PoseTransformer, device: str) -> SceneCoordinateLocalizer:
-    """Return what predicts the scene coordinates of the cells that a network reads, in a map."""
-    config = SceneCoordinateConfig(max_cells=net.config.max_cells or ALL_CELLS,
-                                   patch_offset_px=scene_map.settings_as(MarepoMapSettings).patch_offset_px)
+def coordinates_of(scene_map: SceneMap, device: str, *, max_cells: int, patch_offset_px: float = 0.0
+                   ) -> SceneCoordinateLocalizer:
+    """Return what predicts the scene coordinates of the cells that a network reads, in a map. max_cells: see
+    `PoseTransformerConfig`."""
+    config = SceneCoordinateConfig(max_cells=max_cells or ALL_CELLS, patch_offset_px=patch_offset_px)
     return SceneCoordinateLocalizer(encoder=encoder_of(scene_map, device), device=device, config=config,
                                     regressor=load_coordinates(scene_map, device))
 
@@ -144,6 +148,16 @@ def token_arrays(found: SceneCoordinates, stride: int, at_corner: bool) -> tuple
     mask = finite if found.mask is None else finite & found.mask
     points = np.where(finite[:, None], found.points, 0.0)
     return points.astype(np.float32), rays.astype(np.float32), mask
+
+
+def trusted_cells(mask: np.ndarray, reliability: np.ndarray | None) -> np.ndarray:
+    """Return which cells (N,) a network reads: the more reliable half of an image, where they are usable.
+
+    Of the less reliable half, few points are right: the sky, bare walls, blurred edges.
+    """
+    if reliability is None:
+        return mask
+    return mask & (reliability >= np.median(reliability))
 
 
 def refine_pose(pose: np.ndarray, correspondences: Correspondences, config: MarepoConfig) -> np.ndarray:

@@ -102,6 +102,11 @@ class SceneCoordinateLocalizer:
         """Pixels a cell of the encoder."""
         return self._encoder.stride
 
+    @property
+    def short_side_px(self) -> int:
+        """Size of the images that the encoder takes."""
+        return self._encoder.short_side_px
+
     def localize(self, frame: Frame, prior: np.ndarray | None = None) -> PoseEstimate:
         """Estimate the pose of the camera in the map, or reject the image; `prior` is not used."""
         rejection = reject_image(frame)

@@ -48,10 +48,13 @@ def regress_pose(net: PoseTransformer, points: Tensor, rays: Tensor, mask: Tenso
         centre: (3,) mean camera centre of the mapping images.
     """
     frame = frame_of(net.config, points, rays, mask, centre=centre)
-    in_frame = frame.to_frame(points)
-    with half_precision(points.device.type):                # frames need full precision
-        found = net(in_frame, rays, mask)[-1]
-    return RegressedPose(*frame.pose_to_map(found.rotation, found.translation))
+    for _ in range(net.config.passes):
+        in_frame = frame.to_frame(points)
+        with half_precision(points.device.type):            # frames need full precision
+            found = net(in_frame, rays, mask)[-1]
+        pose = RegressedPose(*frame.pose_to_map(found.rotation, found.translation))
+        frame = replace(frame, rotation=pose.rotation)
+    return pose
 
 
 def save_pose_regressor(net: PoseTransformer, path: Path, half: bool = True) -> None:

@@ -28,10 +28,12 @@ class PoseTransformerConfig:
     again, and a pose is supervised. head_blocks: residual blocks of the head. rotation: "6D" or "9D". frequencies,
     max_m: of the encoding of points, which are clipped to +-max_m. ray_scale: factor for rays before their encoding.
     at_corner: whether the ray of a cell is that of its first pixel, not of its centre. reattention, ray_encoding:
-    False leaves out the sum after each group, and the intrinsics in the encoding of cells; for ablations.
+    False leaves out the sum after each group, and the encoding of rays; for ablations.
     masked_pool: whether the head leaves masked cells out; the published one does not. frame: frame of the points: "map"
     (only shifted by the mean camera centre of the map), or "image", see `coordinate_frames`. extent_m: extent of the
-    points in the frame of the image. max_cells: if an image has more, one of each 2x2 is a token; 0: all are.
+    points in the frame of the image. translation_unit_m: of the outputs. passes: number of times that a pose is
+    regressed, each time in a frame with the axes of the last pose. max_cells: if an image has more, one of each 2x2 is
+    a token; 0: all are.
     """
 
     width: int = 256
@@ -49,6 +51,8 @@ class PoseTransformerConfig:
     masked_pool: bool = False
     frame: str = "map"
     extent_m: float = 10.0
+    translation_unit_m: float = 1.0
+    passes: int = 1
     max_cells: int = 0
 
     def __post_init__(self) -> None:
@@ -168,7 +172,9 @@ class PoseTransformer(nn.Module):
             The poses after each group of layers; the last are the best, the others are for supervision.
         """
         with torch.autocast(points.device.type, enabled=False):         # points need more than the 8 bits of bf16
-            x = self.pos_encoding(points) + encode_rays(self.config.ray_scale * rays, self.config.width)
+            x = self.pos_encoding(points)
+            if self.config.ray_encoding:
+                x = x + encode_rays(self.config.ray_scale * rays, self.config.width)
         return [self._regress_pose(tokens, mask) for tokens in self.transformer(x, mask)]
 
     def _regress_pose(self, x: Tensor, mask: Tensor | None) -> RegressedPose:
@@ -180,9 +186,9 @@ class PoseTransformer(nn.Module):
             x = (x * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
         x = self.more_mlps(x)
         with torch.autocast(x.device.type, enabled=False):          # poses need more than the 8 bits of bf16
-            translation, rotation = self.fc_t(x.float()), self.fc_rot(x.float())
-        to_matrix = rotation_from_6d if self.config.rotation == "6D" else rotation_from_9d
-        return RegressedPose(to_matrix(rotation), dehomogenize(translation))
+            to_matrix = rotation_from_6d if self.config.rotation == "6D" else rotation_from_9d
+            return RegressedPose(to_matrix(self.fc_rot(x.float())),
+                                 dehomogenize(self.fc_t(x.float())) * self.config.translation_unit_m)
 
 
 def encode_rays(x: Tensor, width: int) -> Tensor:

@@ -64,6 +64,11 @@ def render(room: Room, atlas: TextureAtlas, camera: Camera, map_from_camera: np.
     return Rendering(image=image.cpu().numpy(), depth_m=depth.cpu().numpy())
 
 
+def cast_depth(room: Room, camera: Camera, map_from_camera: np.ndarray) -> np.ndarray:
+    """Return the z-depths (H, W) float32 in metres at the pixel centres of a pinhole camera, without an image."""
+    return _nearest_faces(room, camera, map_from_camera, _rays(camera, "cpu"))[0].numpy()
+
+
 def _rays(camera: Camera, device: str) -> torch.Tensor:
     """Return camera-frame rays (H, W, 3) with z = 1, so that the ray parameter is the z-depth."""
     u = (torch.arange(camera.width, device=device) - camera.cx) / camera.fx

@@ -66,6 +66,10 @@ class TrainingTask(ABC, Generic[Batch]):
         """Return the groups of parameters to train; `rate_factor` of a group multiplies its learning rate."""
         return [{"params": list(self.model.parameters())}]
 
+    def make_optimizer(self, options: LoopOptions) -> torch.optim.Optimizer:
+        """Make the optimizer; its groups are those of `parameter_groups`."""
+        return torch.optim.AdamW(self.parameter_groups(), lr=options.peak_rate, weight_decay=options.weight_decay)
+
     def save_state(self, done: int) -> None:
         """Save further state of this process for resuming, in addition to the checkpoint. Called in every process."""
 
@@ -126,7 +130,7 @@ def run_training(task: TrainingTask, options: LoopOptions, group: ProcessGroup |
         should_stop: called before every optimizer step. If true, a checkpoint and the current weights are saved.
     """
     group = group or ProcessGroup()
-    optimizer = torch.optim.AdamW(task.parameter_groups(), lr=options.peak_rate, weight_decay=options.weight_decay)
+    optimizer = task.make_optimizer(options)
     done = load_checkpoint(options.run, task.model, optimizer, options.device)
     task.load_state(done)
     if options.evaluate_first and done == 0 and group.is_main:

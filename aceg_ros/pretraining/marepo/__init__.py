@@ -1,0 +1,1 @@
+"""Pre-training of the pose transformer (marepo, CVPR 2024)."""
