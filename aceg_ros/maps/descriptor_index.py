@@ -36,13 +36,13 @@ class ObservationMatcher:
     keyframes that are in several groups cost once."""
 
     def __init__(self, query: Keypoints, database: KeyframeDatabase):
-        self._query, self._database = query, database
+        self.query, self._database = query, database
         self._compared: dict[int, _Compared] = {}
 
     def match(self, keyframes: Sequence[int] | np.ndarray) -> LandmarkMatches:
         """Match with all observations of some keyframes: mutual nearest neighbours by their descriptors."""
         compared = self._compare([int(keyframe) for keyframe in keyframes])
-        if not compared or len(self._query) == 0:
+        if not compared or len(self.query) == 0:
             return _matches(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
         best, which = torch.stack([one.best for one in compared]).max(0)
         number = torch.arange(len(best), device=best.device)
@@ -51,7 +51,7 @@ class ObservationMatcher:
         keypoints = (best == returned).nonzero()[:, 0]
         rows = torch.stack([one.row for one in compared])[which, number][keypoints]
         stored = self._database.unit_descriptors(best.device)[rows].float()
-        exact = (self._query.descriptors[keypoints] * stored).sum(1).cpu().numpy()
+        exact = (self.query.descriptors[keypoints] * stored).sum(1).cpu().numpy()
         landmarks = self._database.landmark_array[rows.cpu().numpy()]
         return _one_per_landmark(_matches(keypoints.cpu().numpy(), landmarks, exact))
 
@@ -62,8 +62,8 @@ class ObservationMatcher:
         new = [keyframe for keyframe in keyframes if keyframe not in self._compared]
         if new:
             rows = self._database.observations_of(new)
-            stored = _descriptors(self._database, rows, self._query.descriptors.device)
-            similarity = self._query.descriptors.to(stored.dtype) @ stored.T
+            stored = _descriptors(self._database, rows, self.query.descriptors.device)
+            similarity = self.query.descriptors.to(stored.dtype) @ stored.T
             most = similarity.amax(0)                               # of each observation, over the keypoints
             ends = np.cumsum(starts[np.array(new) + 1] - starts[new])
             for keyframe, end in zip(new, ends.tolist(), strict=True):

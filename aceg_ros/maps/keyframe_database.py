@@ -108,6 +108,20 @@ class KeyframeDatabase:
             self._unit_descriptors[device] = torch.cat(parts)
         return self._unit_descriptors[device]
 
+    def mean_descriptors(self, device: torch.device) -> Tensor:
+        """Return the mean descriptor (L, C) of each landmark, of the type and unit length of `unit_descriptors`."""
+        if device not in self._mean_descriptors:
+            unit = self.unit_descriptors(device)
+            sums = torch.zeros(len(self.points), unit.shape[1], device=device)
+            for part, rows in zip(self.landmarks.split(CONVERTED_AT_ONCE), unit.split(CONVERTED_AT_ONCE), strict=True):
+                sums.index_add_(0, part.long().to(device), rows.float())
+            self._mean_descriptors[device] = functional.normalize(sums, dim=1).to(unit.dtype)
+        return self._mean_descriptors[device]
+
+    @cached_property
+    def _mean_descriptors(self) -> dict[torch.device, Tensor]:
+        return {}
+
     @cached_property
     def _unit_descriptors(self) -> dict[torch.device, Tensor]:
         return {}

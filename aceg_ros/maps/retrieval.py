@@ -40,7 +40,7 @@ class KeyframeRetrieval:
         histograms.data = np.sqrt(histograms.data) * self._rarity[histograms.indices]
         length = np.sqrt(np.asarray(histograms.multiply(histograms).sum(1)).ravel())
         histograms.data /= np.repeat(np.maximum(length, 1e-9), np.diff(histograms.indptr))
-        self._histograms = histograms
+        self._database, self._histograms = database, histograms
         self._vocabulary = functional.normalize(database.vocabulary.float(), dim=1).to(device)
 
     def find(self, descriptors: Tensor, count: int) -> Shortlist:
@@ -50,6 +50,31 @@ class KeyframeRetrieval:
         similarity = self._histograms @ histogram
         keyframes = np.argsort(-similarity, kind="stable")[:count]
         return Shortlist(keyframes=keyframes, similarity=similarity[keyframes] / max(similarity[keyframes[0]], 1e-9))
+
+
+    def rank_by_landmarks(self, descriptors: Tensor, keyframes: np.ndarray, count: int) -> Shortlist:
+        """Return the `count` of some keyframes that see the landmarks most similar to an image's descriptors (n, C).
+
+        Each descriptor votes for its most similar landmark, with the similarity times its lead over the second one;
+        each keyframe has the votes of the landmarks that it observed, divided by the root of their number.
+        """
+        database = self._database
+        rows = database.observations_of(keyframes)
+        landmarks, seen = np.unique(database.landmark_array[rows], return_inverse=True)
+        if len(landmarks) < 2 or len(descriptors) == 0:
+            return Shortlist(keyframes=keyframes[:count], similarity=np.ones(min(count, len(keyframes))))
+        stored = database.mean_descriptors(descriptors.device)[torch.from_numpy(landmarks).to(descriptors.device)]
+        similarity = descriptors.to(stored.dtype) @ stored.T
+        best, which = similarity.max(1)
+        similarity.scatter_(1, which[:, None], -1.0)
+        vote = (best * (best - similarity.amax(1))).float().clamp(min=0).cpu().numpy()
+        votes = np.zeros(len(landmarks), np.float32)
+        np.maximum.at(votes, which.cpu().numpy(), vote)
+        sizes = database.starts[keyframes + 1] - database.starts[keyframes]
+        sums = np.bincount(np.repeat(np.arange(len(keyframes)), sizes), votes[seen], len(keyframes))
+        score = sums / np.sqrt(np.maximum(sizes, 1))
+        order = np.argsort(-score, kind="stable")[:count]
+        return Shortlist(keyframes=keyframes[order], similarity=score[order] / max(score[order[0]], 1e-9))
 
 
 def assign_words(descriptors: Tensor, vocabulary: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ RANSAC, look again for every landmark that should be visible from each, take the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -25,17 +24,15 @@ from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.scene_coordinates import encoder_of
 from aceg_ros.pose.config import GateConfig, GuidedConfig, SolverConfig
 from aceg_ros.pose.correspondences import CameraFromMap, Correspondences
-from aceg_ros.pose.gates import is_confirmed
 from aceg_ros.pose.guided import (
     GuidedPose,
-    Hypothesis,
-    find_hypotheses,
+    find_hypothesis,
     refine_finally,
     refine_guided,
     significance_beside,
 )
 from aceg_ros.pose.significance import Significance
-from aceg_ros.pose.verify import blind_consensus, verify_guided_pose
+from aceg_ros.pose.verify import verify_guided_pose
 from aceg_ros.utils.device import pick_device
 from aceg_ros.utils.stopwatch import Stopwatch
 
@@ -49,29 +46,28 @@ class KeyframeLocalizerConfig:
     """Settings of the localizer.
 
     keypoints: number of the most reliable keypoints that are matched. retrieval_keypoints: number of them that
-    keyframes are retrieved by. shortlist: number of keyframes that are matched at first. wide_shortlist: keyframes that
-    further hypotheses come from, if the first pose is not certain. visible_keyframes, visible_landmarks: number of
-    keyframes near a pose, and of those of their landmarks that should be visible, that are searched for.
-    confident_log10_nfa, confident_inlier_ratio: significance, and share of matches that agree, from which no further
-    hypothesis is tried, unless keyframes of another place have a similarity of more than twin_similarity, as a share of
-    the best. further_looks: at most, as long as the best pose becomes more significant. outlier_hypotheses,
-    group_hypotheses: number of further hypotheses from the outliers of the first one, and from groups of keyframes that
-    show the same place. max_further_log10_nfa: largest logarithm of the number of poses that agree by chance as well as
-    a further hypothesis for it to be tried. covariance_scale: of the map, see `mapping.calibration`. seed: of
-    RANSAC.
+    keyframes are retrieved by. shortlist: number of keyframes that are matched at first. wide_shortlist: number
+    retrieved by visual words. ranking_keypoints, ranked: number of keypoints by which these are ranked again if the
+    first pose is not good, and of keyframes kept. visible_keyframes, visible_landmarks: number of keyframes near a
+    pose, and of those of their landmarks that should be visible, that are searched for. good_log10_nfa: significance
+    with all matches from which a pose is good: then only keyframes of other places can tell anything new, with a
+    similarity of more than twin_similarity, as a share of the best. further_looks: at most, as long as the best pose
+    becomes more significant. group_hypotheses: number of further hypotheses from groups of keyframes that show the same
+    place. max_further_log10_nfa: largest logarithm of the number of poses that agree by chance as well as a further
+    hypothesis for it to be tried. covariance_scale: of the map, see `mapping.calibration`. seed: of RANSAC.
     """
 
     keypoints: int = 1500
     retrieval_keypoints: int = 600
     shortlist: int = 8
-    wide_shortlist: int = 20
+    wide_shortlist: int = 60
+    ranking_keypoints: int = 1000
+    ranked: int = 20
     visible_keyframes: int = 10
     visible_landmarks: int = 4000
-    confident_log10_nfa: float = -15.0
-    confident_inlier_ratio: float = 0.5
+    good_log10_nfa: float = -15.0
     twin_similarity: float = 0.6
     further_looks: int = 1
-    outlier_hypotheses: int = 1
     group_hypotheses: int = 2
     max_further_log10_nfa: float = 0.0
     covariance_scale: float = MIN_COVARIANCE_SCALE
@@ -119,14 +115,24 @@ class KeyframeLocalizer:
         shortlist = self._retrieval.find(query.descriptors[:config.retrieval_keypoints], config.wide_shortlist)
         stopwatch.lap("retrieve")
         matcher = ObservationMatcher(query, self._database)
-        matches = matcher.match(shortlist.keyframes[:config.shortlist])
+        blind = self._match(matcher, shortlist.keyframes)
         stopwatch.lap("match")
-        blind = self._correspondences(query, matches)
-        found, competitor = self._most_significant(query, blind, shortlist, matcher)
+        poses = self._poses(query, blind, chance_is_tried=True)
+        if not any(self._is_good(pose) for pose in poses):
+            shortlist = self._retrieval.rank_by_landmarks(query.descriptors[:config.ranking_keypoints],
+                                                          shortlist.keyframes, config.ranked)
+            blind = self._match(matcher, shortlist.keyframes)
+            poses += self._poses(query, blind)
+        # Where a pose is good, only other places that look alike can tell anything new.
+        good = any(self._is_good(pose) for pose in poses)
+        for group in (self._twins(shortlist) if good else self._groups(shortlist))[:config.group_hypotheses]:
+            poses += self._poses(query, self._match(matcher, group))
+        found, competitor = self._most_significant(query, poses)
         stopwatch.lap("solve")
         if found is None:
             estimate = PoseEstimate(status=Status.NO_CONSENSUS,
-                                    message=f"no pose agrees with the {len(matches)} matches of {len(query)} keypoints")
+                                    message=f"no pose agrees with the {len(blind.pixels)} matches of {len(query)}"
+                                            " keypoints")
             shown = blind
         else:
             estimate = verify_guided_pose(found, competitor, blind, config.gates)
@@ -137,27 +143,31 @@ class KeyframeLocalizer:
                        correspondences=ImageCorrespondences(pixels=shown.pixels, points=shown.points,
                                                             camera=shown.camera))
 
-    def _most_significant(self, query: Keypoints, blind: Correspondences, shortlist: Shortlist,
-                          matcher: ObservationMatcher) -> tuple[GuidedPose | None, Significance | None]:
+    def _match(self, matcher: ObservationMatcher, keyframes: np.ndarray) -> Correspondences:
+        return self._correspondences(matcher.query, matcher.match(keyframes[:self._config.shortlist]))
+
+    def _poses(self, query: Keypoints, correspondences: Correspondences, *, chance_is_tried: bool = False
+               ) -> list[GuidedPose]:
+        """Return the pose that RANSAC finds, refined by looking again, if there is one; also one that agrees with its
+        matches by chance, if that is tried."""
+        config = self._config
+        hypothesis = find_hypothesis(correspondences, config.solver, config.guided, seed=config.seed)
+        if hypothesis is None or (not chance_is_tried and hypothesis.log10_nfa > config.max_further_log10_nfa):
+            return []
+        pose = self._look(query, hypothesis.pose)
+        return [] if pose is None else [pose]
+
+    def _is_good(self, pose: GuidedPose) -> bool:
+        return pose.overall.log10_nfa < self._config.good_log10_nfa
+
+    def _most_significant(self, query: Keypoints, poses: list[GuidedPose]
+                          ) -> tuple[GuidedPose | None, Significance | None]:
         """Return the most significant pose, and the greatest significance of one at another place; None where there is
         none."""
-        refined: list[GuidedPose] = []
-        groups = self._groups(shortlist.keyframes)
-        twins = [group for group in groups[1:] if self._similarity(shortlist, group) > self._config.twin_similarity]
-        for hypothesis in self._solve(blind, 1 + self._config.outlier_hypotheses):
-            refined += self._look_unless_chance(query, hypothesis, first=not refined)
-            if len(refined) == 1 and not twins and self._is_certain(refined[0], blind):
-                break
-        # Where the first pose is good, only other places that look alike can tell anything new.
-        good = any(pose.overall.log10_nfa < self._config.confident_log10_nfa for pose in refined)
-        for group in (twins if good else groups)[:self._config.group_hypotheses]:
-            for hypothesis in self._solve(self._correspondences(query, matcher.match(group)), 1):
-                refined += self._look_unless_chance(query, hypothesis, first=False)
-        if not refined:
+        if not poses:
             return None, None
-        refined.sort(key=lambda pose: pose.significance.log10_nfa + pose.overall.log10_nfa)
-        best = refined[0]
-        competing = [other for other in refined[1:] if self._is_elsewhere(other.pose, best.pose)]
+        best = min(poses, key=lambda pose: pose.significance.log10_nfa + pose.overall.log10_nfa)
+        competing = [other for other in poses if self._is_elsewhere(other.pose, best.pose)]
         for _ in range(self._config.further_looks if best.moved_px > SETTLED_PX else 0):
             again = self._look(query, best.pose)
             if again is None or again.overall.log10_nfa >= best.overall.log10_nfa:
@@ -167,28 +177,11 @@ class KeyframeLocalizer:
         significances = [significance_beside(other, best, self._config.guided) for other in competing]
         return best, min(significances, key=lambda value: value.log10_nfa, default=None)
 
-    def _is_certain(self, pose: GuidedPose, blind: Correspondences) -> bool:
-        """Return whether no further hypothesis needs to be tried beside a pose."""
-        consensus = blind_consensus(pose, blind)
-        return (pose.significance.log10_nfa < self._config.confident_log10_nfa
-                and consensus.inlier_ratio >= self._config.confident_inlier_ratio
-                and is_confirmed(consensus, self._config.gates))
-
-    @staticmethod
-    def _similarity(shortlist: Shortlist, group: np.ndarray) -> float:
-        """Return the similarity of the most similar keyframe of a group, as a share of that of the first keyframe."""
-        return float(shortlist.similarity[np.isin(shortlist.keyframes, group)].max())
-
-    def _solve(self, correspondences: Correspondences, count: int) -> Iterator[Hypothesis]:
-        return find_hypotheses(correspondences, self._config.solver, self._config.guided, count=count,
-                               seed=self._config.seed)
-
-    def _look_unless_chance(self, query: Keypoints, hypothesis: Hypothesis, *, first: bool) -> list[GuidedPose]:
-        """Look again from a hypothesis, unless it is a further one that agrees with its matches by chance."""
-        if not first and hypothesis.log10_nfa > self._config.max_further_log10_nfa:
-            return []
-        pose = self._look(query, hypothesis.pose)
-        return [] if pose is None else [pose]
+    def _twins(self, shortlist: Shortlist) -> list[np.ndarray]:
+        """Return the groups of keyframes that show another place than the first one, but are nearly as similar."""
+        similarity = dict(zip(shortlist.keyframes.tolist(), shortlist.similarity.tolist(), strict=True))
+        return [group for group in self._groups(shortlist)[1:]
+                if max(similarity[keyframe] for keyframe in group.tolist()) > self._config.twin_similarity]
 
     def _look(self, query: Keypoints, pose: CameraFromMap) -> GuidedPose | None:
         """Look for the landmarks that should be visible from a pose, and refine it on those found."""
@@ -198,9 +191,9 @@ class KeyframeLocalizer:
                                     radius_px=config.guided.search_radius_px, max_count=config.visible_landmarks)
         return refine_guided(self._correspondences(query, matches), matches.similarity, pose, config.guided)
 
-    def _groups(self, keyframes: np.ndarray) -> list[np.ndarray]:
+    def _groups(self, shortlist: Shortlist) -> list[np.ndarray]:
         """Group keyframes by place; the group of the most similar keyframe comes first."""
-        poses, groups, left = self._database.pose_array, [], keyframes
+        poses, groups, left = self._database.pose_array, [], shortlist.keyframes[:self._config.ranked]
         while len(left):
             distance = np.linalg.norm(poses[left, :3, 3] - poses[left[0], :3, 3], axis=1)
             same = ((distance < GROUP_DEPTHS * self._database.depths_m[left[0]])

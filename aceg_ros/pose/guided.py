@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from aceg_ros.pose.config import GuidedConfig, SolverConfig
-from aceg_ros.pose.correspondences import CameraFromMap, Correspondences, UsableCorrespondences
+from aceg_ros.pose.correspondences import CameraFromMap, Correspondences
 from aceg_ros.pose.ransac import run_ransac
 from aceg_ros.pose.refinement import refine
 from aceg_ros.pose.significance import Significance, compute_significance
@@ -16,7 +16,6 @@ from aceg_ros.pose.significance import Significance, compute_significance
 MIN_CORRESPONDENCES = 8
 MIN_SCALE_PX = 1.2                  # of the robust loss
 FIRST_SCALES, FINAL_STEPS = 3.0, 5  # of the last refinement: begins wide, since narrow scales converge slowly
-CLEAR_OUTLIER_PX = 12.0             # residuals from which correspondences may belong to another pose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,24 +44,12 @@ class GuidedPose:
     moved_px: float = 0.0
 
 
-def find_hypotheses(correspondences: Correspondences, solver: SolverConfig, guided: GuidedConfig, *, count: int,
-                    seed: int) -> Iterator[Hypothesis]:
-    """Yield up to `count` poses, each from the correspondences that are clear outliers of those before."""
-    data = correspondences.usable
-    for _ in range(count):
-        if data.count < max(solver.min_correspondences, MIN_CORRESPONDENCES):
-            return
-        found = _best_of_thresholds(data, solver, guided, seed)
-        if found is None:
-            return
-        yield found
-        data = data.subset(np.flatnonzero(data.residuals(found.pose).squared_px > CLEAR_OUTLIER_PX**2))
-
-
-def _best_of_thresholds(data: UsableCorrespondences, solver: SolverConfig, guided: GuidedConfig, seed: int
-                        ) -> Hypothesis | None:
+def find_hypothesis(correspondences: Correspondences, solver: SolverConfig, guided: GuidedConfig, *, seed: int
+                    ) -> Hypothesis | None:
     """Run RANSAC at each threshold and return the most significant pose; None if there is none."""
-    camera = data.camera
+    data, camera = correspondences.usable, correspondences.camera
+    if data.count < max(solver.min_correspondences, MIN_CORRESPONDENCES):
+        return None
     # Without a projection to search around, a match may lie anywhere in the image.
     radius_px = float(np.sqrt(camera.width * camera.height / np.pi))
     found: list[Hypothesis] = []
