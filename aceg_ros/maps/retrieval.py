@@ -66,7 +66,7 @@ class KeyframeRetrieval:
         stored = database.mean_descriptors(descriptors.device)[torch.from_numpy(landmarks).to(descriptors.device)]
         similarity = descriptors.to(stored.dtype) @ stored.T
         best, which = similarity.max(1)
-        similarity.scatter_(1, which[:, None], -1.0)
+        similarity[torch.arange(len(which), device=which.device), which] = -1.0
         vote = (best * (best - similarity.amax(1))).float().clamp(min=0).cpu().numpy()
         votes = np.zeros(len(landmarks), np.float32)
         np.maximum.at(votes, which.cpu().numpy(), vote)
