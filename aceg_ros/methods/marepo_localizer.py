@@ -6,7 +6,7 @@ refine it if the map says so, verify it on the most reliable ones.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -26,10 +26,9 @@ from aceg_ros.methods.scene_coordinates import (
 )
 from aceg_ros.networks import pose_regressor
 from aceg_ros.networks.pose_transformer import PoseTransformer
-from aceg_ros.pose.config import SolverConfig
 from aceg_ros.pose.correspondences import CameraFromMap, Correspondences
 from aceg_ros.pose.refinement import refine
-from aceg_ros.pose.verify import verify_pose
+from aceg_ros.pose.verify import verify_pose, verify_unrefined_pose
 from aceg_ros.utils.device import pick_device
 from aceg_ros.utils.stopwatch import Stopwatch
 
@@ -44,7 +43,8 @@ class MarepoConfig:
     reliable_cells: number of the most reliable cells that verify a pose; None: all. refine: whether poses are refined.
     scales_px, refine_steps: scales of the robust loss of the refinement, decreasing from about the error of a regressed
     pose, and number of Gauss-Newton steps at each. regressed_threshold_px: reprojection error below which a
-    correspondence agrees with a pose that is not refined; refined ones have the threshold of the solver.
+    correspondence agrees with a pose that is not refined (its covariance comes from the refined one); refined ones have
+    the threshold of the solver.
     covariance_scale: of the map, see `mapping.calibration`. seed: of the gates.
     """
 
@@ -55,8 +55,6 @@ class MarepoConfig:
     regressed_threshold_px: float = 30.0
     covariance_scale: float = MIN_COVARIANCE_SCALE
     seed: int = 0
-    solver: SolverConfig = field(default_factory=SolverConfig)
-
 
 class MarepoLocalizer:
     """A `Localizer` that regresses the pose from scene coordinates."""
@@ -83,7 +81,7 @@ class MarepoLocalizer:
         rejection = reject_image(frame)
         if rejection is not None:
             return rejection
-        found = self._coordinates.scene_coordinates(frame)
+        found = self.scene_coordinates(frame)
         stopwatch = Stopwatch()
         pose = self.regress_pose(found)
         stopwatch.lap("regress")
@@ -91,16 +89,19 @@ class MarepoLocalizer:
             return PoseEstimate(status=Status.TOO_FEW_CORRESPONDENCES, stage_ms=found.stage_ms, message=(
                 f"fewer than {MIN_CELLS} of {len(found.points)} cells have a map point that is trusted"))
         config, correspondences = self._config, self.most_reliable(found)
-        solver = replace(config.solver, inlier_threshold_px=config.regressed_threshold_px)
-        if config.refine:
-            solver = config.solver
-            pose = refine_pose(pose, correspondences, config)
-            stopwatch.lap("refine")
-        estimate = verify_pose(pose, correspondences, solver=solver, seed=config.seed)
+        refined = refine_pose(pose, correspondences, config)
+        stopwatch.lap("refine")
+        estimate = verify_pose(refined, correspondences, seed=config.seed) if config.refine else \
+            verify_unrefined_pose(pose, refined, correspondences, threshold_px=config.regressed_threshold_px,
+                                  seed=config.seed)
         stage_ms = found.stage_ms | stopwatch.laps_ms | estimate.stage_ms
         covariance = None if estimate.covariance is None else config.covariance_scale * estimate.covariance
         shown = ImageCorrespondences(pixels=correspondences.pixels, points=correspondences.points, camera=found.camera)
         return replace(estimate, covariance=covariance, stage_ms=stage_ms, correspondences=shown)
+
+    def scene_coordinates(self, frame: Frame) -> SceneCoordinates:
+        """Predict the map points of the cells of a frame, which must have passed `reject_image`."""
+        return self._coordinates.scene_coordinates(frame)
 
     @torch.inference_mode()
     def regress_pose(self, found: SceneCoordinates) -> np.ndarray | None:
@@ -163,6 +164,6 @@ def trusted_cells(mask: np.ndarray, reliability: np.ndarray | None) -> np.ndarra
 def refine_pose(pose: np.ndarray, correspondences: Correspondences, config: MarepoConfig) -> np.ndarray:
     """Refine map_from_camera (4, 4) on its correspondences, without a search; the pose itself if there are too few."""
     data = correspondences.usable
-    if data.count < config.solver.min_correspondences:
+    if data.count < MIN_CELLS:
         return pose
     return refine(data, CameraFromMap.from_pose(pose), config.scales_px, config.refine_steps).map_from_camera

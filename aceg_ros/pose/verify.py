@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from aceg_ros.estimate import PoseEstimate, Status
-from aceg_ros.geometry import is_pose
+from aceg_ros.geometry import is_pose, pose_difference
 from aceg_ros.pose import gates
 from aceg_ros.pose.config import GateConfig, SolverConfig
 from aceg_ros.pose.correspondences import CameraFromMap, Consensus, Correspondences, UsableCorrespondences
@@ -54,6 +54,37 @@ def verify_pose(pose: np.ndarray | Hypothesis, correspondences: Correspondences,
     stopwatch.lap("gates")
     estimate = _estimate(consensus, map_from_camera, covariance, rejection)
     return replace(estimate, stage_ms=stage_ms | stopwatch.laps_ms)
+
+
+def verify_unrefined_pose(pose: np.ndarray, refined: np.ndarray, correspondences: Correspondences,
+                          config: GateConfig | None = None, *, threshold_px: float, seed: int = 0) -> PoseEstimate:
+    """Accept or reject a pose that does not minimise the reprojection error, as a network regresses it.
+
+    Args:
+        pose: map_from_camera (4, 4).
+        refined: the minimum of the reprojection error near it (4, 4). It must pass `verify_pose`.
+        correspondences: pixels and their map points.
+        config: thresholds of the gates.
+        threshold_px: reprojection error below which a correspondence agrees with the pose itself.
+        seed: as for `verify_pose`.
+
+    Returns:
+        An accepted estimate with `pose` and its own inliers, or a rejection. The covariance is that of the refined
+        pose, plus the square of the distance to it.
+    """
+    config = config or GateConfig()
+    estimate = verify_pose(refined, correspondences, config, seed=seed)
+    if estimate.covariance is None:
+        return estimate
+    consensus = Consensus.from_pose(correspondences.usable, CameraFromMap.from_pose(pose), threshold_px)
+    off = pose_difference(pose, refined)
+    covariance = estimate.covariance + np.outer(off, off)
+    rejection = gates.check_inlier_count(consensus.inlier_count, consensus.data.total_count, config, threshold_px)
+    if rejection is None:
+        depth_m = float(np.median(consensus.residuals.depth_m[consensus.inliers]))
+        rejection = gates.check_covariance(covariance, depth_m, config)
+    found = _estimate(consensus, np.array(pose, np.float64), covariance if rejection is None else None, rejection)
+    return replace(found, stage_ms=estimate.stage_ms)
 
 
 def estimate_verified_pose(correspondences: Correspondences, solver: SolverConfig | None = None,

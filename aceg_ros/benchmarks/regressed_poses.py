@@ -1,0 +1,150 @@
+"""Compares a regressed pose, the same refined, and RANSAC, all on the same scene coordinates, also with outliers added.
+
+    python -m aceg_ros.benchmarks.regressed_poses MAP=SCENE ... [--regressor FILE] [--every N] [--outliers X ...]
+
+MAP: a map with scene coordinates for each cell (of ace, or of ace_g with --codes). SCENE: images with poses that the
+map was not made from. Added outliers are cells that get the map point of another cell; they come on top of those that
+the map's predictions have.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+
+from aceg_ros.datasets import open_scene
+from aceg_ros.encoders.preprocess import reject_image
+from aceg_ros.geometry import pose_error
+from aceg_ros.maps.scene_map import SceneMap
+from aceg_ros.methods.marepo import as_marepo_map
+from aceg_ros.methods.marepo_localizer import MarepoConfig, MarepoLocalizer, refine_pose
+from aceg_ros.methods.scene_coordinates import SceneCoordinates
+from aceg_ros.networks.pose_regressor import PoseRegressor, load_pose_regressor
+from aceg_ros.pose.correspondences import Correspondences
+from aceg_ros.pose.gates import Rejection
+from aceg_ros.pose.solver import estimate_pose
+from aceg_ros.pose.verify import verify_pose, verify_unrefined_pose
+
+COLUMNS = ("map", "outliers added", "pose", "images", "median m", "median deg", "within 0.25 m, 5 deg", "accepted",
+           "accepted: 0.05/5", "0.1/5", "0.25/5", "wrong", "ms")
+WRONG_M, WRONG_DEG = 0.5, 10.0
+REGRESSED = "regressed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One pose of one image: errors before the gates, NaN without a pose; whether it was accepted; milliseconds for the
+    pose alone, without coordinates and gates."""
+
+    metres: float
+    degrees: float
+    accepted: bool
+    ms: float
+
+
+Estimator = Callable[[SceneCoordinates, Correspondences], np.ndarray | None]
+
+
+def run(pairs: Sequence[tuple[Path, Path]], regressor: PoseRegressor | None, *, every: int = 1,
+        outliers: Sequence[float] = (0.0, 0.3, 0.5, 0.7)) -> str:
+    """Evaluate all maps on their scenes. Returns a table as Markdown text.
+
+    Args:
+        pairs: maps, each with a scene.
+        regressor: the pose transformer; None for the shipped one.
+        every: take every n-th image.
+        outliers: shares of cells that become outliers.
+    """
+    rows = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
+    for map_path, scene in pairs:
+        localizer = MarepoLocalizer.from_map(as_marepo_map(SceneMap.load(map_path), regressor), device="cpu", seed=0)
+        frames = [frame for frame in open_scene(scene, every) if reject_image(frame) is None]
+        predicted = [localizer.scene_coordinates(frame) for frame in frames]
+        truths = [np.asarray(frame.map_from_camera) for frame in frames]
+        for share in outliers:
+            spoilt = [with_outliers(each, share, seed) for seed, each in enumerate(predicted)]
+            for name in estimators(localizer):
+                results = [evaluate(localizer, name, each, truth) for each, truth in zip(spoilt, truths, strict=True)]
+                rows.append(f"| {map_path.stem} | {share:.0%} | {name} | {_cells(results)} |")
+    return "\n".join(rows)
+
+
+def estimators(localizer: MarepoLocalizer) -> dict[str, Estimator]:
+    """Return what estimates a pose from scene coordinates, by name."""
+    config = MarepoConfig()
+
+    def regressed(found: SceneCoordinates, correspondences: Correspondences) -> np.ndarray | None:
+        return localizer.regress_pose(found)
+
+    def refined(found: SceneCoordinates, correspondences: Correspondences) -> np.ndarray | None:
+        pose = localizer.regress_pose(found)
+        return None if pose is None else refine_pose(pose, correspondences, config)
+
+    def ransac(found: SceneCoordinates, correspondences: Correspondences) -> np.ndarray | None:
+        hypothesis = estimate_pose(correspondences)
+        return None if isinstance(hypothesis, Rejection) else hypothesis.map_from_camera
+
+    return {REGRESSED: regressed, "regressed, refined": refined, "RANSAC": ransac}
+
+
+def evaluate(localizer: MarepoLocalizer, name: str, found: SceneCoordinates, truth: np.ndarray) -> Result:
+    """Estimate the pose of one image by the estimator of this name, and verify it."""
+    estimator, unrefined = estimators(localizer)[name], name == REGRESSED
+    correspondences = localizer.most_reliable(found)
+    _ = correspondences.usable                              # not part of the time
+    started = perf_counter()
+    pose = estimator(found, correspondences)
+    ms = 1e3 * (perf_counter() - started)
+    if pose is None:
+        return Result(metres=np.nan, degrees=np.nan, accepted=False, ms=ms)
+    config = MarepoConfig()
+    estimate = verify_pose(pose, correspondences) if not unrefined else verify_unrefined_pose(
+        pose, refine_pose(pose, correspondences, config), correspondences, threshold_px=config.regressed_threshold_px)
+    metres, degrees = pose_error(pose, truth)
+    return Result(metres=metres, degrees=degrees, accepted=estimate.accepted, ms=ms)
+
+
+def with_outliers(found: SceneCoordinates, share: float, seed: int) -> SceneCoordinates:
+    """Give this share of the cells the map point of another cell."""
+    rng = np.random.default_rng(seed)
+    wrong = rng.random(len(found.points)) < share
+    return replace(found, points=np.where(wrong[:, None], found.points[rng.permutation(len(wrong))], found.points))
+
+
+def _cells(results: Sequence[Result]) -> str:
+    """Return the cells of a row. Images without a pose have infinite errors."""
+    metres, degrees, accepted = (np.array([getattr(each, name) for each in results])
+                                 for name in ("metres", "degrees", "accepted"))
+    metres, degrees = np.nan_to_num(metres, nan=np.inf), np.nan_to_num(degrees, nan=np.inf)
+
+    def share(limit_m: float, chosen: np.ndarray) -> str:
+        return f"{(chosen & (metres < limit_m) & (degrees < 5)).mean():.2f}"
+
+    wrong = int((accepted & ((metres > WRONG_M) | (degrees > WRONG_DEG))).sum())
+    recalls = " | ".join(share(limit, accepted) for limit in (0.05, 0.1, 0.25))
+    return (f"{len(results)} | {np.median(metres):.3f} | {np.median(degrees):.1f} |"
+            f" {share(0.25, np.ones(len(results), bool))} | {int(accepted.sum())} | {recalls} | {wrong} |"
+            f" {np.median([each.ms for each in results]):.0f}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pairs", nargs="+", metavar="MAP=SCENE")
+    parser.add_argument("--regressor", metavar="FILE", help="pose transformer (default: the shipped one)")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="take every N-th image only")
+    parser.add_argument("--outliers", type=float, nargs="+", default=(0.0, 0.3, 0.5, 0.7), metavar="X")
+    options = parser.parse_args(arguments)
+    pairs = [tuple(map(Path, pair.split("=", 1))) for pair in options.pairs]
+    regressor = None if options.regressor is None else load_pose_regressor(options.regressor)
+    print(run(pairs, regressor, every=options.every, outliers=options.outliers))  # type: ignore[arg-type]
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""marepo from the command line: mapping with landmarks, localizing, evaluating; what happens to a regressed pose."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from aceg_ros.benchmarks.regressed_poses import evaluate, run, with_outliers
+from aceg_ros.cli import main
+from aceg_ros.datasets import open_scene
+from aceg_ros.geometry import pose_error
+from aceg_ros.maps.scene_map import SceneMap
+from aceg_ros.methods.marepo import as_marepo_map, load_transformer
+from aceg_ros.methods.marepo_localizer import MarepoLocalizer, trusted_cells
+from aceg_ros.networks.pose_regressor import load_pose_regressor, save_pose_regressor
+from aceg_ros.networks.pose_transformer import PoseTransformer, PoseTransformerConfig
+
+TINY = PoseTransformerConfig(width=32, heads=4, layers=2, group=1, frame="image", masked_pool=True, at_corner=False,
+                             max_cells=2400)
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def made(rendered_scene, made_once) -> Path:
+    """A folder with an untrained transformer, marepo.safetensors, and a map of the rendered scene, room.map."""
+
+    def make(folder: Path) -> None:
+        torch.manual_seed(0)
+        save_pose_regressor(PoseTransformer(TINY), folder / "marepo.safetensors")
+        assert main(["map", str(rendered_scene / "mapping"), "-o", str(folder / "room.map"), "--method", "marepo",
+                     "--codes", "4000", "--regressor", str(folder / "marepo.safetensors"), "--refine", "--fine-tune"]
+                    ) == 0
+
+    return made_once("marepo_map", make)
+
+
+@pytest.fixture(scope="module")
+def frames(rendered_scene):
+    return list(open_scene(rendered_scene / "query"))
+
+
+class KnownPose(MarepoLocalizer):
+    """A localizer whose transformer gives a pose that the test has chosen."""
+
+    pose: np.ndarray | None = None
+
+    def regress_pose(self, found):
+        return self.pose
+
+
+def near(pose: np.ndarray, degrees: float, metres: float) -> np.ndarray:
+    """A pose that is off by this much."""
+    moved = pose.copy()
+    moved[:3, :3] = pose[:3, :3] @ Rotation.from_rotvec(np.deg2rad(degrees) * np.array([0.6, 0.8, 0.0])).as_matrix()
+    moved[:3, 3] += metres * np.array([0.0, 0.6, 0.8])
+    return moved
+
+
+def test_the_map_keeps_what_was_chosen(made):
+    scene_map = SceneMap.load(made / "room.map")
+    assert scene_map.method == "marepo" and scene_map.settings["refine"] is True
+    assert scene_map.settings["coordinates"] == "ace_g" and set(scene_map.networks) == {
+        "encoder", "regressor", "pose_regressor"}
+    original = load_pose_regressor(str(made / "marepo.safetensors")).net
+    tuned = load_transformer(scene_map, "cpu").net
+    assert tuned.config == original.config and not torch.equal(tuned.fc_t.weight, original.fc_t.weight)
+
+
+def test_evaluate_localize_and_info_work_as_with_other_methods(made, rendered_scene, tmp_path, capsys):
+    assert main(["evaluate", str(made / "room.map"), str(rendered_scene / "query"), "--json",
+                 str(tmp_path / "result.json")]) == 0
+    assert json.loads((tmp_path / "result.json").read_text())["frames"] == 12
+    image = str(min((rendered_scene / "query" / "rgb").iterdir()))
+    assert main(["localize", str(made / "room.map"), image]) == 0
+    assert main(["info", str(made / "room.map")]) == 0
+    assert "marepo" in capsys.readouterr().out
+
+
+def test_a_near_pose_is_refined_and_a_far_one_is_rejected(made, frames):
+    localizer = KnownPose.from_map(SceneMap.load(made / "room.map"), device="cpu", seed=0)
+    errors = []
+    for frame in frames[:6]:
+        localizer.pose = near(frame.map_from_camera, 5.0, 0.15)
+        estimate = localizer.localize(frame)
+        if estimate.accepted:
+            errors.append(pose_error(estimate.map_from_camera, frame.map_from_camera))
+            assert "refine" in estimate.stage_ms and "ransac" not in estimate.stage_ms
+        localizer.pose = near(frame.map_from_camera, 120.0, 2.0)
+        assert not localizer.localize(frame).accepted
+    assert len(errors) >= 4 and np.median(errors, axis=0)[0] < 0.03
+
+
+def test_a_pose_that_is_not_refined_is_published_with_its_error(made, frames):
+    rough = as_marepo_map_without_refinement(made)
+    localizer = KnownPose.from_map(rough, device="cpu", seed=0)
+    refining = KnownPose.from_map(SceneMap.load(made / "room.map"), device="cpu", seed=0)
+    ratios = []
+    for frame in frames[:6]:
+        localizer.pose = near(frame.map_from_camera, 0.7, 0.02)
+        refining.pose = localizer.pose
+        estimate, refined = localizer.localize(frame), refining.localize(frame)
+        if estimate.accepted and refined.accepted:
+            assert np.allclose(estimate.map_from_camera, localizer.pose)
+            added = np.trace(estimate.covariance[:3, :3] - refined.covariance[:3, :3]) ** 0.5
+            ratios.append(added / np.linalg.norm((refined.map_from_camera - localizer.pose)[:3, 3]))
+            assert estimate.inliers > refined.inliers / 2
+    assert len(ratios) >= 4, "accepted"
+    assert np.median(ratios) == pytest.approx(rough.covariance_scale**0.5, rel=1e-3), "the distance to the refined pose"
+
+
+def as_marepo_map_without_refinement(made: Path) -> SceneMap:
+    scene_map = SceneMap.load(made / "room.map")
+    return replace(scene_map, settings=scene_map.settings | {"refine": False})
+
+
+def test_no_trusted_cells_no_pose(made, frames):
+    localizer = MarepoLocalizer.from_map(SceneMap.load(made / "room.map"), device="cpu", seed=0)
+    found = localizer.scene_coordinates(frames[0])
+    assert localizer.regress_pose(replace(found, mask=np.zeros(len(found.points), bool))) is None
+    assert localizer.regress_pose(replace(found, points=np.full_like(found.points, np.nan))) is None
+    reliability = np.arange(10.0)
+    assert trusted_cells(np.arange(10) != 9, reliability).tolist() == [False] * 5 + [True] * 4 + [False]
+
+
+def test_the_benchmark_compares_on_the_same_coordinates(made, frames, rendered_scene, tmp_path):
+    regressor = load_pose_regressor(str(made / "marepo.safetensors"))
+    source = SceneMap.load(made / "room.map")
+    codes = replace(source, method="ace_g", settings={}, sections={
+        name: source.sections[name] for name in source.sections if name != "pose_regressor"})
+    codes.save(tmp_path / "codes.map")
+    table = run([(tmp_path / "codes.map", rendered_scene / "query")], regressor, every=4, outliers=(0.0, 0.5))
+    assert table.count("\n") == 7 and table.count("RANSAC") == 2
+    localizer = MarepoLocalizer.from_map(as_marepo_map(codes, regressor), device="cpu", seed=0)
+    found = localizer.scene_coordinates(frames[0])
+    result = evaluate(localizer, "RANSAC", found, frames[0].map_from_camera)
+    assert result.accepted and result.metres < 0.05
+    spoilt = with_outliers(found, 0.5, 1)
+    assert 0.4 < (spoilt.points != found.points).any(1).mean() < 0.6
