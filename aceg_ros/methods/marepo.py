@@ -68,6 +68,8 @@ def make_mapper(options: MappingOptions, method_options: MarepoOptions) -> Mappe
 
 def make_localizer(scene_map: SceneMap, device: str = "auto", seed: int = 0) -> Localizer:
     from aceg_ros.methods.marepo_localizer import MarepoLocalizer
+    if scene_map.method != SPEC.name:                       # a map of another method, which this one is asked to read
+        scene_map = as_marepo_map(scene_map, refine=True)
     return MarepoLocalizer.from_map(scene_map, device=device, seed=seed)
 
 

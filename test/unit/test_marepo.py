@@ -201,6 +201,8 @@ def test_without_weights_it_says_so(monkeypatch, tmp_path, ace_map, capsys):
         make_mapper("marepo", MappingOptions())
     assert main(["import", "marepo-map", str(ace_map / "scene.map"), "-o", str(tmp_path / "new.map")]) == 2
     assert "No weights of the pose transformer ship" in capsys.readouterr().err
+    with pytest.raises(UserError, match="No weights of the pose transformer ship"):
+        make_localizer(SceneMap.load(ace_map / "scene.map"), "cpu", method="marepo")
     with pytest.raises(UserError, match="No pose regressor 'nothing'"):
         load_pose_regressor("nothing")
     with pytest.raises(UserError, match="not a pose regressor"):
