@@ -11,8 +11,10 @@ import torch
 from pretraining_scenes import StopAt
 
 from aceg_ros.camera import Camera, project_map_points
+from aceg_ros.cli import main
 from aceg_ros.encoders.base import load_encoder
 from aceg_ros.encoders.keypoints import spread_over_image
+from aceg_ros.errors import UserError
 from aceg_ros.geometry import look_at
 from aceg_ros.networks.cross_image_fusion import load_cross_image
 from aceg_ros.networks.cross_image_regressor import CrossImageConfig, CrossImageRegressor
@@ -172,6 +174,23 @@ def test_a_run_is_resumed_and_its_weights_can_be_loaded(tmp_path):
     train(whole)
     assert all(torch.equal(value, read_weights(path, "").tensors[name]) for name, value in
                read_weights(whole.run / "sacreg.safetensors", "").tensors.items()), "as if it had not been interrupted"
+
+
+@pytest.mark.slow
+def test_it_is_trained_on_the_command_line(tmp_path, capsys):
+    with_scenes(options(tmp_path, data=CrossImageData(rooms=2, held_out_rooms=4)))
+    command = ["pretrain", "sacreg", "--run", str(tmp_path / "run"), "--data", str(tmp_path / "data"), "--stage",
+               "train", "--rooms", "2", "--iterations", "2"]
+    assert main(command) == 0
+    path = tmp_path / "run" / "sacreg.safetensors"
+    assert f"weights: {path}" in capsys.readouterr().out
+    assert load_cross_image(str(path)).net.config == CrossImageConfig()
+    assert main([*command[:-1], "3"]) == 2, "a run goes on with the options that it began with"
+
+
+def test_without_prepared_scenes_it_says_so(tmp_path):
+    with pytest.raises(UserError, match="No training scene is prepared"):
+        train(options(tmp_path))
 
 
 def test_scores_of_a_new_network_are_those_of_a_matcher():
