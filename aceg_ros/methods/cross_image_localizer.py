@@ -6,7 +6,7 @@ estimate the pose from the most confident ones, verify it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from aceg_ros.methods.scene_coordinates import encoder_of
 from aceg_ros.networks.cross_image_fusion import CrossImageWeights, regress_points
 from aceg_ros.networks.cross_image_regressor import CrossImageRegressor, KeyframeTokens
 from aceg_ros.networks.keyframe_mixer import existing, padded
+from aceg_ros.pose.config import SolverConfig
 from aceg_ros.pose.correspondences import Correspondences
 from aceg_ros.pose.verify import estimate_verified_pose
 from aceg_ros.utils.device import half_precision, pick_device
@@ -41,13 +42,16 @@ class CrossImageLocalizerConfig:
 
     keypoints: number of the most reliable keypoints that the query's tokens are chosen from. retrieval_keypoints:
     number of them that keyframes are retrieved by. block_cells: side of the blocks, in cells, that tokens are spread
-    over. late: fuse late instead of early. covariance_scale: of the map, see `mapping.calibration`. seed: of RANSAC.
+    over. late: fuse late instead of early. solver: its threshold is narrower than for centres of cells, since keypoints
+    are sub-pixel (chosen on held-out chunks of mapping parts). covariance_scale: of the map, see `mapping.calibration`.
+    seed: of RANSAC.
     """
 
     keypoints: int = 1500
     retrieval_keypoints: int = 600
     block_cells: int = 2
     late: bool = False
+    solver: SolverConfig = field(default_factory=lambda: SolverConfig(ransac_threshold_px=12.0))
     covariance_scale: float = MIN_COVARIANCE_SCALE
     seed: int = 0
 
@@ -107,7 +111,7 @@ class CrossImageLocalizer:
         stopwatch.lap("head")
         correspondences = Correspondences(pixels=found.pixels, points=found.points, camera=query.camera,
                                           mask=found.confident)
-        estimate = estimate_verified_pose(correspondences, seed=self._config.seed)
+        estimate = estimate_verified_pose(correspondences, self._config.solver, seed=self._config.seed)
         stopwatch.lap("solve")
         covariance = None if estimate.covariance is None else self._config.covariance_scale * estimate.covariance
         shown = ImageCorrespondences(pixels=found.pixels, points=found.points, camera=query.camera)
