@@ -27,7 +27,7 @@ from aceg_ros.utils.progress import Progress
 _LOG = logging.getLogger("aceg_ros")
 
 
-def build_map(recording: str | Path | Iterable[Frame], *, method: str | None = None, encoder: str = "compact",
+def build_map(recording: str | Path | Iterable[Frame], *, method: str | None = None, encoder: str | None = None,
               budget_s: float | None = None, seed: int = 0, device: str = "auto", use_depth: bool = False,
               every: int = 1, bag_options: BagOptions | None = None, trust_poses: bool = False,
               progress: Callable[[Progress], None] | None = None, **method_options: Any) -> SceneMap:
@@ -36,7 +36,8 @@ def build_map(recording: str | Path | Iterable[Frame], *, method: str | None = N
     Args:
         recording: a folder or bag that `open_scene` can read, or posed frames.
         method: name of a method (`aceg_ros.methods.registry`); None chooses the default for the encoder.
-        encoder: the shipped "compact", or a file written by `aceg import`.
+        encoder: a shipped one, "compact" or "compact2", or a file written by `aceg import`; None: the one that suits
+            the method best.
         budget_s: seconds that reading and mapping may take; None: 300 on a CPU, 120 on a GPU.
         seed: seed of all random choices.
         device: "cpu", "cuda", or "auto" for the GPU if there is one.

@@ -35,8 +35,8 @@ def add_parser(verbs: Any) -> None:
     described = ", ".join(f"{spec.name} ({spec.summary})" for spec in registry.specs())
     verb.add_argument("--method", metavar="METHOD", help=f"mapping method: {described}; by default, the first of"
                       f" {', '.join(registry.default_names())} that supports the encoder and the given flags")
-    verb.add_argument("--encoder", default="compact", help="shipped encoder or a file from 'aceg import'"
-                      " (default: %(default)s)")
+    verb.add_argument("--encoder", help="shipped encoder (compact, compact2) or a file from 'aceg import' (default:"
+                      " the one that suits the method best)")
     verb.add_argument("--budget", type=seconds, metavar="S", help="time limit in seconds for reading and mapping"
                       " (default: 300 on a CPU, 120 on a GPU)")
     conflicting = {"use_depth": verb.add_mutually_exclusive_group()}

@@ -44,7 +44,7 @@ class Player:
 
 
 def run_demo(output: Path | str = "demo_output", scene: Path | str | None = None, budget_s: float | None = None,
-             method: str | None = None, encoder: str = "compact", seed: int = 0, device: str = "auto",
+             method: str | None = None, encoder: str | None = None, seed: int = 0, device: str = "auto",
              sim_frames: tuple[int, int] = (200, 60)) -> dict[str, object]:
     """Run the demo; no process is left behind, whatever happens.
 
@@ -53,7 +53,7 @@ def run_demo(output: Path | str = "demo_output", scene: Path | str | None = None
         scene: Folder of a recorded scene with mapping/ and query/; None: the rendered room.
         budget_s: Seconds for the mapping; None: a default.
         method: Name of the method; None: the default one.
-        encoder: Encoder of the map.
+        encoder: Encoder of the map; None: the one that suits the method best.
         seed: Seed of mapping and pose solver.
         device: Device of mapping and localization.
         sim_frames: Numbers of images to map and to localize in the rendered room.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -52,28 +53,32 @@ class Encoder:
 
     @torch.inference_mode()
     def extract(self, images: Tensor) -> FeatureMap:
-        """Extract float32 features, with reliabilities and keypoints if the network predicts them."""
-        images = images.to(memory_format=torch.channels_last)
-        with half_precision(images.device.type):
-            found: FeatureMap = self.net(images)
-        return FeatureMap(found.features.float(), None if found.reliability is None else found.reliability.float(),
-                          None if found.keypoints is None else found.keypoints.float())
+        """Extract float32 features at the centres of cells, with reliabilities if the network predicts them."""
+        return self._run(self.net.at_centres if isinstance(self.net, Compact2Net) else self.net, images)
 
     @torch.inference_mode()
     def detect(self, images: Tensor) -> FeatureMap:
         """Extract features at keypoints: those that the network predicts, else corners, if `corners` allows it."""
+        if isinstance(self.net, Compact2Net):
+            return self._run(self.net, images)
         found = self.extract(images)
-        if found.keypoints is None and self.corners:
-            return with_corners(images, found, self.stride)
-        return found
+        return with_corners(images, found, self.stride) if self.corners else found
+
+    @staticmethod
+    def _run(extract: Callable[[Tensor], FeatureMap], images: Tensor) -> FeatureMap:
+        images = images.to(memory_format=torch.channels_last)
+        with half_precision(images.device.type):
+            found = extract(images)
+        return FeatureMap(found.features.float(), None if found.reliability is None else found.reliability.float(),
+                          None if found.keypoints is None else found.keypoints.float())
 
 
 def load_encoder(source: str, device: str = "cpu") -> Encoder:
     """Load an encoder.
 
     Args:
-        source: "compact" (shipped), "sift" (no weights, for comparisons), "dinov2:" followed by a folder or a name of
-            the Hugging Face hub, or the path of a file written by `aceg import`.
+        source: "compact" (shipped), "sift" (no weights, for comparisons), "dinov2:" followed by a
+            folder or a name of the Hugging Face hub, or the path of a file written by `aceg import`.
         device: "cpu" or "cuda".
 
     Raises:
@@ -86,7 +91,8 @@ def load_encoder(source: str, device: str = "cpu") -> Encoder:
         return _load_dinov2(source, device)
     found = find_weights(source)
     if found is None:
-        raise UserError(f"No encoder '{source}': give 'compact', which is shipped, or a file made by 'aceg import'.")
+        raise UserError(f"No encoder '{source}': give 'compact', which is shipped, or a file made by"
+                        " 'aceg import'.")
     path, source = found
     state = path.stat()
     return _load(path, source, device, (state.st_mtime_ns, state.st_size))

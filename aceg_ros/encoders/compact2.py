@@ -76,6 +76,12 @@ class Compact2Net(CompactNet):
     def forward(self, images: Tensor) -> FeatureMap:
         return choose_keypoints(self.raw_output(images), self.rate_peak)
 
+    def at_centres(self, images: Tensor) -> FeatureMap:
+        """Compute features and reliabilities at the centres of cells, as `compact` does, and no keypoints."""
+        raw = self.raw_output(images)
+        features = functional.normalize(raw.features.float(), dim=1) * DIM**0.5
+        return FeatureMap(features, torch.sigmoid(raw.reliability.float()))
+
     def raw_output(self, images: Tensor) -> RawOutput:
         """Compute everything that does not depend on the choice of keypoints."""
         x = _standardise(images, self.config)

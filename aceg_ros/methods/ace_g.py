@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from aceg_ros.networks.map_code_transformer import PredictedPoints, TransformerHead
 
 SECTION = "database"                # of maps with a keyframe database (`maps.keyframe_database`)
+DATABASE_ENCODER = "compact"        # for these, unless the user names another one
 SHIPPED_REGRESSOR, SHIPPED_REGRESSOR_ENCODER = "ace_g", "compact"
 
 
@@ -104,7 +105,7 @@ SPEC = MethodSpec(
     make_mapper=make_mapper,
     make_localizer=make_localizer,
     priority=2,
-    supports=lambda options: options.encoder == SHIPPED_REGRESSOR_ENCODER,
+    supports=lambda options: options.encoder in (None, SHIPPED_REGRESSOR_ENCODER, DATABASE_ENCODER),
     importers=(
         ImporterSpec(kind="ace-g", description="the regressor of the ACE-G release",
                      function="aceg_ros.importers.ace_g:import_regressor"),

@@ -27,7 +27,13 @@ from aceg_ros.mapping.triangulation import TriangulationOptions
 from aceg_ros.maps.header import MappingStatistics, NetworkReference
 from aceg_ros.maps.keyframe_database import SECTION
 from aceg_ros.maps.scene_map import SceneMap, display_sections
-from aceg_ros.methods.ace_g import SHIPPED_REGRESSOR, AceGMapSettings, AceGOptions
+from aceg_ros.methods.ace_g import (
+    DATABASE_ENCODER,
+    SHIPPED_REGRESSOR,
+    SHIPPED_REGRESSOR_ENCODER,
+    AceGMapSettings,
+    AceGOptions,
+)
 from aceg_ros.methods.base import MappingOptions
 from aceg_ros.networks.landmark_regressor import LandmarkRegressor
 from aceg_ros.networks.map_code_transformer import MapCode, TransformerHead
@@ -76,9 +82,11 @@ class AceGMapper:
         self._options, self._method_options = options, method_options or AceGOptions()
         self._device = pick_device(options.device)
         self._settings = settings or SETTINGS[self._device]
-        self._encoder = load_encoder(options.encoder, self._device)
+        with_regressor = self._method_options.regressor is not None or self._method_options.codes is not None
+        suitable = SHIPPED_REGRESSOR_ENCODER if with_regressor else DATABASE_ENCODER
+        self._encoder = load_encoder(options.encoder or suitable, self._device)
         self._regressor: Regressor | None = None
-        if self._method_options.regressor is not None or self._method_options.codes is not None:
+        if with_regressor:
             source = self._method_options.regressor or SHIPPED_REGRESSOR
             self._regressor = _load_matching_regressor(source, self._encoder, self._device)
         self._frames = MappingFrames(self._encoder, options.use_depth, trust_poses=options.trust_poses)

@@ -17,15 +17,18 @@ if TYPE_CHECKING:
     from aceg_ros.maps.scene_map import SceneMap
 
 
+DEFAULT_ENCODER = "compact"         # of the methods that regress scene coordinates
+
+
 @dataclass(frozen=True, kw_only=True)
 class MappingOptions:
     """Options of a mapping run that every method has. Its budget is in `mapping.budget`.
 
-    encoder: a shipped one or a file. use_depth: use the depth images of the frames as well.
-    trust_poses: do not check whether the poses agree with the images.
+    encoder: a shipped one or a file; None: the one that suits the method best. use_depth: use the depth images of
+    the frames as well. trust_poses: do not check whether the poses agree with the images.
     """
 
-    encoder: str = "compact"
+    encoder: str | None = None
     seed: int = 0
     device: str = "auto"
     use_depth: bool = False

@@ -46,26 +46,28 @@ class KeyframeLocalizerConfig:
     """Settings of the localizer.
 
     keypoints: number of the most reliable keypoints that are matched. retrieval_keypoints: number of them that
-    keyframes are retrieved by. shortlist: number of keyframes that are matched at first. wide_shortlist: number
-    retrieved by visual words. ranking_keypoints, ranked: number of keypoints by which these are ranked again if the
-    first pose is not good, and of keyframes kept. visible_keyframes, visible_landmarks: number of keyframes near a
-    pose, and of those of their landmarks that should be visible, that are searched for. good_log10_nfa: significance
-    with all matches from which a pose is good: then only keyframes of other places can tell anything new, with a
-    similarity of more than twin_similarity, as a share of the best. further_looks: at most, as long as the best pose
-    becomes more significant. group_hypotheses: number of further hypotheses from groups of keyframes that show the same
-    place. max_further_log10_nfa: largest logarithm of the number of poses that agree by chance as well as a further
-    hypothesis for it to be tried. covariance_scale: of the map, see `mapping.calibration`. seed: of RANSAC.
+    keyframes are retrieved by. shortlist, ranked_shortlist: number of keyframes that are matched at first, and after
+    ranking or of a group. wide_shortlist: number retrieved by visual words. ranking_keypoints, ranked: number of
+    keypoints by which these are ranked again if the first pose is not good, and of keyframes kept. visible_keyframes,
+    visible_landmarks: number of keyframes near a pose, and of those of their landmarks that should be visible, that are
+    searched for. good_log10_nfa: significance with all matches from which a pose is good: then only keyframes of other
+    places can tell anything new, with a similarity of more than twin_similarity, as a share of the best. further_looks:
+    at most, as long as the best pose becomes more significant. group_hypotheses: number of further hypotheses from
+    groups of keyframes that show the same place. max_further_log10_nfa: largest logarithm of the number of poses that
+    agree by chance as well as a further hypothesis for it to be tried. covariance_scale: of the map, see
+    `mapping.calibration`. seed: of RANSAC.
     """
 
     keypoints: int = 1500
     retrieval_keypoints: int = 600
-    shortlist: int = 8
+    shortlist: int = 4
+    ranked_shortlist: int = 8
     wide_shortlist: int = 60
     ranking_keypoints: int = 1000
     ranked: int = 20
     visible_keyframes: int = 10
     visible_landmarks: int = 4000
-    good_log10_nfa: float = -15.0
+    good_log10_nfa: float = -50.0
     twin_similarity: float = 0.6
     further_looks: int = 1
     group_hypotheses: int = 2
@@ -115,18 +117,18 @@ class KeyframeLocalizer:
         shortlist = self._retrieval.find(query.descriptors[:config.retrieval_keypoints], config.wide_shortlist)
         stopwatch.lap("retrieve")
         matcher = ObservationMatcher(query, self._database)
-        blind = self._match(matcher, shortlist.keyframes)
+        blind = self._match(matcher, shortlist.keyframes[:config.shortlist])
         stopwatch.lap("match")
         poses = self._poses(query, blind, chance_is_tried=True)
         if not any(self._is_good(pose) for pose in poses):
             shortlist = self._retrieval.rank_by_landmarks(query.descriptors[:config.ranking_keypoints],
                                                           shortlist.keyframes, config.ranked)
-            blind = self._match(matcher, shortlist.keyframes)
+            blind = self._match(matcher, shortlist.keyframes[:config.ranked_shortlist])
             poses += self._poses(query, blind)
         # Where a pose is good, only other places that look alike can tell anything new.
         good = any(self._is_good(pose) for pose in poses)
         for group in (self._twins(shortlist) if good else self._groups(shortlist))[:config.group_hypotheses]:
-            poses += self._poses(query, self._match(matcher, group))
+            poses += self._poses(query, self._match(matcher, group[:config.ranked_shortlist]))
         found, competitor = self._most_significant(query, poses)
         stopwatch.lap("solve")
         if found is None:
@@ -144,7 +146,7 @@ class KeyframeLocalizer:
                                                             camera=shown.camera))
 
     def _match(self, matcher: ObservationMatcher, keyframes: np.ndarray) -> Correspondences:
-        return self._correspondences(matcher.query, matcher.match(keyframes[:self._config.shortlist]))
+        return self._correspondences(matcher.query, matcher.match(keyframes))
 
     def _poses(self, query: Keypoints, correspondences: Correspondences, *, chance_is_tried: bool = False
                ) -> list[GuidedPose]:

@@ -48,6 +48,7 @@ class GuidedConfig:
     Attributes:
         ransac_thresholds_px: inlier thresholds of RANSAC, each of which gives a hypothesis; the more significant one is
             kept.
+        clear_log10_nfa: significance of a hypothesis from which no further threshold is tried.
         search_radius_px: radius of the windows around projections in which matches are searched for.
         min_similarities: smallest similarities of matches at which a pose may be significant. Things that have moved
             leave windows without a right match, and dissimilar matches only hide the right ones.
@@ -57,6 +58,7 @@ class GuidedConfig:
     """
 
     ransac_thresholds_px: tuple[float, ...] = (4.0, 10.0)
+    clear_log10_nfa: float = -60.0
     search_radius_px: float = 12.0
     min_similarities: tuple[float, ...] = (0.6, 0.7, 0.8)
     sufficient_log10_nfa: float = -10.0

@@ -46,7 +46,7 @@ class GuidedPose:
 
 def find_hypothesis(correspondences: Correspondences, solver: SolverConfig, guided: GuidedConfig, *, seed: int
                     ) -> Hypothesis | None:
-    """Run RANSAC at each threshold and return the most significant pose; None if there is none."""
+    """Run RANSAC at each threshold until a pose is clear, and return the most significant one; None without any."""
     data, camera = correspondences.usable, correspondences.camera
     if data.count < max(solver.min_correspondences, MIN_CORRESPONDENCES):
         return None
@@ -60,6 +60,8 @@ def find_hypothesis(correspondences: Correspondences, solver: SolverConfig, guid
             squared_px = data.residuals(pose).squared_px
             log10_nfa = compute_significance(data, squared_px, radius_px).log10_nfa
             found.append(Hypothesis(pose=pose, log10_nfa=log10_nfa))
+            if log10_nfa < guided.clear_log10_nfa:
+                break
     return min(found, key=lambda hypothesis: hypothesis.log10_nfa, default=None)
 
 

@@ -68,6 +68,9 @@ def test_it_begins_with_the_descriptors_of_compact():
     start_from_compact(after, state)
     with torch.inference_mode():
         assert torch.allclose(before.raw(images)[0], after.raw_output(images).features, atol=1e-4)
+        centres, expected = after.at_centres(images), before(images)
+    assert centres.keypoints is None and torch.allclose(centres.features, expected.features, atol=1e-3)
+    assert torch.allclose(centres.reliability, expected.reliability, atol=1e-4)
 
 
 def test_folding_the_batch_norms_changes_nothing():
@@ -194,7 +197,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(data, tmp_path):
     a, b = (read_weights(path, "encoder").tensors for path in (whole, parts))
     assert a.keys() == b.keys() and all(torch.allclose(a[key], b[key], atol=1e-3) for key in a)
     encoder = load_encoder(str(whole))
-    found = encoder.extract(torch.rand(1, 3, 96, 128))
+    found = encoder.detect(torch.rand(1, 3, 96, 128))
     assert encoder.identity.startswith("compact2:") and found.keypoints.shape == (1, 2, 12, 16)
 
 
