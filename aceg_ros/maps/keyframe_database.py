@@ -24,6 +24,7 @@ SECTION = "database"
 DESCRIPTOR_SCALE = 127              # descriptors are unit vectors as int8
 PIXEL_SCALE, UNKNOWN_PIXEL = 16, -1 # pixels are in sixteenths, as int16
 
+PART_DIM = 4                        # entries of a descriptor that share a byte in compact maps
 CONVERTED_AT_ONCE = 65_536           # descriptors, which bounds the memory
 
 
@@ -64,7 +65,7 @@ class KeyframeDatabase:
         if not compact:
             return section
         del section["pixels"]
-        codebook = train_codebook(section["descriptors"], seed).half()
+        codebook = train_codebook(section["descriptors"], seed, PART_DIM).half()
         return section | {"descriptors": encode(section["descriptors"], codebook.float()), "codebook": codebook}
 
     @classmethod

@@ -20,6 +20,7 @@ from aceg_ros.maps.keyframe_database import DESCRIPTOR_SCALE, KeyframeDatabase
 from aceg_ros.maps.product_quantizer import decode, encode, train_codebook
 
 SECTION = "tokens"
+TOKEN_PART_DIM = 8                  # entries of a token that share a byte in compact maps
 
 
 class KeyframeLandmarks(NamedTuple):
@@ -74,7 +75,7 @@ class StoredTokens:
         """Return the tensors of the map section; compact: product-quantised, an eighth of the size."""
         section = {"first": self.first, "landmarks": self.landmarks, "vectors": self.vectors}
         if compact:
-            codebook = train_codebook(self.vectors, seed).half()
+            codebook = train_codebook(self.vectors, seed, TOKEN_PART_DIM).half()
             section |= {"vectors": encode(self.vectors, codebook.float()), "codebook": codebook}
         return section
 

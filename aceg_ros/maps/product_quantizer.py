@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-PART_DIM, CENTRES = 8, 256          # entries of a descriptor that share a byte, and the values that they can take
+CENTRES = 256                       # values that the entries of a descriptor that share a byte can take
 SAMPLE, ROUNDS, BATCH = 20_000, 10, 8192
 
 
-def train_codebook(descriptors: Tensor, seed: int) -> Tensor:
-    """Cluster the parts of descriptors (N, C), C a multiple of PART_DIM: codebook (C / PART_DIM, CENTRES, PART_DIM)."""
+def train_codebook(descriptors: Tensor, seed: int, part_dim: int) -> Tensor:
+    """Cluster the parts of descriptors (N, C), C a multiple of part_dim: codebook (C / part_dim, CENTRES, part_dim)."""
     generator = torch.Generator().manual_seed(seed)
     sample = descriptors[torch.randperm(len(descriptors), generator=generator)[:SAMPLE]].float()
     books = []
-    for part in sample.split(PART_DIM, 1):
+    for part in sample.split(part_dim, 1):
         centres = part[torch.randint(len(part), (CENTRES,), generator=generator)].clone()
         for _ in range(ROUNDS):
             nearest = torch.cdist(part, centres).argmin(1)
@@ -30,14 +30,14 @@ def train_codebook(descriptors: Tensor, seed: int) -> Tensor:
 
 
 def encode(descriptors: Tensor, codebook: Tensor) -> Tensor:
-    """Return the codes (N, C / PART_DIM) uint8 of descriptors (N, C)."""
-    parts = descriptors.float().split(PART_DIM, 1)
+    """Return the codes (N, parts) uint8 of descriptors (N, C) in a codebook (parts, CENTRES, C / parts)."""
+    parts = descriptors.float().split(codebook.shape[2], 1)
     codes = [torch.cat([torch.cdist(some, book).argmin(1) for some in part.split(BATCH)])
              for part, book in zip(parts, codebook, strict=True)]
     return torch.stack(codes, 1).to(torch.uint8)
 
 
 def decode(codes: Tensor, codebook: Tensor) -> Tensor:
-    """Return descriptors (N, C) of unit length from their codes (N, C / PART_DIM)."""
+    """Return descriptors (N, C) of unit length from their codes (N, parts)."""
     parts = [book[part.long()] for part, book in zip(codes.T, codebook.float(), strict=True)]
     return functional.normalize(torch.cat(parts, 1), dim=1)

@@ -40,7 +40,7 @@ class AceGOptions:
 
     keep_poses: bool = option(False, "take the given poses as they are; otherwise they are refined together with the"
                               " landmarks, where held-out keypoints then agree better")
-    compact: bool = option(False, "a keyframe database of a quarter of the size: fewer observations, descriptors of 16"
+    compact: bool = option(False, "a keyframe database of a quarter of the size: fewer observations, descriptors of 32"
                            " bytes")
     regressor: str | None = option(None, "instead of a keyframe database, a code for a regressor: 'ace_g' (shipped) or"
                                    " a file from 'aceg import ace-g' or 'aceg pretrain ace-g'", metavar="FILE")

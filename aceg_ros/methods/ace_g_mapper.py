@@ -46,7 +46,7 @@ MIN_LANDMARK_SHARE = 0.05            # of an image's patches: pure noise gives 0
 DATABASE_SHARE = 0.1                 # of the budget, kept for tracks and the vocabulary
 CLUSTERING_SHARE = 0.12              # of the budget, kept for clustering the landmarks
 FINISH_SHARE, FINISH_S = 0.02, 1.0   # of the budget, for the cloud and the file
-COMPACT_OBSERVATIONS = 110_000       # of compact maps, which then stay below 5 MB
+COMPACT_OBSERVATIONS = 95_000        # of compact maps, which then stay below 5 MB
 CLOUD_POINTS = 15_000                # fewer than a map may have, so that the cloud is not the larger part of the file
 KEY_SCALE = 127                      # keys are unit vectors as int8
 

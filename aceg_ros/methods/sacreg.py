@@ -37,7 +37,7 @@ class SacregOptions:
     fusion: str = option("early", "several keyframes at once, or each alone, which is slower", choices=FUSIONS)
     keep_poses: bool = option(False, "take the given poses as they are; otherwise they are refined together with the"
                               " landmarks, where held-out keypoints then agree better")
-    compact: bool = option(False, "a smaller map: fewer observations, descriptors and tokens of 16 bytes")
+    compact: bool = option(False, "a smaller map: fewer observations, descriptors of 32 and tokens of 16 bytes")
 
 
 @dataclass(frozen=True, kw_only=True)
