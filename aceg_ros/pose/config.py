@@ -94,6 +94,8 @@ class GateConfig:
         min_supporting_inliers: smallest number of matches from before any pose was known that must agree in any case.
         max_competitor_significance: largest significance of a pose at another place, as a share of that of the pose.
         min_guided_blocks: as min_spread_blocks, for such poses.
+        max_leverage: largest share of one correspondence in the covariance of such poses, of their 6 degrees of
+            freedom.
         residual_correlation: mean correlation between the residuals of two correspondences, for the covariance. None
             estimates it from the residuals; 0 assumes that they are independent.
     """
@@ -117,4 +119,5 @@ class GateConfig:
     min_supporting_inliers: int = 20
     max_competitor_significance: float = 0.25
     min_guided_blocks: float = 4.0
+    max_leverage: float = 0.1
     residual_correlation: float | None = None

@@ -13,9 +13,11 @@ PRIOR_CORRELATION, PRIOR_PAIRS = 0.25, 30.0     # a prior measured on the solver
 WHOLE_IMAGE_CORRELATION = 0.5
 MIN_CURVATURE = 0.1
 FLOOR_PX = 0.1      # smallest noise: no camera is calibrated better
+BOUNDING_ROUNDS = 3
 
 
-def pose_covariance(consensus: Consensus, scale_px: float, correlation: float | None = None) -> np.ndarray:
+def pose_covariance(consensus: Consensus, scale_px: float, correlation: float | None = None,
+                    max_leverage: float | None = None) -> np.ndarray:
     """Compute the covariance (6, 6) of map_from_camera in ROS order: x, y, z, rotation about the fixed map axes.
 
     The sandwich estimator A^-1 B A^-1 of an M-estimator (Huber, Robust Statistics, 1981): A is the Hessian of the loss
@@ -30,6 +32,8 @@ def pose_covariance(consensus: Consensus, scale_px: float, correlation: float | 
         correlation: mean correlation of two residuals. None estimates it as WHOLE_IMAGE_CORRELATION times the
             correlation within a block: the refined pose has absorbed errors that all patches share, so the residuals
             cannot show the correlation over the whole image.
+        max_leverage: largest share in the pose, of the 6 degrees of freedom, that one correspondence may have; see
+            `bounded_influence`. None: any.
 
     Returns:
         The covariance, infinite if the Hessian is singular.
@@ -37,6 +41,8 @@ def pose_covariance(consensus: Consensus, scale_px: float, correlation: float | 
     data, rotation = consensus.data, consensus.pose.rotation
     residuals, jacobian = data.linearize(consensus.pose)
     weights = balanced_weights(data, data.weights * geman_mcclure(residuals.squared_px, scale_px))
+    if max_leverage is not None:
+        weights = bounded_influence(weights, jacobian, max_leverage)
     jacobian_rows = jacobian.reshape(6, -1)
     hessian = ((jacobian * weights.astype(np.float32)).reshape(6, -1) @ jacobian_rows.T).astype(np.float64)
     # Curvature of the loss over its weight: (1 - u) / (1 + u)^3 against 1 / (1 + u)^2, u the squared residual.
@@ -59,6 +65,30 @@ def pose_covariance(consensus: Consensus, scale_px: float, correlation: float | 
     to_map = np.kron(np.eye(2), rotation.T) @ inverse
     result = design_effect * to_map @ scatter @ to_map.T
     return (result + result.T) / 2.0
+
+
+def bounded_influence(weights: np.ndarray, jacobian: np.ndarray, max_leverage: float) -> np.ndarray:
+    """Reduce weights (N,) so that no correspondence determines the pose alone.
+
+    Bounded-influence weights of Mallows (Hampel et al., Robust Statistics, 1986, section 6.3): where most landmarks are
+    far away, the few near ones determine the position, and a wrong one among them fits exactly wherever it pulls the
+    pose. Its leverage shows that, its residual does not.
+
+    Args:
+        weights: of the correspondences.
+        jacobian: (6, 2, N) of their residuals.
+        max_leverage: largest leverage; those of all correspondences sum to 6.
+    """
+    rows = jacobian.reshape(6, -1)
+    for _ in range(BOUNDING_ROUNDS):
+        hessian = ((jacobian * weights.astype(np.float32)).reshape(6, -1) @ rows.T).astype(np.float64)
+        hessian[np.diag_indices(6)] += 1e-9 * np.trace(hessian) + 1e-300
+        influence = (np.linalg.inv(hessian).astype(np.float32) @ rows).reshape(jacobian.shape)
+        leverage = weights * (influence * jacobian).sum((0, 1))
+        if not (leverage > max_leverage).any():
+            break
+        weights = weights * np.minimum(1.0, max_leverage / np.maximum(leverage, 1e-12))
+    return weights
 
 
 def block_correlation(consensus: Consensus) -> float:

@@ -118,7 +118,7 @@ def verify_guided_pose(found: GuidedPose, competitor: Significance | None, blind
         or gates.check_competitor(significance, competitor, config)
         or gates.check_spread(consensus, config.min_guided_blocks))
     if rejection is None:
-        covariance, rejection = _determined(consensus, robust_scale_px(significance), config)
+        covariance, rejection = _determined(consensus, robust_scale_px(significance), config, config.max_leverage)
     return _estimate(consensus, found.pose.map_from_camera, covariance, rejection)
 
 
@@ -148,11 +148,11 @@ def _apply_gates(consensus: Consensus, config: GateConfig, solver: SolverConfig,
     return (covariance, None) if rejection is None else (None, rejection)
 
 
-def _determined(consensus: Consensus, scale_px: float, config: GateConfig
+def _determined(consensus: Consensus, scale_px: float, config: GateConfig, max_leverage: float | None = None
                 ) -> tuple[np.ndarray | None, Rejection | None]:
     """Return the covariance of a pose that its inliers determine well enough, else a rejection."""
     depth_m = float(np.median(consensus.residuals.depth_m[consensus.inliers]))
-    covariance = pose_covariance(consensus, scale_px, config.residual_correlation)
+    covariance = pose_covariance(consensus, scale_px, config.residual_correlation, max_leverage)
     rejection = (gates.check_extent(consensus, depth_m, config)
                  or gates.check_covariance(covariance, depth_m, config)
                  or gates.check_planar_ambiguity(consensus))
