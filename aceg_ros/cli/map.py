@@ -116,6 +116,6 @@ def _warn_if_budget_was_short(done: MappingStatistics, total_s: float) -> None:
 
 def _describe(done: MappingStatistics) -> str:
     if done.iterations == 0:
-        return f"{done.frames} frames, {done.patches} landmarks found"
+        return f"{done.frames} frames, {done.patches} landmarks or keypoints"
     return (f"{done.frames} frames, {done.iterations} iterations, training reprojection error"
             f" {done.reprojection_px:.1f} px")

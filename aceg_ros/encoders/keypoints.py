@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from aceg_ros.camera import Camera
 from aceg_ros.encoders.base import Encoder
+from aceg_ros.encoders.feature_map import FeatureMap
 from aceg_ros.encoders.preprocess import image_to_tensor, patch_centres, valid_cells
 
 
@@ -52,8 +53,15 @@ def extract_keypoints(image: np.ndarray, camera: Camera, encoder: Encoder, *, ma
         max_count: largest number of keypoints.
     """
     found = encoder.detect(image_to_tensor(image, encoder.device))
+    return select_keypoints(found, camera, encoder.stride, mask=mask, max_count=max_count)
+
+
+@torch.inference_mode()
+def select_keypoints(found: FeatureMap, camera: Camera, stride: int, *, mask: np.ndarray | None = None,
+                     max_count: int) -> Keypoints:
+    """Select the most reliable keypoints of the feature map of one image; the other arguments as above."""
     height, width = found.features.shape[2:]
-    usable = torch.from_numpy(valid_cells(mask, height, width, encoder.stride).ravel()).to(encoder.device)
+    usable = torch.from_numpy(valid_cells(mask, height, width, stride).ravel()).to(found.features.device)
     if found.reliability is None:
         cells = usable.nonzero()[:, 0]
         cells = cells[torch.linspace(0, len(cells) - 1, min(max_count, len(cells)), device=cells.device).long()]
@@ -61,12 +69,12 @@ def extract_keypoints(image: np.ndarray, camera: Camera, encoder: Encoder, *, ma
         score = found.reliability[0].flatten() * usable
         cells = score.topk(min(max_count, int((score > 0).sum()))).indices
     if found.keypoints is None:
-        pixels = patch_centres(cells % width, cells // width, encoder.stride)
+        pixels = patch_centres(cells % width, cells // width, stride)
     else:
         pixels = found.keypoints[0].flatten(1).T[cells]
     descriptors = functional.normalize(found.features[0].flatten(1).T[cells], dim=1)
     return Keypoints(pixels=pixels.cpu().numpy().astype(np.float32), descriptors=descriptors,
-                     cells=cells.cpu().numpy(), map_size=(height, width), stride=encoder.stride, camera=camera)
+                     cells=cells.cpu().numpy(), map_size=(height, width), stride=stride, camera=camera)
 
 
 def spread_over_image(pixels: np.ndarray, count: int, block_px: int) -> np.ndarray:

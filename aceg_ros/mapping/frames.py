@@ -71,10 +71,10 @@ class MappingFrames:
         self._measured_depths_m.append(_median_depth(frame.depth_m))
         self._cameras[frame.camera] = None
 
-    def check(self) -> None:
+    def check(self, min_frames: int = MIN_FRAMES) -> None:
         """Raise UserError if no map can be built from these frames, and warn if the poses may not be in metres."""
-        if len(self) < MIN_FRAMES:
-            raise UserError(f"A map needs at least {MIN_FRAMES} usable posed images, here are {len(self)}: drive on and"
+        if len(self) < min_frames:
+            raise UserError(f"A map needs at least {min_frames} usable posed images, here are {len(self)}: drive on and"
                             " record more, or check the skipped frames.")
         if self._use_depth and not self.have_depth:
             raise UserError("Depth images were asked for (use_depth), but no frame of the scene has one: map without"

@@ -8,6 +8,7 @@ The cost grows with the keyframes that share words with the image, not with thei
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,7 +16,21 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 from torch.nn import functional
 
-from aceg_ros.maps.keyframe_database import KeyframeDatabase
+
+class KeyframeWords(Protocol):
+    """Keyframes whose descriptors have visual words: a `KeyframeDatabase` or `PosedKeyframes`. words (N,), ordered by
+    keyframe; those of keyframe f are starts[f] to starts[f + 1]; vocabulary (W, C)."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def words(self) -> Tensor: ...
+
+    @property
+    def vocabulary(self) -> Tensor: ...
+
+    @property
+    def starts(self) -> np.ndarray: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +44,7 @@ class Shortlist:
 class KeyframeRetrieval:
     """The histograms of all keyframes of a database."""
 
-    def __init__(self, database: KeyframeDatabase, device: str = "cpu"):
+    def __init__(self, database: KeyframeWords, device: str = "cpu"):
         count = len(database.vocabulary)
         keyframes = np.repeat(np.arange(len(database)), np.diff(database.starts))
         words = database.words.numpy().astype(np.int64)

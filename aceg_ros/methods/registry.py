@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from aceg_ros.maps.scene_map import SceneMap
 
 _BUILT_IN = ("aceg_ros.methods.ace_g", "aceg_ros.methods.ace", "aceg_ros.methods.marepo",
-             "aceg_ros.methods.sacreg")                         # each has a SPEC
+             "aceg_ros.methods.sacreg", "aceg_ros.methods.reloc3r")       # each has a SPEC
 ENTRY_POINTS = "aceg_ros.methods"            # entry points of installed packages that add methods: name = "module:SPEC"
 
 

@@ -206,7 +206,7 @@ def _consensus_centre(pairs: RelativePoses, config: AveragingConfig) -> tuple[np
 
     Tries where every two lines meet, and every known distance; the best is refined by Gauss-Newton on the angles.
     """
-    candidates = _candidates(pairs)
+    candidates = meeting_points(pairs)
     if len(candidates) == 0 or (_parallel_share(pairs, config) >= PARALLEL_SHARE
                                 and not np.isfinite(pairs.lengths_m).any()):
         return Rejection(status=Status.NO_SCALE, message="the directions to the camera from all keyframes are parallel:"
@@ -231,7 +231,7 @@ def _parallel_share(pairs: RelativePoses, config: AveragingConfig) -> float:
     return float((angles < PARALLEL_SIGMAS * np.hypot(sigmas[:, None], sigmas)).mean(1).max())
 
 
-def _candidates(pairs: RelativePoses) -> np.ndarray:
+def meeting_points(pairs: RelativePoses) -> np.ndarray:
     """Return points (N, 3) where two lines meet in front of both keyframes, and those of known distances."""
     centres, directions = pairs.centres, pairs.map_directions
     found = [centres[index] + pairs.lengths_m[index] * directions[index]

@@ -124,7 +124,8 @@ def test_every_importer_is_there_and_takes_its_inputs():
         module, name = spec.function.split(":")
         parameters = inspect.signature(getattr(import_module(module), name)).parameters
         assert tuple(parameters) == ("source", "target", *spec.inputs) and set(spec.inputs) <= set(INPUTS)
-    assert set(importers()) == {"ace-encoder", "ace-head", "ace-g", "ace-g-map", "aliked", "marepo", "marepo-map"}
+    assert set(importers()) == {"ace-encoder", "ace-head", "ace-g", "ace-g-map", "aliked", "marepo", "marepo-map",
+                                "reloc3r"}
 
 
 def test_unknown_kinds_are_rejected(tmp_path):

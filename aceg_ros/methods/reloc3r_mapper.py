@@ -1,0 +1,156 @@
+"""Mapping by Reloc3r: images become posed keyframes, in seconds."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, replace
+
+import numpy as np
+import torch
+from scipy.stats import chi2
+
+from aceg_ros.camera import Frame
+from aceg_ros.encoders.base import load_encoder
+from aceg_ros.encoders.keypoints import select_keypoints
+from aceg_ros.encoders.preprocess import image_to_tensor
+from aceg_ros.errors import UserError
+from aceg_ros.mapping.augmentation import PreparedFrame
+from aceg_ros.mapping.budget import MappingBudget
+from aceg_ros.mapping.build_keyframes import build_keyframes, select_views
+from aceg_ros.mapping.calibration import normalized_error_squared
+from aceg_ros.mapping.frames import MIN_FRAMES, MappingFrames
+from aceg_ros.maps.header import MappingStatistics, NetworkReference
+from aceg_ros.maps.posed_keyframes import SECTION
+from aceg_ros.maps.scene_map import SceneMap, display_sections
+from aceg_ros.methods.base import MappingOptions
+from aceg_ros.methods.reloc3r import (
+    MATCHES,
+    NETWORK,
+    ROLE,
+    SPEC,
+    TOKENS_SECTION,
+    Reloc3rMapSettings,
+    Reloc3rOptions,
+)
+from aceg_ros.methods.reloc3r_localizer import Reloc3rLocalizer
+from aceg_ros.methods.reloc3r_network import KeyframeTokens, encode_image
+from aceg_ros.methods.reloc3r_pairs import QueryImage
+from aceg_ros.networks.relative_pose_file import RelativePoseNetwork, load_relative_pose
+from aceg_ros.utils.device import pick_device
+
+_LOG = logging.getLogger("aceg_ros")
+KEYPOINTS = 1500
+CALIBRATION_IMAGES, MIN_CALIBRATION_IMAGES = 12, 5
+MAX_SPREAD_FACTOR = 60.0
+CALIBRATION_QUANTILE = 0.7          # of the squared normalized errors, which the factor is fitted to
+
+
+class Reloc3rMapper:
+    """Collects posed frames, then makes keyframes of those farthest from each other."""
+
+    def __init__(self, options: MappingOptions, method_options: Reloc3rOptions | None = None):
+        self._options, self._method_options = options, method_options or Reloc3rOptions()
+        self._device = pick_device(options.device)
+        self._encoder = load_encoder(options.encoder, self._device)
+        self._network = self._load_network()
+        self._frames = MappingFrames(self._encoder, options.use_depth, trust_poses=options.trust_poses)
+
+    def add(self, frame: Frame) -> None:
+        """Add one posed frame. Raises UserError if its pose or image is unusable."""
+        self._frames.add(frame)
+
+    def build(self, budget: MappingBudget) -> SceneMap:
+        """Make the keyframes within the budget; if it is too short for all, the map has those so far."""
+        self._check()
+        chosen = select_views(self._frames.poses, self._method_options.keyframes)
+        frames = [self._frames.prepared[index] for index in chosen]
+        built = build_keyframes(frames, self._encoder, keypoints=KEYPOINTS, seed=self._options.seed,
+                                budget=budget.phase("extracting keypoints", share=0.7))
+        if built is None:
+            raise UserError("No image has a keypoint: take images that show more than bare walls, or give more time.")
+        keyframes, numbers = built
+        frames = [frames[number] for number in numbers]
+        sections = {SECTION: keyframes.to_section()}
+        if self._network is not None:
+            sections[TOKENS_SECTION] = self._encode(frames, self._network, budget).to_section()
+        statistics = MappingStatistics(
+            frames=len(self._frames), encoded=len(frames), mapping_s=budget.elapsed_s(), budget_s=budget.total_s,
+            patches=len(keyframes.descriptors), seed=self._options.seed, device=self._device,
+            complete=not budget.should_stop())
+        scene_map = self._finish(sections, statistics)
+        factor = self._measure_spread(scene_map, frames, budget.phase("calibrating covariances", share=0.5))
+        settings = replace(scene_map.settings_as(Reloc3rMapSettings), spread_factor=factor)
+        budget.phase("done").report(1.0, remaining_s=0.0)
+        return replace(scene_map, settings=asdict(settings))
+
+    def _load_network(self) -> RelativePoseNetwork | None:
+        chosen, source = self._method_options.relative_pose, self._method_options.network
+        if chosen == MATCHES and source is not None:
+            raise UserError("A network is not used with relative poses from matches: leave out --network, or choose"
+                            " --relative-pose network.")
+        if source is None:
+            if chosen == NETWORK:
+                raise UserError("No weights for relative poses are shipped with this version: give those of the"
+                                " release with --network FILE (see 'aceg import reloc3r'), or choose --relative-pose"
+                                " matches, which needs none.")
+            return None
+        return load_relative_pose(source, self._device)
+
+    def _check(self) -> None:
+        """Raise UserError without a usable image, and warn if the images cannot give a scale."""
+        if len(self._frames) >= MIN_FRAMES or self._options.use_depth:
+            self._frames.check(min_frames=1)
+        elif len(self._frames) == 0:
+            raise UserError("A map needs at least one usable posed image, here is none: check the skipped frames.")
+        if len(self._frames) == 1 and not self._frames.have_depth:
+            _LOG.warning("The map has one keyframe: it tells the direction of a camera, but not its distance, so that"
+                         " every image will be rejected (no_scale). Add images from other positions, or depth.")
+
+    @torch.inference_mode()
+    def _encode(self, frames: list[PreparedFrame], network: RelativePoseNetwork, budget: MappingBudget
+                ) -> KeyframeTokens:
+        """Encode the keyframes once for all queries."""
+        progress, found = budget.phase("encoding keyframes"), []
+        for number, frame in enumerate(frames):
+            if progress.is_over():
+                raise UserError(f"There was time for {number} of {len(frames)} images only: give more with --budget, or"
+                                " take fewer with --keyframes.")
+            found.append(encode_image(network.net, frame.image, frame.camera))
+            progress.report(number / len(frames))
+        return KeyframeTokens(tokens=torch.cat([image.tokens[0].half().cpu() for image in found]),
+                              grids=torch.tensor([image.grid for image in found]))
+
+    def _measure_spread(self, scene_map: SceneMap, frames: list[PreparedFrame], budget: MappingBudget) -> float:
+        """Localize some keyframes by the others, and return the factor that makes covariances agree with the errors.
+
+        At least 1. Keyframes are farther from each other than images of the same scene from them, so that the factor is
+        rather too large.
+        """
+        localizer = Reloc3rLocalizer.from_map(replace(scene_map, covariance_scale=1.0), device=self._device,
+                                              seed=self._options.seed)
+        errors = []
+        for index in np.unique(np.linspace(0, len(frames) - 1, CALIBRATION_IMAGES).round().astype(int)):
+            if budget.is_over() or len(frames) < MIN_CALIBRATION_IMAGES:
+                break
+            estimate = localizer.localize_query(self._query(frames[index]), leave_out={int(index)})
+            if estimate.map_from_camera is not None and estimate.covariance is not None:
+                errors.append(normalized_error_squared(estimate.map_from_camera, estimate.covariance,
+                                                       frames[index].map_from_camera))
+        if len(errors) < MIN_CALIBRATION_IMAGES:
+            return 1.0
+        factor = float(np.quantile(errors, CALIBRATION_QUANTILE)) / float(chi2.ppf(CALIBRATION_QUANTILE, 6))
+        return float(np.clip(factor, 1.0, MAX_SPREAD_FACTOR))
+
+    def _query(self, frame: PreparedFrame) -> QueryImage:
+        features = self._encoder.detect(image_to_tensor(frame.image, self._encoder.device))
+        keypoints = select_keypoints(features, frame.camera, self._encoder.stride, mask=frame.mask, max_count=KEYPOINTS)
+        return QueryImage(keypoints=keypoints, features=features, image=frame.image, camera=frame.camera)
+
+    def _finish(self, sections: dict[str, dict[str, torch.Tensor]], statistics: MappingStatistics) -> SceneMap:
+        networks = {"encoder": NetworkReference.from_network(self._encoder)}
+        if self._network is not None:
+            networks[ROLE] = NetworkReference.from_network(self._network)
+        settings = Reloc3rMapSettings(relative_pose=MATCHES if self._network is None else NETWORK)
+        shown = display_sections(np.zeros((0, 3)), np.zeros((0, 3), np.uint8), self._frames.poses)
+        return SceneMap(method=SPEC.name, networks=networks, settings=asdict(settings), statistics=statistics,
+                        cameras=self._frames.cameras, sections={**sections, **shown})

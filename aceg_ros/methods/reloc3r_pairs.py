@@ -1,0 +1,133 @@
+"""Where method reloc3r gets relative poses from: matches and an essential matrix, or a network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from aceg_ros.camera import Camera
+from aceg_ros.encoders.feature_map import FeatureMap
+from aceg_ros.encoders.keypoints import Keypoints
+from aceg_ros.maps.posed_keyframes import PosedKeyframes
+from aceg_ros.pose.epipolar import EpipolarConfig, PairMatches, PairPose, estimate_pair
+from aceg_ros.pose.motion_averaging import RelativePoses
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryImage:
+    """What was extracted of an image: its keypoints, the feature map of the encoder, and the rectified image (H, W, 3)
+    uint8 in the encoder's size with its camera."""
+
+    keypoints: Keypoints
+    features: FeatureMap
+    image: np.ndarray
+    camera: Camera
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimatedPairs:
+    """Relative poses to K keyframes: their numbers (K,), the poses, and what each is worth.
+
+    support (K,): larger is better; -log10 NFA of matches, or the confidence of a network. matches: of each pair; empty
+    if the poses come from a network.
+    """
+
+    keyframes: np.ndarray
+    relative: RelativePoses
+    support: np.ndarray
+    matches: tuple[PairMatches, ...] = field(default=(), repr=False)
+
+    def __len__(self) -> int:
+        return len(self.keyframes)
+
+    def subset(self, chosen: np.ndarray) -> EstimatedPairs:
+        """Return the pairs of some indices."""
+        return EstimatedPairs(keyframes=self.keyframes[chosen], relative=self.relative.subset(chosen),
+                              support=self.support[chosen],
+                              matches=tuple(self.matches[index] for index in chosen) if self.matches else ())
+
+
+class RelativePoseSource(Protocol):
+    """Estimates relative poses of an image."""
+
+    def estimate(self, query: QueryImage, keyframes: np.ndarray) -> EstimatedPairs:
+        """Estimate the relative poses to keyframes (K,); those without one are left out."""
+
+
+class MatchedPoses:
+    """Relative poses from mutual nearest neighbours of descriptors, and the essential matrix that most agree with."""
+
+    def __init__(self, keyframes: PosedKeyframes, *, config: EpipolarConfig | None = None, seed: int = 0):
+        self._keyframes, self._config, self._seed = keyframes, config or EpipolarConfig(), seed
+
+    def estimate(self, query: QueryImage, keyframes: np.ndarray) -> EstimatedPairs:
+        """Match and estimate each pair; pairs whose matches agree with no essential matrix are left out."""
+        found: list[tuple[PairMatches, PairPose]] = []
+        for keyframe in keyframes:
+            matches = self.match(query.keypoints, int(keyframe))
+            pose = estimate_pair(matches, self._config, self._seed)
+            if pose is not None and pose.log10_nfa < 0.0:
+                found.append((replace(matches, own_log10_nfa=pose.log10_nfa), pose))
+        return EstimatedPairs(
+            keyframes=np.array([matches.keyframe for matches, _ in found], np.int64),
+            relative=relative_poses_of(found), support=np.array([-pose.log10_nfa for _, pose in found]),
+            matches=tuple(matches for matches, _ in found))
+
+    @torch.inference_mode()
+    def match(self, query: Keypoints, keyframe: int) -> PairMatches:
+        """Match the keypoints of an image and a keyframe: mutual nearest neighbours, the most similar first."""
+        keyframes, part = self._keyframes, self._keyframes.keypoints_of(keyframe)
+        stored = keyframes.unit_descriptors(keyframe, query.descriptors.device)
+        rows = columns = np.zeros(0, np.int64)
+        if len(query) and len(stored):
+            similarity = query.descriptors.to(stored.dtype) @ stored.T
+            best, column = similarity.max(1)
+            mutual = (best == similarity.amax(0)[column]).nonzero()[:, 0]
+            mutual = mutual[best[mutual].argsort(descending=True, stable=True)]        # as PROSAC draws them
+            rows, columns = mutual.cpu().numpy(), column[mutual].cpu().numpy()
+        return PairMatches(
+            keyframe=keyframe, map_from_keyframe=keyframes.pose_array[keyframe], key_k=keyframes.matrix_k(keyframe),
+            camera_k=query.camera.K, key_pixels=keyframes.pixel_array[part][columns],
+            pixels=query.pixels[rows].astype(np.float64), keypoints=rows,
+            key_depths_m=keyframes.depth_array[part][columns], size=(query.camera.width, query.camera.height))
+
+
+def relative_poses_of(found: Sequence[tuple[PairMatches, PairPose]]) -> RelativePoses:
+    """Collect relative poses, with the lengths of their baselines where measured depths tell them."""
+    poses = np.array([pose.keyframe_from_camera for _, pose in found]).reshape(-1, 4, 4)
+    return RelativePoses(
+        map_from_keyframe=np.array([matches.map_from_keyframe for matches, _ in found]).reshape(-1, 4, 4),
+        rotations=poses[:, :3, :3], directions=poses[:, :3, 3],
+        sigma_rad=np.array([pose.sigma_rad for _, pose in found]),
+        lengths_m=np.array([_measured_length(matches, pose) for matches, pose in found]))
+
+
+MIN_DEPTHS = 8                       # inliers with measured depths that tell the length of a baseline
+_MIN_SINE = 0.02                     # of the angle between two rays, which have no intersection below
+
+
+def _measured_length(matches: PairMatches, pose: PairPose) -> float:
+    """Return the length of the baseline from the measured depths of the inliers, NaN if there are too few.
+
+    A keypoint's depth in units of the baseline follows from where its two rays meet.
+    """
+    known = pose.inliers & np.isfinite(matches.key_depths_m)
+    rays = _rays(matches.key_pixels[known], matches.key_k)
+    others = _rays(matches.pixels[known], matches.camera_k) @ pose.keyframe_from_camera[:3, :3].T
+    normal = np.cross(rays, others)
+    squared = np.square(normal).sum(1)
+    sine = np.sqrt(squared) / (np.linalg.norm(rays, axis=1) * np.linalg.norm(others, axis=1))
+    in_baselines = (np.cross(pose.keyframe_from_camera[:3, 3], others) * normal).sum(1) / np.maximum(squared, 1e-12)
+    usable = (sine > _MIN_SINE) & (in_baselines > 0.0)
+    if usable.sum() < MIN_DEPTHS:
+        return float("nan")
+    return float(np.median(matches.key_depths_m[known][usable] / in_baselines[usable]))
+
+
+def _rays(pixels: np.ndarray, k: np.ndarray) -> np.ndarray:
+    """Return rays (M, 3) of unit depth of pixels (M, 2)."""
+    return np.column_stack([pixels, np.ones(len(pixels))]) @ np.linalg.inv(k).T
