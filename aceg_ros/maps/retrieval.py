@@ -16,6 +16,8 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 from torch.nn import functional
 
+from aceg_ros.maps.keyframe_database import KeyframeDatabase
+
 
 class KeyframeWords(Protocol):
     """Keyframes whose descriptors have visual words: a `KeyframeDatabase` or `PosedKeyframes`. words (N,), ordered by
@@ -41,8 +43,8 @@ class Shortlist:
     similarity: np.ndarray
 
 
-class KeyframeRetrieval:
-    """The histograms of all keyframes of a database."""
+class WordRetrieval:
+    """The histograms of all keyframes."""
 
     def __init__(self, database: KeyframeWords, device: str = "cpu"):
         count = len(database.vocabulary)
@@ -55,7 +57,7 @@ class KeyframeRetrieval:
         histograms.data = np.sqrt(histograms.data) * self._rarity[histograms.indices]
         length = np.sqrt(np.asarray(histograms.multiply(histograms).sum(1)).ravel())
         histograms.data /= np.repeat(np.maximum(length, 1e-9), np.diff(histograms.indptr))
-        self._database, self._histograms = database, histograms
+        self._histograms = histograms
         self._vocabulary = functional.normalize(database.vocabulary.float(), dim=1).to(device)
 
     def find(self, descriptors: Tensor, count: int) -> Shortlist:
@@ -66,6 +68,12 @@ class KeyframeRetrieval:
         keyframes = np.argsort(-similarity, kind="stable")[:count]
         return Shortlist(keyframes=keyframes, similarity=similarity[keyframes] / max(similarity[keyframes[0]], 1e-9))
 
+class KeyframeRetrieval(WordRetrieval):
+    """Retrieval in a database, whose landmarks tell more than words."""
+
+    def __init__(self, database: KeyframeDatabase, device: str = "cpu"):
+        super().__init__(database, device)
+        self._database = database
 
     def rank_by_landmarks(self, descriptors: Tensor, keyframes: np.ndarray, count: int) -> Shortlist:
         """Return the `count` of some keyframes that see the landmarks most similar to an image's descriptors (n, C).

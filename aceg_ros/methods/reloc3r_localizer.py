@@ -20,7 +20,7 @@ from aceg_ros.errors import UserError
 from aceg_ros.estimate import PoseEstimate, Status
 from aceg_ros.maps.header import MIN_COVARIANCE_SCALE
 from aceg_ros.maps.posed_keyframes import SECTION, PosedKeyframes
-from aceg_ros.maps.retrieval import KeyframeRetrieval
+from aceg_ros.maps.retrieval import WordRetrieval
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.reloc3r import NETWORK, ROLE, TOKENS_SECTION, Reloc3rMapSettings
 from aceg_ros.methods.reloc3r_pairs import MatchedPoses, QueryImage, RelativePoseSource
@@ -56,7 +56,7 @@ class Reloc3rLocalizer:
     def __init__(self, *, encoder: Encoder, keyframes: PosedKeyframes, source: RelativePoseSource,
                  config: Reloc3rConfig):
         self._encoder, self._keyframes, self._source, self._config = encoder, keyframes, source, config
-        self._retrieval = KeyframeRetrieval(keyframes, str(encoder.device))
+        self._retrieval = WordRetrieval(keyframes, str(encoder.device))
 
     @classmethod
     def from_map(cls, scene_map: SceneMap, *, device: str = "auto", seed: int = 0) -> Reloc3rLocalizer:
