@@ -22,6 +22,7 @@ from aceg_ros.mapping.frames import MIN_FRAMES, MappingFrames
 from aceg_ros.maps.header import MappingStatistics, NetworkReference
 from aceg_ros.maps.posed_keyframes import SECTION
 from aceg_ros.maps.scene_map import SceneMap, display_sections
+from aceg_ros.methods.ace_g import DATABASE_ENCODER
 from aceg_ros.methods.base import MappingOptions
 from aceg_ros.methods.reloc3r import (
     MATCHES,
@@ -51,7 +52,7 @@ class Reloc3rMapper:
     def __init__(self, options: MappingOptions, method_options: Reloc3rOptions | None = None):
         self._options, self._method_options = options, method_options or Reloc3rOptions()
         self._device = pick_device(options.device)
-        self._encoder = load_encoder(options.encoder, self._device)
+        self._encoder = load_encoder(options.encoder or DATABASE_ENCODER, self._device)
         self._network = self._load_network()
         self._frames = MappingFrames(self._encoder, options.use_depth, trust_poses=options.trust_poses)
 
