@@ -116,18 +116,16 @@ def run_pairs(scenes: Sequence[Path], depth_m: float, *, keyframes: int, queries
         for frame in _some(scene / "query", queries):
             query = extractor.extract(frame)
             pairs = source.estimate(query, np.arange(len(built[0])))
-            found += _pair_errors(frame, prepared, built[1], pairs, depth_m)
+            found += _pair_errors(frame, [prepared[number] for number in built[1]], pairs, depth_m)
     return _pair_table(found)
 
 
-def _pair_errors(frame: Frame, prepared: Sequence[Any], numbers: np.ndarray, pairs: Any, depth_m: float
-                 ) -> list[tuple[float, float, float]]:
+def _pair_errors(frame: Frame, keyframes: Sequence[Any], pairs: Any, depth_m: float) -> list[tuple[float, float, float]]:
     """Return overlap, rotation error and direction error in degrees (180 without a pose) of all overlapping pairs."""
     assert frame.map_from_camera is not None
     found = []
     estimated = {int(keyframe): index for index, keyframe in enumerate(pairs.keyframes)}
-    for keyframe, number in enumerate(numbers):
-        key = prepared[number]
+    for keyframe, key in enumerate(keyframes):
         overlap = min(view_overlap(frame.camera, frame.map_from_camera, (key.camera, key.map_from_camera), depth_m),
                       view_overlap(key.camera, key.map_from_camera, (frame.camera, frame.map_from_camera), depth_m))
         if overlap < 0.05:
