@@ -120,7 +120,8 @@ def run_pairs(scenes: Sequence[Path], depth_m: float, *, keyframes: int, queries
     return _pair_table(found)
 
 
-def _pair_errors(frame: Frame, keyframes: Sequence[Any], pairs: Any, depth_m: float) -> list[tuple[float, float, float]]:
+def _pair_errors(frame: Frame, keyframes: Sequence[Any], pairs: Any, depth_m: float
+                 ) -> list[tuple[float, float, float]]:
     """Return overlap, rotation error and direction error in degrees (180 without a pose) of all overlapping pairs."""
     assert frame.map_from_camera is not None
     found = []
