@@ -17,13 +17,12 @@ from aceg_ros.maps.header import NetworkReference
 from aceg_ros.maps.keyframe_database import KeyframeDatabase
 from aceg_ros.maps.keyframe_tokens import StoredTokens, select_landmarks
 from aceg_ros.maps.scene_map import SceneMap
-from aceg_ros.methods import registry
+from aceg_ros.methods import registry, sacreg, sacreg_mapper
 from aceg_ros.methods.base import MappingOptions
 from aceg_ros.methods.cross_image_localizer import CrossImageLocalizer, CrossImageLocalizerConfig, mix_keyframes
 from aceg_ros.methods.sacreg import ROLE, SPEC, as_sacreg_map, check_encoder, load_regressor
 from aceg_ros.networks.cross_image_fusion import load_cross_image, save_cross_image
 from aceg_ros.networks.cross_image_regressor import CrossImageConfig, CrossImageRegressor
-from aceg_ros.networks.weights_file import find_weights
 
 
 @pytest.fixture(scope="module")
@@ -136,10 +135,18 @@ def test_it_maps_and_localizes_in_its_own_and_in_other_maps(rendered_scene, rend
     assert main(["localize", str(own), *images, "--method", "ace_g"]) == 0, "the database is that of ace_g"
 
 
-def test_without_weights_it_says_so(database):
+@pytest.mark.slow
+def test_the_shipped_weights_localize_in_a_map_of_ace_g(rendered_scene, rendered_map, capsys):
+    assert main(["evaluate", str(rendered_map), str(rendered_scene / "query"), "--method", "sacreg"]) == 0
+    statistics = json.loads(capsys.readouterr().out)
+    assert statistics["localized"] >= 6 and statistics["false_accepts"] == 0, "in the evening light, of 12 images"
+    assert statistics["median_translation_m"] < 0.1
+
+
+def test_without_weights_it_says_so(database, monkeypatch):
     """Neither mapping nor localizing goes on without weights that a training has made."""
-    if find_weights("sacreg") is not None:
-        pytest.skip("this version ships weights")
+    for module in (sacreg, sacreg_mapper):
+        monkeypatch.setattr(module, "SHIPPED", "none_of_this_name")
     scene_map = SceneMap(method="ace_g", sections={"database": database.to_section()},
                          networks={"encoder": NetworkReference(source="compact", identity="compact:0")})
     with pytest.raises(UserError, match="ships none of that name. Train some with 'aceg pretrain sacreg'"):
