@@ -77,8 +77,8 @@ def load_encoder(source: str, device: str = "cpu") -> Encoder:
     """Load an encoder.
 
     Args:
-        source: "compact" (shipped), "sift" (no weights, for comparisons), "dinov2:" followed by a
-            folder or a name of the Hugging Face hub, or the path of a file written by `aceg import`.
+        source: "compact" or "compact2" (shipped), "sift" (no weights, for comparisons), "dinov2:" followed by a folder
+            or a name of the Hugging Face hub, or the path of a file written by `aceg import`.
         device: "cpu" or "cuda".
 
     Raises:
@@ -91,8 +91,8 @@ def load_encoder(source: str, device: str = "cpu") -> Encoder:
         return _load_dinov2(source, device)
     found = find_weights(source)
     if found is None:
-        raise UserError(f"No encoder '{source}': give 'compact', which is shipped, or a file made by"
-                        " 'aceg import'.")
+        raise UserError(f"No encoder '{source}': give 'compact' or 'compact2', which are shipped, or a file made"
+                        " by 'aceg import'.")
     path, source = found
     state = path.stat()
     return _load(path, source, device, (state.st_mtime_ns, state.st_size))

@@ -32,7 +32,7 @@ from aceg_ros.pose.guided import (
     significance_beside,
 )
 from aceg_ros.pose.significance import Significance
-from aceg_ros.pose.verify import verify_guided_pose
+from aceg_ros.pose.verify import blind_consensus, verify_guided_pose
 from aceg_ros.utils.device import pick_device
 from aceg_ros.utils.stopwatch import Stopwatch
 
@@ -50,7 +50,8 @@ class KeyframeLocalizerConfig:
     ranking or of a group. wide_shortlist: number retrieved by visual words. ranking_keypoints, ranked: number of
     keypoints by which these are ranked again if the first pose is not good, and of keyframes kept. visible_keyframes,
     visible_landmarks: number of keyframes near a pose, and of those of their landmarks that should be visible, that are
-    searched for. good_log10_nfa: significance with all matches from which a pose is good: then only keyframes of other
+    searched for. good_log10_nfa: significance with all matches from which a pose is good; supported_log10_nfa: the same
+    if a share of more than supporting_ratio of the matches from before agree with it. Then only keyframes of other
     places can tell anything new, with a similarity of more than twin_similarity, as a share of the best. further_looks:
     at most, as long as the best pose becomes more significant. group_hypotheses: number of further hypotheses from
     groups of keyframes that show the same place. max_further_log10_nfa: largest logarithm of the number of poses that
@@ -63,11 +64,13 @@ class KeyframeLocalizerConfig:
     shortlist: int = 4
     ranked_shortlist: int = 8
     wide_shortlist: int = 60
-    ranking_keypoints: int = 1000
+    ranking_keypoints: int = 600
     ranked: int = 20
     visible_keyframes: int = 10
     visible_landmarks: int = 4000
     good_log10_nfa: float = -50.0
+    supported_log10_nfa: float = -15.0
+    supporting_ratio: float = 0.4
     twin_similarity: float = 0.6
     further_looks: int = 1
     group_hypotheses: int = 2
@@ -120,13 +123,13 @@ class KeyframeLocalizer:
         blind = self._match(matcher, shortlist.keyframes[:config.shortlist])
         stopwatch.lap("match")
         poses = self._poses(query, blind, chance_is_tried=True)
-        if not any(self._is_good(pose) for pose in poses):
+        if not any(self._is_good(pose, blind) for pose in poses):
             shortlist = self._retrieval.rank_by_landmarks(query.descriptors[:config.ranking_keypoints],
                                                           shortlist.keyframes, config.ranked)
             blind = self._match(matcher, shortlist.keyframes[:config.ranked_shortlist])
             poses += self._poses(query, blind)
         # Where a pose is good, only other places that look alike can tell anything new.
-        good = any(self._is_good(pose) for pose in poses)
+        good = any(self._is_good(pose, blind) for pose in poses)
         for group in (self._twins(shortlist) if good else self._groups(shortlist))[:config.group_hypotheses]:
             poses += self._poses(query, self._match(matcher, group[:config.ranked_shortlist]))
         found, competitor = self._most_significant(query, poses)
@@ -159,8 +162,12 @@ class KeyframeLocalizer:
         pose = self._look(query, hypothesis.pose)
         return [] if pose is None else [pose]
 
-    def _is_good(self, pose: GuidedPose) -> bool:
-        return pose.overall.log10_nfa < self._config.good_log10_nfa
+    def _is_good(self, pose: GuidedPose, blind: Correspondences) -> bool:
+        """Return whether no other pose at this place can be better: the more matches agree, the less it must see."""
+        config, log10_nfa = self._config, pose.overall.log10_nfa
+        return log10_nfa < config.good_log10_nfa or (
+            log10_nfa < config.supported_log10_nfa
+            and blind_consensus(pose, blind).inlier_ratio > config.supporting_ratio)
 
     def _most_significant(self, query: Keypoints, poses: list[GuidedPose]
                           ) -> tuple[GuidedPose | None, Significance | None]:

@@ -31,7 +31,7 @@ from aceg_ros.utils.progress import MappingProgressBar, Progress
 def test_map_is_described(rendered_map, capsys):
     assert main(["info", str(rendered_map)]) == 0
     text = capsys.readouterr().out
-    assert re.search(r"method: ace_g\n", text) and re.search(r"encoder: compact:[0-9a-f]{16}", text)
+    assert re.search(r"method: ace_g\n", text) and re.search(r"encoder: compact2:[0-9a-f]{16}", text)
     assert re.search(r"frames: 48\n", text) and "640x480, f 525.0 520.0" in text
 
 
