@@ -1,4 +1,5 @@
-"""Compares a regressed pose, the same refined, and RANSAC, all on the same scene coordinates, also with outliers added.
+"""Compares a regressed pose, the same refined, a refinement without a regressed pose, and RANSAC, all on the same scene
+coordinates, also with outliers added.
 
     python -m aceg_ros.benchmarks.regressed_poses MAP=SCENE ... [--regressor FILE] [--every N] [--outliers X ...]
 
@@ -17,14 +18,22 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
+import torch
 
 from aceg_ros.datasets import open_scene
 from aceg_ros.encoders.preprocess import reject_image
 from aceg_ros.geometry import pose_error
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.marepo import as_marepo_map
-from aceg_ros.methods.marepo_localizer import MarepoConfig, MarepoLocalizer, refine_pose
+from aceg_ros.methods.marepo_localizer import (
+    MarepoConfig,
+    MarepoLocalizer,
+    refine_pose,
+    token_arrays,
+    trusted_cells,
+)
 from aceg_ros.methods.scene_coordinates import SceneCoordinates
+from aceg_ros.networks.coordinate_frames import image_frame
 from aceg_ros.networks.pose_regressor import PoseRegressor, load_pose_regressor
 from aceg_ros.pose.correspondences import Correspondences
 from aceg_ros.pose.gates import Rejection
@@ -86,11 +95,27 @@ def estimators(localizer: MarepoLocalizer) -> dict[str, Estimator]:
         pose = localizer.regress_pose(found)
         return None if pose is None else refine_pose(pose, correspondences, config)
 
+    def of_frame(found: SceneCoordinates, correspondences: Correspondences) -> np.ndarray | None:
+        return refine_pose(frame_pose(found), correspondences, config)
+
     def ransac(found: SceneCoordinates, correspondences: Correspondences) -> np.ndarray | None:
         hypothesis = estimate_pose(correspondences)
         return None if isinstance(hypothesis, Rejection) else hypothesis.map_from_camera
 
-    return {REGRESSED: regressed, "regressed, refined": refined, "RANSAC": ransac}
+    return {REGRESSED: regressed, "regressed, refined": refined, "frame alone, refined": of_frame, "RANSAC": ransac}
+
+
+def frame_pose(found: SceneCoordinates) -> np.ndarray:
+    """Return the pose (4, 4) that the frame of an image's coordinates suggests without a network: its axes, and the
+    camera two median distances before the points. What a network adds shows in comparison with it."""
+    points, rays, mask = token_arrays(found, 1, False)
+    kept = trusted_cells(mask, found.reliability)
+    frame = image_frame(torch.from_numpy(points[kept])[None], torch.from_numpy(rays[kept])[None], extent=1.0)
+    pose = np.eye(4)
+    pose[:3, :3] = frame.rotation[0].double()
+    forward = pose[:3, :3] @ (*np.median(rays[kept], 0), 1.0)
+    pose[:3, 3] = frame.centre[0].double().numpy() - 2.0 * float(frame.unit_m) * forward
+    return pose
 
 
 def evaluate(localizer: MarepoLocalizer, name: str, found: SceneCoordinates, truth: np.ndarray) -> Result:

@@ -131,7 +131,8 @@ def load_shipped(device: str = "cpu") -> PoseRegressor:
     from aceg_ros.networks.weights_file import find_weights
     if find_weights(SHIPPED) is None:
         raise UserError("No weights of the pose transformer ship with this version, and untrained ones find no pose:"
-                        " give a file with --regressor, from 'aceg import marepo' or 'aceg pretrain marepo'.")
+                        " take a file from 'aceg import marepo' or 'aceg pretrain marepo', and give it to 'aceg map"
+                        " --method marepo --regressor FILE', or to 'aceg import marepo-map' for a map that there is.")
     return load_pose_regressor(SHIPPED, device)
 
 

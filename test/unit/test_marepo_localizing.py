@@ -133,7 +133,7 @@ def test_the_benchmark_compares_on_the_same_coordinates(made, frames, rendered_s
         name: source.sections[name] for name in source.sections if name != "pose_regressor"})
     codes.save(tmp_path / "codes.map")
     table = run([(tmp_path / "codes.map", rendered_scene / "query")], regressor, every=4, outliers=(0.0, 0.5))
-    assert table.count("\n") == 7 and table.count("RANSAC") == 2
+    assert table.count("\n") == 9 and table.count("RANSAC") == 2
     localizer = MarepoLocalizer.from_map(as_marepo_map(codes, regressor), device="cpu", seed=0)
     found = localizer.scene_coordinates(frames[0])
     result = evaluate(localizer, "RANSAC", found, frames[0].map_from_camera)
