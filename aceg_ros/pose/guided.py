@@ -15,6 +15,7 @@ from aceg_ros.pose.significance import Significance, compute_significance
 
 MIN_CORRESPONDENCES = 8
 MIN_SCALE_PX = 1.2                  # of the robust loss
+AGREEING_FACTOR = 2.0               # times the inlier threshold: matches closer than this agree with a pose too
 FIRST_SCALES, FINAL_STEPS = 3.0, 5  # of the last refinement: begins wide, since narrow scales converge slowly
 
 
@@ -102,13 +103,13 @@ def significance_beside(competitor: GuidedPose, best: GuidedPose, config: Guided
     Landmarks far away agree with both poses, and tell nothing about whether there is another place that looks alike.
     """
     theirs = competitor.correspondences
-    chosen = np.flatnonzero(~np.isin(_row_ids(theirs), _row_ids(best.correspondences)[_inliers(best)]))
+    chosen = np.flatnonzero(~np.isin(_row_ids(theirs), _row_ids(best.correspondences)[_agreeing(best)]))
     return _greatest_significance(_subset(theirs, chosen), competitor.similarity[chosen], competitor.pose, config)
 
 
-def _inliers(found: GuidedPose) -> np.ndarray:
+def _agreeing(found: GuidedPose) -> np.ndarray:
     data = found.correspondences.usable
-    return data.indices[data.residuals(found.pose).squared_px < found.overall.threshold_px**2]
+    return data.indices[data.residuals(found.pose).squared_px < (AGREEING_FACTOR * found.overall.threshold_px)**2]
 
 
 def _row_ids(correspondences: Correspondences) -> np.ndarray:
