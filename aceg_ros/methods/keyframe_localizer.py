@@ -50,13 +50,12 @@ class KeyframeLocalizerConfig:
     ranking or of a group. wide_shortlist: number retrieved by visual words. ranking_keypoints, ranked: number of
     keypoints by which these are ranked again if the first pose is not good, and of keyframes kept. visible_keyframes,
     visible_landmarks: number of keyframes near a pose, and of those of their landmarks that should be visible, that are
-    searched for. good_log10_nfa: significance with all matches from which a pose is good; supported_log10_nfa: the same
-    if a share of more than supporting_ratio of the matches from before agree with it. Then only keyframes of other
-    places can tell anything new, with a similarity of more than twin_similarity, as a share of the best. further_looks:
-    at most, as long as the best pose becomes more significant. group_hypotheses: number of further hypotheses from
-    groups of keyframes that show the same place. max_further_log10_nfa: largest logarithm of the number of poses that
-    agree by chance as well as a further hypothesis for it to be tried. covariance_scale: of the map, see
-    `mapping.calibration`. seed: of RANSAC.
+    searched for. good_log10_nfa, good_inlier_ratio: significance with all matches, and share of the matches from before
+    that agree, from which a pose is good: then only keyframes of other places can tell anything new, with a similarity
+    of more than twin_similarity, as a share of the best. further_looks: at most, as long as the best pose becomes more
+    significant. group_hypotheses: number of further hypotheses from groups of keyframes that show the same place.
+    max_further_log10_nfa: largest logarithm of the number of poses that agree by chance as well as a further hypothesis
+    for it to be tried. covariance_scale: of the map, see `mapping.calibration`. seed: of RANSAC.
     """
 
     keypoints: int = 1500
@@ -68,9 +67,8 @@ class KeyframeLocalizerConfig:
     ranked: int = 20
     visible_keyframes: int = 10
     visible_landmarks: int = 4000
-    good_log10_nfa: float = -50.0
-    supported_log10_nfa: float = -15.0
-    supporting_ratio: float = 0.4
+    good_log10_nfa: float = -15.0
+    good_inlier_ratio: float = 0.5
     twin_similarity: float = 0.6
     further_looks: int = 1
     group_hypotheses: int = 2
@@ -163,11 +161,9 @@ class KeyframeLocalizer:
         return [] if pose is None else [pose]
 
     def _is_good(self, pose: GuidedPose, blind: Correspondences) -> bool:
-        """Return whether no other pose at this place can be better: the more matches agree, the less it must see."""
-        config, log10_nfa = self._config, pose.overall.log10_nfa
-        return log10_nfa < config.good_log10_nfa or (
-            log10_nfa < config.supported_log10_nfa
-            and blind_consensus(pose, blind).inlier_ratio > config.supporting_ratio)
+        """Return whether the landmarks are there, and most matches agree: the copy of a place has only the first."""
+        return (pose.overall.log10_nfa < self._config.good_log10_nfa
+                and blind_consensus(pose, blind).inlier_ratio > self._config.good_inlier_ratio)
 
     def _most_significant(self, query: Keypoints, poses: list[GuidedPose]
                           ) -> tuple[GuidedPose | None, Significance | None]:
