@@ -35,24 +35,26 @@ AUC_DEG = (5.0, 10.0, 20.0)
 FOREIGN = 12                                            # images of each other scene
 
 
-def run_maps(scenes: Path, output: Path, *, only: Sequence[str], counts: Sequence[int], methods: Sequence[str]) -> str:
-    """Map and localize. Returns a table as Markdown text."""
+def run_maps(scenes: Path, output: Path, *, only: Sequence[str], counts: Sequence[int], methods: Sequence[str],
+             every_query: int = 1) -> str:
+    """Map and localize every n-th query image. Returns a table as Markdown text."""
     output.mkdir(parents=True, exist_ok=True)
-    every = sorted(path.name for path in scenes.iterdir() if (path / "mapping").is_dir())
+    known = sorted(path.name for path in scenes.iterdir() if (path / "mapping").is_dir())
     rows = ["| scene | keyframes | method | localized | 0.1/5 | 0.25/5 | 0.5/5 | median | wrong | inside 95 % | ms |"
             " mapping s | map MB | foreign accepted |", "|---" * 14 + "|"]
-    for name in only or every:
+    for name in only or known:
         for count in counts:
             for method in methods:
                 path = output / f"{name}_{count}_{method}.json"
                 if not path.exists():
-                    others = [scenes / other / "query" for other in every if other != name]
-                    path.write_text(json.dumps(evaluate(scenes / name, count, method, others)))
+                    others = [scenes / other / "query" for other in known if other != name]
+                    path.write_text(json.dumps(evaluate(scenes / name, count, method, others,
+                                                            every_query)))
                 rows.append(_row(name, count, method, json.loads(path.read_text())))
     return "\n".join(rows)
 
 
-def evaluate(scene: Path, count: int, method: str, others: Sequence[Path]) -> dict[str, Any]:
+def evaluate(scene: Path, count: int, method: str, others: Sequence[Path], every_query: int = 1) -> dict[str, Any]:
     """Map `count` images of a scene with a method, and localize its queries and images of other scenes."""
     from aceg_ros.errors import UserError
     from aceg_ros.evaluation.metrics import FrameResult, consistency
@@ -69,7 +71,7 @@ def evaluate(scene: Path, count: int, method: str, others: Sequence[Path]) -> di
         return {"error": str(error)}
     mapping_s, localizer = time.monotonic() - started, make_localizer(scene_map, "cpu")
     results = []
-    for frame in open_scene(scene / "query"):
+    for frame in open_scene(scene / "query", every_query):
         before = time.perf_counter()
         estimate = localizer.localize(_blind(frame))
         assert frame.map_from_camera is not None
@@ -205,6 +207,7 @@ def main(arguments: list[str] | None = None) -> int:
     maps.add_argument("--only", nargs="*", default=())
     maps.add_argument("--counts", nargs="*", type=int, default=(10, 20, 40))
     maps.add_argument("--methods", nargs="*", default=("reloc3r", "ace_g"))
+    maps.add_argument("--every-query", type=int, default=1, help="localize every n-th query image")
     pairs = parts.add_parser("pairs")
     pairs.add_argument("scenes", type=Path, nargs="+")
     pairs.add_argument("--depth", type=float, required=True)
@@ -213,7 +216,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.part == "maps":
         print(run_maps(options.scenes, options.output, only=options.only, counts=options.counts,
-                       methods=options.methods))
+                       methods=options.methods,
+                       every_query=options.every_query))
     else:
         print(run_pairs(options.scenes, options.depth, keyframes=options.keyframes, queries=options.queries))
     return 0

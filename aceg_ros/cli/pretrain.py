@@ -17,6 +17,7 @@ def add_parser(verbs: Any) -> None:
     _add_ace_g(networks)
     _add_sacreg(networks)
     _add_marepo(networks)
+    _add_reloc3r(networks)
 
 
 def _add_encoder(networks: Any) -> None:
@@ -109,6 +110,39 @@ def _add_marepo(networks: Any) -> None:
     verb.add_argument("--tokens", type=positive, default=128, metavar="N", help="cells of an image per step (default:"
                       " %(default)s)")
     verb.add_argument("--minutes", type=positive, metavar="N", help="stop after this time; the same command goes on")
+
+
+def _add_reloc3r(networks: Any) -> None:
+    verb = add_verb(networks, "reloc3r", run_reloc3r, "train a small relative pose network on keypoints, for method"
+                    " reloc3r")
+    verb.add_argument("--run", dest="run_folder", metavar="DIR", required=True, help="folder of the run; an"
+                      " interrupted run in it is resumed")
+    verb.add_argument("--scenes", nargs="+", required=True, metavar="SCENE", help="recordings with poses (mapping parts"
+                      " only)")
+    verb.add_argument("--held-out", nargs="*", default=(), metavar="SCENE", help="recordings to score on")
+    verb.add_argument("--encoder", default="compact", metavar="FILE", help="encoder of the keypoints (default:"
+                      " %(default)s)")
+    verb.add_argument("--width", type=positive, default=128, metavar="N", help="(default: %(default)s)")
+    verb.add_argument("--blocks", type=positive, default=4, metavar="N", help="(default: %(default)s)")
+    verb.add_argument("--batch", type=positive, default=32, metavar="N", help="pairs per step (default: %(default)s)")
+    verb.add_argument("--iterations", type=positive, default=20_000, metavar="N", help="(default: %(default)s)")
+    verb.add_argument("--minutes", type=positive, metavar="N", help="stop after this time; the same command goes on")
+    add_computing_flags(verb)
+
+
+def run_reloc3r(options: argparse.Namespace) -> int:
+    from aceg_ros.encoders.base import load_encoder
+    from aceg_ros.networks.keypoint_relative_pose import KeypointPoseConfig
+    from aceg_ros.pretraining.reloc3r.train import RelativePoseTraining, train
+    from aceg_ros.utils.device import pick_device
+
+    size = KeypointPoseConfig(dim_in=load_encoder(options.encoder).dim, width=options.width, blocks=options.blocks)
+    training = RelativePoseTraining(
+        run=Path(options.run_folder), scenes=tuple(Path(scene) for scene in options.scenes),
+        held_out=tuple(Path(scene) for scene in options.held_out), encoder=options.encoder, size=size,
+        iterations=options.iterations, batch=options.batch, seed=options.seed, device=pick_device(options.device))
+    print(f"weights: {train(training, options.minutes)}")
+    return 0
 
 
 def _add_common(verb: argparse.ArgumentParser, *, rooms: int, iterations: int | None, iterations_text: str) -> None:

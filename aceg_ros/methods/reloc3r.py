@@ -1,7 +1,8 @@
 """Reloc3r (Dong et al., CVPR 2025): relative poses to retrieved keyframes, averaged to one pose.
 
 A map is a handful of posed keyframes, made in seconds. Relative poses come from matches of the encoder's keypoints, or
-from a network: the published one (`aceg import reloc3r`).
+from a network: the published one (`aceg import reloc3r`), or a small one of our own (`aceg pretrain reloc3r`), of which
+no weights are shipped.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class Reloc3rOptions:
     relative_pose: str | None = option(None, "relative poses from matches of keypoints and an essential matrix, or from"
                                        " a network (default: network if --network is given, else matches)",
                                        choices=(MATCHES, NETWORK))
-    network: str | None = option(None, "network for relative poses: a file from 'aceg import reloc3r'", metavar="FILE")
+    network: str | None = option(None, "network for relative poses: a file from 'aceg import reloc3r' or"
+                                " 'aceg pretrain reloc3r'", metavar="FILE")
     keyframes: int = option(400, "largest number of keyframes; of more images, those farthest from each other are"
                             " taken", metavar="N", minimum=1)
 

@@ -124,7 +124,8 @@ def _averaged(found: AveragedPose | Rejection, count: int) -> PoseEstimate:
 
 def _network_source(scene_map: SceneMap, keyframes: PosedKeyframes, device: str) -> RelativePoseSource:
     """Load the network of a map. Raises UserError if it has changed since mapping, or the map lacks its tokens."""
-    from aceg_ros.methods.reloc3r_network import KeyframeTokens, NetworkPoses
+    from aceg_ros.methods.reloc3r_network import KeyframeTokens, KeypointNetworkPoses, NetworkPoses
+    from aceg_ros.networks.keypoint_relative_pose import KeypointPoseNet
     from aceg_ros.networks.relative_pose_file import load_relative_pose
 
     reference = scene_map.network(ROLE)
@@ -132,7 +133,9 @@ def _network_source(scene_map: SceneMap, keyframes: PosedKeyframes, device: str)
     if network.identity != reference.identity:
         raise UserError(f"The map was made with network {reference.identity}, but '{network.source}' is now"
                         f" {network.identity}: map the scene again, or restore that network.")
+    if isinstance(network.net, KeypointPoseNet):
+        return KeypointNetworkPoses(network.net, keyframes)
     if TOKENS_SECTION not in scene_map.sections:
         raise UserError("The map has no tokens of its keyframes: map the scene again.")
-    return NetworkPoses(network, keyframes, KeyframeTokens.from_section(scene_map.sections[TOKENS_SECTION],
-                                                                        len(keyframes)))
+    tokens = KeyframeTokens.from_section(scene_map.sections[TOKENS_SECTION], len(keyframes))
+    return NetworkPoses(network.net, keyframes, tokens)

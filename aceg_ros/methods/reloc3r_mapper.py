@@ -36,6 +36,7 @@ from aceg_ros.methods.reloc3r import (
 from aceg_ros.methods.reloc3r_localizer import Reloc3rLocalizer
 from aceg_ros.methods.reloc3r_network import KeyframeTokens, encode_image
 from aceg_ros.methods.reloc3r_pairs import QueryImage
+from aceg_ros.networks.relative_pose import RelativePoseNet
 from aceg_ros.networks.relative_pose_file import RelativePoseNetwork, load_relative_pose
 from aceg_ros.utils.device import pick_device
 
@@ -72,8 +73,8 @@ class Reloc3rMapper:
         keyframes, numbers = built
         frames = [frames[number] for number in numbers]
         sections = {SECTION: keyframes.to_section()}
-        if self._network is not None:
-            sections[TOKENS_SECTION] = self._encode(frames, self._network, budget).to_section()
+        if self._network is not None and isinstance(self._network.net, RelativePoseNet):
+            sections[TOKENS_SECTION] = self._encode(frames, self._network.net, budget).to_section()
         statistics = MappingStatistics(
             frames=len(self._frames), encoded=len(frames), mapping_s=budget.elapsed_s(), budget_s=budget.total_s,
             patches=len(keyframes.descriptors), seed=self._options.seed, device=self._device,
@@ -92,10 +93,14 @@ class Reloc3rMapper:
         if source is None:
             if chosen == NETWORK:
                 raise UserError("No weights for relative poses are shipped with this version: give those of the"
-                                " release with --network FILE (see 'aceg import reloc3r'), or choose --relative-pose"
-                                " matches, which needs none.")
+                                " release or of your own with --network FILE (see 'aceg import reloc3r' and 'aceg"
+                                " pretrain reloc3r'), or choose --relative-pose matches, which needs none.")
             return None
-        return load_relative_pose(source, self._device)
+        network = load_relative_pose(source, self._device)
+        if network.encoder not in ("", self._encoder.identity):
+            raise UserError(f"Network '{source}' was trained on keypoints of encoder {network.encoder}, not of"
+                            f" {self._encoder.identity}: use that encoder (--encoder).")
+        return network
 
     def _check(self) -> None:
         """Raise UserError without a usable image, and warn if the images cannot give a scale."""
@@ -108,7 +113,7 @@ class Reloc3rMapper:
                          " every image will be rejected (no_scale). Add images from other positions, or depth.")
 
     @torch.inference_mode()
-    def _encode(self, frames: list[PreparedFrame], network: RelativePoseNetwork, budget: MappingBudget
+    def _encode(self, frames: list[PreparedFrame], net: RelativePoseNet, budget: MappingBudget
                 ) -> KeyframeTokens:
         """Encode the keyframes once for all queries."""
         progress, found = budget.phase("encoding keyframes"), []
@@ -116,7 +121,7 @@ class Reloc3rMapper:
             if progress.is_over():
                 raise UserError(f"There was time for {number} of {len(frames)} images only: give more with --budget, or"
                                 " take fewer with --keyframes.")
-            found.append(encode_image(network.net, frame.image, frame.camera))
+            found.append(encode_image(net, frame.image, frame.camera))
             progress.report(number / len(frames))
         return KeyframeTokens(tokens=torch.cat([image.tokens[0].half().cpu() for image in found]),
                               grids=torch.tensor([image.grid for image in found]))

@@ -1,9 +1,9 @@
-"""Relative poses from the published network, which keeps the tokens of keyframes in the map."""
+"""Relative poses from a network: the published one, which keeps the tokens of keyframes in the map, or on keypoints."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -15,8 +15,8 @@ from aceg_ros.encoders.preprocess import image_to_tensor
 from aceg_ros.errors import UserError
 from aceg_ros.maps.posed_keyframes import PosedKeyframes
 from aceg_ros.methods.reloc3r_pairs import EstimatedPairs, QueryImage
+from aceg_ros.networks.keypoint_relative_pose import KeypointPoseNet, KeypointTokens
 from aceg_ros.networks.relative_pose import ImageTokens, RelativePoseConfig, RelativePoseNet
-from aceg_ros.networks.relative_pose_file import RelativePoseNetwork
 from aceg_ros.pose.motion_averaging import RelativePoses
 
 DIRECTION_SIGMA_RAD = 0.1            # of the published network on indoor pairs; it does not predict one
@@ -53,11 +53,48 @@ class KeyframeTokens:
                            grid=(rows, columns))
 
 
-class NetworkPoses:
-    """Relative poses from the network: one pass of its encoder for an image, and K decoders."""
+class KeypointNetworkPoses:
+    """Relative poses from a network on keypoints, with the confidence that it predicts."""
 
-    def __init__(self, network: RelativePoseNetwork, keyframes: PosedKeyframes, tokens: KeyframeTokens):
-        self._net, self._keyframes, self._tokens = network.net, keyframes, tokens
+    def __init__(self, net: KeypointPoseNet, keyframes: PosedKeyframes):
+        self._net, self._keyframes = net, keyframes
+
+    @torch.inference_mode()
+    def estimate(self, query: QueryImage, keyframes: np.ndarray) -> EstimatedPairs:
+        """Estimate the relative poses to keyframes (K,) in one batch; those with too few keypoints are left out."""
+        count = self._net.config.keypoints
+        sizes = np.diff(self._keyframes.starts)
+        usable = keyframes[sizes[keyframes] >= count] if len(query.keypoints) >= count else keyframes[:0]
+        poses, sigma = np.tile(np.eye(4), (len(usable), 1, 1)), np.zeros(len(usable))
+        if len(usable):
+            stored = [self._stored(int(keyframe), count) for keyframe in usable]
+            first = KeypointTokens(*(torch.stack(parts) for parts in zip(*stored, strict=True)))
+            camera, best = query.camera, query.keypoints.best(count)
+            rays = torch.from_numpy((best.pixels - (camera.cx, camera.cy)) / (camera.fx, camera.fy)).float()
+            second = KeypointTokens(*(part[None].expand(len(usable), -1, -1) for part in
+                                      (best.descriptors.float(), rays.to(best.descriptors.device))))
+            found = self._net(KeypointTokens(*(part.to(best.descriptors.device) for part in first)), second)
+            poses[:, :3, :3], poses[:, :3, 3] = found.rotation.double().cpu(), found.direction.double().cpu()
+            sigma = found.log_sigma.double().exp().cpu().numpy()
+        relative = RelativePoses.from_poses(self._keyframes.pose_array[usable], poses)
+        return EstimatedPairs(keyframes=usable, relative=replace(relative, sigma_rad=sigma),
+                              support=1.0 / (1.0 + sigma))
+
+    def _stored(self, keyframe: int, count: int) -> tuple[Tensor, Tensor]:
+        """Return descriptors (count, C) and rays (count, 2) of a keyframe's best keypoints."""
+        part = self._keyframes.keypoints_of(keyframe)
+        chosen = slice(part.start, part.start + count)
+        k = self._keyframes.matrix_k(keyframe)
+        rays = (self._keyframes.pixel_array[chosen] - k[:2, 2]) / np.diag(k)[:2]
+        return (torch.nn.functional.normalize(self._keyframes.descriptors[chosen].float(), dim=1),
+                torch.from_numpy(rays).float())
+
+
+class NetworkPoses:
+    """Relative poses from the published network: one pass of its encoder for an image, and K decoders."""
+
+    def __init__(self, net: RelativePoseNet, keyframes: PosedKeyframes, tokens: KeyframeTokens):
+        self._net, self._keyframes, self._tokens = net, keyframes, tokens
 
     @torch.inference_mode()
     def estimate(self, query: QueryImage, keyframes: np.ndarray) -> EstimatedPairs:

@@ -28,7 +28,7 @@ class JointConfig:
 
     matches: int = 1200
     matches_of_starts: int = 300
-    correlation: float = 0.1
+    correlation: float = 0.3
     samples: int = 200
     starts: int = 4
     scales_px: tuple[float, ...] = (4.0, 2.0, 1.0)

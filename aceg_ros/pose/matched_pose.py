@@ -55,7 +55,7 @@ class MatchedPoseConfig:
                                                                       fine_scales_px=(6.0, 2.0)))
     max_log10_nfa: float = -5.0
     min_keyframes: int = 2
-    max_position_std_share: float = 0.1
+    max_position_std_share: float = 0.05
     max_rotation_std_rad: float = 0.1
     max_competing_share: float = 0.5
 

@@ -1,0 +1,1 @@
+"""Trains a small relative pose network for method reloc3r."""

@@ -1,0 +1,124 @@
+"""Trains the keypoint relative pose network on pairs of posed images; resumable."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aceg_ros.encoders.base import Encoder, load_encoder
+from aceg_ros.errors import UserError
+from aceg_ros.networks.keypoint_relative_pose import KeypointPoseConfig, KeypointPoseNet, KeypointTokens, PredictedPose
+from aceg_ros.networks.relative_pose_file import save_keypoint_network
+from aceg_ros.pretraining.common.loop import LoopOptions, Statistics, TrainingTask, run_training, warmup_cosine
+from aceg_ros.pretraining.common.run import lock_options
+from aceg_ros.pretraining.reloc3r.samples import PoseBatch, SceneKeypoints, draw_pairs, prepare_scene
+from aceg_ros.utils.device import training_precision
+
+HELD_OUT_PAIRS = 256
+CURRICULUM = 0.6                     # share of the iterations over which pairs become farther
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelativePoseTraining:
+    """A training run. scenes, held_out: recordings with poses, to train and to score on. size: of the network; the
+    encoder tells the width of descriptors. batch: pairs of an iteration. minutes: of this call, None for no limit."""
+
+    run: Path
+    scenes: tuple[Path, ...]
+    held_out: tuple[Path, ...] = ()
+    encoder: str = "compact"
+    size: KeypointPoseConfig = field(default_factory=KeypointPoseConfig)
+    iterations: int = 20_000
+    batch: int = 32
+    peak_rate: float = 5e-4
+    checkpoint_every: int = 250
+    seed: int = 0
+    device: str = "cpu"
+
+
+def train(options: RelativePoseTraining, minutes: float | None = None) -> Path:
+    """Train, or go on with an interrupted run. Returns the weights file.
+
+    Raises UserError if there is nothing to train on, or the run was started with other options.
+    """
+    if not options.scenes:
+        raise UserError("There is nothing to train on: give recordings with poses (--scenes).")
+    lock_options(options.run, options)
+    task, started = RelativePoseTask(options), time.monotonic()
+    loop = LoopOptions(run=options.run, iterations=options.iterations, peak_rate=options.peak_rate,
+                       checkpoint_every=options.checkpoint_every, device=options.device)
+    run_training(task, loop, should_stop=lambda: minutes is not None and time.monotonic() - started > 60.0 * minutes)
+    return task.weights
+
+
+class RelativePoseTask(TrainingTask[PoseBatch]):
+    """Network, pairs, loss and scores."""
+
+    def __init__(self, options: RelativePoseTraining):
+        self._options = options
+        self._encoder = load_encoder(options.encoder, options.device)
+        if options.size.dim_in != self._encoder.dim:
+            raise UserError(f"The network takes {options.size.dim_in}-D descriptors, encoder '{options.encoder}' gives"
+                            f" {self._encoder.dim}-D ones.")
+        torch.manual_seed(options.seed)
+        self.model = self._net = KeypointPoseNet(options.size).to(options.device)
+        self.weights = options.run / "relative_pose.safetensors"
+        self._scenes = [self._prepared(scene, self._encoder) for scene in options.scenes]
+        self._held_out = [self._prepared(scene, self._encoder) for scene in options.held_out]
+
+    def _prepared(self, scene: Path, encoder: Encoder) -> SceneKeypoints:
+        return prepare_scene(scene, encoder, self._options.run / "data", self._options.size.keypoints)
+
+    def draw(self, iteration: int) -> PoseBatch:
+        rng = np.random.default_rng((self._options.seed, iteration))
+        progress = min(iteration / (CURRICULUM * self._options.iterations), 1.0)
+        return draw_pairs(self._scenes, self._options.batch, progress, rng)
+
+    def add_gradients(self, batch: PoseBatch) -> Statistics:
+        with training_precision(self._options.device):
+            found = self._predict(batch)
+        rotation, direction = self._angles(found, batch)
+        # The likelihood of the sum of both angles, so that the network says how far off it may be.
+        loss = ((rotation + direction) * torch.exp(-found.log_sigma) + found.log_sigma).mean()
+        loss.backward()
+        return {"loss": loss.detach(), "rotation_deg": rotation.detach().mean() * 180.0 / math.pi,
+                "direction_deg": direction.detach().mean() * 180.0 / math.pi}
+
+    def learning_rate(self, done: int) -> float:
+        return self._options.peak_rate * warmup_cosine(min(done / self._options.iterations, 1.0))
+
+    @torch.inference_mode()
+    def evaluate(self) -> dict[str, float]:
+        """Median errors in degrees on pairs of the held-out scenes, near and far."""
+        if not self._held_out:
+            return {}
+        scores: dict[str, float] = {}
+        self.model.eval()
+        for name, progress in (("near", 0.0), ("far", 1.0)):
+            batch = draw_pairs(self._held_out, HELD_OUT_PAIRS, progress, np.random.default_rng(self._options.seed))
+            rotation, direction = (angle.rad2deg().median() for angle in self._angles(self._predict(batch), batch))
+            scores |= {f"{name}_rotation_deg": float(rotation), f"{name}_direction_deg": float(direction)}
+        self.model.train()
+        return scores
+
+    def export(self) -> None:
+        save_keypoint_network(self._net, self._encoder.identity, self.weights)
+
+    def _predict(self, batch: PoseBatch) -> PredictedPose:
+        device = self._options.device
+        first, second = (KeypointTokens(*(part.to(device) for part in image)) for image in (batch.first, batch.second))
+        return self._net(first, second)
+
+    def _angles(self, found: PredictedPose, batch: PoseBatch) -> tuple[Tensor, Tensor]:
+        """Return the angles (B,), (B,) of rotation and direction from the truth, radians."""
+        rotation, direction = batch.rotation.to(found.rotation.device), batch.direction.to(found.rotation.device)
+        # Of the chord, whose derivative stays finite at zero, unlike that of the arc cosine.
+        chord = (found.rotation - rotation).square().sum((1, 2)).add(1e-8).sqrt() / (2.0 * math.sqrt(2.0))
+        apart = (found.direction - direction).square().sum(1).add(1e-8).sqrt() / 2.0
+        return 2.0 * torch.asin(chord.clamp(max=0.9999)), 2.0 * torch.asin(apart.clamp(max=0.9999))
