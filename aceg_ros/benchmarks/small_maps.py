@@ -49,12 +49,13 @@ def run_maps(scenes: Path, output: Path, *, only: Sequence[str], counts: Sequenc
                 if not path.exists():
                     others = [scenes / other / "query" for other in known if other != name]
                     path.write_text(json.dumps(evaluate(scenes / name, count, method, others,
-                                                            every_query)))
+                                                            every_query=every_query)))
                 rows.append(_row(name, count, method, json.loads(path.read_text())))
     return "\n".join(rows)
 
 
-def evaluate(scene: Path, count: int, method: str, others: Sequence[Path], every_query: int = 1) -> dict[str, Any]:
+def evaluate(scene: Path, count: int, method: str, others: Sequence[Path], *, every_query: int = 1
+             ) -> dict[str, Any]:
     """Map `count` images of a scene with a method, and localize its queries and images of other scenes."""
     from aceg_ros.errors import UserError
     from aceg_ros.evaluation.metrics import FrameResult, consistency

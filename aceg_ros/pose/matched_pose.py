@@ -43,7 +43,7 @@ class MatchedPoseConfig:
         max_log10_nfa: significance of a keyframe's matches under the pose from which the keyframe confirms it.
         min_keyframes: number of keyframes that must confirm the pose; one is enough if depths were measured in it.
         max_position_std_share: largest standard deviation of the position, as a share of its median distance from the
-            confirming keyframes, or of their extent where that is larger.
+            confirming keyframes, of their extent, or of the median depth where that was measured, the largest of these.
         max_rotation_std_rad: largest standard deviation of the rotation.
         max_competing_share: largest significance of keyframes that contradict the pose, as a share of that of those
             that confirm it.
@@ -151,6 +151,9 @@ def _check_scale(found: JointPose, confirming: Sequence[PairMatches], config: Ma
     centres = np.stack([pair.map_from_keyframe[:3, 3] for pair in confirming])
     distance = float(np.median(np.linalg.norm(centres - found.map_from_camera[:3, 3], axis=1)))
     reference = max(distance, float(np.linalg.norm(np.ptp(centres, axis=0))), 1e-9)
+    depths = np.concatenate([pair.key_depths_m for pair in confirming])
+    if np.isfinite(depths).any():                       # then a near keyframe is as good as any
+        reference = max(reference, float(np.nanmedian(depths)))
     variances = found.covariance
     if not np.isfinite(variances).all():
         return Rejection(status=Status.UNCERTAIN_POSE, message="the matches do not determine the pose")

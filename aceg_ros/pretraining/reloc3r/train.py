@@ -120,5 +120,5 @@ class RelativePoseTask(TrainingTask[PoseBatch]):
         rotation, direction = batch.rotation.to(found.rotation.device), batch.direction.to(found.rotation.device)
         # Of the chord, whose derivative stays finite at zero, unlike that of the arc cosine.
         chord = (found.rotation - rotation).square().sum((1, 2)).add(1e-8).sqrt() / (2.0 * math.sqrt(2.0))
-        apart = (found.direction - direction).square().sum(1).add(1e-8).sqrt() / 2.0
-        return 2.0 * torch.asin(chord.clamp(max=0.9999)), 2.0 * torch.asin(apart.clamp(max=0.9999))
+        between = (found.direction - direction).square().sum(1).add(1e-8).sqrt() / 2.0
+        return 2.0 * torch.asin(chord.clamp(max=0.9999)), 2.0 * torch.asin(between.clamp(max=0.9999))
