@@ -23,6 +23,7 @@ from aceg_ros.errors import UserError
 from aceg_ros.networks.weights_file import WeightsFile, find_weights, identity_of, read_weights
 from aceg_ros.utils.device import half_precision, to_device
 
+DEFAULT_ENCODER = "compact"
 SHORT_SIDE_PX = 480                     # of input images, for encoders without a weights file of ours
 
 
@@ -73,17 +74,18 @@ class Encoder:
                           None if found.keypoints is None else found.keypoints.float())
 
 
-def load_encoder(source: str, device: str = "cpu") -> Encoder:
+def load_encoder(source: str | None = None, device: str = "cpu") -> Encoder:
     """Load an encoder.
 
     Args:
         source: "compact" or "compact2" (shipped), "sift" (no weights, for comparisons), "dinov2:" followed by a folder
-            or a name of the Hugging Face hub, or the path of a file written by `aceg import`.
+            or a name of the Hugging Face hub, or the path of a file written by `aceg import`. None: DEFAULT_ENCODER.
         device: "cpu" or "cuda".
 
     Raises:
         UserError: there is no such encoder, or the file is not one of ours.
     """
+    source = DEFAULT_ENCODER if source is None else source
     if source == "sift":
         return Encoder(name="sift", identity=f"sift:opencv-{cv2.__version__}", source="sift", stride=SIFT_STRIDE,
                        dim=SiftNet.dim, short_side_px=SHORT_SIDE_PX, net=SiftNet())

@@ -27,7 +27,7 @@ from aceg_ros.mapping.triangulation import TriangulationOptions, triangulate
 from aceg_ros.maps.header import MappingStatistics, NetworkReference
 from aceg_ros.maps.scene_map import MAX_CLOUD_POINTS, SceneMap, display_sections
 from aceg_ros.methods.ace import AceMapSettings, AceOptions
-from aceg_ros.methods.base import DEFAULT_ENCODER, MappingOptions
+from aceg_ros.methods.base import MappingOptions
 from aceg_ros.networks.ace_head import SceneHead
 from aceg_ros.networks.contraction import contraction_radius
 from aceg_ros.utils.device import pick_device
@@ -69,7 +69,7 @@ class AceMapper:
         self._options, self._method_options = options, method_options or AceOptions()
         self._device = pick_device(options.device)
         self._settings = settings or SETTINGS[self._device]
-        self._encoder = load_encoder(options.encoder or DEFAULT_ENCODER, self._device)
+        self._encoder = load_encoder(options.encoder, self._device)
         self._frames = MappingFrames(self._encoder, options.use_depth, trust_poses=options.trust_poses)
 
     def add(self, frame: Frame) -> None:

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from aceg_ros.maps.scene_map import SceneMap
 
 
-DEFAULT_ENCODER = "compact"         # of the methods that regress scene coordinates
-
-
 @dataclass(frozen=True, kw_only=True)
 class MappingOptions:
     """Options of a mapping run that every method has. Its budget is in `mapping.budget`.

@@ -12,7 +12,7 @@ from aceg_ros.maps.keyframe_tokens import SECTION as TOKENS
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.ace_g import AceGOptions
 from aceg_ros.methods.ace_g_mapper import AceGMapper
-from aceg_ros.methods.base import DEFAULT_ENCODER, MappingOptions
+from aceg_ros.methods.base import MappingOptions
 from aceg_ros.methods.cross_image_localizer import mix_keyframes
 from aceg_ros.methods.sacreg import DATABASE, SHIPPED, SacregOptions, as_sacreg_map, check_encoder
 from aceg_ros.networks.cross_image_fusion import load_cross_image
@@ -31,8 +31,9 @@ class SacregMapper:
         self._options, self._method_options = options, method_options
         device = pick_device(options.device)
         self._weights = load_cross_image(method_options.regressor or SHIPPED, device)
-        options = replace(options, encoder=options.encoder or DEFAULT_ENCODER)
-        check_encoder(self._weights, load_encoder(options.encoder or DEFAULT_ENCODER, device).identity)
+        encoder = options.encoder or self._weights.encoder.split(":")[0]         # of its identity, "name:hash"
+        options = replace(options, encoder=encoder)
+        check_encoder(self._weights, load_encoder(encoder, device).identity)
         self._mapper = AceGMapper(options, AceGOptions(keep_poses=method_options.keep_poses,
                                                        compact=method_options.compact))
 

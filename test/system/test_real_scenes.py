@@ -54,12 +54,12 @@ def test_poses_of_real_scenes_agree_with_their_images(shared_scenes, scene):
 def test_kitchen_is_localized(kitchen_map, shared_scenes, capsys):
     found = evaluated(kitchen_map, shared_scenes / "redkitchen7s" / "query", capsys)
     assert found["frames"] == 100
-    # Measured on several machines and versions: 1.0 to 1.3 cm, 0.3 deg, 1.00.
-    assert found["median_translation_m"] < 0.025 and found["median_rotation_deg"] < 0.8
-    assert found["recall"]["0.05m_5deg"] >= 0.9 and found["recall"]["0.1m_5deg"] >= 0.97
-    # Measured: 0.92 to 0.96 of the poses inside, 2.0 cm claimed at a median error of 1.0 to 1.2 cm.
+    # Measured with several versions: 0.6 cm, 0.16 deg, 1.00.
+    assert found["median_translation_m"] < 0.012 and found["median_rotation_deg"] < 0.4
+    assert found["recall"]["0.05m_5deg"] >= 0.97 and found["recall"]["0.1m_5deg"] >= 0.98
+    # Measured: 0.92 to 0.97 of the poses inside, 1.1 to 1.8 cm claimed at a median error of 0.6 cm.
     assert 0.7 <= found["consistency"]["inside_95"] <= 0.99
-    assert found["consistency"]["median_std_m"] < 2.5 * found["median_translation_m"]
+    assert found["consistency"]["median_std_m"] < 3.5 * found["median_translation_m"]
 
 
 @KITCHEN
@@ -126,11 +126,11 @@ def test_the_node_answers_every_image_as_evaluation_does(kitchen_map, shared_sce
 
 def test_covariances_are_honest_where_the_solver_alone_is_not(shared_scenes, tmp_path, capsys):
     """Motion capture of a camera that turns fast: the errors of its poses are far larger than what the keypoints of one
-    image show. Measured with the factor that the held-out images ask for: 0.99, 5.0 cm claimed at a median error of
-    1.6 cm."""
+    image show. Measured with the factor that the held-out images ask for: 0.96 to 0.99, 5.0 to 7.9 cm claimed at a
+    median error of 1.6 to 1.9 cm."""
     scene, path = shared_scenes / "tum_fr1_rpy", tmp_path / "tum.map"
     assert main(["map", str(scene / "mapping"), "-o", str(path)]) == 0
     assert SceneMap.load(path).covariance_scale > 2
     found = evaluated(path, scene / "query", capsys, ["--every", "2"])
     assert found["consistency"]["inside_95"] >= 0.85
-    assert found["consistency"]["median_std_m"] < 4.0 * found["median_translation_m"]
+    assert found["consistency"]["median_std_m"] < 5.5 * found["median_translation_m"]
