@@ -33,6 +33,17 @@ def test_retrieval_finds_the_keyframes_of_the_place(world, database):
         assert set(retrieval.find(found.descriptors, 4).keyframes) == set(range(4 * place, 4 * place + 4))
 
 
+def test_votes_of_landmarks_rank_the_keyframes_of_the_place_first(world, database):
+    retrieval = KeyframeRetrieval(database)
+    for place in range(PLACES):
+        found, _ = world.keypoints(world.pose(place, 0.1), clutter=100)
+        ranked = retrieval.rank_by_landmarks(found.descriptors, np.arange(len(database))[::-1], 6)
+        assert set(ranked.keyframes[:4]) == set(range(4 * place, 4 * place + 4)) and len(ranked.keyframes) == 6
+        assert ranked.similarity[0] == 1.0 and ranked.similarity[4] < 0.5
+    nothing = retrieval.rank_by_landmarks(found.descriptors[:0], np.array([3, 1]), 6)
+    assert list(nothing.keyframes) == [3, 1]
+
+
 def test_matches_are_the_right_landmarks(world, database):
     found, truth = world.keypoints(world.pose(1, 0.1), clutter=200)
     matches = ObservationMatcher(found, database).match([4, 5, 6, 7])
