@@ -16,7 +16,7 @@ def test_a_bag_over_topics_is_evaluated_as_offline(graph, tmp_path, rendered_map
     evaluation = graph.start("aceg_ros.ros.evaluation_node", scene=str(bag), map=str(rendered_map), speed=0.1,
                              output=str(tmp_path / "out"))
     player = graph.start("aceg_ros.ros.scene_player", scene=str(bag), clock=True, speed=0.1, wait_for_subscribers=2,
-                         start_delay=1.0)
+                         start_delay=3.0)     # a busy machine takes that long to find all topics
     assert graph.spin_until(lambda: evaluation.poll() is not None, 180), output(evaluation)
     assert evaluation.returncode == 0, output(evaluation)
     assert player.wait(30) == 0, output(player)
