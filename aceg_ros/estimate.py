@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import numpy as np
@@ -74,3 +74,7 @@ class PoseEstimate:
     @property
     def accepted(self) -> bool:
         return self.status is Status.ACCEPTED
+
+    def with_covariance_times(self, factor: float) -> PoseEstimate:
+        """Return the estimate with its covariance, if it has one, multiplied by a factor such as that of a map."""
+        return self if self.covariance is None else replace(self, covariance=factor * self.covariance)

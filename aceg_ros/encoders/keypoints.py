@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aceg_ros.camera import Camera
+from aceg_ros.camera import Camera, Frame
 from aceg_ros.encoders.base import Encoder
 from aceg_ros.encoders.feature_map import FeatureMap
-from aceg_ros.encoders.preprocess import image_to_tensor, patch_centres, valid_cells
+from aceg_ros.encoders.preprocess import image_to_tensor, patch_centres, prepare, valid_cells
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,12 @@ class Keypoints:
         """Return the `count` most reliable keypoints."""
         return Keypoints(pixels=self.pixels[:count], descriptors=self.descriptors[:count], cells=self.cells[:count],
                          map_size=self.map_size, stride=self.stride, camera=self.camera)
+
+
+def extract_frame_keypoints(frame: Frame, encoder: Encoder, max_count: int) -> Keypoints:
+    """Extract the most reliable keypoints of a frame, which must have passed `reject_image`."""
+    image, camera, mask = prepare(frame, encoder.short_side_px, encoder.stride)
+    return extract_keypoints(image, camera, encoder, mask=mask, max_count=max_count)
 
 
 @torch.inference_mode()

@@ -59,6 +59,13 @@ class NetworkReference:
         """Make a reference to a loaded network, such as an `Encoder`."""
         return cls(source=network.source, identity=network.identity)
 
+    def check(self, network: IdentifiedNetwork, *, role: str, restore: str | None = None) -> None:
+        """Raise UserError unless a loaded network is the one referred to. role, restore: what it is called in the
+        sentence, and what the user may restore, if that has another name."""
+        if network.identity != self.identity:
+            raise UserError(f"The map was made with {role} {self.identity}, but '{network.source}' is now"
+                            f" {network.identity}: map the scene again, or restore that {restore or role}.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class MappingStatistics:

@@ -78,9 +78,7 @@ def load_regressor_with_code(scene_map: SceneMap, device: str) -> SceneCoordinat
     from aceg_ros.networks.regressor import load_regressor
     reference = scene_map.network("regressor")
     regressor = load_regressor(reference.source, device)
-    if regressor.identity != reference.identity:
-        raise UserError(f"The map was made with regressor {reference.identity}, but '{regressor.source}' is now"
-                        f" {regressor.identity}: map the scene again, or restore that regressor.")
+    reference.check(regressor, role="regressor")
     net, sections = regressor.net, scene_map.sections
     try:
         if isinstance(net, LandmarkRegressor):

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from aceg_ros.camera import Frame
 from aceg_ros.encoders.base import Encoder
-from aceg_ros.encoders.keypoints import Keypoints, extract_keypoints, spread_over_image
-from aceg_ros.encoders.preprocess import prepare, reject_image
+from aceg_ros.encoders.keypoints import Keypoints, extract_frame_keypoints, spread_over_image
 from aceg_ros.estimate import ImageCorrespondences, PoseEstimate
 from aceg_ros.maps.header import MIN_COVARIANCE_SCALE
 from aceg_ros.maps.keyframe_database import SECTION, KeyframeDatabase
@@ -23,6 +22,7 @@ from aceg_ros.maps.keyframe_tokens import SECTION as TOKENS
 from aceg_ros.maps.keyframe_tokens import StoredTokens, select_landmarks
 from aceg_ros.maps.retrieval import KeyframeRetrieval
 from aceg_ros.maps.scene_map import SceneMap
+from aceg_ros.methods.localize_frame import localize_frame
 from aceg_ros.methods.scene_coordinates import encoder_of
 from aceg_ros.networks.cross_image_fusion import CrossImageWeights, regress_points
 from aceg_ros.networks.cross_image_regressor import CrossImageRegressor, KeyframeTokens
@@ -94,13 +94,7 @@ class CrossImageLocalizer:
 
     def localize(self, frame: Frame, prior: np.ndarray | None = None) -> PoseEstimate:
         """Estimate the pose of the camera in the map, or reject the image; `prior` is not used."""
-        rejection = reject_image(frame)
-        if rejection is not None:
-            return rejection
-        stopwatch = Stopwatch()
-        query = self.extract(frame)
-        stopwatch.lap("encode")
-        return self.localize_keypoints(query, stopwatch)
+        return localize_frame(frame, self.extract, self.localize_keypoints)
 
     def localize_keypoints(self, query: Keypoints, stopwatch: Stopwatch | None = None) -> PoseEstimate:
         """Estimate the pose of the camera from the keypoints of its image."""
@@ -113,15 +107,13 @@ class CrossImageLocalizer:
                                           mask=found.confident)
         estimate = estimate_verified_pose(correspondences, self._config.solver, seed=self._config.seed)
         stopwatch.lap("solve")
-        covariance = None if estimate.covariance is None else self._config.covariance_scale * estimate.covariance
         shown = ImageCorrespondences(pixels=found.pixels, points=found.points, camera=query.camera)
-        return replace(estimate, covariance=covariance, stage_ms=estimate.stage_ms | stopwatch.laps_ms,
-                       correspondences=shown)
+        return replace(estimate.with_covariance_times(self._config.covariance_scale),
+                       stage_ms=estimate.stage_ms | stopwatch.laps_ms, correspondences=shown)
 
     def extract(self, frame: Frame) -> Keypoints:
         """Extract the keypoints of a frame, which must have passed `reject_image`."""
-        image, camera, mask = prepare(frame, self._encoder.short_side_px, self._encoder.stride)
-        return extract_keypoints(image, camera, self._encoder, mask=mask, max_count=self._config.keypoints)
+        return extract_frame_keypoints(frame, self._encoder, self._config.keypoints)
 
     def retrieve(self, query: Keypoints) -> np.ndarray:
         """Return the keyframes (K,) that are fused."""

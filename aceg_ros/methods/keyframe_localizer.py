@@ -12,8 +12,7 @@ import numpy as np
 
 from aceg_ros.camera import Frame
 from aceg_ros.encoders.base import Encoder
-from aceg_ros.encoders.keypoints import Keypoints, extract_keypoints
-from aceg_ros.encoders.preprocess import prepare, reject_image
+from aceg_ros.encoders.keypoints import Keypoints, extract_frame_keypoints
 from aceg_ros.estimate import ImageCorrespondences, PoseEstimate, Status
 from aceg_ros.geometry import pose_error
 from aceg_ros.maps.descriptor_index import LandmarkMatches, ObservationMatcher, match_projections
@@ -21,6 +20,7 @@ from aceg_ros.maps.header import MIN_COVARIANCE_SCALE
 from aceg_ros.maps.keyframe_database import SECTION, KeyframeDatabase
 from aceg_ros.maps.retrieval import KeyframeRetrieval, Shortlist
 from aceg_ros.maps.scene_map import SceneMap
+from aceg_ros.methods.localize_frame import localize_frame
 from aceg_ros.methods.scene_coordinates import encoder_of
 from aceg_ros.pose.config import GateConfig, GuidedConfig, SolverConfig
 from aceg_ros.pose.correspondences import CameraFromMap, Correspondences
@@ -99,18 +99,11 @@ class KeyframeLocalizer:
 
     def localize(self, frame: Frame, prior: np.ndarray | None = None) -> PoseEstimate:
         """Estimate the pose of the camera in the map, or reject the image; `prior` is not used."""
-        rejection = reject_image(frame)
-        if rejection is not None:
-            return rejection
-        stopwatch = Stopwatch()
-        query = self.extract(frame)
-        stopwatch.lap("encode")
-        return self.localize_keypoints(query, stopwatch)
+        return localize_frame(frame, self.extract, self.localize_keypoints)
 
     def extract(self, frame: Frame) -> Keypoints:
         """Extract the keypoints of a frame, which must have passed `reject_image`."""
-        image, camera, mask = prepare(frame, self._encoder.short_side_px, self._encoder.stride)
-        return extract_keypoints(image, camera, self._encoder, mask=mask, max_count=self._config.keypoints)
+        return extract_frame_keypoints(frame, self._encoder, self._config.keypoints)
 
     def localize_keypoints(self, query: Keypoints, stopwatch: Stopwatch | None = None) -> PoseEstimate:
         """Estimate the pose of the camera from the keypoints of its image."""
@@ -141,8 +134,7 @@ class KeyframeLocalizer:
             estimate = verify_guided_pose(found, competitor, blind, config.gates)
             shown = found.correspondences
         stopwatch.lap("gates")
-        covariance = None if estimate.covariance is None else config.covariance_scale * estimate.covariance
-        return replace(estimate, covariance=covariance, stage_ms=stopwatch.laps_ms,
+        return replace(estimate.with_covariance_times(config.covariance_scale), stage_ms=stopwatch.laps_ms,
                        correspondences=ImageCorrespondences(pixels=shown.pixels, points=shown.points,
                                                             camera=shown.camera))
 

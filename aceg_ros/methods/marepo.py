@@ -91,9 +91,7 @@ def load_transformer(scene_map: SceneMap, device: str) -> PoseRegressor:
     from aceg_ros.networks.pose_regressor import load_pose_regressor, with_weights
     reference = scene_map.network(ROLE)
     loaded = load_pose_regressor(reference.source, device)
-    if loaded.identity != reference.identity:
-        raise UserError(f"The map was made with pose regressor {reference.identity}, but '{reference.source}' is now"
-                        f" {loaded.identity}: map the scene again, or restore that file.")
+    reference.check(loaded, role="pose regressor", restore="file")
     section = scene_map.sections[SECTION]
     tuned = {key.removeprefix(TUNED_PREFIX): value for key, value in section.items() if key.startswith(TUNED_PREFIX)}
     return with_weights(loaded, tuned) if tuned else loaded
@@ -120,9 +118,8 @@ def as_marepo_map(scene_map: SceneMap, regressor: PoseRegressor | None = None, *
                        else scene_map.settings_as(ace.AceMapSettings)).patch_offset_px
     settings = MarepoMapSettings(coordinates=scene_map.method, refine=refine, patch_offset_px=patch_offset_px)
     networks = {**scene_map.networks, ROLE: NetworkReference.from_network(regressor)}
-    sections = {name: scene_map.sections[name] for name in scene_map.sections}
     return replace(scene_map, method=SPEC.name, networks=networks, settings=asdict(settings),
-                   sections={**sections, SECTION: {"centre": _mean_camera_centre(scene_map)}})
+                   sections={**scene_map.sections, SECTION: {"centre": _mean_camera_centre(scene_map)}})
 
 
 def load_shipped(device: str = "cpu") -> PoseRegressor:

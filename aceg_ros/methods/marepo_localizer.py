@@ -95,9 +95,9 @@ class MarepoLocalizer:
             verify_unrefined_pose(pose, refined, correspondences, threshold_px=config.regressed_threshold_px,
                                   seed=config.seed)
         stage_ms = found.stage_ms | stopwatch.laps_ms | estimate.stage_ms
-        covariance = None if estimate.covariance is None else config.covariance_scale * estimate.covariance
         shown = ImageCorrespondences(pixels=correspondences.pixels, points=correspondences.points, camera=found.camera)
-        return replace(estimate, covariance=covariance, stage_ms=stage_ms, correspondences=shown)
+        return replace(estimate.with_covariance_times(config.covariance_scale), stage_ms=stage_ms,
+                       correspondences=shown)
 
     def scene_coordinates(self, frame: Frame) -> SceneCoordinates:
         """Predict the map points of the cells of a frame, which must have passed `reject_image`."""

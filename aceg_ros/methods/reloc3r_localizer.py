@@ -15,13 +15,14 @@ import torch
 from aceg_ros.camera import Frame
 from aceg_ros.encoders.base import Encoder
 from aceg_ros.encoders.keypoints import select_keypoints
-from aceg_ros.encoders.preprocess import image_to_tensor, prepare, reject_image
+from aceg_ros.encoders.preprocess import image_to_tensor, prepare
 from aceg_ros.errors import UserError
 from aceg_ros.estimate import PoseEstimate, Status
 from aceg_ros.maps.header import MIN_COVARIANCE_SCALE
 from aceg_ros.maps.posed_keyframes import SECTION, PosedKeyframes
 from aceg_ros.maps.retrieval import WordRetrieval
 from aceg_ros.maps.scene_map import SceneMap
+from aceg_ros.methods.localize_frame import localize_frame
 from aceg_ros.methods.reloc3r import NETWORK, ROLE, TOKENS_SECTION, Reloc3rMapSettings
 from aceg_ros.methods.reloc3r_pairs import MatchedPoses, QueryImage, RelativePoseSource
 from aceg_ros.methods.scene_coordinates import encoder_of
@@ -76,13 +77,7 @@ class Reloc3rLocalizer:
 
     def localize(self, frame: Frame, prior: np.ndarray | None = None) -> PoseEstimate:
         """Estimate the pose of the camera in the map, or reject the image; `prior` is not used."""
-        rejection = reject_image(frame)
-        if rejection is not None:
-            return rejection
-        stopwatch = Stopwatch()
-        query = self.extract(frame)
-        stopwatch.lap("encode")
-        return self.localize_query(query, stopwatch=stopwatch)
+        return localize_frame(frame, self.extract, self.localize_query)
 
     @torch.inference_mode()
     def extract(self, frame: Frame) -> QueryImage:
@@ -93,8 +88,8 @@ class Reloc3rLocalizer:
                                      max_count=self._config.keypoints)
         return QueryImage(keypoints=keypoints, features=features, image=image, camera=camera)
 
-    def localize_query(self, query: QueryImage, *, leave_out: Collection[int] = (),
-                       stopwatch: Stopwatch | None = None) -> PoseEstimate:
+    def localize_query(self, query: QueryImage, stopwatch: Stopwatch | None = None, *,
+                       leave_out: Collection[int] = ()) -> PoseEstimate:
         """Estimate the pose of an image. leave_out: keyframes that it is not compared with."""
         config, stopwatch = self._config, stopwatch or Stopwatch()
         found = self._retrieval.find(query.keypoints.descriptors[:config.retrieval_keypoints],
@@ -108,8 +103,7 @@ class Reloc3rLocalizer:
         else:
             estimate = _averaged(average_robustly(pairs.relative, config.network), len(pairs))
         stopwatch.lap("average")
-        covariance = None if estimate.covariance is None else config.covariance_scale * estimate.covariance
-        return replace(estimate, covariance=covariance, stage_ms=stopwatch.laps_ms)
+        return replace(estimate.with_covariance_times(config.covariance_scale), stage_ms=stopwatch.laps_ms)
 
 
 def _averaged(found: AveragedPose | Rejection, count: int) -> PoseEstimate:
@@ -130,9 +124,7 @@ def _network_source(scene_map: SceneMap, keyframes: PosedKeyframes, device: str)
 
     reference = scene_map.network(ROLE)
     network = load_relative_pose(reference.source, device)
-    if network.identity != reference.identity:
-        raise UserError(f"The map was made with network {reference.identity}, but '{network.source}' is now"
-                        f" {network.identity}: map the scene again, or restore that network.")
+    reference.check(network, role="network")
     if isinstance(network.net, KeypointPoseNet):
         return KeypointNetworkPoses(network.net, keyframes)
     if TOKENS_SECTION not in scene_map.sections:

@@ -70,8 +70,7 @@ def as_sacreg_map(scene_map: SceneMap, weights: CrossImageWeights, *, fusion: st
     from aceg_ros.maps.header import NetworkReference
     check_database(scene_map)
     check_encoder(weights, scene_map.network("encoder").identity)
-    sections = {name: scene_map.sections[name] for name in scene_map.sections}
-    return replace(scene_map, method=SPEC.name, settings=asdict(SacregMapSettings(fusion=fusion)), sections=sections,
+    return replace(scene_map, method=SPEC.name, settings=asdict(SacregMapSettings(fusion=fusion)),
                    networks={**scene_map.networks, ROLE: NetworkReference.from_network(weights)})
 
 
@@ -91,9 +90,8 @@ def load_regressor(scene_map: SceneMap, device: str) -> CrossImageWeights:
     from aceg_ros.utils.device import pick_device
     reference = scene_map.networks.get(ROLE)
     weights = load_cross_image(SHIPPED if reference is None else reference.source, pick_device(device))
-    if reference is not None and weights.identity != reference.identity:
-        raise UserError(f"The map was made with regressor {reference.identity}, but '{weights.source}' is now"
-                        f" {weights.identity}: map the scene again, or restore that file.")
+    if reference is not None:
+        reference.check(weights, role="regressor", restore="file")
     check_encoder(weights, scene_map.network("encoder").identity)
     return weights
 

@@ -18,7 +18,6 @@ from aceg_ros.camera import Camera, Frame
 from aceg_ros.encoders.base import Encoder, load_encoder
 from aceg_ros.encoders.feature_map import FeatureMap
 from aceg_ros.encoders.preprocess import image_to_tensor, patch_centres, prepare, reject_image, valid_cells
-from aceg_ros.errors import UserError
 from aceg_ros.estimate import ImageCorrespondences, PoseEstimate
 from aceg_ros.maps.header import MIN_COVARIANCE_SCALE
 from aceg_ros.maps.scene_map import SceneMap
@@ -118,10 +117,10 @@ class SceneCoordinateLocalizer:
                                           mask=found.mask)
         estimate = estimate_verified_pose(correspondences, seed=self._config.seed)
         stopwatch.lap("solve")
-        covariance = None if estimate.covariance is None else self._config.covariance_scale * estimate.covariance
         stage_ms = estimate.stage_ms | found.stage_ms | stopwatch.laps_ms
         shown = ImageCorrespondences(pixels=found.pixels, points=found.points, camera=found.camera)
-        return replace(estimate, covariance=covariance, stage_ms=stage_ms, correspondences=shown)
+        return replace(estimate.with_covariance_times(self._config.covariance_scale), stage_ms=stage_ms,
+                       correspondences=shown)
 
     @torch.inference_mode()
     def scene_coordinates(self, frame: Frame) -> SceneCoordinates:
@@ -186,7 +185,5 @@ def encoder_of(scene_map: SceneMap, device: str) -> Encoder:
     """Return the encoder that a map was made with. Raises UserError if it has changed since."""
     reference = scene_map.network("encoder")
     encoder = load_encoder(reference.source, device)
-    if encoder.identity != reference.identity:
-        raise UserError(f"The map was made with encoder {reference.identity}, but '{reference.source}' is now"
-                        f" {encoder.identity}: map the scene again, or restore that encoder.")
+    reference.check(encoder, role="encoder")
     return encoder
