@@ -36,6 +36,11 @@ def skew(vector: np.ndarray) -> np.ndarray:
     return np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
 
 
+def pixel_rays(pixels: np.ndarray, k: np.ndarray) -> np.ndarray:
+    """Return the rays (N, 3) of unit depth of pixels (N, 2) of a pinhole camera with intrinsics k (3, 3)."""
+    return np.column_stack([pixels, np.ones(len(pixels))]) @ np.linalg.inv(k).T
+
+
 def is_pose(transform: np.ndarray, tolerance: float = 1e-3) -> bool:
     """Return whether this is a finite rigid transform (4, 4); tolerance bounds every entry of R R^T - I."""
     transform = np.asarray(transform)

@@ -77,8 +77,7 @@ class KeypointNetworkPoses:
             poses[:, :3, :3], poses[:, :3, 3] = found.rotation.double().cpu(), found.direction.double().cpu()
             sigma = found.log_sigma.double().exp().cpu().numpy()
         relative = RelativePoses.from_poses(self._keyframes.pose_array[usable], poses)
-        return EstimatedPairs(keyframes=usable, relative=replace(relative, sigma_rad=sigma),
-                              support=1.0 / (1.0 + sigma))
+        return EstimatedPairs(keyframes=usable, relative=replace(relative, sigma_rad=sigma))
 
     def _stored(self, keyframe: int, count: int) -> tuple[Tensor, Tensor]:
         """Return descriptors (count, C) and rays (count, 2) of a keyframe's best keypoints."""
@@ -106,7 +105,7 @@ class NetworkPoses:
             chosen = [index for index, tokens in enumerate(stored) if tokens.grid == grid]
             poses[chosen] = self._decode([stored[index].tokens for index in chosen], grid, image)
         relative = RelativePoses.from_poses(self._keyframes.pose_array[keyframes], poses, DIRECTION_SIGMA_RAD)
-        return EstimatedPairs(keyframes=keyframes, relative=relative, support=np.ones(len(keyframes)))
+        return EstimatedPairs(keyframes=keyframes, relative=relative)
 
     def _decode(self, stored: Sequence[Tensor], grid: tuple[int, int], image: ImageTokens) -> np.ndarray:
         """Return keyframe_from_camera (n, 4, 4) of keyframes with tokens (1, N, C)."""

@@ -12,8 +12,10 @@ import torch
 from aceg_ros.camera import Camera
 from aceg_ros.encoders.feature_map import FeatureMap
 from aceg_ros.encoders.keypoints import Keypoints
+from aceg_ros.geometry import pixel_rays
 from aceg_ros.maps.posed_keyframes import PosedKeyframes
 from aceg_ros.pose.epipolar import EpipolarConfig, PairMatches, PairPose, estimate_pair
+from aceg_ros.pose.hub_points import closest_on_rays
 from aceg_ros.pose.motion_averaging import RelativePoses
 
 
@@ -30,25 +32,17 @@ class QueryImage:
 
 @dataclass(frozen=True, kw_only=True)
 class EstimatedPairs:
-    """Relative poses to K keyframes: their numbers (K,), the poses, and what each is worth.
+    """Relative poses to K keyframes: their numbers (K,), and the poses.
 
-    support (K,): larger is better; -log10 NFA of matches, or the confidence of a network. matches: of each pair; empty
-    if the poses come from a network.
+    matches: of each pair; empty if the poses come from a network.
     """
 
     keyframes: np.ndarray
     relative: RelativePoses
-    support: np.ndarray
     matches: tuple[PairMatches, ...] = field(default=(), repr=False)
 
     def __len__(self) -> int:
         return len(self.keyframes)
-
-    def subset(self, chosen: np.ndarray) -> EstimatedPairs:
-        """Return the pairs of some indices."""
-        return EstimatedPairs(keyframes=self.keyframes[chosen], relative=self.relative.subset(chosen),
-                              support=self.support[chosen],
-                              matches=tuple(self.matches[index] for index in chosen) if self.matches else ())
 
 
 class RelativePoseSource(Protocol):
@@ -74,8 +68,7 @@ class MatchedPoses:
                 found.append((replace(matches, own_log10_nfa=pose.log10_nfa), pose))
         return EstimatedPairs(
             keyframes=np.array([matches.keyframe for matches, _ in found], np.int64),
-            relative=relative_poses_of(found), support=np.array([-pose.log10_nfa for _, pose in found]),
-            matches=tuple(matches for matches, _ in found))
+            relative=relative_poses_of(found), matches=tuple(matches for matches, _ in found))
 
     @torch.inference_mode()
     def match(self, query: Keypoints, keyframe: int) -> PairMatches:
@@ -116,18 +109,11 @@ def _measured_length(matches: PairMatches, pose: PairPose) -> float:
     A keypoint's depth in units of the baseline follows from where its two rays meet.
     """
     known = pose.inliers & np.isfinite(matches.key_depths_m)
-    rays = _rays(matches.key_pixels[known], matches.key_k)
-    others = _rays(matches.pixels[known], matches.camera_k) @ pose.keyframe_from_camera[:3, :3].T
-    normal = np.cross(rays, others)
-    squared = np.square(normal).sum(1)
-    sine = np.sqrt(squared) / (np.linalg.norm(rays, axis=1) * np.linalg.norm(others, axis=1))
-    in_baselines = (np.cross(pose.keyframe_from_camera[:3, 3], others) * normal).sum(1) / np.maximum(squared, 1e-12)
+    rays = pixel_rays(matches.key_pixels[known], matches.key_k)
+    others = pixel_rays(matches.pixels[known], matches.camera_k) @ pose.keyframe_from_camera[:3, :3].T
+    in_baselines, _, sine = closest_on_rays(pose.keyframe_from_camera[:3, 3], rays, others)
     usable = (sine > _MIN_SINE) & (in_baselines > 0.0)
     if usable.sum() < MIN_DEPTHS:
         return float("nan")
     return float(np.median(matches.key_depths_m[known][usable] / in_baselines[usable]))
 
-
-def _rays(pixels: np.ndarray, k: np.ndarray) -> np.ndarray:
-    """Return rays (M, 3) of unit depth of pixels (M, 2)."""
-    return np.column_stack([pixels, np.ones(len(pixels))]) @ np.linalg.inv(k).T

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from aceg_ros.networks.rotations import rotation_from_two_rows
+
 SIMILARITY_SCALE = 10.0              # of the matching bias at the start
 MAX_LOG_SIGMA = 1.5
 
@@ -106,7 +108,8 @@ class KeypointPoseNet(nn.Module):
         for block in self.blocks:
             a, b = block(a, b, similarity), block(b, a, similarity.mT)
         x = self.head(torch.cat([self._pooled(a), self._pooled(b)], 1)).float()
-        return PredictedPose(rotation_of_two_rows(x[:, :3], x[:, 3:6]), functional.normalize(x[:, 6:9], dim=1),
+        # Not by an SVD, which has no derivative where singular values agree, as at the start.
+        return PredictedPose(rotation_from_two_rows(x[:, :3], x[:, 3:6]), functional.normalize(x[:, 6:9], dim=1),
                              x[:, 9].clamp(-5.0, MAX_LOG_SIGMA))
 
     def _embed(self, tokens: KeypointTokens) -> Tensor:
@@ -119,13 +122,3 @@ class KeypointPoseNet(nn.Module):
         """Pool tokens (B, N, width) to (B, heads * width) by learned attention."""
         x = self.norm(x)
         return (self.pool(x).softmax(1).mT @ x).flatten(1)
-
-
-def rotation_of_two_rows(first: Tensor, second: Tensor) -> Tensor:
-    """Return the rotations (B, 3, 3) whose first row is along `first` (B, 3), the second towards `second`.
-
-    Gram-Schmidt (Zhou et al., CVPR 2019): an SVD has no derivative where singular values agree, as at the start.
-    """
-    x = functional.normalize(first, dim=1)
-    y = functional.normalize(second - (second * x).sum(1, keepdim=True) * x, dim=1)
-    return torch.stack([x, y, torch.linalg.cross(x, y)], 1)

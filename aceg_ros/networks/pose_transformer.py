@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aceg_ros.networks.ace_head import RELEASE_BUFFERS, check_scales, dehomogenize
+from aceg_ros.networks.rotations import nearest_rotation, rotation_from_two_rows
 
 ATTENTION_EPS = 1e-6
 ROTATIONS = {"6D": 6, "9D": 9}          # outputs of the head, by representation
@@ -186,9 +187,10 @@ class PoseTransformer(nn.Module):
             x = (x * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
         x = self.more_mlps(x)
         with torch.autocast(x.device.type, enabled=False):          # poses need more than the 8 bits of bf16
-            to_matrix = rotation_from_6d if self.config.rotation == "6D" else rotation_from_9d
-            return RegressedPose(to_matrix(self.fc_rot(x.float())),
-                                 dehomogenize(self.fc_t(x.float())) * self.config.translation_unit_m)
+            rows = self.fc_rot(x.float()).unflatten(1, (-1, 3))
+            rotation = rotation_from_two_rows(rows[:, 0], rows[:, 1]) if self.config.rotation == "6D" else \
+                nearest_rotation(rows)
+            return RegressedPose(rotation, dehomogenize(self.fc_t(x.float())) * self.config.translation_unit_m)
 
 
 def encode_rays(x: Tensor, width: int) -> Tensor:
@@ -215,21 +217,6 @@ def cell_rays(intrinsics: Tensor, cells: Tensor, stride: int, at_corner: bool) -
     """
     pixels = cells.float() * stride + (0.5 if at_corner else (stride - 1) / 2)
     return (pixels - intrinsics[:, None, 2:]) / intrinsics[:, None, :2]
-
-
-def rotation_from_6d(x: Tensor) -> Tensor:
-    """Convert (B, 6), the first two rows, to rotations (B, 3, 3) by Gram-Schmidt (Zhou et al., CVPR 2019)."""
-    first = functional.normalize(x[:, :3], dim=1)
-    second = functional.normalize(x[:, 3:] - (first * x[:, 3:]).sum(1, keepdim=True) * first, dim=1)
-    return torch.stack([first, second, torch.linalg.cross(first, second)], 1)
-
-
-def rotation_from_9d(x: Tensor) -> Tensor:
-    """Convert (B, 9), three rows, to the nearest rotations (B, 3, 3) by SVD, after normalising the rows."""
-    u, _, vh = torch.linalg.svd(functional.normalize(x.unflatten(1, (3, 3)), dim=2))
-    sign = torch.ones_like(x[:, :3])
-    sign[:, 2] = torch.det(u @ vh).sign()
-    return (u * sign[:, None]) @ vh
 
 
 def transformer_from_release(state: dict[str, Tensor], heads: int = 8, group: int = 4) -> PoseTransformer:

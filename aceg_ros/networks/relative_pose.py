@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from aceg_ros.networks.rotations import nearest_rotation
+
 ROPE_BASE = 100.0
 PUBLISHED_HEAD_DIM = 64          # channels of an attention head in the release: 16 heads of 1024, 12 of 768
 _EPS = 1e-6
@@ -145,13 +147,6 @@ class _PoseHead(nn.Module):
                                                                  self.fc_rot.bias.float()).unflatten(1, (3, 3)))
             pose[:, :3, 3] = functional.linear(x, self.fc_t.weight.float(), self.fc_t.bias.float())
         return pose
-
-
-def nearest_rotation(matrices: Tensor) -> Tensor:
-    """Return the rotations (B, 3, 3) nearest to matrices whose rows are normalised first."""
-    u, _, vt = torch.linalg.svd(functional.normalize(matrices, dim=-1))
-    reflected = torch.linalg.det(u @ vt)
-    return (u * torch.stack([torch.ones_like(reflected), torch.ones_like(reflected), reflected], -1)[:, None]) @ vt
 
 
 @dataclass(frozen=True, kw_only=True)

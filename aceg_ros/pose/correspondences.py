@@ -15,6 +15,14 @@ BLOCK_COLUMNS, BLOCK_ROWS = 8, 6
 BLOCK_COUNT = BLOCK_COLUMNS * BLOCK_ROWS
 
 
+def image_blocks(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return the block (N,) in 0 .. BLOCK_COUNT - 1 of pixels (2, N) of an image of this width and height; pixels
+    outside are clamped."""
+    column = np.clip(pixels[0] * (BLOCK_COLUMNS / size[0]), 0, BLOCK_COLUMNS - 1).astype(int)
+    row = np.clip(pixels[1] * (BLOCK_ROWS / size[1]), 0, BLOCK_ROWS - 1).astype(int)
+    return row * BLOCK_COLUMNS + column
+
+
 @dataclass(frozen=True, kw_only=True)
 class Correspondences:
     """Pixels of a rectified image and the map points that a method predicts or matches for them.
@@ -124,9 +132,7 @@ class UsableCorrespondences:
     @cached_property
     def blocks(self) -> np.ndarray:
         """(N,) index of the image block of each pixel, in 0 .. BLOCK_COUNT - 1; pixels outside are clamped."""
-        column = np.clip(self.pixels[0] * (BLOCK_COLUMNS / self.camera.width), 0, BLOCK_COLUMNS - 1).astype(int)
-        row = np.clip(self.pixels[1] * (BLOCK_ROWS / self.camera.height), 0, BLOCK_ROWS - 1).astype(int)
-        return row * BLOCK_COLUMNS + column
+        return image_blocks(self.pixels, (self.camera.width, self.camera.height))
 
     def subset(self, chosen: np.ndarray) -> UsableCorrespondences:
         return UsableCorrespondences(pixels=self.pixels[:, chosen], points=self.points[:, chosen],

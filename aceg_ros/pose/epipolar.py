@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import poselib
 from scipy.spatial.transform import Rotation
-from scipy.special import betainc
 
 from aceg_ros.geometry import invert, skew
-from aceg_ros.pose.correspondences import BLOCK_COLUMNS, BLOCK_COUNT, BLOCK_ROWS
-from aceg_ros.pose.significance import MAX_PER_BLOCK, SMALLEST
+from aceg_ros.pose.correspondences import image_blocks
+from aceg_ros.pose.significance import block_shares, log10_false_alarms
 
 MINIMAL_SAMPLE = 5                  # matches that determine an essential matrix
 THRESHOLDS_PX = (0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
@@ -113,18 +112,12 @@ def log10_nfa(matches: PairMatches, errors_px: np.ndarray) -> float:
     if len(matches) <= MINIMAL_SAMPLE + 1:
         return np.inf
     width, height = matches.size
-    column = np.clip(matches.pixels[:, 0] * (BLOCK_COLUMNS / width), 0, BLOCK_COLUMNS - 1).astype(int)
-    row = np.clip(matches.pixels[:, 1] * (BLOCK_ROWS / height), 0, BLOCK_ROWS - 1).astype(int)
-    blocks = row * BLOCK_COLUMNS + column
-    share = np.minimum(1.0, MAX_PER_BLOCK / np.maximum(np.bincount(blocks, minlength=BLOCK_COUNT), 1))[blocks]
+    share = block_shares(image_blocks(matches.pixels.T, matches.size))
     thresholds = np.array(THRESHOLDS_PX)
     inliers = (share[:, None] * (np.abs(errors_px)[:, None] < thresholds)).sum(0)
-    total = float(share.sum())
     # A Sampson error is a distance over the square root of two, since both pixels may move.
     chance = 2.0 * np.sqrt(2.0) * thresholds * np.hypot(width, height) / (width * height)
-    tail = betainc(np.maximum(inliers - MINIMAL_SAMPLE, 1e-3), np.maximum(total - inliers + 1.0, 1e-3), chance)
-    nfa = MINIMAL_SAMPLE * np.log10(total) + np.log10(np.maximum(tail, SMALLEST))
-    return float(np.where(inliers > MINIMAL_SAMPLE + 1, nfa, np.inf).min())
+    return float(log10_false_alarms(inliers, float(share.sum()), chance, MINIMAL_SAMPLE).min())
 
 
 def _direction_sigma(matches: PairMatches, pose: np.ndarray, config: EpipolarConfig) -> float:

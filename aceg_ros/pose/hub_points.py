@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from aceg_ros.geometry import pixel_rays
 from aceg_ros.pose.epipolar import PairMatches
 
 MAX_ERROR_PX = 3.0              # reprojection error in each of both keyframes
@@ -50,8 +51,7 @@ def find_hub_points(pairs: Sequence[PairMatches]) -> HubPoints:
 
     Of several that see it, the two with the largest angle between their rays give the point.
     """
-    rays = [np.column_stack([pair.key_pixels, np.ones(len(pair))]) @ np.linalg.inv(pair.key_k).T
-            @ pair.map_from_keyframe[:3, :3].T for pair in pairs]
+    rays = [pixel_rays(pair.key_pixels, pair.key_k) @ pair.map_from_keyframe[:3, :3].T for pair in pairs]
     found_pixels, found_points, found_sigma, found_keypoints = [], [], [], []
     for a in range(len(pairs)):
         for b in range(a + 1, len(pairs)):
@@ -86,13 +86,21 @@ def find_hub_points(pairs: Sequence[PairMatches]) -> HubPoints:
 def _midpoints(centre_a: np.ndarray, rays_a: np.ndarray, centre_b: np.ndarray, rays_b: np.ndarray
                ) -> tuple[np.ndarray, np.ndarray]:
     """Return the midpoints (N, 3) of the shortest lines between rays, and the sine of the angle between these."""
+    along_a, along_b, sine = closest_on_rays(centre_b - centre_a, rays_a, rays_b)
+    return 0.5 * (centre_a + along_a[:, None] * rays_a + centre_b + along_b[:, None] * rays_b), sine
+
+
+def closest_on_rays(baseline: np.ndarray, rays_a: np.ndarray, rays_b: np.ndarray
+                    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find where rays (N, 3) of two cameras come the closest to each other.
+
+    baseline: (3,) from the first camera to the second. Returns how far along its ray that is in each, (N,) in lengths
+    of the rays, and the sine (N,) of the angle between the rays.
+    """
     normal = np.cross(rays_a, rays_b)
     squared = np.maximum(np.square(normal).sum(1), 1e-18)
-    between = centre_b - centre_a
-    along_a = (np.cross(between, rays_b) * normal).sum(1) / squared
-    along_b = (np.cross(between, rays_a) * normal).sum(1) / squared
-    points = 0.5 * (centre_a + along_a[:, None] * rays_a + centre_b + along_b[:, None] * rays_b)
-    return points, np.sqrt(squared) / (np.linalg.norm(rays_a, axis=1) * np.linalg.norm(rays_b, axis=1))
+    along_a, along_b = ((np.cross(baseline, rays) * normal).sum(1) / squared for rays in (rays_b, rays_a))
+    return along_a, along_b, np.sqrt(squared) / (np.linalg.norm(rays_a, axis=1) * np.linalg.norm(rays_b, axis=1))
 
 
 def _reprojection_px(pair: PairMatches, points: np.ndarray, index: np.ndarray) -> np.ndarray:

@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from aceg_ros.geometry import invert, skew
+from aceg_ros.geometry import invert, pixel_rays, skew
 from aceg_ros.pose.epipolar import STEP, PairMatches
 from aceg_ros.pose.hub_points import HubPoints
+from aceg_ros.pose.refinement import geman_mcclure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +146,7 @@ class _Rows:
 
 
 def _unit_rays(pixels: np.ndarray, k: np.ndarray) -> np.ndarray:
-    rays = np.column_stack([pixels, np.ones(len(pixels))]) @ np.linalg.inv(k).T
+    rays = pixel_rays(pixels, k)
     return rays / np.linalg.norm(rays, axis=1, keepdims=True)
 
 
@@ -219,7 +220,7 @@ class _Problem:
         for scale in config.scales_px:
             for _ in range(config.steps):
                 errors, jacobian = problem._linearize()
-                weights = 1.0 / np.square(1.0 + np.square(errors / scale))
+                weights = geman_mcclure(np.square(errors), scale)
                 hessian = jacobian.T @ (weights[:, None] * jacobian)
                 step = -np.linalg.solve(hessian + np.diag(1e-6 * np.diag(hessian) + 1e-9),
                                         jacobian.T @ (weights * errors))
@@ -233,7 +234,7 @@ class _Problem:
         For independent errors, times Kish's design effect for correlated ones (see `pose.covariance`).
         """
         errors, jacobian = self._linearize()
-        weights = 1.0 / np.square(1.0 + np.square(errors / scale_px))
+        weights = geman_mcclure(np.square(errors), scale_px)
         hessian = jacobian.T @ (weights[:, None] * jacobian)
         noise = float((weights * np.square(errors)).sum() / max(weights.sum() - 6.0, 1.0)) + 0.1**2
         effective = float(weights.sum()) ** 2 / max(float(np.square(weights).sum()), 1e-9)

@@ -47,15 +47,31 @@ def compute_significance(data: UsableCorrespondences, squared_px: np.ndarray, se
     """
     if data.count <= MINIMAL_SAMPLE:
         return NOT_SIGNIFICANT
-    share = np.minimum(1.0, MAX_PER_BLOCK / np.maximum(np.bincount(data.blocks, minlength=BLOCK_COUNT), 1))[data.blocks]
+    share = block_shares(data.blocks)
     thresholds = np.array([value for value in THRESHOLDS_PX if value < search_radius_px])
     inliers = (share[:, None] * (squared_px[:, None] < thresholds**2)).sum(0)
     total = float(share.sum())
     chance = (thresholds / search_radius_px) ** 2
-    # P(at least k of n) as the incomplete beta function, which is defined for effective numbers too. The minimal sample
-    # agrees with its pose by construction.
-    tail = betainc(np.maximum(inliers - MINIMAL_SAMPLE, 1e-3), np.maximum(total - inliers + 1.0, 1e-3), chance)
-    nfa = MINIMAL_SAMPLE * np.log10(total) + np.log10(np.maximum(tail, SMALLEST))
-    nfa = np.where(inliers > MINIMAL_SAMPLE + 1, nfa, np.inf)
+    nfa = log10_false_alarms(inliers, total, chance, MINIMAL_SAMPLE)
     best = int(np.argmin(nfa))
     return Significance(log10_nfa=float(nfa[best]), threshold_px=float(thresholds[best]), inliers=float(inliers[best]))
+
+
+def block_shares(blocks: np.ndarray) -> np.ndarray:
+    """Return what each match (N,) counts, given its image block: those of one block as MAX_PER_BLOCK at most."""
+    return np.minimum(1.0, MAX_PER_BLOCK / np.maximum(np.bincount(blocks, minlength=BLOCK_COUNT), 1))[blocks]
+
+
+def log10_false_alarms(inliers: np.ndarray, total: float, chance: np.ndarray, minimal_sample: int) -> np.ndarray:
+    """Return the logarithm of the number of models that agree with as many matches by chance, at each threshold.
+
+    Args:
+        inliers: (T,) effective number of matches that agree.
+        total: effective number of matches.
+        chance: (T,) probability that a wrong match agrees.
+        minimal_sample: number of matches that determine a model, which agree with it by construction.
+    """
+    # P(at least k of n) as the incomplete beta function, which is defined for effective numbers too.
+    tail = betainc(np.maximum(inliers - minimal_sample, 1e-3), np.maximum(total - inliers + 1.0, 1e-3), chance)
+    nfa = minimal_sample * np.log10(total) + np.log10(np.maximum(tail, SMALLEST))
+    return np.where(inliers > minimal_sample + 1, nfa, np.inf)

@@ -9,8 +9,9 @@ from safetensors.torch import save_file
 
 from aceg_ros.errors import UserError
 from aceg_ros.importers.reloc3r import import_network
-from aceg_ros.networks.relative_pose import RelativePoseConfig, RelativePoseNet, nearest_rotation
+from aceg_ros.networks.relative_pose import RelativePoseConfig, RelativePoseNet
 from aceg_ros.networks.relative_pose_file import load_relative_pose
+from aceg_ros.networks.rotations import nearest_rotation
 
 TINY = RelativePoseConfig(patch_size=4, enc_embed_dim=64, enc_depth=2, enc_num_heads=1, dec_embed_dim=64, dec_depth=1,
                           dec_num_heads=1)

@@ -1,0 +1,28 @@
+"""Rotation matrices from what networks put out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def rotation_from_two_rows(first: Tensor, second: Tensor) -> Tensor:
+    """Return the rotations (B, 3, 3) whose first row is along `first` (B, 3), the second towards `second` (B, 3).
+
+    Gram-Schmidt (Zhou et al., CVPR 2019).
+    """
+    x = functional.normalize(first, dim=1)
+    y = functional.normalize(second - (x * second).sum(1, keepdim=True) * x, dim=1)
+    return torch.stack([x, y, torch.linalg.cross(x, y)], 1)
+
+
+def nearest_rotation(matrices: Tensor) -> Tensor:
+    """Return the rotations (B, 3, 3) nearest to matrices whose rows are normalised first.
+
+    It has no derivative where singular values agree.
+    """
+    u, _, vh = torch.linalg.svd(functional.normalize(matrices, dim=2))
+    sign = torch.ones_like(matrices[:, 0])
+    sign[:, 2] = torch.det(u @ vh).sign()
+    return (u * sign[:, None]) @ vh
