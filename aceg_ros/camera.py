@@ -147,6 +147,20 @@ def project_map_points(points: np.ndarray, camera: Camera, map_from_camera: np.n
     return local[:, :2] / safe[:, None] * (camera.fx, camera.fy) + np.array([camera.cx, camera.cy]), depth
 
 
+def lift_pixels(pixels: np.ndarray, depth_m: np.ndarray, camera: Camera, map_from_camera: np.ndarray) -> np.ndarray:
+    """Return the map points (N, 3) at pixels (N, 2) of a pinhole camera, NaN where the depth is unknown.
+
+    depth_m: (H, W) z-depths of the same view in any size, 0 where unknown; the nearest one is taken.
+    """
+    height, width = depth_m.shape
+    scale = np.array([width / camera.width, height / camera.height])
+    column, row = np.clip(((pixels + 0.5) * scale - 0.5).round().astype(int), 0, (width - 1, height - 1)).T
+    depth = depth_m[row, column].astype(float)
+    rays = np.column_stack([(pixels - (camera.cx, camera.cy)) / (camera.fx, camera.fy), np.ones(len(pixels))])
+    points = (rays * depth[:, None]) @ map_from_camera[:3, :3].T + map_from_camera[:3, 3]
+    return np.where(depth[:, None] > 0, points, np.nan)
+
+
 def median_camera(cameras: Sequence[Camera]) -> Camera | None:
     """Return the camera of median focal length, if nearly all of these, of one image size, agree with it; else None.
 

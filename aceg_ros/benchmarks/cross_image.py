@@ -23,7 +23,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from aceg_ros.benchmarks.scenes import RECALL_KEYS
-from aceg_ros.camera import Frame, project_map_points
+from aceg_ros.camera import Frame, lift_pixels, project_map_points
 from aceg_ros.datasets import open_scene
 from aceg_ros.evaluation.evaluate import evaluate
 from aceg_ros.evaluation.metrics import summarize
@@ -114,28 +114,16 @@ def errors_by_distance(scene_map: SceneMap, weights: CrossImageWeights, frames: 
         query = localizer.extract(frame)
         keyframes = localizer.retrieve(query)
         regressed = localizer.regress_query(query, keyframes)
-        truth = _true_points(frame, query.camera, regressed.pixels)
+        assert frame.depth_m is not None and frame.map_from_camera is not None
+        truth = lift_pixels(regressed.pixels, frame.depth_m, query.camera, frame.map_from_camera)
         landmarks = database.points_array[database.landmark_array[database.observations_of(keyframes)]]
         distance, _ = cKDTree(landmarks).query(np.nan_to_num(truth))
-        assert frame.map_from_camera is not None
         pixels, _ = project_map_points(regressed.points, query.camera, frame.map_from_camera)
         error_px = np.linalg.norm(pixels - regressed.pixels, axis=1)
         known = np.isfinite(truth).all(1) & regressed.confident
         found.append(np.stack([distance, np.linalg.norm(regressed.points - truth, axis=1), error_px])[:, known])
     distance, error, error_px = np.concatenate(found, axis=1)
     return distance, error, error_px
-
-
-def _true_points(frame: Frame, camera: Any, pixels: np.ndarray) -> np.ndarray:
-    """Return the points (N, 3) at pixels (N, 2) of a resized camera, by the depths of the frame, NaN if unknown."""
-    assert frame.depth_m is not None and frame.map_from_camera is not None
-    scale = np.array([frame.depth_m.shape[1] / camera.width, frame.depth_m.shape[0] / camera.height])
-    column, row = np.clip(((pixels + 0.5) * scale - 0.5).round().astype(int), 0,
-                          (frame.depth_m.shape[1] - 1, frame.depth_m.shape[0] - 1)).T
-    depth = frame.depth_m[row, column].astype(float)
-    rays = np.column_stack([(pixels - (camera.cx, camera.cy)) / (camera.fx, camera.fy), np.ones(len(pixels))])
-    points = (rays * depth[:, None]) @ frame.map_from_camera[:3, :3].T + frame.map_from_camera[:3, 3]
-    return np.where(depth[:, None] > 0, points, np.nan)
 
 
 def distance_table(found: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> str:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from aceg_ros.encoders.base import load_encoder
 from aceg_ros.encoders.feature_map import FeatureMap
+from aceg_ros.encoders.sift import root_sift
 from aceg_ros.pretraining.encoder.keypoint_scores import (
     Extract,
     exact_scores,
@@ -85,8 +86,7 @@ def sift_keypoints(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
     found, descriptors = sift.detectAndCompute(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), None)
     if not found:
         return np.zeros((0, 2)), np.zeros((0, 128)), np.zeros(0)
-    descriptors = np.sqrt(descriptors / np.maximum(descriptors.sum(1, keepdims=True), 1e-9))
-    return np.array([one.pt for one in found]), descriptors, np.array([one.response for one in found])
+    return np.array([one.pt for one in found]), root_sift(descriptors), np.array([one.response for one in found])
 
 
 def _aliked_keypoints(teacher: Teacher, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

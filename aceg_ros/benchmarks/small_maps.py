@@ -23,10 +23,11 @@ from typing import Any
 
 import numpy as np
 
-from aceg_ros.camera import Frame
+from aceg_ros.camera import MIN_DEPTH, Frame, project_map_points
 from aceg_ros.datasets import open_scene
 from aceg_ros.geometry import invert, pose_error
 from aceg_ros.mapping.build_keyframes import select_views
+from aceg_ros.utils.atomic_file import write_text
 
 BOUNDS = ((0.1, 5.0), (0.25, 5.0), (0.5, 5.0))         # units of the scene, degrees
 WRONG = (1.0, 15.0)                                     # units, degrees
@@ -48,8 +49,8 @@ def run_maps(scenes: Path, output: Path, *, only: Sequence[str], counts: Sequenc
                 path = output / f"{name}_{count}_{method}.json"
                 if not path.exists():
                     others = [scenes / other / "query" for other in known if other != name]
-                    path.write_text(json.dumps(evaluate(scenes / name, count, method, others,
-                                                            every_query=every_query)))
+                    found = evaluate(scenes / name, count, method, others, every_query=every_query)
+                    write_text(path, json.dumps(found))
                 rows.append(_row(name, count, method, json.loads(path.read_text())))
     return "\n".join(rows)
 
@@ -150,15 +151,11 @@ def _pair_errors(frame: Frame, keyframes: Sequence[Any], pairs: Any, depth_m: fl
 def view_overlap(camera: Any, map_from_camera: np.ndarray, other: tuple[Any, np.ndarray], depth_m: float) -> float:
     """Return the share of an image that another camera sees, if everything is at one depth."""
     grid = np.stack(np.meshgrid(np.linspace(0, camera.width - 1, 16), np.linspace(0, camera.height - 1, 12)), -1)
-    points = camera.unproject(grid.reshape(-1, 2)) * depth_m
+    points = camera.unproject(grid.reshape(-1, 2)) * depth_m @ map_from_camera[:3, :3].T + map_from_camera[:3, 3]
     other_camera, other_pose = other
-    relative = invert(other_pose) @ map_from_camera
-    local = points @ relative[:3, :3].T + relative[:3, 3]
-    in_front = local[:, 2] > 1e-6
-    pixels = local[:, :2] / np.where(in_front, local[:, 2], 1.0)[:, None] * (other_camera.fx, other_camera.fy)
-    pixels += (other_camera.cx, other_camera.cy)
+    pixels, depth = project_map_points(points, other_camera, other_pose)
     inside = (pixels > 0).all(1) & (pixels < (other_camera.width, other_camera.height)).all(1)
-    return float((inside & in_front).mean())
+    return float((inside & (depth > MIN_DEPTH)).mean())
 
 
 def _pair_table(found: Sequence[tuple[float, float, float]]) -> str:
@@ -217,8 +214,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.part == "maps":
         print(run_maps(options.scenes, options.output, only=options.only, counts=options.counts,
-                       methods=options.methods,
-                       every_query=options.every_query))
+                       methods=options.methods, every_query=options.every_query))
     else:
         print(run_pairs(options.scenes, options.depth, keyframes=options.keyframes, queries=options.queries))
     return 0

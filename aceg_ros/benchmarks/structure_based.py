@@ -29,6 +29,7 @@ from aceg_ros.benchmarks.scenes import FIRST_SCENE, RECALL_KEYS
 from aceg_ros.benchmarks.triangulate_with_colmap import PosedKeypoints, import_pycolmap, triangulate
 from aceg_ros.camera import Frame
 from aceg_ros.datasets import open_scene
+from aceg_ros.encoders.sift import root_sift
 from aceg_ros.errors import UserError
 from aceg_ros.evaluation.metrics import FALSE_BOUNDS, RECALL_BOUNDS, percentiles
 from aceg_ros.geometry import invert, pose_error, skew
@@ -81,7 +82,7 @@ def extract(frame: Frame) -> tuple[np.ndarray, np.ndarray, Frame]:
         cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY), mask)
     if found is None:
         return np.zeros((0, 2)), np.zeros((0, 128), np.uint8), frame
-    rooted = np.sqrt(found / np.maximum(found.sum(1, keepdims=True), 1e-6))
+    rooted = root_sift(found)
     pixels = np.array([keypoint.pt for keypoint in keypoints], np.float64)
     return pixels[:KEYPOINTS], np.minimum(np.round(DESCRIPTOR_SCALE * rooted), 255).astype(np.uint8)[:KEYPOINTS], frame
 

@@ -29,5 +29,9 @@ class SiftNet(nn.Module):
                    for row in range(height) for column in range(width)]
         keypoints = [cv2.KeyPoint(x, y, KEYPOINT_SIZE_PX, 0.0) for x, y in centres]
         _, found = cv2.SIFT.create().compute(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), keypoints)
-        rooted = np.sqrt(found / np.maximum(np.abs(found).sum(1, keepdims=True), 1e-6))
-        return torch.from_numpy(rooted.T.reshape(DIM, height, width).copy()) * DIM**0.5
+        return torch.from_numpy(root_sift(found).T.reshape(DIM, height, width).copy()) * DIM**0.5
+
+
+def root_sift(descriptors: np.ndarray) -> np.ndarray:
+    """Return RootSIFT descriptors (N, 128), of unit length, of those of SIFT, which have no negative entries."""
+    return np.sqrt(descriptors / np.maximum(descriptors.sum(1, keepdims=True), 1e-6))

@@ -18,7 +18,7 @@ from aceg_ros.mapping.matching import ExtractedFeatures, extract_mapping_keypoin
 from aceg_ros.mapping.pair_matching import MIN_TOLERANCE_PX, covisible_pairs, estimate_tolerance_px, match_pairs
 from aceg_ros.mapping.pose_refinement import RefinementProblem, refine_poses
 from aceg_ros.mapping.tracks import Observations, Tracks, build_tracks
-from aceg_ros.maps.keyframe_database import DESCRIPTOR_SCALE, PIXEL_SCALE, KeyframeDatabase
+from aceg_ros.maps.keyframe_database import PIXEL_SCALE, KeyframeDatabase, quantised
 from aceg_ros.maps.retrieval import assign_words
 
 _LOG = logging.getLogger("aceg_ros")
@@ -67,7 +67,9 @@ def build_database(frames: Sequence[PreparedFrame], encoder: Encoder, options: D
 
     use_depth: landmarks are the keypoints with measured depths, each with one observation, instead of triangulated.
     """
-    numbers, images = _extract(frames, encoder, options, budget.phase("extracting keypoints", share=EXTRACTION_SHARE))
+    order = np.random.default_rng(options.seed).permutation(len(frames))[:options.images]
+    numbers, images = extract_images(frames, order, encoder, keypoints=options.keypoints,
+                                     budget=budget.phase("extracting keypoints", share=EXTRACTION_SHARE))
     if len(images) == 0:
         return None
     used = [frames[number] for number in numbers]
@@ -103,24 +105,26 @@ def build_database(frames: Sequence[PreparedFrame], encoder: Encoder, options: D
         first=torch.from_numpy(np.searchsorted(keyframe_of, np.arange(len(keyframes) + 1))),
         landmarks=torch.from_numpy(landmark_of.astype(np.int32)),
         pixels=torch.from_numpy(np.round(pixels * PIXEL_SCALE).astype(np.int16)),
-        descriptors=_quantised(descriptors), words=assign_words(descriptors, vocabulary).to(torch.int16),
-        points=torch.from_numpy(tracks.points[landmarks]).float(), vocabulary=_quantised(vocabulary))
+        descriptors=quantised(descriptors), words=assign_words(descriptors, vocabulary).to(torch.int16),
+        points=torch.from_numpy(tracks.points[landmarks]).float(), vocabulary=quantised(vocabulary))
     return BuiltDatabase(database=database, colours=_colours(used, observations, chosen, landmark_of),
                          encoded=len(images), tracked_share=float((tracks.track >= 0).mean()),
                          tolerance_px=tolerance_px, error_px=float(np.median(tracks.errors_px[chosen])))
 
 
-def _extract(frames: Sequence[PreparedFrame], encoder: Encoder, options: DatabaseOptions, budget: MappingBudget
-             ) -> tuple[list[int], list[ExtractedFeatures]]:
-    """Extract keypoints of images in random order until time is up. Returns the images' numbers, sorted, and these."""
-    order = np.random.default_rng(options.seed).permutation(len(frames))[:options.images]
+def extract_images(frames: Sequence[PreparedFrame], order: np.ndarray, encoder: Encoder, *, keypoints: int,
+                   budget: MappingBudget) -> tuple[list[int], list[ExtractedFeatures]]:
+    """Extract up to `keypoints` of frames, in the order of their numbers (N,), until time is up.
+
+    Returns the numbers of the frames that have any, sorted, and what was extracted of these.
+    """
     extracted: dict[int, ExtractedFeatures] = {}
     for done, number in enumerate(order):
         if budget.is_over():
             break
-        keypoints = extract_mapping_keypoints(frames[number], encoder, options.keypoints)
-        if len(keypoints.pixels):
-            extracted[int(number)] = keypoints
+        found = extract_mapping_keypoints(frames[number], encoder, keypoints)
+        if len(found.pixels):
+            extracted[int(number)] = found
         budget.report(done / len(order))
     return sorted(extracted), [extracted[number] for number in sorted(extracted)]
 
@@ -234,10 +238,6 @@ def train_vocabulary(descriptors: Tensor, words: int, seed: int) -> Tensor:
         nearest = assign_words(sample, centres)
         centres = functional.normalize(centres * 1e-6 + torch.zeros_like(centres).index_add_(0, nearest, sample), dim=1)
     return centres
-
-
-def _quantised(vectors: Tensor) -> Tensor:
-    return (vectors * DESCRIPTOR_SCALE).round().to(torch.int8)
 
 
 def _colours(frames: Sequence[PreparedFrame], observations: Observations, chosen: np.ndarray, landmark_of: np.ndarray

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from aceg_ros.encoders.base import Encoder
 from aceg_ros.mapping.augmentation import PreparedFrame
 from aceg_ros.mapping.budget import MappingBudget
-from aceg_ros.mapping.build_database import train_vocabulary
-from aceg_ros.mapping.matching import ExtractedFeatures, extract_mapping_keypoints, measured_depths
-from aceg_ros.maps.posed_keyframes import DESCRIPTOR_SCALE, PIXEL_SCALE, PosedKeyframes
+from aceg_ros.mapping.build_database import extract_images, train_vocabulary
+from aceg_ros.mapping.matching import measured_depths
+from aceg_ros.maps.keyframe_database import PIXEL_SCALE, quantised
+from aceg_ros.maps.posed_keyframes import PosedKeyframes
 from aceg_ros.maps.retrieval import assign_words
 
 DESCRIPTORS_PER_WORD, MAX_WORDS = 8, 4096
@@ -42,16 +42,7 @@ def build_keyframes(frames: Sequence[PreparedFrame], encoder: Encoder, *, keypoi
 
     Returns the keyframes and the indices of their frames, None if no frame has a keypoint.
     """
-    numbers: list[int] = []
-    images: list[ExtractedFeatures] = []
-    for number, frame in enumerate(frames):
-        if budget.is_over():
-            break
-        extracted = extract_mapping_keypoints(frame, encoder, keypoints)
-        if len(extracted.pixels):
-            numbers.append(number)
-            images.append(extracted)
-        budget.report(number / len(frames))
+    numbers, images = extract_images(frames, np.arange(len(frames)), encoder, keypoints=keypoints, budget=budget)
     if not images:
         return None
     used = [frames[number] for number in numbers]
@@ -65,10 +56,6 @@ def build_keyframes(frames: Sequence[PreparedFrame], encoder: Encoder, *, keypoi
         sizes=torch.tensor([[frame.camera.width, frame.camera.height] for frame in used], dtype=torch.int32),
         first=torch.from_numpy(np.cumsum([0] + [len(image.pixels) for image in images])),
         pixels=torch.cat([image.pixels.cpu() * PIXEL_SCALE for image in images]).round().to(torch.int16),
-        descriptors=_quantised(descriptors), depths_m=depths.half(),
+        descriptors=quantised(descriptors), depths_m=depths.half(),
         words=assign_words(descriptors, vocabulary).to(torch.int16),
-        vocabulary=_quantised(vocabulary)), np.array(numbers)
-
-
-def _quantised(vectors: Tensor) -> Tensor:
-    return (vectors * DESCRIPTOR_SCALE).round().to(torch.int8)
+        vocabulary=quantised(vocabulary)), np.array(numbers)

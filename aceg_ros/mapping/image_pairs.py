@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import poselib
 
+from aceg_ros.encoders.sift import root_sift
 from aceg_ros.mapping.augmentation import PreparedFrame
 
 SHORT_SIDE_PX = 300             # of the images that are matched: 10 ms each
@@ -144,7 +145,7 @@ class PairFinder:
             if descriptors is None:
                 descriptors = np.zeros((0, 128), np.float32)
             self._keypoints[index] = _Keypoints(
-                descriptors=np.sqrt(descriptors / np.maximum(descriptors.sum(1, keepdims=True), 1e-9)),
+                descriptors=root_sift(descriptors),
                 pixels=pixels - (camera.cx, camera.cy), focal=np.array([camera.fx, camera.fy]))
         return self._keypoints[index]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from aceg_ros.mapping.budget import MappingBudget
 from aceg_ros.mapping.covisibility import CovisibilityFeatures, select_covisible_images
 from aceg_ros.mapping.matching import ExtractedFeatures, epipolar_lines, homogeneous_pixels
-from aceg_ros.utils.device import computes_in_bf16
+from aceg_ros.utils.device import product_type
 
 NOISE_PAIRS, NOISE_KEYPOINTS = 40, 800      # pairs, and keypoints of each, that the noise is estimated from
 FARTHEST_PX = 48.0                          # matches farther from their epipolar line only tell how many are wrong
@@ -80,7 +80,7 @@ def _matched(images: Sequence[ExtractedFeatures], pairs: np.ndarray, tolerance_p
 def match_mutually(a: ExtractedFeatures, b: ExtractedFeatures, band_px: float | None) -> tuple[Tensor, Tensor]:
     """Return mutual nearest neighbours, indices (M,) in a and (M,) in b, among pairs within band_px of the epipolar
     line; None: among all."""
-    kind = torch.bfloat16 if a.features.is_cuda or computes_in_bf16() else torch.float32
+    kind = product_type(a.features.device)
     similarity = a.features.to(kind) @ b.features.to(kind).T
     if band_px is not None:
         lines = epipolar_lines(a.rays, a.centre, b.camera_from_map[None], b.intrinsics[None])[0]

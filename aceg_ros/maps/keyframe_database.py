@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from aceg_ros.errors import UserError
 from aceg_ros.maps.product_quantizer import decode, encode, train_codebook
-from aceg_ros.utils.device import computes_in_bf16
+from aceg_ros.utils.device import product_type
 
 SECTION = "database"
 DESCRIPTOR_SCALE = 127              # descriptors are unit vectors as int8
@@ -78,7 +78,7 @@ class KeyframeDatabase:
                 if codes.ndim != 2 or codes.shape[1] != len(tensors["codebook"]):
                     raise UserError("The map's database does not fit together: map the scene again.")
                 decoded = decode(codes, tensors["codebook"])
-                tensors["descriptors"] = (decoded * DESCRIPTOR_SCALE).round().to(torch.int8)
+                tensors["descriptors"] = quantised(decoded)
                 tensors["pixels"] = torch.full((len(codes), 2), UNKNOWN_PIXEL, dtype=torch.int16)
             database = cls(**{field.name: tensors[field.name] for field in fields(cls)})
         except KeyError as error:
@@ -103,7 +103,7 @@ class KeyframeDatabase:
     def unit_descriptors(self, device: torch.device) -> Tensor:
         """Return the descriptors (N, C) with unit length on a device, as 16-bit floats where it computes in these."""
         if device not in self._unit_descriptors:
-            kind = torch.bfloat16 if device.type == "cuda" or computes_in_bf16() else torch.float32
+            kind = product_type(device)
             parts = [functional.normalize(part.to(device).float(), dim=1).to(kind)
                      for part in self.descriptors.split(CONVERTED_AT_ONCE)]
             self._unit_descriptors[device] = torch.cat(parts)
@@ -181,3 +181,8 @@ class KeyframeDatabase:
 
 def _inside(index: Tensor, size: int) -> bool:
     return len(index) == 0 or (int(index.min()) >= 0 and int(index.max()) < size)
+
+
+def quantised(vectors: Tensor) -> Tensor:
+    """Return vectors (N, C) of unit length as int8, times DESCRIPTOR_SCALE."""
+    return (vectors.float() * DESCRIPTOR_SCALE).round().to(torch.int8)

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from aceg_ros.camera import MIN_DEPTH
 from aceg_ros.errors import UserError
-from aceg_ros.maps.keyframe_database import DESCRIPTOR_SCALE, KeyframeDatabase
+from aceg_ros.maps.keyframe_database import KeyframeDatabase, quantised
 from aceg_ros.maps.product_quantizer import decode, encode, train_codebook
 
 SECTION = "tokens"
@@ -52,7 +52,7 @@ class StoredTokens:
     """Tokens of F keyframes.
 
     first (F + 1,): the tokens of keyframe f are first[f] to first[f + 1]. landmarks (M,) int32: of the database.
-    vectors (M, C) int8, of unit length times DESCRIPTOR_SCALE.
+    vectors (M, C) int8, of unit length, `quantised`.
     """
 
     first: Tensor
@@ -64,7 +64,7 @@ class StoredTokens:
         """Store the tokens of keyframes: landmarks (M,) and vectors (M, C), of unit length, of each."""
         return cls(first=torch.tensor(np.cumsum([0, *map(len, landmarks)])),
                    landmarks=torch.from_numpy(np.concatenate(landmarks).astype(np.int32)),
-                   vectors=(torch.cat(list(vectors)) * DESCRIPTOR_SCALE).round().to(torch.int8).cpu())
+                   vectors=quantised(torch.cat(list(vectors))).cpu())
 
     def of(self, keyframe: int) -> tuple[np.ndarray, Tensor]:
         """Return the landmarks (M,) and the vectors (M, C), of unit length, of a keyframe."""
@@ -85,7 +85,7 @@ class StoredTokens:
         try:
             first, landmarks, vectors = (section[name] for name in ("first", "landmarks", "vectors"))
             if "codebook" in section:
-                vectors = (decode(vectors, section["codebook"]) * DESCRIPTOR_SCALE).round().to(torch.int8)
+                vectors = quantised(decode(vectors, section["codebook"]))
         except (KeyError, RuntimeError, ValueError, IndexError) as error:
             raise UserError(f"The map's tokens cannot be read ({error!r}): map the scene again.") from None
         fits = (first.shape == (len(database) + 1,) and bool((first[1:] >= first[:-1]).all()) and int(first[0]) == 0

@@ -16,11 +16,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from aceg_ros.errors import UserError
-from aceg_ros.utils.device import computes_in_bf16
+from aceg_ros.maps.keyframe_database import PIXEL_SCALE
+from aceg_ros.utils.device import product_type
 
 SECTION = "keyframes"
-DESCRIPTOR_SCALE = 127              # descriptors are unit vectors as int8
-PIXEL_SCALE = 16                    # pixels are in sixteenths, as int16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +86,8 @@ class PosedKeyframes:
         """Return a keyframe's descriptors (n, C) of unit length, as 16-bit floats where these multiply faster."""
         key = (keyframe, device)
         if key not in self._unit_descriptors:
-            kind = torch.bfloat16 if device.type == "cuda" or computes_in_bf16() else torch.float32
             stored = self.descriptors[self.keypoints_of(keyframe)].to(device).float()
-            self._unit_descriptors[key] = functional.normalize(stored, dim=1).to(kind)
+            self._unit_descriptors[key] = functional.normalize(stored, dim=1).to(product_type(device))
         return self._unit_descriptors[key]
 
     @cached_property

@@ -30,6 +30,11 @@ def computes_in_bf16() -> bool:
     return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16"))
 
 
+def product_type(device: torch.device) -> torch.dtype:
+    """Return the type in which a device multiplies descriptors the fastest: bf16 where it computes in it."""
+    return torch.bfloat16 if device.type == "cuda" or computes_in_bf16() else torch.float32
+
+
 def pick_device(device: str) -> str:
     """Resolve "auto" to the GPU if there is one, else to the CPU. Raises UserError if the device is not available."""
     if device == "auto":

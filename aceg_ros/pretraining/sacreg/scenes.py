@@ -14,10 +14,9 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import torch
 from scipy.spatial import cKDTree
 
-from aceg_ros.camera import Frame
+from aceg_ros.camera import Frame, lift_pixels
 from aceg_ros.datasets import open_scene
 from aceg_ros.encoders.base import Encoder, load_encoder
 from aceg_ros.encoders.keypoints import Keypoints, extract_keypoints
@@ -27,7 +26,7 @@ from aceg_ros.mapping.build_database import gather_observations
 from aceg_ros.mapping.matching import ExtractedFeatures, extract_mapping_keypoints
 from aceg_ros.mapping.pair_matching import covisible_pairs, estimate_tolerance_px, match_pairs
 from aceg_ros.mapping.tracks import Observations, build_tracks
-from aceg_ros.maps.keyframe_database import DESCRIPTOR_SCALE
+from aceg_ros.maps.keyframe_database import quantised
 from aceg_ros.pretraining.common.run import write_arrays
 from aceg_ros.pretraining.encoder.augment import photometric, random_warp
 from aceg_ros.pretraining.encoder.chunks import scene_name
@@ -158,7 +157,7 @@ def make_scene(mapping: Sequence[Frame], query: Sequence[Frame], encoder: Encode
             truth[track >= 0] = points[track[track >= 0]]
         role = KEYFRAME if number < len(mapping) else QUERY
         images.append(_Image(frame=frame, source=number, role=role, pixels=pixels, track=track, truth=truth,
-                             descriptors=_quantised(found.features)))
+                             descriptors=quantised(found.features).cpu().numpy()))
     return _joined(images + [_variant(image, encoder, rng) for image in images], points)
 
 
@@ -189,12 +188,7 @@ def _points_of(frame: PreparedFrame, pixels: np.ndarray) -> np.ndarray:
     """Return the points (N, 3) that pixels (N, 2) show by the depths of the frame, NaN without depths."""
     if frame.depth_m is None:
         return np.full((len(pixels), 3), np.nan)
-    height, width = frame.depth_m.shape
-    column, row = np.clip(pixels.round().astype(int), 0, (width - 1, height - 1)).T
-    depth, camera = frame.depth_m[row, column].astype(float), frame.camera
-    rays = np.column_stack([(pixels - (camera.cx, camera.cy)) / (camera.fx, camera.fy), np.ones(len(pixels))])
-    pose = frame.map_from_camera
-    return np.where(depth[:, None] > 0, (rays * depth[:, None]) @ pose[:3, :3].T + pose[:3, 3], np.nan)
+    return lift_pixels(pixels, frame.depth_m, frame.camera, frame.map_from_camera)
 
 
 def _variant(image: _Image, encoder: Encoder, rng: np.random.Generator) -> _Image:
@@ -217,11 +211,7 @@ def _variant(image: _Image, encoder: Encoder, rng: np.random.Generator) -> _Imag
         near = distance < SAME_KEYPOINT_PX
         truth[near] = image.truth[known[nearest[near]]]
     return _Image(frame=frame, source=image.source, role=VARIANT, pixels=found.pixels, truth=truth,
-                  descriptors=_quantised(found.descriptors), track=np.full(len(original), -1))
-
-
-def _quantised(descriptors: torch.Tensor) -> np.ndarray:
-    return (descriptors.float() * DESCRIPTOR_SCALE).round().to(torch.int8).cpu().numpy()
+                  descriptors=quantised(found.descriptors).cpu().numpy(), track=np.full(len(original), -1))
 
 
 def _joined(images: list[_Image], points: np.ndarray) -> CrossImageScene:
