@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from aceg_ros.cli.arguments import add_computing_flags, add_verb, positive, share
+
+STAGES = "prepare what is missing of the data, train on what there is, or one after the other"
 
 
 def add_parser(verbs: Any) -> None:
@@ -35,22 +39,17 @@ def _add_encoder(networks: Any) -> None:
     second = verb.add_argument_group("--architecture compact2", "The encoder with keypoints of its own.")
     second.add_argument("--architecture", choices=("compact", "compact2"), default="compact", help="(default:"
                         " %(default)s)")
-    second.add_argument("--data", metavar="DIR", help="folder of the prepared data, which several runs may share"
-                        " (default: data in the folder of the run)")
-    second.add_argument("--stage", choices=("all", "prepare", "train"), default="all", help="prepare what is missing of"
-                        " the data, train on what there is, or one after the other; a training also uses what another"
-                        " process prepares in the meantime (default: %(default)s)")
-    second.add_argument("--held-out", nargs="*", default=(), metavar="SCENE", help="recordings to evaluate on")
+    _add_data_flags(second, stages=f"{STAGES}; a training also uses what another process prepares in the meantime")
+    _add_held_out(second)
     second.add_argument("--pairs", type=positive, default=8, metavar="N", help="image pairs per step (default:"
                         " %(default)s)")
-    second.add_argument("--minutes", type=positive, metavar="N", help="stop after this time; the same command goes on")
+    _add_minutes(second)
 
 
 def _add_ace_g(networks: Any) -> None:
     verb = add_verb(networks, "ace-g", run_ace_g, "train the regressor of method ace_g")
     _add_common(verb, rooms=100, iterations=None, iterations_text="6000; from noise 20000")
-    verb.add_argument("--encoder", default="compact", metavar="FILE", help="encoder whose features the regressor takes"
-                      " (default: %(default)s)")
+    _add_encoder_flag(verb, "encoder whose features the regressor takes")
     verb.add_argument("--query-share", type=share, default=1.0, metavar="X", help="share of steps with images of a"
                       " later session (the others use mapping images); with --codes-from noise, query steps per"
                       " mapping step (default: %(default)s)")
@@ -80,28 +79,21 @@ def _add_ace_g(networks: Any) -> None:
 def _add_sacreg(networks: Any) -> None:
     verb = add_verb(networks, "sacreg", run_sacreg, "train the cross-image regressor of method sacreg")
     _add_common(verb, rooms=60, iterations=4500, iterations_text="4500")
-    verb.add_argument("--encoder", default="compact", metavar="FILE", help="encoder whose features the regressor takes"
-                      " (default: %(default)s)")
-    verb.add_argument("--data", metavar="DIR", help="folder of the prepared data, which several runs may share"
-                      " (default: data in the folder of the run)")
-    verb.add_argument("--stage", choices=("all", "prepare", "train"), default="all", help="prepare what is missing of"
-                      " the data, train on what there is, or one after the other (default: %(default)s)")
-    verb.add_argument("--held-out", nargs="*", default=(), metavar="SCENE", help="recordings to evaluate on")
+    _add_encoder_flag(verb, "encoder whose features the regressor takes")
+    _add_data_flags(verb)
+    _add_held_out(verb)
     verb.add_argument("--samples", type=positive, default=1, metavar="N", help="samples per step, of three"
                       " query images each (default: %(default)s)")
     verb.add_argument("--rate", type=float, default=7e-4, metavar="X", help="peak learning rate (default: %(default)s)")
-    verb.add_argument("--minutes", type=positive, metavar="N", help="stop after this time; the same command goes on")
+    _add_minutes(verb)
 
 
 def _add_marepo(networks: Any) -> None:
     verb = add_verb(networks, "marepo", run_marepo, "train the pose transformer of method marepo")
     _add_common(verb, rooms=24, iterations=20_000, iterations_text="20000")
-    verb.add_argument("--encoder", default="compact", metavar="FILE", help="encoder of the maps whose scene coordinates"
-                      " are learned from (default: %(default)s)")
-    verb.add_argument("--data", metavar="DIR", help="folder of the prepared scene coordinates, which several runs may"
-                      " share (default: data in the folder of the run)")
-    verb.add_argument("--stage", choices=("all", "prepare", "train"), default="all", help="map the scenes that are"
-                      " missing in the data, train on what there is, or one after the other (default: %(default)s)")
+    _add_encoder_flag(verb, "encoder of the maps whose scene coordinates are learned from")
+    _add_data_flags(verb, data="scene coordinates", stages="map the scenes that are missing in the data, train on what"
+                    " there is, or one after the other")
     verb.add_argument("--size", choices=("small", "published"), default="small", help="small: for two CPU cores, in"
                       " frames of the images; published: 12 layers of 256 (default: %(default)s)")
     verb.add_argument("--without", nargs="*", default=(), choices=("reattention", "rays", "maps", "simulation"),
@@ -109,24 +101,22 @@ def _add_marepo(networks: Any) -> None:
     verb.add_argument("--batch", type=positive, default=16, metavar="N", help="images per step (default: %(default)s)")
     verb.add_argument("--tokens", type=positive, default=128, metavar="N", help="cells of an image per step (default:"
                       " %(default)s)")
-    verb.add_argument("--minutes", type=positive, metavar="N", help="stop after this time; the same command goes on")
+    _add_minutes(verb)
 
 
 def _add_reloc3r(networks: Any) -> None:
     verb = add_verb(networks, "reloc3r", run_reloc3r, "train a small relative pose network on keypoints, for method"
                     " reloc3r")
-    verb.add_argument("--run", dest="run_folder", metavar="DIR", required=True, help="folder of the run; an"
-                      " interrupted run in it is resumed")
+    _add_run(verb)
     verb.add_argument("--scenes", nargs="+", required=True, metavar="SCENE", help="recordings with poses (mapping parts"
                       " only)")
-    verb.add_argument("--held-out", nargs="*", default=(), metavar="SCENE", help="recordings to score on")
-    verb.add_argument("--encoder", default="compact", metavar="FILE", help="encoder of the keypoints (default:"
-                      " %(default)s)")
+    _add_held_out(verb)
+    _add_encoder_flag(verb, "encoder of the keypoints")
     verb.add_argument("--width", type=positive, default=128, metavar="N", help="(default: %(default)s)")
     verb.add_argument("--blocks", type=positive, default=4, metavar="N", help="(default: %(default)s)")
     verb.add_argument("--batch", type=positive, default=32, metavar="N", help="pairs per step (default: %(default)s)")
     verb.add_argument("--iterations", type=positive, default=20_000, metavar="N", help="(default: %(default)s)")
-    verb.add_argument("--minutes", type=positive, metavar="N", help="stop after this time; the same command goes on")
+    _add_minutes(verb)
     add_computing_flags(verb)
 
 
@@ -136,18 +126,60 @@ def run_reloc3r(options: argparse.Namespace) -> int:
     from aceg_ros.pretraining.reloc3r.train import RelativePoseTraining, train
     from aceg_ros.utils.device import pick_device
 
+    is_over = _time_limit(options)
     size = KeypointPoseConfig(dim_in=load_encoder(options.encoder).dim, width=options.width, blocks=options.blocks)
     training = RelativePoseTraining(
-        run=Path(options.run_folder), scenes=tuple(Path(scene) for scene in options.scenes),
-        held_out=tuple(Path(scene) for scene in options.held_out), encoder=options.encoder, size=size,
+        run=Path(options.run_folder), scenes=_paths(options.scenes),
+        held_out=_paths(options.held_out), encoder=options.encoder, size=size,
         iterations=options.iterations, batch=options.batch, seed=options.seed, device=pick_device(options.device))
-    print(f"weights: {train(training, options.minutes)}")
+    print(f"weights: {train(training, is_over)}")
     return 0
 
 
-def _add_common(verb: argparse.ArgumentParser, *, rooms: int, iterations: int | None, iterations_text: str) -> None:
+def _add_run(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--run", dest="run_folder", metavar="DIR", required=True, help="folder of the run; an"
                       " interrupted run in it is resumed")
+
+
+def _add_encoder_flag(verb: argparse.ArgumentParser, role: str) -> None:
+    verb.add_argument("--encoder", default="compact", metavar="FILE", help=f"{role} (default: %(default)s)")
+
+
+def _add_data_flags(verb: Any, *, data: str = "data", stages: str = STAGES) -> None:
+    verb.add_argument("--data", metavar="DIR", help=f"folder of the prepared {data}, which several runs may share"
+                      " (default: data in the folder of the run)")
+    verb.add_argument("--stage", choices=("all", "prepare", "train"), default="all", help=f"{stages} (default:"
+                      " %(default)s)")
+
+
+def _add_held_out(verb: Any) -> None:
+    verb.add_argument("--held-out", nargs="*", default=(), metavar="SCENE", help="recordings to evaluate on")
+
+
+def _add_minutes(verb: Any) -> None:
+    verb.add_argument("--minutes", type=positive, metavar="N", help="stop after this time; the same command goes on")
+
+
+def _time_limit(options: argparse.Namespace) -> Callable[[], bool]:
+    """Return what tells whether the time that --minutes gives, from now on, is over."""
+    started = monotonic()
+    return lambda: options.minutes is not None and monotonic() - started > 60 * options.minutes
+
+
+def _data_folder(options: argparse.Namespace) -> Path:
+    return Path(options.run_folder) / "data" if options.data is None else Path(options.data)
+
+
+def _textures(options: argparse.Namespace) -> Path | None:
+    return None if options.textures is None else Path(options.textures)
+
+
+def _paths(values: Sequence[str]) -> tuple[Path, ...]:
+    return tuple(Path(value) for value in values)
+
+
+def _add_common(verb: argparse.ArgumentParser, *, rooms: int, iterations: int | None, iterations_text: str) -> None:
+    _add_run(verb)
     verb.add_argument("--scenes", nargs="*", default=(), metavar="SCENE", help="recordings to train on as well"
                       " (mapping parts only)")
     verb.add_argument("--textures", metavar="DIR", help="images of surfaces for the rendered rooms")
@@ -166,9 +198,9 @@ def run_encoder(options: argparse.Namespace) -> int:
     if options.architecture == "compact2":
         return _run_keypoint_encoder(options)
     device = pick_device(options.device)
-    data = EncoderData(scenes=tuple(Path(scene) for scene in options.scenes),
-                       images=tuple(Path(folder) for folder in options.images),
-                       textures=None if options.textures is None else Path(options.textures), rooms=options.rooms,
+    data = EncoderData(scenes=_paths(options.scenes),
+                       images=_paths(options.images),
+                       textures=_textures(options), rooms=options.rooms,
                        teacher=options.teacher, teacher_every=options.teacher_every, seed=options.seed,
                        device=device)
     training = EncoderTraining(run=Path(options.run_folder), data=data, iterations=options.iterations,
@@ -180,46 +212,37 @@ def run_encoder(options: argparse.Namespace) -> int:
 
 
 def _run_keypoint_encoder(options: argparse.Namespace) -> int:
-    from time import monotonic
-
     from aceg_ros.pretraining.encoder.keypoint_data import KeypointData, prepare_data
     from aceg_ros.pretraining.encoder.keypoint_train import KeypointTraining, train
     from aceg_ros.utils.device import pick_device
 
-    device, run, started = pick_device(options.device), Path(options.run_folder), monotonic()
-    folder = run / "data" if options.data is None else Path(options.data)
+    is_over = _time_limit(options)
+    device, run, folder = pick_device(options.device), Path(options.run_folder), _data_folder(options)
     if options.stage != "train":
         prepare_data(KeypointData(
-            scenes=tuple(Path(scene) for scene in options.scenes), images=tuple(Path(each) for each in options.images),
-            textures=None if options.textures is None else Path(options.textures), rooms=options.rooms,
+            scenes=_paths(options.scenes), images=_paths(options.images),
+            textures=_textures(options), rooms=options.rooms,
             device=device), folder)
     if options.stage != "prepare":
         training = KeypointTraining(
-            run=run, data=folder, held_out=tuple(Path(scene) for scene in options.held_out),
+            run=run, data=folder, held_out=_paths(options.held_out),
             iterations=options.iterations, pairs=options.pairs, peak_rate=options.rate or 8e-4, seed=options.seed,
             device=device, start=options.start)
-        weights = train(training, should_stop=lambda: options.minutes is not None
-                        and monotonic() - started > 60 * options.minutes)
-        print(f"weights: {weights}")
+        print(f"weights: {train(training, should_stop=is_over)}")
     return 0
 
 
 def run_sacreg(options: argparse.Namespace) -> int:
-    from time import monotonic
-
     from aceg_ros.pretraining.sacreg.scenes import CrossImageData, prepare_scenes
     from aceg_ros.pretraining.sacreg.train import CrossImageTraining, train
     from aceg_ros.utils.device import pick_device
 
-    device, run, started = pick_device(options.device), Path(options.run_folder), monotonic()
-    folder = run / "data" if options.data is None else Path(options.data)
-    data = CrossImageData(encoder=options.encoder, scenes=tuple(Path(each) for each in options.scenes),
-                          held_out=tuple(Path(each) for each in options.held_out),
-                          textures=None if options.textures is None else Path(options.textures), rooms=options.rooms,
+    is_over = _time_limit(options)
+    device, run, folder = pick_device(options.device), Path(options.run_folder), _data_folder(options)
+    data = CrossImageData(encoder=options.encoder, scenes=_paths(options.scenes),
+                          held_out=_paths(options.held_out),
+                          textures=_textures(options), rooms=options.rooms,
                           device=device)
-
-    def is_over() -> bool:
-        return options.minutes is not None and monotonic() - started > 60 * options.minutes
 
     if options.stage != "train":
         prepare_scenes(data, folder, is_over)
@@ -241,8 +264,8 @@ def run_ace_g(options: argparse.Namespace) -> int:
     from aceg_ros.utils.device import pick_device
 
     device = pick_device(options.device)
-    data = TrainingSceneData(encoder=options.encoder, scenes=tuple(Path(scene) for scene in options.scenes),
-                             textures=None if options.textures is None else Path(options.textures),
+    data = TrainingSceneData(encoder=options.encoder, scenes=_paths(options.scenes),
+                             textures=_textures(options),
                              rooms=options.rooms, device=device)
     run, dim = Path(options.run_folder), load_encoder(options.encoder).dim
     from_noise = options.codes_from == "noise"
@@ -265,24 +288,20 @@ def run_ace_g(options: argparse.Namespace) -> int:
 
 def run_marepo(options: argparse.Namespace) -> int:
     from dataclasses import replace
-    from time import monotonic
 
     from aceg_ros.pretraining.marepo import coordinates, train
     from aceg_ros.pretraining.marepo.samples import SampleOptions
     from aceg_ros.utils.device import pick_device
 
-    device, run, started = pick_device(options.device), Path(options.run_folder), monotonic()
-    folder = run / "data" if options.data is None else Path(options.data)
-
-    def is_over() -> bool:
-        return options.minutes is not None and monotonic() - started > 60 * options.minutes
+    is_over = _time_limit(options)
+    device, run, folder = pick_device(options.device), Path(options.run_folder), _data_folder(options)
 
     size = train.SMALL if options.size == "small" else train.PUBLISHED
     size = replace(size, reattention="reattention" not in options.without, ray_encoding="rays" not in options.without)
     if options.stage != "train":
         coordinates.prepare_coordinates(coordinates.CoordinateData(
-            encoder=options.encoder, scenes=tuple(Path(scene) for scene in options.scenes), rooms=options.rooms,
-            textures=None if options.textures is None else Path(options.textures), max_cells=size.max_cells,
+            encoder=options.encoder, scenes=_paths(options.scenes), rooms=options.rooms,
+            textures=_textures(options), max_cells=size.max_cells,
             seed=options.seed, device=device), folder, is_over)
     if options.stage != "prepare":
         real_share = 0.0 if "maps" in options.without else 1.0 if "simulation" in options.without else 0.5

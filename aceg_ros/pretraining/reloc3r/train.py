@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from aceg_ros.encoders.base import Encoder, load_encoder
 from aceg_ros.errors import UserError
 from aceg_ros.networks.keypoint_relative_pose import KeypointPoseConfig, KeypointPoseNet, KeypointTokens, PredictedPose
 from aceg_ros.networks.relative_pose_file import save_keypoint_network
-from aceg_ros.pretraining.common.loop import LoopOptions, Statistics, TrainingTask, run_training, warmup_cosine
+from aceg_ros.pretraining.common.loop import LoopOptions, Statistics, TrainingTask, never, run_training, warmup_cosine
 from aceg_ros.pretraining.common.run import lock_options
 from aceg_ros.pretraining.reloc3r.samples import PoseBatch, SceneKeypoints, draw_pairs, prepare_scene
 from aceg_ros.utils.device import training_precision
@@ -27,7 +27,7 @@ CURRICULUM = 0.6                     # share of the iterations over which pairs 
 @dataclass(frozen=True, kw_only=True)
 class RelativePoseTraining:
     """A training run. scenes, held_out: recordings with poses, to train and to score on. size: of the network; the
-    encoder tells the width of descriptors. batch: pairs of an iteration. minutes: of this call, None for no limit."""
+    encoder tells the width of descriptors. batch: pairs of an iteration."""
 
     run: Path
     scenes: tuple[Path, ...]
@@ -42,18 +42,19 @@ class RelativePoseTraining:
     device: str = "cpu"
 
 
-def train(options: RelativePoseTraining, minutes: float | None = None) -> Path:
+def train(options: RelativePoseTraining, should_stop: Callable[[], bool] = never) -> Path:
     """Train, or go on with an interrupted run. Returns the weights file.
 
-    Raises UserError if there is nothing to train on, or the run was started with other options.
+    should_stop: called before every step; if true, the run ends early and can be resumed. Raises UserError if there is
+    nothing to train on, or the run was started with other options.
     """
     if not options.scenes:
         raise UserError("There is nothing to train on: give recordings with poses (--scenes).")
     lock_options(options.run, options)
-    task, started = RelativePoseTask(options), time.monotonic()
+    task = RelativePoseTask(options)
     loop = LoopOptions(run=options.run, iterations=options.iterations, peak_rate=options.peak_rate,
                        checkpoint_every=options.checkpoint_every, device=options.device)
-    run_training(task, loop, should_stop=lambda: minutes is not None and time.monotonic() - started > 60.0 * minutes)
+    run_training(task, loop, should_stop=should_stop)
     return task.weights
 
 
