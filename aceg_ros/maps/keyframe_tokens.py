@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aceg_ros.camera import MIN_DEPTH
+from aceg_ros.camera import Camera, project_map_points
 from aceg_ros.errors import UserError
 from aceg_ros.maps.keyframe_database import KeyframeDatabase, quantised
 from aceg_ros.maps.product_quantizer import decode, encode, train_codebook
@@ -39,11 +39,11 @@ def select_landmarks(database: KeyframeDatabase, keyframe: int, count: int) -> K
     order = np.random.default_rng(keyframe).permutation(len(rows))
     seen = database.observation_counts[database.landmark_array[rows]]
     rows = rows[order[np.argsort(-seen[order], kind="stable")]][:count]
-    pose, points = database.pose_array[keyframe], database.points_array[database.landmark_array[rows]]
-    local = (points - pose[:3, 3]) @ pose[:3, :3]
     fx, fy, cx, cy = database.intrinsics[keyframe].tolist()
-    pixels = local[:, :2] / np.maximum(local[:, 2:], MIN_DEPTH) * (fx, fy) + (cx, cy)
     width, height = database.sizes[keyframe].tolist()
+    pixels, _ = project_map_points(database.points_array[database.landmark_array[rows]],
+                                   Camera(width=width, height=height, fx=fx, fy=fy, cx=cx, cy=cy),
+                                   database.pose_array[keyframe])
     return KeyframeLandmarks(rows, np.clip(pixels, 0.0, (width - 1.0, height - 1.0)))
 
 

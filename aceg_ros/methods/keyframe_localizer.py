@@ -114,13 +114,14 @@ class KeyframeLocalizer:
         blind = self._match(matcher, shortlist.keyframes[:config.shortlist])
         stopwatch.lap("match")
         poses = self._poses(query, blind, chance_is_tried=True)
-        if not any(self._is_good(pose, blind) for pose in poses):
+        good = self._any_good(poses, blind)
+        if not good:
             shortlist = self._retrieval.rank_by_landmarks(query.descriptors[:config.ranking_keypoints],
                                                           shortlist.keyframes, config.ranked)
             blind = self._match(matcher, shortlist.keyframes[:config.ranked_shortlist])
             poses += self._poses(query, blind)
+            good = self._any_good(poses, blind)
         # Where a pose is good, only other places that look alike can tell anything new.
-        good = any(self._is_good(pose, blind) for pose in poses)
         for group in (self._twins(shortlist) if good else self._groups(shortlist))[:config.group_hypotheses]:
             poses += self._poses(query, self._match(matcher, group[:config.ranked_shortlist]))
         found, competitor = self._most_significant(query, poses)
@@ -152,10 +153,11 @@ class KeyframeLocalizer:
         pose = self._look(query, hypothesis.pose)
         return [] if pose is None else [pose]
 
-    def _is_good(self, pose: GuidedPose, blind: Correspondences) -> bool:
-        """Return whether the landmarks are there, and most matches agree: the copy of a place has only the first."""
-        return (pose.overall.log10_nfa < self._config.good_log10_nfa
-                and blind_consensus(pose, blind).inlier_ratio > self._config.good_inlier_ratio)
+    def _any_good(self, poses: list[GuidedPose], blind: Correspondences) -> bool:
+        """Return whether for a pose the landmarks are there, and most matches agree: the copy of a place has only the
+        first."""
+        return any(pose.overall.log10_nfa < self._config.good_log10_nfa
+                   and blind_consensus(pose, blind).inlier_ratio > self._config.good_inlier_ratio for pose in poses)
 
     def _most_significant(self, query: Keypoints, poses: list[GuidedPose]
                           ) -> tuple[GuidedPose | None, Significance | None]:

@@ -90,7 +90,8 @@ class GateConfig:
             logarithm of the number of such poses that chance gives (`pose.significance`).
         max_overall_log10_nfa: the same with all correspondences, also of dissimilar descriptors; not needed if
         min_blind_inliers, min_blind_blocks: matches that were found before any pose was known agree with the pose, this
-            many, and in this effective number of image blocks.
+            many, and in this effective number of image blocks: then they confirm it.
+        max_confirmed_log10_nfa: largest significance with all correspondences of a confirmed pose: one by chance.
         min_supporting_inliers: smallest number of matches from before any pose was known that must agree in any case.
         max_competitor_significance: largest significance of a pose at another place, as a share of that of the pose.
         min_guided_blocks: as min_spread_blocks, for such poses.
@@ -116,6 +117,7 @@ class GateConfig:
     max_overall_log10_nfa: float = -10.0
     min_blind_inliers: int = 60
     min_blind_blocks: float = 6.0
+    max_confirmed_log10_nfa: float = 0.0
     min_supporting_inliers: int = 20
     max_competitor_significance: float = 0.25
     min_guided_blocks: float = 4.0

@@ -21,7 +21,6 @@ PLANAR_THICKNESS = 0.03     # largest thickness over length of an inlier cloud t
 # Standard deviations by which the inlier count must exceed that of the smallest ratio. Of few correspondences, a tenth
 # may agree by chance with a pose at a similar-looking position (docs/benchmarks/2026-11-26-encoder.md).
 RATIO_MARGIN_SIGMAS = 2.0
-MAX_CONFIRMED_LOG10_NFA = 0.0       # of all matches, of a confirmed pose: one such pose by chance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +217,7 @@ def check_confirmation(overall: Significance, blind: Consensus, config: GateConf
                          message=f"only {blind.inlier_count} of the {blind.data.total_count} matches that were found "
                                  f"before agree with the best pose, need {config.min_supporting_inliers}")
     # Matches from before may all be of one thing that was moved: then chance explains all the rest as well.
-    limit = MAX_CONFIRMED_LOG10_NFA if is_confirmed(blind, config) else config.max_overall_log10_nfa
+    limit = config.max_confirmed_log10_nfa if is_confirmed(blind, config) else config.max_overall_log10_nfa
     if overall.log10_nfa > limit:
         return Rejection(status=Status.CHANCE_CONSENSUS,
                          message=f"landmarks are missing that the best pose should see, and {blind.inlier_count} of "
