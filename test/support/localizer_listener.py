@@ -59,6 +59,15 @@ class LocalizerListener:
     def is_active(self) -> bool:
         return bool(self.node_statuses) and self.node_statuses[-1][1]["lifecycle"] == "active"
 
+    @property
+    def is_expected(self) -> bool:
+        """Whether the node is active and has found the publisher of camera_info, the topic that it misses first.
+
+        Publishers are found in the order of their creation: if this one is the last, no image is lost for want of one
+        that knows the other.
+        """
+        return self.is_active and "nobody publishes it" not in self.node_statuses[-1][0].message
+
     def pose(self, stamp_ns: int) -> np.ndarray:
         """Return the only pose (4, 4) that was published of an image."""
         (message,) = self.poses[stamp_ns]

@@ -55,9 +55,9 @@ class OdometryRobot(LocalizerListener):
         self.now_s: float | None = None
         node = graph.node
         self._image = node.create_publisher(Image, "image", qos_profile_sensor_data)
-        self._info = node.create_publisher(CameraInfo, "camera_info", qos_profile_sensor_data)
         self._clock = node.create_publisher(Clock, "/clock", 10)
         self._tf, self._static_tf = TransformBroadcaster(node), StaticTransformBroadcaster(node)
+        self._info = node.create_publisher(CameraInfo, "camera_info", qos_profile_sensor_data)      # see is_expected
         if top_frame != "cam":
             self.publish_extrinsics()
         node.create_subscription(PathMessage, "/localizer/path", self.paths.append, 10)
@@ -73,9 +73,8 @@ class OdometryRobot(LocalizerListener):
     def connected(self) -> bool:
         """Whether the node listens to images and TF, and is heard."""
         node = self.graph.node
-        return bool(self._image.get_subscription_count() and self._info.get_subscription_count()
-                    and node.count_publishers("/localizer/status") and node.count_subscribers("/tf_static")
-                    and node.count_subscribers("/tf"))
+        return bool(self.is_expected and self._image.get_subscription_count() and self._info.get_subscription_count()
+                    and node.count_subscribers("/tf_static") and node.count_subscribers("/tf"))
 
     def set_clock(self, seconds: float) -> None:
         self.now_s = seconds
