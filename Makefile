@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 unexport AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH LD_LIBRARY_PATH PYTHONHOME PYTHONPATH
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
-.PHONY: help setup test test-fast lint demo bench fuzz requirements clean distclean
+.PHONY: help setup test test-fast lint docs demo bench fuzz requirements clean distclean
 
 help:
 	@echo "make demo        build a map, localize in it over ROS 2; results in demo_output/   [SCENE=path: on your images]"
@@ -21,7 +21,8 @@ help:
 	@echo "make test-fast   the core's tests: no ROS 2, nothing that takes long"
 	@echo "make bench       time of each stage on this machine"
 	@echo "make fuzz        strange inputs of every kind; what is found is printed            [FUZZ_SECONDS=600]"
-	@echo "make lint        ruff, mypy and the contracts of imports"
+	@echo "make lint        ruff, mypy, the contracts of imports, and the documents' site"
+	@echo "make docs        that site, in site/index.html"
 	@echo "make setup       only the set-up: .venv with everything in it                      [PYTHON=python3.12]"
 	@echo "make clean       remove what was built or written; make distclean: the .venv too"
 
@@ -36,10 +37,14 @@ bench: setup
 fuzz: setup
 	$(BIN)/python test/support/fuzz.py --seconds $(FUZZ_SECONDS)
 
-lint: setup
+lint: setup docs
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
+
+# In a virtual environment of its own: mkdocs and what it brings have nothing to do with the package.
+docs: $(VENV)/docs/.installed
+	NO_MKDOCS_2_WARNING=1 $(VENV)/docs/bin/mkdocs build --quiet --strict
 
 # For two cores: tests of nodes, of whole robots (both wait most of the time), and of the core beside them.
 test: lint
@@ -49,7 +54,7 @@ test-fast: setup
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not ros" test/unit test/data $(PYTEST_ARGS)
 
 clean:
-	rm -rf .build build install log *.egg-info .pytest_cache .mypy_cache .ruff_cache demo_output bench_output
+	rm -rf .build build install log site *.egg-info .pytest_cache .mypy_cache .ruff_cache demo_output bench_output
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean
@@ -82,8 +87,16 @@ $(VENV)/.installed: setup.py setup.cfg Makefile $(VENV)/.requirements
 	    > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/aceg_standalone.pth"
 	touch $@
 
+$(VENV)/docs/.installed: docs/requirements.txt $(VENV)/.created
+	$(BIN)/python -m venv $(VENV)/docs
+	$(VENV)/docs/bin/python -m pip install -qq --disable-pip-version-check -r docs/requirements.txt
+	touch $@
+
 # For developers: new versions of everything, for every Python; needs uv. torch brings its own CUDA packages, if any.
 requirements:
+	uv pip compile --quiet --universal --python-version 3.10 --upgrade --no-header --no-annotate docs/requirements.in \
+	    | sed "/== 'win32'/d" > docs/requirements.new
+	mv docs/requirements.new docs/requirements.txt
 	uv pip compile --quiet --universal --python-version 3.10 --upgrade --no-header --no-annotate requirements.in \
 	    | sed -E "/^(nvidia-|cuda-|triton)|== 'win32'/d" > requirements.new
 	mv requirements.new requirements.txt

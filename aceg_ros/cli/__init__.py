@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0; 2 on bad usage or bad files, after one sentence on stderr; 130 on Ctrl-C.
     """
-    options = _parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     _set_up_process()
     try:
         return options.run(options) or 0
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="aceg", description="Map a scene from posed images, often within a minute; then localize others in it.",
         epilog="Example: aceg map recording/ -o lab.map && aceg evaluate lab.map another_recording/")

@@ -1,0 +1,34 @@
+"""docs/ros_interface.md has the parameters of all nodes as their dataclasses declare them."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import fields
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from test_node_parameters import ALL
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def generate_docs():
+    sys.path.insert(0, str(ROOT / "scripts"))
+    try:
+        import generate_docs
+    finally:
+        sys.path.remove(str(ROOT / "scripts"))
+    return generate_docs
+
+
+def test_the_tables_are_those_of_the_dataclasses(generate_docs):
+    page = (ROOT / "docs" / "ros_interface.md").read_text()
+    assert page == generate_docs.with_parameter_tables(page), "python scripts/generate_docs.py makes them anew"
+
+
+def test_no_parameter_is_left_out(generate_docs):
+    listed = {f"{name}.{field.name}" for kinds in generate_docs.NODES.values() for module, name in kinds
+              for field in fields(getattr(import_module(f"aceg_ros.ros.{module}"), name))}
+    assert listed == {name for name, _ in ALL}
