@@ -12,6 +12,7 @@ from aceg_ros.mapping.budget import MappingBudget
 from aceg_ros.mapping.covisibility import CovisibilityFeatures, select_covisible_images
 from aceg_ros.mapping.matching import ExtractedFeatures, epipolar_lines, homogeneous_pixels
 from aceg_ros.utils.device import product_type
+from aceg_ros.utils.maxima import column_values, row_maxima
 
 NOISE_PAIRS, NOISE_KEYPOINTS = 40, 800      # pairs, and keypoints of each, that the noise is estimated from
 FARTHEST_PX = 48.0                          # matches farther from their epipolar line only tell how many are wrong
@@ -86,8 +87,8 @@ def match_mutually(a: ExtractedFeatures, b: ExtractedFeatures, band_px: float | 
         lines = epipolar_lines(a.rays, a.centre, b.camera_from_map[None], b.intrinsics[None])[0]
         distance = lines @ homogeneous_pixels(b.pixels, b.intrinsics).T
         similarity.masked_fill_(distance.abs_() > band_px, -2.0)
-    best, column = similarity.max(1)
-    matched = (best == similarity.amax(0)[column]) & (best > 0.0)
+    best, column = row_maxima(similarity)
+    matched = (best == column_values(similarity)[column]) & (best > 0.0)
     return matched.nonzero()[:, 0], column[matched]
 
 

@@ -12,6 +12,9 @@ from torch import Tensor
 from aceg_ros.camera import MIN_DEPTH, project_map_points
 from aceg_ros.encoders.keypoints import Keypoints
 from aceg_ros.maps.keyframe_database import KeyframeDatabase
+from aceg_ros.utils.maxima import column_values, row_maxima
+
+_BANDS = 12     # of the image, in which projections are compared with keypoints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +67,11 @@ class ObservationMatcher:
             rows = self._database.observations_of(new)
             stored = _descriptors(self._database, rows, self.query.descriptors.device)
             similarity = self.query.descriptors.to(stored.dtype) @ stored.T
-            most = similarity.amax(0)                               # of each observation, over the keypoints
+            most = column_values(similarity)                        # of each observation, over the keypoints
             ends = np.cumsum(starts[np.array(new) + 1] - starts[new])
             for keyframe, end in zip(new, ends.tolist(), strict=True):
                 first = int(end - (starts[keyframe + 1] - starts[keyframe]))
-                best, column = similarity[:, first:end].max(1)
+                best, column = row_maxima(similarity[:, first:end])
                 self._compared[keyframe] = _Compared(best=best, row=column + int(starts[keyframe]),
                                                      returned=most[first:end][column])
         return [self._compared[keyframe] for keyframe in keyframes]
@@ -100,10 +103,7 @@ def match_projections(query: Keypoints, database: KeyframeDatabase, observations
     if len(which) == 0:
         return _matches(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
     stored = _descriptors(database, observations, query.descriptors.device)
-    # One product of matrices is faster than gathering the descriptors of all pairs.
-    products = (stored @ query.descriptors.to(stored.dtype).T).flatten()
-    pair = torch.from_numpy(which * len(query) + keypoints).to(products.device)
-    similarity = products[pair].float().cpu().numpy()
+    similarity = _similarity_of_pairs(stored, pixels[:, 1], query, pairs=(which, keypoints), radius_px=radius_px)
     order = np.lexsort((-similarity, which))
     best = order[_first_of_each(which[order])]
     found = _matches(keypoints[best], database.landmark_array[observations[which[best]]], similarity[best])
@@ -126,6 +126,38 @@ def _pairs_within(query: Keypoints, pixels: np.ndarray, radius_px: float) -> tup
     keypoints = nearby[which, slot]
     close = np.square(query.pixels[keypoints] - pixels[which]).sum(1) < radius_px**2
     return which[close], keypoints[close]
+
+
+def _similarity_of_pairs(stored: Tensor, rows_px: np.ndarray, query: Keypoints, *,
+                         pairs: tuple[np.ndarray, np.ndarray], radius_px: float) -> np.ndarray:
+    """Return the similarity (P,) of pairs of observations and keypoints, whose rows are within radius_px.
+
+    stored: descriptors (N, C) of the observations. rows_px: (N,) of their projections. pairs: (P,) of each kind.
+
+    Products of matrices are faster than gathering the descriptors of all pairs, and products of bands of the image are
+    smaller than one of the whole.
+    """
+    observation_order, keypoint_order = np.argsort(rows_px), np.argsort(query.pixels[:, 1])
+    keypoint_rows = query.pixels[keypoint_order, 1]
+    observations = stored[torch.from_numpy(observation_order).to(stored.device)]
+    described = query.descriptors[torch.from_numpy(keypoint_order).to(stored.device)].to(stored.dtype)
+    ends = np.linspace(0, len(rows_px), _BANDS + 1).astype(int)
+    bounds_px = rows_px[observation_order[np.stack([ends[:-1], np.maximum(ends[1:], ends[:-1] + 1) - 1])]]
+    firsts = np.searchsorted(keypoint_rows, bounds_px[0] - radius_px - 1.0)
+    widths = np.searchsorted(keypoint_rows, bounds_px[1] + radius_px + 1.0) - firsts
+    products = torch.cat([(observations[start:end] @ described[first:first + width].T).flatten()
+                          for start, end, first, width in zip(ends, ends[1:], firsts, widths, strict=False)])
+    offsets = np.cumsum([0, *(np.diff(ends) * widths)])[:-1]
+    rank, column = _inverse(observation_order)[pairs[0]], _inverse(keypoint_order)[pairs[1]]
+    band = np.searchsorted(ends, rank, side="right") - 1
+    pair = offsets[band] + (rank - ends[band]) * widths[band] + column - firsts[band]
+    return products[torch.from_numpy(pair).to(products.device)].float().cpu().numpy()
+
+
+def _inverse(order: np.ndarray) -> np.ndarray:
+    inverse = np.empty_like(order)
+    inverse[order] = np.arange(len(order))
+    return inverse
 
 
 def _descriptors(database: KeyframeDatabase, observations: np.ndarray, device: torch.device) -> Tensor:

@@ -17,6 +17,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from aceg_ros.maps.keyframe_database import KeyframeDatabase
+from aceg_ros.utils.maxima import row_maxima, row_values
+
+_AT_ONCE = 100          # descriptors that are compared with all landmarks: larger products do not stay in the cache
 
 
 class KeyframeWords(Protocol):
@@ -87,12 +90,13 @@ class KeyframeRetrieval(WordRetrieval):
         if len(landmarks) < 2 or len(descriptors) == 0:
             return Shortlist(keyframes=keyframes[:count], similarity=np.ones(min(count, len(keyframes))))
         stored = database.mean_descriptors(descriptors.device)[torch.from_numpy(landmarks).to(descriptors.device)]
-        similarity = descriptors.to(stored.dtype) @ stored.T
-        best, which = similarity.max(1)
-        similarity[torch.arange(len(which), device=which.device), which] = -1.0
-        vote = (best * (best - similarity.amax(1))).float().clamp(min=0).cpu().numpy()
         votes = np.zeros(len(landmarks), np.float32)
-        np.maximum.at(votes, which.cpu().numpy(), vote)
+        for part in descriptors.to(stored.dtype).split(_AT_ONCE):
+            similarity = part @ stored.T
+            best, which = row_maxima(similarity)
+            similarity[torch.arange(len(which), device=which.device), which] = -1.0
+            vote = (best * (best - row_values(similarity))).float().clamp(min=0).cpu().numpy()
+            np.maximum.at(votes, which.cpu().numpy(), vote)
         sizes = database.starts[keyframes + 1] - database.starts[keyframes]
         sums = np.bincount(np.repeat(np.arange(len(keyframes)), sizes), votes[seen], len(keyframes))
         score = sums / np.sqrt(np.maximum(sizes, 1))
@@ -103,5 +107,5 @@ class KeyframeRetrieval(WordRetrieval):
 def assign_words(descriptors: Tensor, vocabulary: Tensor) -> Tensor:
     """Return the most similar word (N,) of the vocabulary (W, C) for descriptors (N, C) of unit length."""
     half = vocabulary.T.to(torch.bfloat16)
-    parts = [(part.to(torch.bfloat16) @ half).max(1).indices for part in descriptors.split(8192)]
+    parts = [row_maxima(part.to(torch.bfloat16) @ half)[1] for part in descriptors.split(8192)]
     return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long)

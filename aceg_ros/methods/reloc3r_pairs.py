@@ -17,6 +17,7 @@ from aceg_ros.maps.posed_keyframes import PosedKeyframes
 from aceg_ros.pose.epipolar import EpipolarConfig, PairMatches, PairPose, estimate_pair
 from aceg_ros.pose.hub_points import closest_on_rays
 from aceg_ros.pose.motion_averaging import RelativePoses
+from aceg_ros.utils.maxima import column_values, row_maxima
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +79,8 @@ class MatchedPoses:
         rows = columns = np.zeros(0, np.int64)
         if len(query) and len(stored):
             similarity = query.descriptors.to(stored.dtype) @ stored.T
-            best, column = similarity.max(1)
-            mutual = (best == similarity.amax(0)[column]).nonzero()[:, 0]
+            best, column = row_maxima(similarity)
+            mutual = (best == column_values(similarity)[column]).nonzero()[:, 0]
             mutual = mutual[best[mutual].argsort(descending=True, stable=True)]        # as PROSAC draws them
             rows, columns = mutual.cpu().numpy(), column[mutual].cpu().numpy()
         return PairMatches(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from aceg_ros.geometry import pose_difference
 from aceg_ros.pose.config import GuidedConfig, SolverConfig
 from aceg_ros.pose.correspondences import CameraFromMap, Correspondences
 from aceg_ros.pose.ransac import run_ransac
@@ -17,6 +18,9 @@ MIN_CORRESPONDENCES = 8
 MIN_SCALE_PX = 1.2                  # of the robust loss
 AGREEING_FACTOR = 2.0               # times the inlier threshold: matches closer than this agree with a pose too
 FIRST_SCALES, FINAL_STEPS = 3.0, 5  # of the last refinement: begins wide, since narrow scales converge slowly
+# Of the alternatives to the last refinement: smallest similarities, and factors of its scale.
+ALTERNATIVE_SIMILARITIES, ALTERNATIVE_SCALES = (0.5, 0.6, 0.7), (0.5, 2.0)
+MIN_ALTERNATIVE_CORRESPONDENCES, ALTERNATIVE_STEPS = 20, 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +143,25 @@ def refine_finally(found: GuidedPose) -> GuidedPose:
     scale_px = robust_scale_px(found.significance)
     refined = refine(found.correspondences.usable, found.pose, (FIRST_SCALES * scale_px, scale_px), FINAL_STEPS)
     return replace(found, pose=refined)
+
+
+def refinement_spread(found: GuidedPose) -> np.ndarray:
+    """Compute how far reasonable alternatives to the last refinement move the pose: (6, 6) in the order of covariances.
+
+    The alternatives use only matches of some similarity, or a narrower or wider loss. Where a few near landmarks
+    determine the position, wrong ones among them move it to where they fit: no residual shows it, but the
+    alternatives end elsewhere. The sum of the outer products of their differences is to be added to the covariance.
+    """
+    scale_px = robust_scale_px(found.significance)
+    poses = [refine(found.correspondences.usable, found.pose, (factor * scale_px,), ALTERNATIVE_STEPS)
+             for factor in ALTERNATIVE_SCALES]
+    for least in ALTERNATIVE_SIMILARITIES:
+        chosen = np.flatnonzero(found.similarity >= least)
+        if len(chosen) >= MIN_ALTERNATIVE_CORRESPONDENCES:
+            poses.append(refine(_subset(found.correspondences, chosen).usable, found.pose,
+                                (FIRST_SCALES * scale_px, scale_px), ALTERNATIVE_STEPS))
+    differences = np.array([pose_difference(pose.map_from_camera, found.pose.map_from_camera) for pose in poses])
+    return differences.T @ differences
 
 
 def _similar(correspondences: Correspondences, similarity: np.ndarray, config: GuidedConfig

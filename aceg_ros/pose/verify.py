@@ -16,7 +16,7 @@ from aceg_ros.pose.config import GateConfig, SolverConfig
 from aceg_ros.pose.correspondences import CameraFromMap, Consensus, Correspondences, UsableCorrespondences
 from aceg_ros.pose.covariance import pose_covariance
 from aceg_ros.pose.gates import Rejection
-from aceg_ros.pose.guided import GuidedPose, robust_scale_px
+from aceg_ros.pose.guided import GuidedPose, refinement_spread, robust_scale_px
 from aceg_ros.pose.ransac import run_ransac, stratified_subset
 from aceg_ros.pose.significance import Significance
 from aceg_ros.pose.solver import Hypothesis, estimate_pose
@@ -119,6 +119,8 @@ def verify_guided_pose(found: GuidedPose, competitor: Significance | None, blind
         or gates.check_spread(consensus, config.min_guided_blocks))
     if rejection is None:
         covariance, rejection = _determined(consensus, robust_scale_px(significance), config, config.max_leverage)
+    if covariance is not None:
+        covariance = covariance + refinement_spread(found)
     return _estimate(consensus, found.pose.map_from_camera, covariance, rejection)
 
 

@@ -10,7 +10,7 @@ from aceg_ros.estimate import Status
 from aceg_ros.pose.config import GateConfig, GuidedConfig
 from aceg_ros.pose.correspondences import CameraFromMap, Consensus, Correspondences
 from aceg_ros.pose.gates import check_confirmation
-from aceg_ros.pose.guided import GuidedPose, refine_guided, significance_beside
+from aceg_ros.pose.guided import GuidedPose, refine_finally, refine_guided, refinement_spread, significance_beside
 from aceg_ros.pose.significance import Significance
 
 CAMERA = Camera(width=640, height=480, fx=500.0, fy=500.0, cx=319.5, cy=239.5)
@@ -58,3 +58,21 @@ def test_landmarks_that_agree_with_both_poses_are_no_competitor():
 def test_other_landmarks_at_another_place_are_a_competitor():
     best, other = guided(matches(150, 50, seed=1)), guided(matches(120, 50, seed=2))
     assert significance_beside(other, best, CONFIG).log10_nfa == pytest.approx(other.significance.log10_nfa)
+
+
+def test_near_landmarks_that_put_the_position_wrong_show_in_the_spread():
+    """Landmarks at 60 m leave the position to a few at 3 m; the wrong ones among these have dissimilar descriptors."""
+    far, near = matches(150, 0, depth_m=60.0), matches(12, 0, seed=1, depth_m=3.0)
+    shifted = near.pixels + (CAMERA.fx * 0.06 / near.points[:, 2:3]) * (1.0, 0.0)       # as if 6 cm to the left
+    spreads = []
+    for pixels, similarity in ((near.pixels, 0.9), (shifted, 0.4)):
+        both = Correspondences(pixels=np.concatenate([far.pixels, pixels]),
+                               points=np.concatenate([far.points, near.points]), camera=CAMERA)
+        found = refine_guided(both, np.repeat([0.9, similarity], [150, 12]), POSE, CONFIG)
+        assert found is not None
+        found = refine_finally(found)
+        error_m = np.linalg.norm(found.pose.map_from_camera[:3, 3])
+        spreads.append((error_m, np.sqrt(np.trace(refinement_spread(found)[:3, :3]))))
+    (right_m, right_spread_m), (wrong_m, wrong_spread_m) = spreads
+    assert right_m < 0.01 and right_spread_m < 0.01
+    assert wrong_m > 0.05 and wrong_spread_m > 0.5 * wrong_m
