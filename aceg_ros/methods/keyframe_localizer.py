@@ -14,11 +14,11 @@ from aceg_ros.camera import Frame
 from aceg_ros.encoders.base import Encoder
 from aceg_ros.encoders.keypoints import Keypoints, extract_frame_keypoints
 from aceg_ros.estimate import ImageCorrespondences, PoseEstimate, Status
-from aceg_ros.geometry import pose_error
 from aceg_ros.maps.descriptor_index import LandmarkMatches, ObservationMatcher, match_projections
 from aceg_ros.maps.header import MIN_COVARIANCE_SCALE
 from aceg_ros.maps.keyframe_database import SECTION, KeyframeDatabase
-from aceg_ros.maps.retrieval import KeyframeRetrieval, Shortlist
+from aceg_ros.maps.places import group_by_place, is_elsewhere, twin_groups
+from aceg_ros.maps.retrieval import KeyframeRetrieval
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.localize_frame import localize_frame
 from aceg_ros.methods.scene_coordinates import encoder_of
@@ -36,9 +36,7 @@ from aceg_ros.pose.verify import blind_consensus, verify_guided_pose
 from aceg_ros.utils.device import pick_device
 from aceg_ros.utils.stopwatch import Stopwatch
 
-SAME_PLACE_DEPTHS, SAME_DIRECTION_DEG = 0.3, 10.0       # poses farther from each other compete
 SETTLED_PX = 1.0                                        # of a pose: looking again from it finds the same
-GROUP_DEPTHS, GROUP_DEG = 0.7, 40.0                     # keyframes nearer to each other show the same place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +120,9 @@ class KeyframeLocalizer:
             poses += self._poses(query, blind)
             good = self._any_good(poses, blind)
         # Where a pose is good, only other places that look alike can tell anything new.
-        for group in (self._twins(shortlist) if good else self._groups(shortlist))[:config.group_hypotheses]:
+        groups = group_by_place(self._database, shortlist.keyframes[:config.ranked])
+        for group in (twin_groups(groups, shortlist, config.twin_similarity) if good else groups)[
+                :config.group_hypotheses]:
             poses += self._poses(query, self._match(matcher, group[:config.ranked_shortlist]))
         found, competitor = self._most_significant(query, poses)
         stopwatch.lap("solve")
@@ -166,7 +166,8 @@ class KeyframeLocalizer:
         if not poses:
             return None, None
         best = min(poses, key=lambda pose: pose.significance.log10_nfa + pose.overall.log10_nfa)
-        competing = [other for other in poses if self._is_elsewhere(other.pose, best.pose)]
+        place = best.pose.map_from_camera
+        competing = [other for other in poses if is_elsewhere(self._database, other.pose.map_from_camera, place)]
         for _ in range(self._config.further_looks if best.moved_px > SETTLED_PX else 0):
             again = self._look(query, best.pose)
             if again is None or again.overall.log10_nfa >= best.overall.log10_nfa:
@@ -176,12 +177,6 @@ class KeyframeLocalizer:
         significances = [significance_beside(other, best, self._config.guided) for other in competing]
         return best, min(significances, key=lambda value: value.log10_nfa, default=None)
 
-    def _twins(self, shortlist: Shortlist) -> list[np.ndarray]:
-        """Return the groups of keyframes that show another place than the first one, but are nearly as similar."""
-        similarity = dict(zip(shortlist.keyframes.tolist(), shortlist.similarity.tolist(), strict=True))
-        return [group for group in self._groups(shortlist)[1:]
-                if max(similarity[keyframe] for keyframe in group.tolist()) > self._config.twin_similarity]
-
     def _look(self, query: Keypoints, pose: CameraFromMap) -> GuidedPose | None:
         """Look for the landmarks that should be visible from a pose, and refine it on those found."""
         config, map_from_camera = self._config, pose.map_from_camera
@@ -189,23 +184,6 @@ class KeyframeLocalizer:
         matches = match_projections(query, self._database, self._database.first_observations(nearby), map_from_camera,
                                     radius_px=config.guided.search_radius_px, max_count=config.visible_landmarks)
         return refine_guided(self._correspondences(query, matches), matches.similarity, pose, config.guided)
-
-    def _groups(self, shortlist: Shortlist) -> list[np.ndarray]:
-        """Group keyframes by place; the group of the most similar keyframe comes first."""
-        poses, groups, left = self._database.pose_array, [], shortlist.keyframes[:self._config.ranked]
-        while len(left):
-            distance = np.linalg.norm(poses[left, :3, 3] - poses[left[0], :3, 3], axis=1)
-            same = ((distance < GROUP_DEPTHS * self._database.depths_m[left[0]])
-                    & (poses[left, :3, 2] @ poses[left[0], :3, 2] > np.cos(np.radians(GROUP_DEG))))
-            same[0] = True
-            groups.append(left[same])
-            left = left[~same]
-        return groups
-
-    def _is_elsewhere(self, other: CameraFromMap, best: CameraFromMap) -> bool:
-        distance, angle_deg = pose_error(other.map_from_camera, best.map_from_camera)
-        depth_m = float(np.median(self._database.depths_m))
-        return distance > SAME_PLACE_DEPTHS * depth_m or angle_deg > SAME_DIRECTION_DEG
 
     def _correspondences(self, query: Keypoints, matches: LandmarkMatches) -> Correspondences:
         return Correspondences(pixels=query.pixels[matches.keypoints].astype(np.float64),

@@ -60,6 +60,14 @@ class Correspondences:
     @cached_property
     def usable(self) -> UsableCorrespondences:
         """The unmasked correspondences with finite values and positive weights, in the layout of the solver."""
+        return self.select_usable()
+
+    def subset(self, chosen: np.ndarray) -> Correspondences:
+        """Return the chosen correspondences (indices or a mask), all of equal weight."""
+        return Correspondences(pixels=self.pixels[chosen], points=self.points[chosen], camera=self.camera)
+
+    def select_usable(self) -> UsableCorrespondences:
+        """Select what `usable` returns, which is kept there."""
         pixels, points = np.asarray(self.pixels, np.float64), np.asarray(self.points, np.float64)
         count = len(pixels)
         weights = np.ones(count) if self.weights is None else np.asarray(self.weights, np.float64)
@@ -129,9 +137,14 @@ class UsableCorrespondences:
     def count(self) -> int:
         return self.pixels.shape[1]
 
+    @property
+    def block_count(self) -> int:
+        """The number of image blocks."""
+        return BLOCK_COUNT
+
     @cached_property
     def blocks(self) -> np.ndarray:
-        """(N,) index of the image block of each pixel, in 0 .. BLOCK_COUNT - 1; pixels outside are clamped."""
+        """(N,) index of the image block of each pixel, in 0 .. block_count - 1; pixels outside are clamped."""
         return image_blocks(self.pixels, (self.camera.width, self.camera.height))
 
     def subset(self, chosen: np.ndarray) -> UsableCorrespondences:
@@ -144,6 +157,10 @@ class UsableCorrespondences:
         pixels = np.stack([2.0 * self.camera.cx - self.pixels[0], self.pixels[1]])
         return UsableCorrespondences(pixels=pixels, points=self.points, weights=self.weights, camera=self.camera,
                                      indices=self.indices, total_count=self.total_count)
+
+    def of_main_image(self, consensus: Consensus) -> Consensus | None:
+        """Return a consensus of these as that of one image; None if it is one of several images."""
+        return consensus
 
     def residuals(self, pose: CameraFromMap) -> Residuals:
         """Compute the reprojection errors under a pose."""

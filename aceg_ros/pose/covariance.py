@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from aceg_ros.pose.correspondences import BLOCK_COUNT, Consensus
+from aceg_ros.pose.correspondences import Consensus
 from aceg_ros.pose.refinement import balanced_weights, geman_mcclure
 
 PRIOR_CORRELATION, PRIOR_PAIRS = 0.25, 30.0     # a prior measured on the solver set, with the weight of 30 pairs
@@ -99,8 +99,8 @@ def block_correlation(consensus: Consensus) -> float:
     """
     residuals, inliers = consensus.residuals, consensus.inliers
     blocks = consensus.data.blocks[inliers]
-    counts = np.bincount(blocks, minlength=BLOCK_COUNT)
-    sums = [np.bincount(blocks, row[inliers], BLOCK_COUNT) for row in residuals.pixels]
+    counts = np.bincount(blocks, minlength=consensus.data.block_count)
+    sums = [np.bincount(blocks, row[inliers], consensus.data.block_count) for row in residuals.pixels]
     total = float(residuals.squared_px[inliers].sum())
     pairs = float((counts * (counts - 1)).sum())
     if total == 0.0:

@@ -13,7 +13,7 @@ import numpy as np
 
 from aceg_ros.estimate import Status
 from aceg_ros.pose.config import GateConfig
-from aceg_ros.pose.correspondences import BLOCK_COUNT, CameraFromMap, Consensus, UsableCorrespondences
+from aceg_ros.pose.correspondences import CameraFromMap, Consensus, UsableCorrespondences
 from aceg_ros.pose.refinement import refine
 from aceg_ros.pose.significance import Significance
 
@@ -65,7 +65,7 @@ def effective_blocks(consensus: Consensus) -> float:
 
     A few stray inliers hardly raise this number, and a small number of inliers does not lower it.
     """
-    counts = np.bincount(consensus.data.blocks[consensus.inliers], minlength=BLOCK_COUNT)
+    counts = np.bincount(consensus.data.blocks[consensus.inliers])
     inlier_count = int(counts.sum())
     return inlier_count * (inlier_count - 1) / max(int((counts * (counts - 1)).sum()), 1)
 
@@ -75,8 +75,8 @@ def check_spread(consensus: Consensus, min_blocks: float) -> Rejection | None:
     blocks = effective_blocks(consensus)
     if blocks < min_blocks:
         return Rejection(status=Status.POOR_SPREAD,
-                         message=f"the {consensus.inlier_count} inliers cover {blocks:.1f} of {BLOCK_COUNT} image "
-                                 f"blocks, need {min_blocks:g}")
+                         message=f"the {consensus.inlier_count} inliers cover {blocks:.1f} of "
+                                 f"{consensus.data.block_count} image blocks, need {min_blocks:g}")
     return None
 
 
@@ -103,8 +103,12 @@ def check_extent(consensus: Consensus, depth_m: float, config: GateConfig) -> Re
 def check_planar_ambiguity(consensus: Consensus) -> Rejection | None:
     """Reject inliers on a plane that two poses explain equally well (Collins & Bartoli, IPPE, IJCV 2014).
 
-    This happens if the perspective effect is weak.
+    This happens if the perspective effect is weak, and in one image only: the rays of several cameras exclude it.
     """
+    in_one_image = consensus.data.of_main_image(consensus)
+    if in_one_image is None:
+        return None
+    consensus = in_one_image
     extents = _extents(consensus.data.points[:, consensus.inliers])
     if extents[2] > PLANAR_THICKNESS * extents[0]:
         return None
@@ -222,7 +226,7 @@ def check_confirmation(overall: Significance, blind: Consensus, config: GateConf
         return Rejection(status=Status.CHANCE_CONSENSUS,
                          message=f"landmarks are missing that the best pose should see, and {blind.inlier_count} of "
                                  f"{blind.data.total_count} matches agree with it, in {effective_blocks(blind):.1f} of "
-                                 f"{BLOCK_COUNT} image blocks: it may be at a place that looks alike")
+                                 f"{blind.data.block_count} image blocks: it may be at a place that looks alike")
     return None
 
 

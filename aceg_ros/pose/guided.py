@@ -108,7 +108,7 @@ def significance_beside(competitor: GuidedPose, best: GuidedPose, config: Guided
     """
     theirs = competitor.correspondences
     chosen = np.flatnonzero(~np.isin(_row_ids(theirs), _row_ids(best.correspondences)[_agreeing(best)]))
-    return _greatest_significance(_subset(theirs, chosen), competitor.similarity[chosen], competitor.pose, config)
+    return _greatest_significance(theirs.subset(chosen), competitor.similarity[chosen], competitor.pose, config)
 
 
 def _agreeing(found: GuidedPose) -> np.ndarray:
@@ -171,7 +171,7 @@ def _similar(correspondences: Correspondences, similarity: np.ndarray, config: G
         chosen = np.flatnonzero(similarity >= least)
         if len(chosen) < MIN_CORRESPONDENCES:
             return
-        yield _subset(correspondences, chosen)
+        yield correspondences.subset(chosen)
 
 
 def _refine(correspondences: Correspondences, pose: CameraFromMap, config: GuidedConfig
@@ -190,7 +190,3 @@ def _significance(correspondences: Correspondences, pose: CameraFromMap, config:
     data = correspondences.usable
     return compute_significance(data, data.residuals(pose).squared_px, config.search_radius_px)
 
-
-def _subset(correspondences: Correspondences, chosen: np.ndarray) -> Correspondences:
-    return Correspondences(pixels=correspondences.pixels[chosen], points=correspondences.points[chosen],
-                           camera=correspondences.camera)

@@ -1,0 +1,39 @@
+"""Which keyframes and poses of a map are at the same place."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from aceg_ros.geometry import pose_error
+from aceg_ros.maps.keyframe_database import KeyframeDatabase
+from aceg_ros.maps.retrieval import Shortlist
+
+SAME_PLACE_DEPTHS, SAME_DIRECTION_DEG = 0.3, 10.0       # poses farther from each other compete
+GROUP_DEPTHS, GROUP_DEG = 0.7, 40.0                     # keyframes nearer to each other show the same place
+
+
+def group_by_place(database: KeyframeDatabase, keyframes: np.ndarray) -> list[np.ndarray]:
+    """Group keyframes (K,), the most similar first, by place; the group of the most similar keyframe comes first."""
+    poses, groups, left = database.pose_array, [], keyframes
+    while len(left):
+        distance = np.linalg.norm(poses[left, :3, 3] - poses[left[0], :3, 3], axis=1)
+        same = ((distance < GROUP_DEPTHS * database.depths_m[left[0]])
+                & (poses[left, :3, 2] @ poses[left[0], :3, 2] > np.cos(np.radians(GROUP_DEG))))
+        same[0] = True
+        groups.append(left[same])
+        left = left[~same]
+    return groups
+
+
+def twin_groups(groups: list[np.ndarray], shortlist: Shortlist, min_similarity: float) -> list[np.ndarray]:
+    """Return the groups of keyframes that show another place than the first one, but are nearly as similar."""
+    similarity = dict(zip(shortlist.keyframes.tolist(), shortlist.similarity.tolist(), strict=True))
+    return [group for group in groups[1:]
+            if max(similarity[keyframe] for keyframe in group.tolist()) > min_similarity]
+
+
+def is_elsewhere(database: KeyframeDatabase, pose: np.ndarray, other: np.ndarray) -> bool:
+    """Return whether two poses (4, 4) are at different places, measured in depths of the map."""
+    distance, angle_deg = pose_error(pose, other)
+    depth_m = float(np.median(database.depths_m))
+    return distance > SAME_PLACE_DEPTHS * depth_m or angle_deg > SAME_DIRECTION_DEG
