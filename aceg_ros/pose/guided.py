@@ -158,7 +158,7 @@ def refinement_spread(found: GuidedPose) -> np.ndarray:
     for least in ALTERNATIVE_SIMILARITIES:
         chosen = np.flatnonzero(found.similarity >= least)
         if len(chosen) >= MIN_ALTERNATIVE_CORRESPONDENCES:
-            poses.append(refine(_subset(found.correspondences, chosen).usable, found.pose,
+            poses.append(refine(found.correspondences.subset(chosen).usable, found.pose,
                                 (FIRST_SCALES * scale_px, scale_px), ALTERNATIVE_STEPS))
     differences = np.array([pose_difference(pose.map_from_camera, found.pose.map_from_camera) for pose in poses])
     return differences.T @ differences
