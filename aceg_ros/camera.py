@@ -44,6 +44,8 @@ class Camera:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "distortion", tuple(self.distortion))     # hashable: the key of the cached maps
+        for name in ("fx", "fy", "cx", "cy"):           # numpy's scalars would make tensors of double precision
+            object.__setattr__(self, name, float(getattr(self, name)))
         if self.model not in DISTORTION_COUNTS:
             raise UserError(f"Unknown camera model '{self.model}': use one of {', '.join(DISTORTION_COUNTS)}.")
         if len(self.distortion) not in DISTORTION_COUNTS[self.model]:

@@ -6,8 +6,8 @@ camera's optical frame into the base, `map_from_rig` points of the base into the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -38,14 +38,21 @@ class Rig:
 class RigFrame:
     """What the cameras of a rig saw at one moment.
 
-    frames: by name of the camera; those that are missing are left out. stamp_s: of the moment. map_from_rig: pose
-    (4, 4) of the base, if known. name: for messages and reports.
+    rig: the cameras. frames: by name of the camera; those that are missing are left out. stamp_s: of the moment.
+    map_from_rig: pose (4, 4) of the base, if known. name: for messages and reports.
     """
 
+    rig: Rig
     frames: Mapping[str, Frame]
     stamp_s: float = 0.0
     map_from_rig: np.ndarray | None = None
     name: str = ""
+
+    def posed_frames(self) -> Iterator[Frame]:
+        """Yield the frames with the poses that the base gives them, for mapping. The pose of the base must be known."""
+        assert self.map_from_rig is not None
+        for name, frame in self.frames.items():
+            yield replace(frame, map_from_camera=self.map_from_rig @ self.rig.rig_from_camera[name])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ lost contributes no matches, and costs nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -55,13 +55,13 @@ class _View:
 class RigLocalizer:
     """Estimates the pose of a rig's base in a map from the images that its cameras took at one moment."""
 
-    def __init__(self, *, encoder: Encoder, database: KeyframeDatabase, rig: Rig, config: KeyframeLocalizerConfig):
-        self._encoder, self._database, self._rig, self._config = encoder, database, rig, config
+    def __init__(self, *, encoder: Encoder, database: KeyframeDatabase, config: KeyframeLocalizerConfig):
+        self._encoder, self._database, self._config = encoder, database, config
         self._retrieval = KeyframeRetrieval(database, str(encoder.device))
 
     @classmethod
-    def from_map(cls, scene_map: SceneMap, rig: Rig, *, device: str = "auto", seed: int = 0) -> RigLocalizer:
-        """Make the localizer of a map for a rig, with the encoder that the map was made with.
+    def from_map(cls, scene_map: SceneMap, *, device: str = "auto", seed: int = 0) -> RigLocalizer:
+        """Make the localizer of a map, for any rig, with the encoder that the map was made with.
 
         Raises UserError if the map has no keyframe database, its encoder has changed since, or it is damaged.
         """
@@ -69,7 +69,7 @@ class RigLocalizer:
             raise UserError("The map has no keyframe database, which rigs of cameras are localized with: map the"
                             " recording again with the default method.")
         config = KeyframeLocalizerConfig(covariance_scale=scene_map.covariance_scale, seed=seed)
-        return cls(encoder=encoder_of(scene_map, pick_device(device)), rig=rig, config=config,
+        return cls(encoder=encoder_of(scene_map, pick_device(device)), config=config,
                    database=KeyframeDatabase.from_section(scene_map.sections[SECTION]))
 
     def localize(self, frame: RigFrame) -> RigEstimate:
@@ -78,7 +78,7 @@ class RigLocalizer:
         queries: dict[str, Keypoints] = {}
         problems: dict[str, str] = {}
         rejection: PoseEstimate | None = None
-        for name in self._rig.rig_from_camera:
+        for name in frame.rig.rig_from_camera:
             image = frame.frames.get(name)
             rejected = _missing(name) if image is None else reject_image(image)
             if image is None or rejected is not None:
@@ -91,7 +91,7 @@ class RigLocalizer:
             assert rejection is not None
             return RigEstimate(base=rejection, views={name: ViewShare(problem=problem)
                                                       for name, problem in problems.items()})
-        estimate = self.localize_keypoints(queries, stopwatch)
+        estimate = self.localize_keypoints(queries, frame.rig, stopwatch)
         return replace(estimate, views={**estimate.views, **{name: ViewShare(problem=problem)
                                                              for name, problem in problems.items()}})
 
@@ -99,10 +99,11 @@ class RigLocalizer:
         """Extract the keypoints of a frame, which must have passed `reject_image`."""
         return extract_frame_keypoints(frame, self._encoder, self._config.keypoints)
 
-    def localize_keypoints(self, queries: dict[str, Keypoints], stopwatch: Stopwatch | None = None) -> RigEstimate:
+    def localize_keypoints(self, queries: Mapping[str, Keypoints], rig: Rig, stopwatch: Stopwatch | None = None
+                           ) -> RigEstimate:
         """Estimate the pose of the base from the keypoints of the images, by name of their cameras."""
         config, stopwatch = self._config, stopwatch or Stopwatch()
-        views = [self._view(name, query) for name, query in queries.items()]
+        views = [self._view(query, rig.rig_from_camera[name]) for name, query in queries.items()]
         stopwatch.lap("retrieve")
         blind = self._match(views, config.shortlist)
         stopwatch.lap("match")
@@ -130,10 +131,10 @@ class RigLocalizer:
         return RigEstimate(base=replace(base.with_covariance_times(config.covariance_scale),
                                         stage_ms=stopwatch.laps_ms), views=shares)
 
-    def _view(self, name: str, query: Keypoints) -> _View:
+    def _view(self, query: Keypoints, rig_from_camera: np.ndarray) -> _View:
         config = self._config
         shortlist = self._retrieval.find(query.descriptors[:config.retrieval_keypoints], config.wide_shortlist)
-        return _View(rig_from_camera=self._rig.rig_from_camera[name], query=query, shortlist=shortlist,
+        return _View(rig_from_camera=rig_from_camera, query=query, shortlist=shortlist,
                      matcher=ObservationMatcher(query, self._database))
 
     def _ranked(self, view: _View) -> _View:

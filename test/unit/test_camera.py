@@ -193,3 +193,9 @@ def test_cameras_that_nearly_agree_are_one():
                   replace(camera, model="equidistant", distortion=(0.0,) * 4)):
         assert median_camera([camera, other]) is None
         assert median_camera([*alike, *[other] * 11]) is None
+
+
+def test_intrinsics_are_plain_floats():
+    """Tensors that are divided by a numpy scalar become double, which mapping cannot use."""
+    camera = Camera(width=64, height=48, fx=np.float64(50), fy=50, cx=np.float32(31.5), cy=np.float64(23.5))
+    assert all(type(value) is float for value in (camera.fx, camera.fy, camera.cx, camera.cy))

@@ -33,21 +33,21 @@ def rig_of(world: World, aside_m: float = 0.1) -> tuple[Rig, dict[str, np.ndarra
     return Rig(rig_from_camera={name: invert(BASE) @ pose for name, pose in poses.items()}), poses
 
 
-def localizer_of(world: World, rig: Rig) -> RigLocalizer:
-    return RigLocalizer(encoder=NoEncoder(), database=world.database(), rig=rig, config=KeyframeLocalizerConfig())
+def localizer_of(world: World) -> RigLocalizer:
+    return RigLocalizer(encoder=NoEncoder(), database=world.database(), config=KeyframeLocalizerConfig())
 
 
 def test_all_cameras_together_are_better_than_each(world):
     rig, poses = rig_of(world)
-    localizer = localizer_of(world, rig)
+    localizer = localizer_of(world)
     queries = {name: world.keypoints(pose, clutter=300)[0] for name, pose in poses.items()}
-    everything = localizer.localize_keypoints(queries)
+    everything = localizer.localize_keypoints(queries, rig)
     assert everything.accepted and everything.map_from_rig is not None
     distance, angle = pose_error(everything.map_from_rig, BASE)
     assert distance < 0.01 and angle < 0.1
     assert all(share.inliers > 100 for share in everything.views.values())
     assert normalized_error_squared(everything.map_from_rig, everything.base.covariance, BASE) < 40
-    one = localizer.localize_keypoints({"left": queries["left"]})
+    one = localizer.localize_keypoints({"left": queries["left"]}, rig)
     assert one.accepted
     assert np.trace(everything.base.covariance[:3, :3]) < np.trace(one.base.covariance[:3, :3]) / 3
     assert list(one.views) == ["left"]
@@ -58,7 +58,7 @@ def test_a_camera_that_sees_nothing_known_costs_only_its_share(world):
     queries = {name: world.keypoints(pose)[0] for name, pose in poses.items()}
     stranger = World(seed=5)
     queries["rear"] = stranger.keypoints(stranger.pose(0))[0]
-    found = localizer_of(world, rig).localize_keypoints(queries)
+    found = localizer_of(world).localize_keypoints(queries, rig)
     assert found.accepted and pose_error(found.map_from_rig, BASE)[0] < 0.01
     assert found.views["rear"].inliers < 0.3 * found.views["front"].inliers
 
@@ -73,9 +73,9 @@ def test_cameras_with_too_few_landmarks_each_are_enough_together(world):
         few[name] = type(keypoints)(pixels=keypoints.pixels[keep], descriptors=keypoints.descriptors[keep],
                                     cells=keypoints.cells[keep], map_size=keypoints.map_size,
                                     stride=keypoints.stride, camera=keypoints.camera)
-    localizer = localizer_of(world, rig)
-    assert not any(localizer.localize_keypoints({name: query}).accepted for name, query in few.items())
-    found = localizer.localize_keypoints(few)
+    localizer = localizer_of(world)
+    assert not any(localizer.localize_keypoints({name: query}, rig).accepted for name, query in few.items())
+    found = localizer.localize_keypoints(few, rig)
     assert found.accepted, found.base.message
     assert pose_error(found.map_from_rig, BASE)[0] < 0.05
 
@@ -84,7 +84,7 @@ def test_strangers_are_rejected(world):
     rig, _ = rig_of(world)
     stranger = World(seed=5)
     queries = {name: stranger.keypoints(stranger.pose(place))[0] for place, name in enumerate(NAMES)}
-    found = localizer_of(world, rig).localize_keypoints(queries)
+    found = localizer_of(world).localize_keypoints(queries, rig)
     assert not found.accepted and found.map_from_rig is None
 
 
@@ -92,7 +92,7 @@ def test_images_that_cannot_be_used_are_named(world):
     rig, _ = rig_of(world)
     camera = Camera(width=64, height=48, fx=50.0, fy=50.0, cx=31.5, cy=23.5)
     black = Frame(image=np.zeros((48, 64, 3), np.uint8), camera=camera)
-    found = localizer_of(world, rig).localize(RigFrame(frames={"front": black}))
+    found = localizer_of(world).localize(RigFrame(rig=rig, frames={"front": black}))
     assert found.base.status is Status.BAD_IMAGE and not found.accepted
     assert "no image of camera rear" in found.views["rear"].problem
     assert found.views["front"].problem and "no image" not in found.views["front"].problem
