@@ -41,15 +41,15 @@ COLUMNS = ("cameras", "stops", "localized", "0.05/5", "0.1/5", "0.25/5", "median
            "inside 95 %", "median NEES", "std m", "ms p50")
 COVERED_GREY = 24.0                                     # of a hand before the lens
 
-Frames = Mapping[str, Frame]
-Change = Callable[[Frames, Frames], Frames]             # the images of a stop, and those of the stop before
+ImagesByName = Mapping[str, Frame]
+Change = Callable[[ImagesByName, ImagesByName], ImagesByName]      # the images of a stop, and of the one before
 
 
 def _only(*names: str) -> Change:
     return lambda frames, _: {name: frames[name] for name in names}
 
 
-def _covered(frames: Frames, _: Frames) -> Frames:
+def _covered(frames: ImagesByName, _: ImagesByName) -> ImagesByName:
     """Cover the camera that looks ahead: a dark blur with noise."""
     front = frames["front"]
     shape = front.image.shape
@@ -58,7 +58,7 @@ def _covered(frames: Frames, _: Frames) -> Frames:
     return {**frames, "front": replace(front, image=np.clip(shade, 0, 255).astype(np.uint8))}
 
 
-def _repeated(frames: Frames, before: Frames) -> Frames:
+def _repeated(frames: ImagesByName, before: ImagesByName) -> ImagesByName:
     """Repeat the image ahead of the stop before."""
     return {**frames, "front": before["front"]}
 
@@ -105,7 +105,7 @@ def _evaluate(output: Path, number: int, atlas: Any, budget_s: float) -> dict[st
             for name, change in CASES.items()}
 
 
-def _result(localizer: RigLocalizer, moment: RigFrame, frames: Frames) -> dict[str, Any]:
+def _result(localizer: RigLocalizer, moment: RigFrame, frames: ImagesByName) -> dict[str, Any]:
     assert moment.map_from_rig is not None
     seen = {name: replace(frame, map_from_camera=None, depth_m=None) for name, frame in frames.items()}
     started = time.perf_counter()
