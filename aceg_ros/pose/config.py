@@ -114,11 +114,11 @@ class GateConfig:
     max_position_std_m: float = 5.0
     max_rotation_std_rad: float = 0.1
     max_log10_nfa: float = -6.0
-    max_overall_log10_nfa: float = -10.0
+    max_overall_log10_nfa: float = -14.0
     min_blind_inliers: int = 60
     min_blind_blocks: float = 6.0
     max_confirmed_log10_nfa: float = 0.0
-    min_supporting_inliers: int = 20
+    min_supporting_inliers: int = 30
     max_competitor_significance: float = 0.25
     min_guided_blocks: float = 4.0
     max_leverage: float = 0.1
