@@ -9,6 +9,7 @@ from aceg_ros.maps.keyframe_database import KeyframeDatabase
 from aceg_ros.maps.retrieval import Shortlist
 
 SAME_PLACE_DEPTHS, SAME_DIRECTION_DEG = 0.3, 10.0       # poses farther from each other compete
+SAME_POSE_DEPTHS, SAME_POSE_DEG = 0.02, 1.0             # what is found from one of two nearer poses is found from both
 GROUP_DEPTHS, GROUP_DEG = 0.7, 40.0                     # keyframes nearer to each other show the same place
 
 
@@ -34,6 +35,15 @@ def twin_groups(groups: list[np.ndarray], shortlist: Shortlist, min_similarity: 
 
 def is_elsewhere(database: KeyframeDatabase, pose: np.ndarray, other: np.ndarray) -> bool:
     """Return whether two poses (4, 4) are at different places, measured in depths of the map."""
+    return not _are_near(database, pose, other, (SAME_PLACE_DEPTHS, SAME_DIRECTION_DEG))
+
+
+def is_same_pose(database: KeyframeDatabase, pose: np.ndarray, other: np.ndarray) -> bool:
+    """Return whether two poses (4, 4) are so near to each other that what is found from one is found from the other."""
+    return _are_near(database, pose, other, (SAME_POSE_DEPTHS, SAME_POSE_DEG))
+
+
+def _are_near(database: KeyframeDatabase, pose: np.ndarray, other: np.ndarray, limits: tuple[float, float]) -> bool:
+    """limits: distance in median depths of the map, and angle in degrees."""
     distance, angle_deg = pose_error(pose, other)
-    depth_m = float(np.median(database.depths_m))
-    return distance > SAME_PLACE_DEPTHS * depth_m or angle_deg > SAME_DIRECTION_DEG
+    return distance <= limits[0] * float(np.median(database.depths_m)) and angle_deg <= limits[1]

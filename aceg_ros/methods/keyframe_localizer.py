@@ -17,7 +17,7 @@ from aceg_ros.estimate import ImageCorrespondences, PoseEstimate, Status
 from aceg_ros.maps.descriptor_index import LandmarkMatches, ObservationMatcher, match_projections
 from aceg_ros.maps.header import MIN_COVARIANCE_SCALE
 from aceg_ros.maps.keyframe_database import SECTION, KeyframeDatabase
-from aceg_ros.maps.places import group_by_place, is_elsewhere, twin_groups
+from aceg_ros.maps.places import group_by_place, is_elsewhere, is_same_pose, twin_groups
 from aceg_ros.maps.retrieval import KeyframeRetrieval
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.localize_frame import localize_frame
@@ -111,19 +111,19 @@ class KeyframeLocalizer:
         matcher = ObservationMatcher(query, self._database)
         blind = self._match(matcher, shortlist.keyframes[:config.shortlist])
         stopwatch.lap("match")
-        poses = self._poses(query, blind, chance_is_tried=True)
+        poses = self._new_poses(query, blind, [], chance_is_tried=True)
         good = self._any_good(poses, blind)
         if not good:
             shortlist = self._retrieval.rank_by_landmarks(query.descriptors[:config.ranking_keypoints],
                                                           shortlist.keyframes, config.ranked)
             blind = self._match(matcher, shortlist.keyframes[:config.ranked_shortlist])
-            poses += self._poses(query, blind)
+            poses += self._new_poses(query, blind, poses)
             good = self._any_good(poses, blind)
         # Where a pose is good, only other places that look alike can tell anything new.
         groups = group_by_place(self._database, shortlist.keyframes[:config.ranked])
         for group in (twin_groups(groups, shortlist, config.twin_similarity) if good else groups)[
                 :config.group_hypotheses]:
-            poses += self._poses(query, self._match(matcher, group[:config.ranked_shortlist]))
+            poses += self._new_poses(query, self._match(matcher, group[:config.ranked_shortlist]), poses)
         found, competitor = self._most_significant(query, poses)
         stopwatch.lap("solve")
         if found is None:
@@ -142,14 +142,17 @@ class KeyframeLocalizer:
     def _match(self, matcher: ObservationMatcher, keyframes: np.ndarray) -> Correspondences:
         return self._correspondences(matcher.query, matcher.match(keyframes))
 
-    def _poses(self, query: Keypoints, correspondences: Correspondences, *, chance_is_tried: bool = False
-               ) -> list[GuidedPose]:
-        """Return the pose that RANSAC finds, refined by looking again, if there is one; also one that agrees with its
-        matches by chance, if that is tried."""
+    def _new_poses(self, query: Keypoints, correspondences: Correspondences, known: list[GuidedPose], *,
+                   chance_is_tried: bool = False) -> list[GuidedPose]:
+        """Return the pose that RANSAC finds, refined by looking again, if there is one and it is none of those that are
+        known; also one that agrees with its matches by chance, if that is tried."""
         config = self._config
         hypothesis = find_hypothesis(correspondences, config.solver, config.guided, seed=config.seed)
         if hypothesis is None or (not chance_is_tried and hypothesis.log10_nfa > config.max_further_log10_nfa):
             return []
+        map_from_camera = hypothesis.pose.map_from_camera
+        if any(is_same_pose(self._database, map_from_camera, other.pose.map_from_camera) for other in known):
+            return []           # looking again would find the same
         pose = self._look(query, hypothesis.pose)
         return [] if pose is None else [pose]
 
