@@ -80,7 +80,7 @@ $(VENV)/.interfaces: $(INTERFACES) standalone/build_interfaces.sh $(VENV)/.requi
 
 # The package itself, editable, and the stand-ins for what ROS 2 would bring. This folder is put on Python's path as well:
 # without it, a script beside a clone named aceg_ros would import the clone's folder instead of the package.
-$(VENV)/.installed: setup.py setup.cfg Makefile $(VENV)/.requirements
+$(VENV)/.installed: setup.py setup.cfg Makefile aceg_ros/__init__.py $(VENV)/.requirements
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps \
 	    --no-build-isolation -e .
 	printf '%s\n%s\nimport standalone_environment\n' "$(CURDIR)" "$(CURDIR)/standalone/python" \

@@ -1,8 +1,12 @@
+import re
 from glob import glob
+from pathlib import Path
 
 from setuptools import find_packages, setup
 
 package_name = "aceg_ros"
+# Read, not imported: building needs nothing of what the package needs.
+version, = re.findall(r'^__version__ = "(.+)"$', Path(package_name, "__init__.py").read_text(), re.MULTILINE)
 
 # Extras: what some users want and nobody needs.
 viewer = ["rerun-sdk"]
@@ -12,7 +16,7 @@ dev = ["hypothesis", "import-linter", "mypy", "nbmake", "pytest<8.4", "pytest-ti
 
 setup(
     name=package_name,
-    version="0.1.0",
+    version=version,
     packages=find_packages(include=[package_name, f"{package_name}.*"]),
     package_data={package_name: ["py.typed", "weights/*.safetensors", "weights/*.md", "evaluation/*.html"]},
     data_files=[
@@ -32,8 +36,8 @@ setup(
     zip_safe=False,
     maintainer="aceg_ros developers",
     maintainer_email="team@aceg-ros.org",
-    description="Visual localization by scene coordinate regression: maps a scene from posed images, then answers "
-                "where a new image was taken.",
+    description="Visual localization: maps a scene from posed images; then a single image gives the pose of the camera "
+                "with its covariance, or a reason why there is none.",
     license="Apache-2.0",
     python_requires=">=3.10",
     entry_points={

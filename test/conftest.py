@@ -116,6 +116,22 @@ def copy_sources() -> Callable[[Path], None]:
     return copy
 
 
+@pytest.fixture(scope="session")
+def sdist_and_wheel(copy_sources, made_once) -> tuple[Path, Path]:
+    """The source distribution of this checkout, and the wheel that is built from it, as an index would hold them. Built
+    from a copy, so that what an earlier build left in the checkout does not help."""
+    def make(folder: Path) -> None:
+        copy_sources(folder / "source")
+        build = "import setuptools.build_meta as backend; backend.build_sdist('..')"
+        subprocess.run([sys.executable, "-c", build], cwd=folder / "source", check=True, capture_output=True)
+        sdist, = folder.glob("*.tar.gz")
+        subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
+                        "--wheel-dir", str(folder), str(sdist)], check=True)
+
+    folder = made_once("distributions", make)
+    return next(folder.glob("*.tar.gz")), next(folder.glob("*.whl"))
+
+
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
     """Processes that are launched find this checkout as the installed package."""

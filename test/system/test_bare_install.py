@@ -1,4 +1,7 @@
-"""`pip install .` into an environment with nothing in it brings all that the core needs; ROS stays outside."""
+"""The wheel, installed by pip into an environment with nothing in it, brings all that the core needs, and no ROS.
+
+The wheel is built from the source distribution, so that both are tried.
+"""
 
 from __future__ import annotations
 
@@ -42,10 +45,11 @@ def link_all(source: Path, target: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def bin_folder(copy_sources, made_once) -> Path:
-    """Programs of a virtual environment into which this checkout was installed by pip."""
+def bin_folder(sdist_and_wheel, made_once) -> Path:
+    """Programs of a virtual environment into which this package was installed by pip."""
+    _, wheel = sdist_and_wheel
+
     def make(folder: Path) -> None:
-        copy_sources(folder / "source")
         subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
         site, = (folder / "venv" / "lib").glob("python*/site-packages")
         # The torch that everything here runs with, as hard links: another one would be gigabytes of CUDA.
@@ -54,7 +58,7 @@ def bin_folder(copy_sources, made_once) -> Path:
                 for name in {file.parts[0] for file in found.files or ()} - {"..", "__pycache__"}:
                     link_all(Path(str(found.locate_file(name))), site / name)
         subprocess.run([str(folder / "venv" / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-compile",
-                        "--disable-pip-version-check", str(folder / "source")], check=True)
+                        "--disable-pip-version-check", str(wheel)], check=True)
 
     return made_once("bare_install", make) / "venv" / "bin"
 

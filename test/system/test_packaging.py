@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
-import subprocess
+import re
 import sys
+import tarfile
 import xml.etree.ElementTree as ElementTree
 import zipfile
+from datetime import date
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
-MANIFEST = ElementTree.parse(Path(__file__).resolve().parents[2] / "package.xml").getroot()
+ROOT = Path(__file__).resolve().parents[2]
+MANIFEST = ElementTree.parse(ROOT / "package.xml").getroot()
 
 # Import name -> key of package.xml; None: rosdep has none, the README says how to install it.
 OPTIONAL = {"pycolmap", "rerun", "transformers"}     # benchmark, DINOv2, viewer: their users install them themselves
@@ -43,12 +47,47 @@ def pinned(repository: Path) -> set[str]:
     return {Requirement(line).name.lower().replace("_", "-") for line in lines if line and not line.startswith("#")}
 
 
-def test_versions_agree():
-    import aceg_ros
+@pytest.fixture(scope="module")
+def bump_version():
+    sys.path.insert(0, str(ROOT / "scripts"))
+    try:
+        import bump_version
+    finally:
+        sys.path.remove(str(ROOT / "scripts"))
+    return bump_version
 
-    version = importlib.metadata.version("aceg_ros")
-    assert MANIFEST.findtext("version") == version
-    assert getattr(aceg_ros, "__version__", version) == version
+
+def test_versions_agree(bump_version):
+    written = bump_version.written_versions(ROOT)
+    assert written == dict.fromkeys(written, importlib.metadata.version("aceg_ros"))
+
+
+def test_a_version_is_set_everywhere(bump_version, tmp_path):
+    for name in [*bump_version.PLACES, "CHANGELOG.rst"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    with pytest.raises(ValueError, match="Forthcoming"):
+        bump_version.bump(tmp_path, "9.8.7", date(2030, 1, 2))
+    changelog = (tmp_path / "CHANGELOG.rst").read_text()
+    changelog = re.sub(r"^(?=\d)", "Forthcoming\n-----------\n* New.\n\n", changelog, count=1, flags=re.MULTILINE)
+    (tmp_path / "CHANGELOG.rst").write_text(changelog)
+    bump_version.bump(tmp_path, "9.8.7", date(2030, 1, 2))
+    written = bump_version.written_versions(tmp_path)
+    assert written == dict.fromkeys(written, "9.8.7")
+    assert "9.8.7 (2030-01-02)\n------------------\n* New.\n" in (tmp_path / "CHANGELOG.rst").read_text()
+    with pytest.raises(ValueError, match="not a version"):
+        bump_version.bump(tmp_path, "next", date(2030, 1, 2))
+
+
+def test_every_yaml_file_can_be_read(repository):
+    """Of CI, templates and containers, which nothing here runs. A workflow's job starts what .ci/run starts."""
+    files = [*(repository / ".github").rglob("*.yml"), *(repository / "docker").glob("*.yaml"),
+             repository / ".pre-commit-config.yaml", repository / "CITATION.cff"]
+    assert len(files) >= 7 and all(isinstance(yaml.safe_load(file.read_text()), dict) for file in files)
+    workflow = yaml.safe_load((repository / ".github" / "workflows" / "ci.yml").read_text())
+    assert any(step.get("run") == "bash .ci/run" for step in workflow["jobs"]["test"]["steps"])
+    classifiers = {f"3.{minor}" for minor in range(10, 14)}
+    assert set(workflow["jobs"]["test"]["strategy"]["matrix"]["python"]) == classifiers
 
 
 def test_entry_points_import():
@@ -90,12 +129,10 @@ def test_every_declared_dependency_is_used(repository):
     assert not declared - NOT_IMPORTED - used
 
 
-def test_wheel_holds_code_weights_launch_and_config(repository, copy_sources, tmp_path):
-    """Built from a copy, so that what an earlier build left in the checkout does not help."""
-    copy_sources(tmp_path / "source")
-    subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
-                    "--wheel-dir", str(tmp_path), str(tmp_path / "source")], check=True)
-    wheel, = tmp_path.glob("*.whl")
+def test_wheel_of_the_sdist_holds_code_weights_launch_and_config(repository, sdist_and_wheel):
+    sdist, wheel = sdist_and_wheel
+    with tarfile.open(sdist) as archive:
+        assert any(name.endswith("/LICENSE") for name in archive.getnames())
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = [path.relative_to(repository) for path in (repository / "aceg_ros").rglob("*.py")]
     expected += [path.relative_to(repository) for path in (repository / "aceg_ros" / "weights").glob("*.safetensors")]
