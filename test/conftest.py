@@ -193,3 +193,41 @@ def rendered_map(rendered_scene: Path, made_once) -> Path:
         assert main(["map", str(rendered_scene / "mapping"), "-o", str(folder / "room.map")]) == 0
 
     return made_once("rendered_map", make) / "room.map"
+
+
+@pytest.fixture(scope="session")
+def marepo_folder(rendered_scene: Path, made_once) -> Path:
+    """A folder with an untrained transformer, marepo.safetensors, and a map of the rendered scene, room.map."""
+    import torch
+
+    from aceg_ros.cli import main
+    from aceg_ros.networks.pose_regressor import save_pose_regressor
+    from aceg_ros.networks.pose_transformer import PoseTransformer, PoseTransformerConfig
+
+    def make(folder: Path) -> None:
+        torch.manual_seed(0)
+        tiny = PoseTransformerConfig(width=32, heads=4, layers=2, group=1, frame="image", masked_pool=True,
+                                     at_corner=False, max_cells=2400)
+        save_pose_regressor(PoseTransformer(tiny), folder / "marepo.safetensors")
+        assert main(["map", str(rendered_scene / "mapping"), "-o", str(folder / "room.map"), "--method", "marepo",
+                     "--codes", "4000", "--regressor", str(folder / "marepo.safetensors"), "--refine", "--fine-tune"]
+                    ) == 0
+
+    return made_once("marepo_map", make)
+
+
+@pytest.fixture(scope="session")
+def map_of_method(rendered_scene: Path, marepo_folder: Path, made_once) -> Callable[[str], Path]:
+    """map_of_method(name): a map of the rendered scene, made by the command line with a method of this name."""
+    from aceg_ros.cli import main
+
+    def get(method: str) -> Path:
+        def make(folder: Path) -> None:
+            flags = ("--keyframes", "16") if method == "reloc3r" else ("--budget", "60")
+            assert main(["map", str(rendered_scene / "mapping"), "-o", str(folder / f"{method}.map"), "--method",
+                         method, *flags]) == 0
+
+        return marepo_folder / "room.map" if method == "marepo" else made_once(f"map_of_{method}", make
+                                                                               ) / f"{method}.map"
+
+    return get

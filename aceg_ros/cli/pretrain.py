@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aceg_ros.cli.arguments import add_computing_flags, add_verb, positive, share
+
+if TYPE_CHECKING:
+    from aceg_ros.pretraining.sacreg.scenes import CrossImageData
 
 STAGES = "prepare what is missing of the data, train on what there is, or one after the other"
 
@@ -107,33 +111,40 @@ def _add_marepo(networks: Any) -> None:
 def _add_reloc3r(networks: Any) -> None:
     verb = add_verb(networks, "reloc3r", run_reloc3r, "train a small relative pose network on keypoints, for method"
                     " reloc3r")
-    _add_run(verb)
-    verb.add_argument("--scenes", nargs="+", required=True, metavar="SCENE", help="recordings with poses (mapping parts"
-                      " only)")
-    _add_held_out(verb)
+    _add_common(verb, rooms=60, iterations=20_000, iterations_text="20000")
     _add_encoder_flag(verb, "encoder of the keypoints")
-    verb.add_argument("--width", type=positive, default=128, metavar="N", help="(default: %(default)s)")
-    verb.add_argument("--blocks", type=positive, default=4, metavar="N", help="(default: %(default)s)")
+    _add_data_flags(verb, data="scenes, also those of sacreg,")
+    _add_held_out(verb)
+    verb.add_argument("--width", type=positive, default=96, metavar="N", help="(default: %(default)s)")
+    verb.add_argument("--blocks", type=positive, default=3, metavar="N", help="(default: %(default)s)")
     verb.add_argument("--batch", type=positive, default=32, metavar="N", help="pairs per step (default: %(default)s)")
-    verb.add_argument("--iterations", type=positive, default=20_000, metavar="N", help="(default: %(default)s)")
     _add_minutes(verb)
-    add_computing_flags(verb)
 
 
 def run_reloc3r(options: argparse.Namespace) -> int:
     from aceg_ros.encoders.base import load_encoder
-    from aceg_ros.networks.keypoint_relative_pose import KeypointPoseConfig
-    from aceg_ros.pretraining.reloc3r.train import RelativePoseTraining, train
-    from aceg_ros.utils.device import pick_device
+    from aceg_ros.pretraining.reloc3r.train import SMALL, RelativePoseTraining, train
+    from aceg_ros.pretraining.sacreg.scenes import prepare_scenes
 
     is_over = _time_limit(options)
-    size = KeypointPoseConfig(dim_in=load_encoder(options.encoder).dim, width=options.width, blocks=options.blocks)
-    training = RelativePoseTraining(
-        run=Path(options.run_folder), scenes=_paths(options.scenes),
-        held_out=_paths(options.held_out), encoder=options.encoder, size=size,
-        iterations=options.iterations, batch=options.batch, seed=options.seed, device=pick_device(options.device))
-    print(f"weights: {train(training, is_over)}")
+    data, folder = _cross_image_data(options), _data_folder(options)
+    if options.stage != "train":
+        prepare_scenes(data, folder, is_over)
+    if options.stage != "prepare":
+        size = replace(SMALL, dim_in=load_encoder(options.encoder).dim, width=options.width, blocks=options.blocks)
+        training = RelativePoseTraining(run=Path(options.run_folder), folder=folder, data=data, size=size,
+                                        iterations=options.iterations, batch=options.batch, seed=options.seed,
+                                        device=data.device)
+        print(f"weights: {train(training, is_over)}")
     return 0
+
+
+def _cross_image_data(options: argparse.Namespace) -> CrossImageData:
+    from aceg_ros.pretraining.sacreg.scenes import CrossImageData
+    from aceg_ros.utils.device import pick_device
+
+    return CrossImageData(encoder=options.encoder, scenes=_paths(options.scenes), held_out=_paths(options.held_out),
+                          textures=_textures(options), rooms=options.rooms, device=pick_device(options.device))
 
 
 def _add_run(verb: argparse.ArgumentParser) -> None:
@@ -233,23 +244,17 @@ def _run_keypoint_encoder(options: argparse.Namespace) -> int:
 
 
 def run_sacreg(options: argparse.Namespace) -> int:
-    from aceg_ros.pretraining.sacreg.scenes import CrossImageData, prepare_scenes
+    from aceg_ros.pretraining.sacreg.scenes import prepare_scenes
     from aceg_ros.pretraining.sacreg.train import CrossImageTraining, train
-    from aceg_ros.utils.device import pick_device
 
     is_over = _time_limit(options)
-    device, run, folder = pick_device(options.device), Path(options.run_folder), _data_folder(options)
-    data = CrossImageData(encoder=options.encoder, scenes=_paths(options.scenes),
-                          held_out=_paths(options.held_out),
-                          textures=_textures(options), rooms=options.rooms,
-                          device=device)
-
+    data, run, folder = _cross_image_data(options), Path(options.run_folder), _data_folder(options)
     if options.stage != "train":
         prepare_scenes(data, folder, is_over)
     if options.stage != "prepare":
         weights = train(CrossImageTraining(run=run, folder=folder, data=data, iterations=options.iterations,
                                            samples=options.samples, peak_rate=options.rate, seed=options.seed,
-                                           device=device), is_over)
+                                           device=data.device), is_over)
         print(f"weights: {weights}")
     return 0
 

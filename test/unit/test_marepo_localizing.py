@@ -16,26 +16,14 @@ from aceg_ros.geometry import pose_error
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.marepo import as_marepo_map, load_transformer
 from aceg_ros.methods.marepo_localizer import MarepoLocalizer, trusted_cells
-from aceg_ros.networks.pose_regressor import load_pose_regressor, save_pose_regressor
-from aceg_ros.networks.pose_transformer import PoseTransformer, PoseTransformerConfig
+from aceg_ros.networks.pose_regressor import load_pose_regressor
 
-TINY = PoseTransformerConfig(width=32, heads=4, layers=2, group=1, frame="image", masked_pool=True, at_corner=False,
-                             max_cells=2400)
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def made(rendered_scene, made_once) -> Path:
-    """A folder with an untrained transformer, marepo.safetensors, and a map of the rendered scene, room.map."""
-
-    def make(folder: Path) -> None:
-        torch.manual_seed(0)
-        save_pose_regressor(PoseTransformer(TINY), folder / "marepo.safetensors")
-        assert main(["map", str(rendered_scene / "mapping"), "-o", str(folder / "room.map"), "--method", "marepo",
-                     "--codes", "4000", "--regressor", str(folder / "marepo.safetensors"), "--refine", "--fine-tune"]
-                    ) == 0
-
-    return made_once("marepo_map", make)
+def made(marepo_folder) -> Path:
+    return marepo_folder
 
 
 @pytest.fixture(scope="module")

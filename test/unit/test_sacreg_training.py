@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cross_image_scenes import IMAGES, made_up_scene
 from pretraining_scenes import StopAt
 
 from aceg_ros.camera import Camera, project_map_points
@@ -15,7 +16,6 @@ from aceg_ros.cli import main
 from aceg_ros.encoders.base import load_encoder
 from aceg_ros.encoders.keypoints import spread_over_image
 from aceg_ros.errors import UserError
-from aceg_ros.geometry import look_at
 from aceg_ros.networks.cross_image_fusion import load_cross_image
 from aceg_ros.networks.cross_image_regressor import CrossImageConfig, CrossImageRegressor
 from aceg_ros.networks.weights_file import read_weights
@@ -35,34 +35,6 @@ from aceg_ros.synthetic.room_sessions import render_room_sessions
 from aceg_ros.synthetic.textures import load_atlas
 
 SMALL = CrossImageConfig(width=128, mixer_blocks=1, decoder_blocks=1)
-IMAGES, SEEN = 10, 120
-
-
-def made_up_scene(seed: int = 0, images: int = IMAGES) -> CrossImageScene:
-    """Landmarks with random descriptors on a wall, seen by cameras in a row; the last one is of a later session."""
-    rng = np.random.default_rng(seed)
-    points = np.column_stack([rng.uniform(-4, 4, 400), rng.uniform(3.5, 4.5, 400), rng.uniform(-2, 2, 400)])
-    vectors = rng.normal(size=(400, 128))
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    poses, pixels, tracks, descriptors = [], [], [], []
-    for image in range(images):
-        pose = look_at(np.array([0.2 * image - 1.0, 0.0, 0.0]), np.array([0.2 * image - 1.0, 4.0, 0.1]))
-        local = (points - pose[:3, 3]) @ pose[:3, :3]
-        projected = local[:, :2] / local[:, 2:] * 400.0 + (319.5, 239.5)
-        seen = np.flatnonzero((projected > 0).all(1) & (projected < (639, 479)).all(1))[:SEEN]
-        poses.append(pose)
-        pixels.append(projected[seen])
-        tracks.append(seen)
-        descriptors.append(vectors[seen] + rng.normal(0, 0.02, (len(seen), 128)))
-    roles = np.array([KEYFRAME] * (images - 1) + [QUERY], np.int8)
-    track = np.concatenate(tracks)
-    from_keyframe = np.repeat(roles == KEYFRAME, [len(each) for each in tracks])
-    return CrossImageScene(
-        descriptors=np.clip(np.concatenate(descriptors) * 127, -127, 127).astype(np.int8),
-        pixels=np.concatenate(pixels).astype(np.float32), first=np.cumsum([0, *map(len, tracks)]),
-        track=np.where(from_keyframe, track, -1).astype(np.int32), truth=points[track].astype(np.float32),
-        points=points.astype(np.float32), roles=roles, source=np.arange(images), poses=np.stack(poses),
-        intrinsics=np.tile([400.0, 400.0, 319.5, 239.5], (images, 1)), sizes=np.tile([640, 480], (images, 1)))
 
 
 def drawn(scene: CrossImageScene, rng: np.random.Generator, size: SampleSize | None = None) -> CrossImageSample:

@@ -1,36 +1,48 @@
-"""Pairs of posed images of one scene, as keypoints, from near ones to far ones."""
+"""Pairs of posed images of one scene, as keypoints, first such as see the same, then such as have little in common."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from aceg_ros.datasets import open_scene
-from aceg_ros.encoders.base import Encoder
-from aceg_ros.errors import UserError
-from aceg_ros.mapping.augmentation import prepare_frame
-from aceg_ros.mapping.matching import extract_mapping_keypoints
 from aceg_ros.networks.keypoint_relative_pose import KeypointTokens
-from aceg_ros.pretraining.common.run import write_arrays
+from aceg_ros.pretraining.sacreg.scenes import KEYFRAME, QUERY, CrossImageScene
 
-NEAR_DEG, FAR_DEG = 12.0, 60.0           # largest angle between viewing directions at the beginning, and at the end
-NEAR_SHARE, FAR_SHARE = 0.08, 0.5        # largest distance, as a share of the extent of the scene's positions
-MIN_SHARE = 0.005                        # smaller baselines have no direction
+NEAR_OVERLAP, FAR_OVERLAP = 0.6, 0.1     # smallest share of points that both images see, at first and at the end
+MIN_BASELINE = 0.03                      # as a share of the depth; smaller ones have no direction
+MIN_KNOWN = 12                           # keypoints with known points of an image, which tell what else it sees
+TURN_RAD, ROLL_RAD = 0.12, 0.26          # of augmentation: standard deviation about x and y, largest about z
 
 
 @dataclass(frozen=True, kw_only=True)
 class SceneKeypoints:
-    """Keypoints of the F images of a scene: descriptors (F, N, C) int8, rays (F, N, 2), poses (F, 4, 4)."""
+    """Keypoints of the F images of a scene: descriptors (F, N, C) int8, rays (F, N, 2), poses (F, 4, 4).
+
+    pairs: (P, 2) images with a baseline that see some of the same. overlap: (P,) the share of known points that both
+    see, whatever is in front of them.
+    """
 
     descriptors: np.ndarray
     rays: np.ndarray
     poses: np.ndarray
+    pairs: np.ndarray
+    overlap: np.ndarray
+
+    @classmethod
+    def from_prepared(cls, scene: CrossImageScene, count: int) -> SceneKeypoints:
+        """Take the `count` best keypoints of every image of a prepared scene, but for changed copies."""
+        images = [image for image in scene.of_role(KEYFRAME, QUERY).tolist()
+                  if scene.first[image + 1] - scene.first[image] >= count]
+        rows = np.array([scene.keypoints_of(image)[:count] for image in images]).reshape(-1, count)
+        intrinsics = scene.intrinsics[images][:, None]
+        pairs, overlap = overlapping_pairs(scene, images)
+        return cls(descriptors=scene.descriptors[rows], poses=scene.poses[images], pairs=pairs, overlap=overlap,
+                   rays=((scene.pixels[rows] - intrinsics[..., 2:]) / intrinsics[..., :2]).astype(np.float32))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,36 +55,32 @@ class PoseBatch:
     direction: Tensor
 
 
-def prepare_scene(scene: Path, encoder: Encoder, folder: Path, count: int) -> SceneKeypoints:
-    """Extract the `count` best keypoints of every image of a scene, or read them if they were extracted before.
-
-    Images with fewer keypoints are left out. Raises UserError if fewer than two images are left.
+def overlapping_pairs(scene: CrossImageScene, images: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return pairs (P, 2) of positions in `images` that have a baseline and overlap by FAR_OVERLAP, and overlaps (P,).
     """
-    name = hashlib.sha256(f"{scene.resolve()} {encoder.identity} {count}".encode()).hexdigest()[:16]
-    path = folder / f"{scene.name}-{name}.npz"
-    if not path.exists():
-        descriptors, rays, poses = [], [], []
-        for frame in open_scene(scene):
-            if frame.map_from_camera is None:
-                continue
-            found = extract_mapping_keypoints(prepare_frame(frame, encoder.short_side_px, encoder.stride), encoder,
-                                              count)
-            if len(found.pixels) == count:
-                descriptors.append((found.features * 127).round().to(torch.int8).cpu().numpy())
-                rays.append(((found.pixels - found.intrinsics[2:]) / found.intrinsics[:2]).cpu().numpy())
-                poses.append(frame.map_from_camera)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_arrays(path, {"descriptors": np.array(descriptors), "rays": np.array(rays, np.float32),
-                            "poses": np.array(poses)})
-    with np.load(path) as stored:
-        loaded = SceneKeypoints(**{key: stored[key] for key in ("descriptors", "rays", "poses")})
-    if len(loaded.poses) < 2:
-        raise UserError(f"Scene {scene} has fewer than two posed images of {count} keypoints: leave it out.")
-    return loaded
+    count = len(images)
+    seen, depths = np.zeros((count, count)), np.full(count, np.inf)
+    for a, image in enumerate(images):
+        points = scene.truth[scene.keypoints_of(image)]
+        points = points[np.isfinite(points).all(1)]
+        if len(points) < MIN_KNOWN:
+            continue
+        for b, other in enumerate(images):
+            local = (points - scene.poses[other][:3, 3]) @ scene.poses[other][:3, :3]
+            focal, centre = scene.intrinsics[other][:2], scene.intrinsics[other][2:]
+            pixels = local[:, :2] / np.maximum(local[:, 2:], 1e-9) * focal + centre
+            seen[a, b] = ((local[:, 2] > 0) & (pixels > 0).all(1) & (pixels < scene.sizes[other]).all(1)).mean()
+            if a == b:
+                depths[a] = np.median(local[:, 2])
+    overlap = np.minimum(seen, seen.T)
+    centres = scene.poses[list(images), :3, 3]
+    baselines = np.linalg.norm(centres[:, None] - centres, axis=2) / np.minimum(depths[:, None], depths)
+    pairs = np.argwhere((overlap >= FAR_OVERLAP) & (baselines > MIN_BASELINE))
+    return pairs, overlap[tuple(pairs.T)]
 
 
 def draw_pairs(scenes: Sequence[SceneKeypoints], count: int, progress: float, rng: np.random.Generator) -> PoseBatch:
-    """Draw pairs of images, near ones at the beginning (progress 0), and ever farther ones until its end (1)."""
+    """Draw pairs of images, which overlap much at the beginning (progress 0), by FAR_OVERLAP or more at its end (1)."""
     pairs = [_draw_pair(scenes[int(rng.integers(len(scenes)))], progress, rng) for _ in range(count)]
     first, second = (KeypointTokens(*(torch.from_numpy(np.stack([entry[side][part] for entry in pairs]))
                                       for part in (0, 1))) for side in (0, 1))
@@ -83,16 +91,13 @@ def draw_pairs(scenes: Sequence[SceneKeypoints], count: int, progress: float, rn
 
 def _draw_pair(scene: SceneKeypoints, progress: float, rng: np.random.Generator
                ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray], np.ndarray]:
-    extent = max(float(np.linalg.norm(np.ptp(scene.poses[:, :3, 3], axis=0))), 1e-9)
-    a = int(rng.integers(len(scene.poses)))
-    distance = np.linalg.norm(scene.poses[:, :3, 3] - scene.poses[a, :3, 3], axis=1) / extent
-    angle = np.degrees(np.arccos(np.clip(scene.poses[:, :3, 2] @ scene.poses[a, :3, 2], -1.0, 1.0)))
-    near = NEAR_DEG + progress * (FAR_DEG - NEAR_DEG), NEAR_SHARE + progress * (FAR_SHARE - NEAR_SHARE)
-    candidates = np.flatnonzero((angle < near[0]) & (distance < near[1]) & (distance > MIN_SHARE))
-    others = candidates if len(candidates) else np.delete(np.argsort(distance + angle / 60.0), 0)[:1]
-    b = int(rng.choice(others))
+    needed = NEAR_OVERLAP + progress * (FAR_OVERLAP - NEAR_OVERLAP)
+    # Evenly over the overlaps: most pairs of a recording have little in common.
+    wanted = rng.uniform(needed, 1.0)
+    candidates = np.argsort(np.abs(scene.overlap - wanted), kind="stable")[:20]
+    a, b = scene.pairs[int(rng.choice(candidates))]
     relative = np.linalg.inv(scene.poses[a]) @ scene.poses[b]
-    (first, turn_a), (second, turn_b) = (_turned(scene, index, rng) for index in (a, b))
+    (first, turn_a), (second, turn_b) = (_turned(scene, int(index), rng) for index in (a, b))
     full_a, full_b = np.eye(4), np.eye(4)
     full_a[:3, :3], full_b[:3, :3] = turn_a, turn_b
     return first, second, full_a @ relative @ full_b.T
@@ -100,10 +105,12 @@ def _draw_pair(scene: SceneKeypoints, progress: float, rng: np.random.Generator
 
 def _turned(scene: SceneKeypoints, index: int, rng: np.random.Generator
             ) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
-    """Return keypoints of an image whose camera is rolled by up to 15 degrees, and the rotation (3, 3)."""
-    roll = rng.uniform(-0.26, 0.26)
-    turn = np.array([[np.cos(roll), -np.sin(roll), 0.0], [np.sin(roll), np.cos(roll), 0.0], [0.0, 0.0, 1.0]])
-    rays = scene.rays[index] @ turn[:2, :2].T.astype(np.float32)
+    """Return keypoints of an image whose camera is turned a little, as its rays tell exactly, and the rotation (3, 3).
+    """
+    turn = Rotation.from_rotvec([*rng.normal(0.0, TURN_RAD, 2).clip(-0.3, 0.3), rng.uniform(-ROLL_RAD, ROLL_RAD)]
+                                ).as_matrix()
+    rays = np.concatenate([scene.rays[index], np.ones((len(scene.rays[index]), 1))], 1) @ turn.T
+    rays = rays[:, :2] / np.maximum(rays[:, 2:], 0.1)
     descriptors = scene.descriptors[index].astype(np.float32)
     descriptors /= np.maximum(np.linalg.norm(descriptors, axis=1, keepdims=True), 1e-6)
     return (descriptors, rays.astype(np.float32)), turn

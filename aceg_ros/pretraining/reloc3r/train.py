@@ -11,32 +11,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aceg_ros.encoders.base import Encoder, load_encoder
+from aceg_ros.encoders.base import load_encoder
 from aceg_ros.errors import UserError
 from aceg_ros.networks.keypoint_relative_pose import KeypointPoseConfig, KeypointPoseNet, KeypointTokens, PredictedPose
 from aceg_ros.networks.relative_pose_file import save_keypoint_network
 from aceg_ros.pretraining.common.loop import LoopOptions, Statistics, TrainingTask, never, run_training, warmup_cosine
 from aceg_ros.pretraining.common.run import lock_options
-from aceg_ros.pretraining.reloc3r.samples import PoseBatch, SceneKeypoints, draw_pairs, prepare_scene
+from aceg_ros.pretraining.reloc3r.samples import PoseBatch, SceneKeypoints, draw_pairs
+from aceg_ros.pretraining.sacreg.scenes import CrossImageData, CrossImageScene
 from aceg_ros.utils.device import training_precision
 
 HELD_OUT_PAIRS = 256
+SMALL = KeypointPoseConfig(keypoints=512, tokens=128, width=96, blocks=3, matched_rays=True)       # for two CPU cores
 CURRICULUM = 0.6                     # share of the iterations over which pairs become farther
 
 
 @dataclass(frozen=True, kw_only=True)
 class RelativePoseTraining:
-    """A training run. scenes, held_out: recordings with poses, to train and to score on. size: of the network; the
-    encoder tells the width of descriptors. batch: pairs of an iteration."""
+    """A training run. folder: of the prepared scenes, which a training of sacreg may share. size: of the network.
+    batch: pairs of an iteration."""
 
     run: Path
-    scenes: tuple[Path, ...]
-    held_out: tuple[Path, ...] = ()
-    encoder: str = "compact"
-    size: KeypointPoseConfig = field(default_factory=KeypointPoseConfig)
+    folder: Path
+    data: CrossImageData
+    size: KeypointPoseConfig = field(default_factory=lambda: SMALL)
     iterations: int = 20_000
     batch: int = 32
-    peak_rate: float = 5e-4
+    peak_rate: float = 1e-3
     checkpoint_every: int = 250
     seed: int = 0
     device: str = "cpu"
@@ -48,8 +49,6 @@ def train(options: RelativePoseTraining, should_stop: Callable[[], bool] = never
     should_stop: called before every step; if true, the run ends early and can be resumed. Raises UserError if there is
     nothing to train on, or the run was started with other options.
     """
-    if not options.scenes:
-        raise UserError("There is nothing to train on: give recordings with poses (--scenes).")
     lock_options(options.run, options)
     task = RelativePoseTask(options)
     loop = LoopOptions(run=options.run, iterations=options.iterations, peak_rate=options.peak_rate,
@@ -63,18 +62,20 @@ class RelativePoseTask(TrainingTask[PoseBatch]):
 
     def __init__(self, options: RelativePoseTraining):
         self._options = options
-        self._encoder = load_encoder(options.encoder, options.device)
-        if options.size.dim_in != self._encoder.dim:
-            raise UserError(f"The network takes {options.size.dim_in}-D descriptors, encoder '{options.encoder}' gives"
-                            f" {self._encoder.dim}-D ones.")
+        self._encoder = load_encoder(options.data.encoder)
         torch.manual_seed(options.seed)
         self.model = self._net = KeypointPoseNet(options.size).to(options.device)
         self.weights = options.run / "relative_pose.safetensors"
-        self._scenes = [self._prepared(scene, self._encoder) for scene in options.scenes]
-        self._held_out = [self._prepared(scene, self._encoder) for scene in options.held_out]
+        self._scenes, self._held_out = self._prepared(held_out=False), self._prepared(held_out=True)
+        if not self._scenes:
+            raise UserError(f"No scene is prepared in {options.folder}: prepare some first (--stage prepare).")
 
-    def _prepared(self, scene: Path, encoder: Encoder) -> SceneKeypoints:
-        return prepare_scene(scene, encoder, self._options.run / "data", self._options.size.keypoints)
+    def _prepared(self, *, held_out: bool) -> list[SceneKeypoints]:
+        """Read the scenes that are prepared by now and have pairs."""
+        files = self._options.data.files(self._options.folder, held_out=held_out)
+        scenes = [SceneKeypoints.from_prepared(CrossImageScene.load(path), self._options.size.keypoints)
+                  for path in files if path.exists()]
+        return [scene for scene in scenes if len(scene.pairs)]
 
     def draw(self, iteration: int) -> PoseBatch:
         rng = np.random.default_rng((self._options.seed, iteration))
