@@ -11,6 +11,7 @@ from aceg_ros.methods.registry import names
 
 if TYPE_CHECKING:
     from aceg_ros.datasets import BagOptions
+    from aceg_ros.datasets.bag.rig import RigOptions
 
 DEVICES = ("auto", "cpu", "cuda")
 SCENE_HELP = ("a folder of posed images: ACE (rgb/ poses/ calibration/), 7-Scenes, TUM RGB-D, COLMAP model or"
@@ -41,6 +42,29 @@ def add_scene_flags(verb: argparse.ArgumentParser) -> None:
     bag.add_argument("--end", type=float, default=float("inf"), metavar="S", help="skip what is after S seconds")
     bag.add_argument("--rectified", action=argparse.BooleanOptionalAction, help="the images are already rectified, so"
                      " that P describes their camera (default: if their topic is named image_rect...)")
+
+
+def add_rig_flags(verb: argparse.ArgumentParser) -> None:
+    """Add the flags of verbs that read rigs of cameras."""
+    rig = verb.add_argument_group("Rigs of cameras in ROS bags")
+    rig.add_argument("--cameras", nargs="+", metavar="TOPIC", help="images of the cameras of a rig: those of one moment"
+                     " give one pose, that of --base")
+    rig.add_argument("--base", metavar="FRAME", default="base_link", help="TF frame that the cameras are mounted on"
+                     " (default: %(default)s)")
+    rig.add_argument("--tolerance", type=float, metavar="S", default=0.02, help="largest difference of the stamps of"
+                     " images of one moment (default: %(default)s)")
+
+
+def rig_options(options: argparse.Namespace) -> RigOptions | None:
+    """Return the options for reading a rig, None if no cameras were given."""
+    from aceg_ros.datasets.bag.rig import RigOptions, camera_names
+
+    if not options.cameras:
+        return None
+    if options.image or options.camera_info:
+        raise UserError("--image and --camera-info are for one camera: with --cameras, each camera_info is found beside"
+                        " its images.")
+    return RigOptions(topics=camera_names(options.cameras), base=options.base, tolerance_s=options.tolerance)
 
 
 def add_method_flag(verb: argparse.ArgumentParser) -> None:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from aceg_ros.cli.arguments import (
     SCENE_HELP,
     add_computing_flags,
+    add_rig_flags,
     add_scene_flags,
     add_verb,
     bag_options,
     parsed_by,
+    rig_options,
     seconds,
 )
 from aceg_ros.cli.console import StopOnInterrupt, frame_bar, print_skipped
@@ -23,6 +25,7 @@ from aceg_ros.utils.progress import JsonProgress, MappingProgressBar
 
 if TYPE_CHECKING:
     from aceg_ros.datasets import Scene
+    from aceg_ros.datasets.bag.rig import RigImages
     from aceg_ros.mapping.budget import MappingBudget
     from aceg_ros.maps.header import MappingStatistics
     from aceg_ros.maps.scene_map import SceneMap
@@ -48,6 +51,7 @@ def add_parser(verbs: Any) -> None:
     verb.add_argument("--json-progress", action="store_true", help="print progress as one JSON object per line on"
                       " stdout")
     add_scene_flags(verb)
+    add_rig_flags(verb)
     add_computing_flags(verb)
 
 
@@ -71,6 +75,7 @@ def _add_method_flags(verb: argparse.ArgumentParser, conflicting: dict[str, Any]
 def run(options: argparse.Namespace) -> int:
     started = time.monotonic()
     from aceg_ros.datasets import open_scene
+    from aceg_ros.datasets.bag.rig import open_rig
     from aceg_ros.mapping.budget import MappingBudget, default_budget_s
     from aceg_ros.maps.scene_map import check_writable
     from aceg_ros.utils.device import pick_device
@@ -80,7 +85,9 @@ def run(options: argparse.Namespace) -> int:
         registry.make_method_options(options.method, given)          # reports errors before the scene is opened
     device = pick_device(options.device)
     total_s = default_budget_s(device) if options.budget is None else options.budget
-    scene = open_scene(options.scene, options.every, bag_options(options))
+    rig = rig_options(options)
+    scene = open_scene(options.scene, options.every, bag_options(options)) if rig is None else \
+        open_rig(options.scene, rig, options.every, bag_options(options)).images()
     check_writable(options.output)
     mapping = MappingOptions(encoder=options.encoder, seed=options.seed, device=device, use_depth=options.use_depth,
                              trust_poses=options.trust_poses)
@@ -97,7 +104,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _build(method: str, mapping: MappingOptions, method_options: Any, *, scene: Scene,
+def _build(method: str, mapping: MappingOptions, method_options: Any, *, scene: Scene | RigImages,
            budget: MappingBudget) -> SceneMap:
     from aceg_ros.methods.build_map import build_map
 

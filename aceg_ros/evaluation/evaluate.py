@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,14 @@ import numpy as np
 
 from aceg_ros.camera import Frame
 from aceg_ros.datasets import Scene
+from aceg_ros.datasets.bag.rig import RigScene
 from aceg_ros.evaluation.metrics import FrameResult, Summary, summarize
 from aceg_ros.geometry import rotation_to_quaternion
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.base import Localizer
 from aceg_ros.methods.registry import make_localizer
+from aceg_ros.methods.rig_localizer import RigLocalizer
+from aceg_ros.rig import ViewShare
 from aceg_ros.utils.atomic_file import without_nan
 
 Progress = Callable[[int, int], None]       # frames done, frames in all
@@ -72,6 +75,40 @@ def evaluate(localizer: Localizer, scene: Scene | list[Frame], progress: Progres
         if progress is not None:
             progress(len(results), len(scene))
     return results
+
+
+def evaluate_rig(scene_map: SceneMap, scene: RigScene, *, name: str, path: Path, device: str, seed: int,
+                 progress: Progress | None = None) -> Evaluation:
+    """Localize the moments of a rig's recording in a map, and compute the statistics; see `evaluate_map`.
+
+    The poses are those of the base. The statistics also have, for each camera, how many of its images were used and the
+    median number of its inliers.
+    """
+    localizer = RigLocalizer.from_map(scene_map, device=device, seed=seed)
+    results: list[FrameResult] = []
+    views: list[Mapping[str, ViewShare]] = []
+    for moment in scene:
+        assert moment.map_from_rig is not None
+        query = replace(moment, map_from_rig=None, frames={camera: replace(frame, map_from_camera=None, depth_m=None)
+                                                           for camera, frame in moment.frames.items()})
+        if not results:
+            localizer.localize(query)
+        started = time.perf_counter()
+        estimate = localizer.localize(query)
+        latency_ms = 1e3 * (time.perf_counter() - started)
+        results.append(FrameResult(name=moment.name, stamp_s=moment.stamp_s, truth=moment.map_from_rig,
+                                   estimate=estimate.base, latency_ms=latency_ms))
+        views.append(estimate.views)
+        if progress is not None:
+            progress(len(results), len(scene))
+    statistics = report_json(summarize(results), scene_map, path=path, device=device, seed=seed,
+                             skipped=len(scene.skipped))
+    cameras = sorted({camera for shares in views for camera in shares})
+    used = {camera: [shares[camera].inliers for shares in views if camera in shares and not shares[camera].problem]
+            for camera in cameras}
+    statistics |= {"cameras": {camera: {"images": len(inliers), "median_inliers": float(np.median(inliers))
+                                        if inliers else 0.0} for camera, inliers in used.items()}}
+    return Evaluation(name=name, results=results, scene_map=scene_map, statistics=statistics)
 
 
 def report_json(summary: Summary, scene_map: SceneMap, *, path: Path, device: str, seed: int,
