@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+_RESTARTED_NS = 1_000_000_000       # stamps that jump back further are those of a recording that was started again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,16 +21,27 @@ class ImageSet(Generic[T]):
 class ImageSynchronizer(Generic[T]):
     """Puts images together whose stamps differ from that of a set's first by no more than a tolerance.
 
-    A set is complete when all cameras are in it. One that lacks some is given up waiting for when a camera that is in
-    it sends its next image, or any camera one that is too late for it: then it is returned without them.
+    A set is complete when all cameras are in it. Others end when a camera that is in it sends its next image, or any
+    camera one that is too late for it.
+
+    Args:
+        names: of the cameras.
+        tolerance_ns: largest difference.
+        patient: whether each set waits for all cameras, as is right for recordings. Else a camera that was missing in
+            the last set is not waited for, so that one that has failed delays nothing, and images that come after their
+            set has ended are dropped.
     """
 
-    def __init__(self, names: Sequence[str], tolerance_ns: int) -> None:
-        self._names, self._tolerance_ns = tuple(names), tolerance_ns
+    def __init__(self, names: Sequence[str], tolerance_ns: int, patient: bool = True) -> None:
+        self._names, self._tolerance_ns, self._patient = tuple(names), tolerance_ns, patient
         self._open: list[tuple[int, dict[str, T]]] = []         # by stamp
+        self.clear()
 
     def add(self, name: str, stamp_ns: int, image: T) -> list[ImageSet[T]]:
         """Add an image, and return the sets that it completes or ends, in the order of their stamps."""
+        self._awaited.add(name)
+        if not self._patient and self._ended_ns - _RESTARTED_NS < stamp_ns <= self._ended_ns + self._tolerance_ns:
+            return []
         for stamp, images in self._open:
             if abs(stamp_ns - stamp) <= self._tolerance_ns and name not in images:
                 images[name] = image
@@ -37,21 +49,25 @@ class ImageSynchronizer(Generic[T]):
         else:
             self._open.append((stamp_ns, {name: image}))
             self._open.sort(key=lambda one: one[0])
-        complete = [index for index, (_, images) in enumerate(self._open) if len(images) == len(self._names)]
-        newest = max(stamp for stamp, _ in self._open)
-        late = [index for index, (stamp, _) in enumerate(self._open) if stamp < newest - self._tolerance_ns]
-        # Whatever is older than a complete set will not be completed any more.
-        last = max([*complete, *late], default=-1)
-        return self._take(last + 1)
+        newest, done = self._open[-1][0], []
+        while self._open and (self._open[0][0] < newest - self._tolerance_ns or any(
+                self._awaited <= images.keys() for _, images in self._open)):
+            done += self._take(1)       # whatever is older than a complete set will not be completed any more
+        return done
 
     def flush(self) -> list[ImageSet[T]]:
         """Return the sets that are still waited for."""
         return self._take(len(self._open))
 
     def clear(self) -> None:
+        """Drop the images that wait, and wait for all cameras again."""
         self._open.clear()
+        self._awaited, self._ended_ns = set(self._names), -_RESTARTED_NS
 
     def _take(self, count: int) -> list[ImageSet[T]]:
         taken, self._open = self._open[:count], self._open[count:]
+        if taken:
+            self._ended_ns = taken[-1][0]
+            self._awaited = set(self._names) if self._patient else set(taken[-1][1])
         return [ImageSet(stamp_ns=stamp, images={name: images[name] for name in self._names if name in images})
                 for stamp, images in taken]

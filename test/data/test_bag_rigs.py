@@ -135,3 +135,14 @@ def test_evaluate_and_map_read_rigs(rendered_map, tmp_path, capsys):
     assert "6 frames" in capsys.readouterr().out
     assert main(["evaluate", str(rendered_map), str(bag), *rig, "--image", "/ahead/image"]) != 0
     assert "--image" in capsys.readouterr().err
+
+
+def test_a_camera_that_has_failed_is_not_waited_for():
+    synchronizer: ImageSynchronizer[int] = ImageSynchronizer(["a", "b"], 10, patient=False)
+    assert synchronizer.add("a", 100, 1) == []
+    assert [one.images for one in synchronizer.add("a", 200, 2)] == [{"a": 1}, {"a": 2}]        # a alone is enough now
+    assert [one.images for one in synchronizer.add("a", 300, 3)] == [{"a": 3}]
+    assert synchronizer.add("b", 305, 4) == []
+    assert synchronizer.add("a", 400, 5) == []                                      # b is back, and waited for
+    assert [one.images for one in synchronizer.add("b", 404, 6)] == [{"a": 5, "b": 6}]
+    assert synchronizer.add("a", 100 - 2 * NS, 7) == [] and synchronizer.add("b", 101 - 2 * NS, 8)  # started again

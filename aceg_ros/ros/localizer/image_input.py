@@ -24,8 +24,28 @@ _OVERRIDABLE = (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIAB
 _COMPRESSED = "/compressed"
 
 
+class RateLimit:
+    """Tells which images are due. rate(): their highest rate in Hz, 0 for no limit."""
+
+    def __init__(self, rate: Callable[[], float]) -> None:
+        self._rate, self._next_due_s = rate, 0.0
+
+    def is_due(self) -> bool:
+        rate = self._rate()
+        if not rate:
+            return True
+        now, period_s = time.monotonic(), 1.0 / rate
+        if now < self._next_due_s:
+            return False
+        # Relative to when this one was due, so that the mean rate is the limit; relative to now after a pause.
+        self._next_due_s = max(self._next_due_s + period_s, now)
+        return True
+
+
 class ImageInput:
     """Between start() and stop(), calls on_image(request, is_due) for each image; is_due is False beyond max_rate.
+
+    prefix: of the topics, such as front/ for the camera front of a rig.
 
     Between prepare() and release(), it keeps camera_infos: some drivers publish theirs once, when they start.
 
@@ -36,19 +56,20 @@ class ImageInput:
         received: Number of images that came.
     """
 
-    def __init__(self, node: Node, on_image: Callable[[LocalizationRequest, bool], None]) -> None:
-        self._node, self._on_image = node, on_image
-        self._parameters = ParameterGroup(node, ImageParameters)
+    def __init__(self, node: Node, on_image: Callable[[LocalizationRequest, bool], None],
+                 parameters: ParameterGroup[ImageParameters], prefix: str = "") -> None:
+        self._node, self._on_image, self._parameters = node, on_image, parameters
+        self._info_topic = f"{prefix}camera_info"
         self._is_compressed = self._parameters.value.image_transport == "compressed"
-        self._base_topic = node.resolve_topic_name("image")
+        self._base_topic = node.resolve_topic_name(f"{prefix}image")
         self._image_type: type = CompressedImage if self._is_compressed else Image
         self._image_topic = self._base_topic + (_COMPRESSED if self._is_compressed else "")
         self.images = TopicWatch(node, self._image_type, self._image_topic)
-        self.camera_info = TopicWatch(node, CameraInfo, "camera_info")
+        self.camera_info = TopicWatch(node, CameraInfo, self._info_topic)
         self._info_subscriptions: list[Subscription] = []
         self._subscriptions: list[Subscription] = []
         self._camera_infos: deque[CameraInfo] = deque(maxlen=_INFOS)
-        self._next_due_s = 0.0
+        self._rate = RateLimit(lambda: parameters.value.max_rate)
         self.received = 0
         self._last_image_s = -float("inf")
         self._is_rectified_by_name = is_rectified_topic(self.images.topic)
@@ -61,7 +82,7 @@ class ImageInput:
         """Listen to camera_info, before the images: of two messages that wait, the older subscription's is taken."""
         if not self._info_subscriptions:
             self._info_subscriptions.append(self._node.create_subscription(
-                CameraInfo, "camera_info", self._camera_info_received,
+                CameraInfo, self._info_topic, self._camera_info_received,
                 QoSProfile(depth=_INFOS, reliability=ReliabilityPolicy.BEST_EFFORT),
                 qos_overriding_options=QoSOverridingOptions(_OVERRIDABLE),
                 event_callbacks=self.camera_info.event_callbacks()))
@@ -95,7 +116,7 @@ class ImageInput:
         publishers = self._node.get_publishers_info_by_topic(self.camera_info.topic)
         if any(publisher.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for publisher in publishers):
             self._info_subscriptions.append(self._node.create_subscription(
-                CameraInfo, "camera_info", self._camera_info_received,
+                CameraInfo, self._info_topic, self._camera_info_received,
                 QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)))
 
     # --- what is missing ---
@@ -149,17 +170,7 @@ class ImageInput:
         # None: by zero distortion and another P than K.
         is_rectified = self._parameters.value.image_rectified or self._is_rectified_by_name or None
         self._on_image(LocalizationRequest(number=self.received, image=image, rectified=is_rectified,
-                                           camera_info=self._camera_info_of(image)), self._is_due())
-
-    def _is_due(self) -> bool:
-        if not self._parameters.value.max_rate:
-            return True
-        now, period_s = time.monotonic(), 1.0 / self._parameters.value.max_rate
-        if now < self._next_due_s:
-            return False
-        # Relative to when this one was due, so that the mean rate is max_rate; relative to now after a pause.
-        self._next_due_s = max(self._next_due_s + period_s, now)
-        return True
+                                           camera_info=self._camera_info_of(image)), self._rate.is_due())
 
     def _camera_info_of(self, image: Image | CompressedImage) -> CameraInfo | None:
         """Return the camera_info with the image's stamp (zoom and focus change it), else the latest one."""

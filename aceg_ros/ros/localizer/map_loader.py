@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from rclpy.impl.rcutils_logger import RcutilsLogger
@@ -14,6 +14,7 @@ from rclpy.impl.rcutils_logger import RcutilsLogger
 from aceg_ros.camera import Camera, Frame
 from aceg_ros.errors import UserError
 from aceg_ros.estimate import PoseEstimate
+from aceg_ros.rig import RigEstimate, RigFrame
 from aceg_ros.utils.malloc import release_free_memory
 
 if TYPE_CHECKING:      # a node starts seconds sooner without torch
@@ -21,12 +22,18 @@ if TYPE_CHECKING:      # a node starts seconds sooner without torch
     from aceg_ros.methods.base import Localizer
 
 
+class LocalizesRigs(Protocol):
+    def localize(self, frame: RigFrame) -> RigEstimate:
+        """Estimate the pose of a rig's base, or reject its images."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoadedMap:
-    """A map that is ready for localization. scene_map: for display, or None."""
+    """A map that is ready for localization. scene_map: for display, or None. rig_localizer: for several cameras."""
 
     localizer: Localizer
     scene_map: SceneMap | None = None
+    rig_localizer: LocalizesRigs | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +114,36 @@ class _LocalizerOnThreads:
         return self.localizer.localize(frame, prior)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _RigsOnThreads:
+    """A localizer of rigs that uses this number of torch threads."""
+
+    localizer: LocalizesRigs
+    threads: int
+
+    def localize(self, frame: RigFrame) -> RigEstimate:
+        import torch
+        torch.set_num_threads(self.threads)
+        return self.localizer.localize(frame)
+
+
+def load_rig_localizer(path: str, device: str, seed: int, threads: int = 0) -> LoadedMap:
+    """Load a map file as `load_localizer` does, with a localizer for rigs of cameras.
+
+    Raises UserError also if the map has no keyframe database.
+    """
+    from aceg_ros.methods.rig_localizer import RigLocalizer
+    loaded = load_localizer(path, device, seed, threads)
+    assert loaded.scene_map is not None
+    localizer = _RigsOnThreads(localizer=RigLocalizer.from_map(loaded.scene_map, device=device, seed=seed),
+                               threads=threads or _half_of_the_cores())
+    return replace(loaded, rig_localizer=localizer)
+
+
+def _half_of_the_cores() -> int:
+    return max(1, (os.cpu_count() or 1) // 2)
+
+
 def load_localizer(path: str, device: str, seed: int, threads: int = 0) -> LoadedMap:
     """Load a map file and warm up its localizer.
 
@@ -122,7 +159,7 @@ def load_localizer(path: str, device: str, seed: int, threads: int = 0) -> Loade
     from aceg_ros.methods.registry import make_localizer
     scene_map = SceneMap.load(path)
     localizer = _LocalizerOnThreads(localizer=make_localizer(scene_map, device, seed),
-                                    threads=threads or max(1, (os.cpu_count() or 1) // 2))
+                                    threads=threads or _half_of_the_cores())
     release_free_memory()        # left over from loading this map and earlier ones
     noise = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
     camera = Camera(width=640, height=480, fx=500.0, fy=500.0, cx=320.0, cy=240.0)

@@ -27,7 +27,7 @@ from aceg_ros.ros.common.run import run
 from aceg_ros.ros.common.transform_lookup import TransformLookup
 from aceg_ros.ros.localizer.bond import Bond
 from aceg_ros.ros.localizer.display import Display
-from aceg_ros.ros.localizer.map_loader import LoadedMap, MapLoader, MapState, load_localizer
+from aceg_ros.ros.localizer.map_loader import LoadedMap, MapLoader, MapState, load_localizer, load_rig_localizer
 from aceg_ros.ros.localizer.parameters import LocalizerParameters
 from aceg_ros.ros.localizer.pipeline import LocalizationPipeline, ignore_errors_after_shutdown
 from aceg_ros.ros.localizer.pose_output import PoseOutput
@@ -60,24 +60,24 @@ class LocalizerNode(LifecycleNodeMixin, Node):
 
     Args:
         load: Loads a map, given its path, device, seed and threads. Raises UserError if the file cannot be used.
+        load_for_rigs: The same, for the parameter cameras.
         node_options: Options of rclpy.node.Node.
     """
 
     _is_complete = False        # rclpy also destroys nodes whose constructor failed
 
-    def __init__(self, load: LoadMap, **node_options) -> None:
+    def __init__(self, load: LoadMap, load_for_rigs: LoadMap = load_rig_localizer, **node_options) -> None:
         Node.__init__(self, "localizer", **node_options)
         self._transitions = WaitingCallbackGroup()        # loading a map takes seconds
         LifecycleNodeMixin.__init__(self, callback_group=self._transitions)
         self._own_parameters = ParameterGroup(self, LocalizerParameters, self._parameters_changed)
-        parameters = self._own_parameters.value
         self._loading: Future[MapState] | None = None
-        self._maps = MapLoader(lambda path: load(path, parameters.device, parameters.seed, parameters.threads),
+        self._maps = MapLoader(lambda path: self._load(load_for_rigs if self._pipeline.is_rig else load, path),
                                self._map_changed, self.get_logger())
         self._transforms = TransformLookup(self)
         self._output = PoseOutput(self, self._transforms, lambda: self._mapping.uses_map_tf)
         self._status = StatusPublisher(self)
-        self._display = Display(self, parameters.rerun)
+        self._display = Display(self, self._own_parameters.value.rerun)
         self._mapping = MappingController(self, self._transforms, self._mapping_config(), use_map=self._use_map,
                                           on_change=self._mapping_changed)
         self._pipeline = LocalizationPipeline(self, maps=self._maps, mapping=self._mapping, output=self._output,
@@ -89,7 +89,19 @@ class LocalizerNode(LifecycleNodeMixin, Node):
         self._bond = Bond(self)
         self._create_timers()
         self._status.publish_mapping(self._mapping)
+        self._check_rig()
         self._is_complete = True
+
+    def _check_rig(self) -> None:
+        frames = self._output.parameters
+        if self._pipeline.is_rig and not frames.base_frame:
+            raise UserError("The parameter cameras needs base_frame, the TF frame that the cameras are mounted on.")
+        if self._pipeline.is_rig and frames.camera_frame:
+            raise UserError("The parameter camera_frame is for one camera: those of a rig are the frame_ids of images.")
+
+    def _load(self, load: LoadMap, path: str) -> LoadedMap:
+        parameters = self._own_parameters.value
+        return load(path, parameters.device, parameters.seed, parameters.threads)
 
     def _mapping_config(self) -> MappingConfig:
         parameters, frames = self._own_parameters.value, self._output.parameters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,11 @@ TF_POLICIES = ("auto", "map_to_odom", "map_to_base", "map_to_camera", "none")
 
 def _existing_file_or_empty(path: str) -> str | None:
     return None if not path or os.path.isfile(path) else f"there is no file {path}."
+
+
+def _distinct_names(names: Sequence[str]) -> str | None:
+    given = [name for name in names if name]
+    return "its names must be different." if len(set(given)) != len(given) else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +61,18 @@ class ImageParameters:
         "no distortion but another camera in P than in K.")
     max_rate: float = parameter(0.0, "Highest rate in Hz at which images are localized; 0 means no limit.",
                                 minimum=0.0, maximum=1000.0)
+    cameras: tuple[str, ...] = parameter(
+        ("",), "Names of the cameras of a rig, whose images of one moment give one pose of base_frame; the topics of "
+        "camera NAME are NAME/image and NAME/camera_info, and TF has its frame. An empty name means one camera, on "
+        "image and camera_info.", read_only=True, check=_distinct_names)
+    camera_tolerance: float = parameter(
+        0.02, "Largest difference in seconds between the stamps of images that the cameras of a rig took at one "
+        "moment.", minimum=0.0, maximum=10.0, read_only=True)
+
+    @property
+    def rig(self) -> tuple[str, ...]:
+        """The names of a rig's cameras; none for one camera."""
+        return tuple(name for name in self.cameras if name)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,11 +12,14 @@ from rclpy.clock import ROSClock
 from rclpy.node import Node
 
 from aceg_ros.estimate import Status
+from aceg_ros.ros.common.parameters import ParameterGroup
 from aceg_ros.ros.localizer.display import Display
 from aceg_ros.ros.localizer.image_input import ImageInput
 from aceg_ros.ros.localizer.map_loader import MapLoader
+from aceg_ros.ros.localizer.parameters import ImageParameters
 from aceg_ros.ros.localizer.pose_output import FUTURE_NS, PoseOutput
 from aceg_ros.ros.localizer.results import BAD_STAMP, REPLACED, LocalizationRequest, LocalizationResult
+from aceg_ros.ros.localizer.rig_input import RigInput
 from aceg_ros.ros.localizer.status_publisher import StatusPublisher
 from aceg_ros.ros.localizer.worker import LocalizationWorker
 from aceg_ros.ros.mapping.controller import MappingController
@@ -36,30 +39,38 @@ class LocalizationPipeline:
         self.is_active, self.is_enabled = False, True
         self._waiting: list[tuple[int, Future[LocalizationResult]]] = []    # number of the last image before, future
         self._waiting_lock = threading.Lock()
-        self.input = ImageInput(node, self._image_received)
-        self.worker = LocalizationWorker(maps, self._result_ready, node.get_logger())
+        parameters = ParameterGroup(node, ImageParameters)
+        self.input: ImageInput | RigInput = RigInput(node, self._image_received, parameters.value.rig, parameters) \
+            if parameters.value.rig else ImageInput(node, self._image_received, parameters)
+        self.worker = LocalizationWorker(maps, self._result_ready, node.get_logger(), output)
+
+    @property
+    def is_rig(self) -> bool:
+        """Whether the images are those of several cameras."""
+        return isinstance(self.input, RigInput)
 
     # --- 1. in the executor: the image is received and passed to the worker ---
 
     def _image_received(self, request: LocalizationRequest, is_due: bool) -> None:
         self._status.count_received()
-        self._mapping.submit(request)
+        for image in request.views.values() if request.is_rig else (request,):
+            self._mapping.submit(image)
         is_wanted = bool(self._waiting) or (self.is_enabled and is_due)
         if not is_wanted or not self.worker.is_running:
             self._status.count_skipped()
             return
         problem = self._missing_clock() or self._stamp_problem(stamp_to_ns(request.image.header.stamp))
         if problem:
-            self._finish(_not_localized(request, BAD_STAMP, problem))
+            self._finish(self._not_localized(request, BAD_STAMP, problem))
             return
         if request.camera_info is None and self._maps.state.loaded is not None:
-            self._finish(_not_localized(request, Status.BAD_CAMERA.value, "No camera_info has been received on"
+            self._finish(self._not_localized(request, Status.BAD_CAMERA.value, "No camera_info has been received on"
                                         f" {self.input.camera_info.topic} yet."))
             return
         replaced = self.worker.submit(request)
         if replaced is not None:
             self._status.publish_result(
-                _not_localized(replaced, REPLACED, "A newer image came before this one's turn."))
+                self._not_localized(replaced, REPLACED, "A newer image came before this one's turn."))
 
     def _stamp_problem(self, stamp_ns: int) -> str:
         if stamp_ns == 0:
@@ -123,9 +134,9 @@ class LocalizationPipeline:
                 self._waiting = [entry for entry in self._waiting if entry[1] is not future]
             return None
 
-
-def _not_localized(request: LocalizationRequest, status: str, message: str) -> LocalizationResult:
-    return LocalizationResult(number=request.number, header=request.image.header, status=status, message=message)
+    def _not_localized(self, request: LocalizationRequest, status: str, message: str) -> LocalizationResult:
+        return LocalizationResult(number=request.number, header=request.header(self._output.parameters.base_frame),
+                                  status=status, message=message)
 
 
 @contextmanager

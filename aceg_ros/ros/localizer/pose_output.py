@@ -81,6 +81,14 @@ class PoseOutput:
         with self._lock:
             return self._check_and_publish(result, frames)
 
+    def base_from_camera(self, camera_frame: str, stamp: Time) -> np.ndarray:
+        """Look up where a camera of a rig is on the base (4, 4). Raises UserError if TF does not tell in time."""
+        parameters = self.parameters
+        if not parameters.base_frame:
+            raise UserError("base_frame is not set, which the cameras of a rig are mounted on.")
+        return self._transforms.lookup(normalize_frame_id(parameters.base_frame), camera_frame, stamp,
+                                       parameters.tf_timeout)
+
     def republish(self) -> None:
         """Publish the last transform again with the current time, as long as it is valid."""
         with self._lock:
@@ -105,7 +113,8 @@ class PoseOutput:
     def _look_up_frames(self, header: Header) -> RobotFrames:
         """Look up odometry and extrinsics at the image's stamp. Raises UserError if TF does not have them in time."""
         parameters = self.parameters
-        camera_frame = normalize_frame_id(parameters.camera_frame or header.frame_id)
+        is_base = bool(parameters.base_frame) and header.frame_id == parameters.base_frame       # the pose of a rig
+        camera_frame = normalize_frame_id(header.frame_id if is_base else parameters.camera_frame or header.frame_id)
         if parameters.published_transform == "map_to_camera" and not camera_frame:
             self._node.get_logger().warning("No TF: the image has no frame_id; set camera_frame.", once=True)
 

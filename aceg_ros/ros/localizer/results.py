@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -29,12 +30,22 @@ class LocalizationRequest:
         number: Number of the image among all that the node received.
         camera_info: The one that belongs to the image; None if none has been received yet.
         rectified: Whether the image is already rectified; None: as camera_info implies (see `CameraInfoFields`).
+        views: Of a rig, the request of each camera by name; `image` is then the first of them. Empty for one camera.
     """
 
     number: int
     image: Image | CompressedImage
     camera_info: CameraInfo | None
     rectified: bool | None = None
+    views: Mapping[str, LocalizationRequest] = field(default_factory=dict, repr=False)
+
+    @property
+    def is_rig(self) -> bool:
+        return bool(self.views)
+
+    def header(self, base_frame: str) -> Header:
+        """Return the header of the result: that of the image; of a rig, its stamp and the frame of the base."""
+        return Header(stamp=self.image.header.stamp, frame_id=base_frame) if self.is_rig else self.image.header
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,12 @@ from dataclasses import replace
 
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
+from aceg_ros.camera import Frame
 from aceg_ros.errors import UserError
-from aceg_ros.estimate import Status
+from aceg_ros.estimate import PoseEstimate, Status
 from aceg_ros.ros.common.messages import BadCameraError, frame_from_messages
-from aceg_ros.ros.localizer.map_loader import MapLoader
+from aceg_ros.ros.localizer.map_loader import LoadedMap, MapLoader
+from aceg_ros.ros.localizer.pose_output import PoseOutput
 from aceg_ros.ros.localizer.results import (
     INTERNAL_ERROR,
     NO_MAP,
@@ -20,6 +22,7 @@ from aceg_ros.ros.localizer.results import (
     LocalizationRequest,
     LocalizationResult,
 )
+from aceg_ros.ros.localizer.rig_frames import NO_RIG_LOCALIZER, base_estimate, rig_frame
 
 
 class LocalizationWorker:
@@ -28,9 +31,9 @@ class LocalizationWorker:
     on_result is called from that thread, once for each request that was not replaced by a newer one.
     """
 
-    def __init__(self, maps: MapLoader, on_result: Callable[[LocalizationResult], None],
-                 logger: RcutilsLogger) -> None:
-        self._maps, self._on_result, self._logger = maps, on_result, logger
+    def __init__(self, maps: MapLoader, on_result: Callable[[LocalizationResult], None], logger: RcutilsLogger,
+                 output: PoseOutput) -> None:
+        self._maps, self._on_result, self._logger, self._output = maps, on_result, logger, output
         self._changed = threading.Condition()
         self._request: LocalizationRequest | None = None
         self._stopping = threading.Event()
@@ -77,19 +80,20 @@ class LocalizationWorker:
     def _localize(self, request: LocalizationRequest) -> LocalizationResult:
         start = time.perf_counter()
         map_state = self._maps.state
-        result = LocalizationResult(number=request.number, header=request.image.header, status=INTERNAL_ERROR,
-                                    message="", map_number=map_state.number)
+        result = LocalizationResult(number=request.number, status=INTERNAL_ERROR, message="",
+                                    header=request.header(self._output.parameters.base_frame),
+                                    map_number=map_state.number)
         if map_state.loaded is None:
             return result.rejected(NO_MAP, map_state.error or NO_MAP_MESSAGE)
         try:
-            frame = frame_from_messages(request.image, request.camera_info, request.rectified)
+            localize, frame = self._decoded(request, map_state.loaded)
         except BadCameraError as error:
             return result.rejected(Status.BAD_CAMERA.value, str(error))
         except UserError as error:
             return result.rejected(Status.BAD_IMAGE.value, str(error))
         decoded = time.perf_counter()
         try:
-            estimate = map_state.loaded.localizer.localize(frame)
+            estimate = localize()
         except Exception as error:
             # Localizers do not raise on bad input, so this is a bug: report it, and keep the node running.
             self._logger.error(f"The localizer failed: {error!r}")
@@ -97,3 +101,15 @@ class LocalizationWorker:
         stage_ms = {"convert": (decoded - start) * 1e3, **estimate.stage_ms, "all": (time.perf_counter() - start) * 1e3}
         return replace(result, status=estimate.status.value, message=estimate.message, estimate=estimate,
                        stage_ms=stage_ms, frame=frame)
+
+    def _decoded(self, request: LocalizationRequest, loaded: LoadedMap
+                 ) -> tuple[Callable[[], PoseEstimate], Frame | None]:
+        """Decode the image of a request, or those of a rig. Returns what localizes it, and the image for display."""
+        if not request.is_rig:
+            frame = frame_from_messages(request.image, request.camera_info, request.rectified)
+            return lambda: loaded.localizer.localize(frame), frame
+        localizer = loaded.rig_localizer
+        if localizer is None:
+            return lambda: NO_RIG_LOCALIZER, None
+        images, problems = rig_frame(request, self._output.base_from_camera)
+        return lambda: base_estimate(localizer.localize(images), problems), None
