@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from bag_writer import BagStyle, _Messages, write_bag
+from bag_writer import BagStyle, Messages, write_bag
 from scipy.spatial.transform import Rotation
 
 from aceg_ros.camera import Camera, Frame
@@ -34,7 +34,7 @@ def frames(count: int = 4) -> list[Frame]:
 def rear(lag_s: float = 0.004, missing: tuple[int, ...] = ()):
     """The second camera, whose images come a little later."""
     def extra(messages):
-        other = _Messages(messages.typestore, BagStyle(camera="/rear"))
+        other = Messages(messages.typestore, BagStyle(camera="/rear"))
         first_ns = int(BagStyle().first_s) * NS
         yield "/tf_static", first_ns, other.transform(first_ns, "base_link", "rear_cam", BASE_FROM_REAR)
         for number, frame in enumerate(frames()):
@@ -113,7 +113,7 @@ def test_evaluate_and_map_read_rigs(rendered_map, tmp_path, capsys):
     ahead = [world.render_frame(pose, stamp_s=0.5 * number, name=str(number)) for number, pose in enumerate(poses)]
 
     def aside(messages):
-        other = _Messages(messages.typestore, BagStyle(camera="/side"))
+        other = Messages(messages.typestore, BagStyle(camera="/side"))
         first_ns = int(BagStyle().first_s) * NS
         yield "/tf_static", first_ns, other.transform(first_ns, "cam", "side_cam", turned)
         for frame in ahead:

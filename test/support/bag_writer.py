@@ -45,7 +45,7 @@ def write_bag(path: Path, frames: Iterable[Frame], style: BagStyle | None = None
     typestore = get_typestore(Stores.ROS1_NOETIC if style.storage == "ros1" else style.store)
     if style.storage == "ros1":         # rosbags' Noetic lacks it; bags bring their own definitions
         typestore.register(get_types_from_msg("geometry_msgs/TransformStamped[] transforms", "tf2_msgs/msg/TFMessage"))
-    messages = _Messages(typestore, style)
+    messages = Messages(typestore, style)
     if style.storage == "ros1":
         writer = Writer1(path)
     else:
@@ -67,7 +67,7 @@ def write_bag(path: Path, frames: Iterable[Frame], style: BagStyle | None = None
     return path
 
 
-class _Messages:
+class Messages:
     def __init__(self, typestore, style: BagStyle) -> None:
         self.typestore, self._types, self._style = typestore, typestore.types, style
         self._sequence = {"seq": 0} if style.storage == "ros1" else {}
