@@ -74,11 +74,11 @@ def run(output: Path, *, rooms: int, textures: Path | None, budget_s: float) -> 
     output.mkdir(parents=True, exist_ok=True)
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in CASES}
     for number in range(rooms):
-        path = output / f"rig_room_{number}.json"
-        if not path.exists():
-            write_text(path, json.dumps(_evaluate(output, number, load_atlas(textures), budget_s)))
-        for name, results in json.loads(path.read_text()).items():
-            rows[name] += results
+        paths = {name: output / f"rig_room_{number}_case_{index}.json" for index, name in enumerate(CASES)}
+        if not all(path.exists() for path in paths.values()):
+            _evaluate(rig_room(output, number, load_atlas(textures), budget_s), paths)
+        for name, path in paths.items():
+            rows[name] += json.loads(path.read_text())
     lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
     ones = [result for name in CASES if name.startswith("1") for result in rows[name]]
     return "\n".join([*lines, _row("1: each alone", ones), *(_row(name, rows[name]) for name in CASES)])
@@ -96,13 +96,15 @@ def rig_room(output: Path, number: int, atlas: Any, budget_s: float) -> tuple[Ri
     return sessions, SceneMap.load(path)
 
 
-def _evaluate(output: Path, number: int, atlas: Any, budget_s: float) -> dict[str, list[dict[str, Any]]]:
-    sessions, scene_map = rig_room(output, number, atlas, budget_s)
-    localizer = RigLocalizer.from_map(scene_map, device="cpu")
-    moments = list(sessions.query())
-    return {name: [_result(localizer, moment, change(moment.frames, before.frames))
-                   for moment, before in zip(moments, [moments[-1], *moments[:-1]], strict=True)]
-            for name, change in CASES.items()}
+def _evaluate(room: tuple[RigSessions, SceneMap], paths: Mapping[str, Path]) -> None:
+    """Localize the query drive in each case, and write the results."""
+    localizer = RigLocalizer.from_map(room[1], device="cpu")
+    moments = list(room[0].query())
+    for name, change in CASES.items():
+        if not paths[name].exists():
+            write_text(paths[name], json.dumps([
+                _result(localizer, moment, change(moment.frames, before.frames))
+                for moment, before in zip(moments, [moments[-1], *moments[:-1]], strict=True)]))
 
 
 def _result(localizer: RigLocalizer, moment: RigFrame, frames: ImagesByName) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from aceg_ros.errors import UserError
 from aceg_ros.estimate import PoseEstimate, Status
 from aceg_ros.maps.descriptor_index import LandmarkMatches, ObservationMatcher, match_projections
 from aceg_ros.maps.keyframe_database import SECTION, KeyframeDatabase
-from aceg_ros.maps.places import group_by_place, is_elsewhere, twin_groups
+from aceg_ros.maps.places import group_by_place, is_elsewhere, is_same_pose, twin_groups
 from aceg_ros.maps.retrieval import KeyframeRetrieval, Shortlist
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.keyframe_localizer import SETTLED_PX, KeyframeLocalizerConfig
@@ -34,12 +34,14 @@ from aceg_ros.pose.guided import (
     refine_guided,
     significance_beside,
 )
-from aceg_ros.pose.rig import RigCorrespondences
-from aceg_ros.pose.significance import Significance
+from aceg_ros.pose.rig import RigCorrespondences, UsableRigCorrespondences
+from aceg_ros.pose.significance import Significance, compute_significance
 from aceg_ros.pose.verify import blind_consensus, verify_guided_pose
 from aceg_ros.rig import Rig, RigEstimate, RigFrame, ViewShare
 from aceg_ros.utils.device import pick_device
 from aceg_ros.utils.stopwatch import Stopwatch
+
+MAX_CONTRADICTING_SHARE = 0.5           # of the images that confirm a pose: so few others are those of failed cameras
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,15 +109,15 @@ class RigLocalizer:
         stopwatch.lap("retrieve")
         blind = self._match(views, config.shortlist)
         stopwatch.lap("match")
-        poses = self._poses(views, blind, chance_is_tried=True)
+        poses = self._new_poses(views, blind, [], chance_is_tried=True)
         good = self._any_good(poses, blind)
         if not good:
             views = [self._ranked(view) for view in views]
             blind = self._match(views, config.ranked_shortlist)
-            poses += self._poses(views, blind)
+            poses += self._new_poses(views, blind, poses)
             good = self._any_good(poses, blind)
-        for matches in self._other_places(views, good):
-            poses += self._poses(views, matches)
+        for matches in (*self._contradicting(blind, poses), *self._other_places(views, good)):
+            poses += self._new_poses(views, matches, poses)
         found, competitor = self._most_significant(views, poses)
         stopwatch.lap("solve")
         if found is None:
@@ -162,18 +164,31 @@ class RigLocalizer:
             view.query, view.matcher.match(group[:config.ranked_shortlist])), view.rig_from_camera)])
             for _, view, group in found[:config.group_hypotheses]]
 
-    def _poses(self, views: Sequence[_View], correspondences: RigCorrespondences, *, chance_is_tried: bool = False
-               ) -> list[GuidedPose]:
-        """Return the pose that RANSAC finds with the matches of all images; if it is not clear, also those of each."""
-        config, poses = self._config, []
+    def _contradicting(self, blind: RigCorrespondences, poses: Sequence[GuidedPose]) -> list[RigCorrespondences]:
+        """Return the matches of each image that does not confirm the best pose, which may tell another one."""
+        if not poses:
+            return []
+        confirming = self._confirming(self._best(poses))
+        return [blind.of_view(number) for number in range(len(blind.views)) if number not in confirming]
+
+    def _new_poses(self, views: Sequence[_View], correspondences: RigCorrespondences, known: Sequence[GuidedPose], *,
+                   chance_is_tried: bool = False) -> list[GuidedPose]:
+        """Return the pose that RANSAC finds with the matches of all images; if it is not clear, also those of each.
+        None is at a pose that is known."""
+        config = self._config
+        poses: list[GuidedPose] = []
         parts = [correspondences.of_view(number) for number in range(len(correspondences.views))]
         for tried in [correspondences, *(parts if len(parts) > 1 else [])]:
             hypothesis = find_hypothesis(tried, config.solver, config.guided, seed=config.seed)
-            if hypothesis is not None and (chance_is_tried or hypothesis.log10_nfa <= config.max_further_log10_nfa):
+            if hypothesis is None or not (chance_is_tried or hypothesis.log10_nfa <= config.max_further_log10_nfa):
+                continue
+            map_from_rig = hypothesis.pose.map_from_camera
+            if not any(is_same_pose(self._database, map_from_rig, other.pose.map_from_camera)
+                       for other in (*known, *poses)):
                 pose = self._look(views, hypothesis.pose)
                 poses += [] if pose is None else [pose]
-                if hypothesis.log10_nfa < config.guided.clear_log10_nfa:
-                    break
+            if hypothesis.log10_nfa < config.guided.clear_log10_nfa:
+                break
         return poses
 
     def _any_good(self, poses: list[GuidedPose], blind: Correspondences) -> bool:
@@ -187,7 +202,7 @@ class RigLocalizer:
         none."""
         if not poses:
             return None, None
-        best = min(poses, key=lambda pose: pose.significance.log10_nfa + pose.overall.log10_nfa)
+        best = self._best(poses)
         place = best.pose.map_from_camera
         competing = [other for other in poses if is_elsewhere(self._database, other.pose.map_from_camera, place)]
         for _ in range(self._config.further_looks if best.moved_px > SETTLED_PX else 0):
@@ -196,8 +211,26 @@ class RigLocalizer:
                 break
             best = again
         best = refine_finally(best)
+        # An image that contradicts several others is that of a camera that has failed, not of a place that looks alike.
+        most = MAX_CONTRADICTING_SHARE * len(self._confirming(best))
+        competing = [other for other in competing if len(self._confirming(other)) > most]
         significances = [significance_beside(other, best, self._config.guided) for other in competing]
         return best, min(significances, key=lambda value: value.log10_nfa, default=None)
+
+    def _best(self, poses: Sequence[GuidedPose]) -> GuidedPose:
+        """Return the pose that most images confirm, and of these the most significant one. Significances alone would
+        not do: with the inliers of several images they are smaller than a float can tell."""
+        return min(poses, key=lambda pose: (-len(self._confirming(pose)),
+                                            pose.significance.log10_nfa + pose.overall.log10_nfa))
+
+    def _confirming(self, found: GuidedPose) -> set[int]:
+        """Return the numbers of the images that alone make a pose significant."""
+        data, config = found.correspondences.usable, self._config
+        assert isinstance(data, UsableRigCorrespondences)
+        squared_px = data.residuals(found.pose).squared_px
+        significances = [compute_significance(part, squared_px[rows], config.guided.search_radius_px).log10_nfa
+                         for rows, part in data.parts]
+        return {number for number, log10_nfa in enumerate(significances) if log10_nfa < config.gates.max_log10_nfa}
 
     def _look(self, views: Sequence[_View], rig_pose: CameraFromMap) -> GuidedPose | None:
         """Look in every image for the landmarks that should be visible from a pose, and refine it on those found."""

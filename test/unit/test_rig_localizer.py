@@ -63,6 +63,19 @@ def test_a_camera_that_sees_nothing_known_costs_only_its_share(world):
     assert found.views["rear"].inliers < 0.3 * found.views["front"].inliers
 
 
+def test_a_camera_that_repeats_an_image_of_elsewhere_is_outvoted(world):
+    rig, poses = rig_of(world)
+    queries = {name: world.keypoints(pose)[0] for name, pose in poses.items()}
+    queries["front"] = world.keypoints(world.pose(2, -0.3))[0]          # what the camera at the rear sees
+    localizer = localizer_of(world)
+    found = localizer.localize_keypoints(queries, rig)
+    assert found.accepted, found.base.message
+    assert pose_error(found.map_from_rig, BASE)[0] < 0.02
+    # One against one: nobody can tell which is right.
+    two = localizer.localize_keypoints({name: queries[name] for name in ("front", "left")}, rig)
+    assert not two.accepted and two.base.status is Status.AMBIGUOUS_POSE
+
+
 def test_cameras_with_too_few_landmarks_each_are_enough_together(world):
     rig, poses = rig_of(world)
     few = {}
