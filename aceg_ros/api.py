@@ -6,14 +6,14 @@ The command line and the node call the same functions.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from aceg_ros.camera import Camera, Frame
-from aceg_ros.datasets import BagOptions, load_image, open_scene
+from aceg_ros.datasets import BagOptions, load_image, open_scenes
 from aceg_ros.estimate import PoseEstimate
 from aceg_ros.mapping.budget import MappingBudget, default_budget_s
 from aceg_ros.maps.scene_map import SceneMap
@@ -25,16 +25,18 @@ from aceg_ros.utils.malloc import configure_malloc
 from aceg_ros.utils.progress import Progress
 
 _LOG = logging.getLogger("aceg_ros")
+Recording = str | Path | Sequence[str | Path] | Iterable[Frame]
 
 
-def build_map(recording: str | Path | Iterable[Frame], *, method: str | None = None, encoder: str | None = None,
+def build_map(recording: Recording, *, method: str | None = None, encoder: str | None = None,
               budget_s: float | None = None, seed: int = 0, device: str = "auto", use_depth: bool = False,
               every: int = 1, bag_options: BagOptions | None = None, trust_poses: bool = False,
               progress: Callable[[Progress], None] | None = None, **method_options: Any) -> SceneMap:
     """Build a map from posed images.
 
     Args:
-        recording: a folder or bag that `open_scene` can read, or posed frames.
+        recording: a folder or bag that `open_scene` can read, several of these with poses in one map frame, or posed
+            frames.
         method: name of a method (`aceg_ros.methods.registry`); None chooses the default for the encoder.
         encoder: a shipped one, "compact" or "compact2", or a file written by `aceg import`; None: the one that suits
             the method best.
@@ -57,7 +59,7 @@ def build_map(recording: str | Path | Iterable[Frame], *, method: str | None = N
     """
     configure_malloc()
     device = pick_device(device)
-    frames = recording if not isinstance(recording, (str, Path)) else open_scene(recording, every, bag_options)
+    frames = _frames_of(recording, every, bag_options)
     options = MappingOptions(encoder=encoder, seed=seed, device=device, use_depth=use_depth,
                              trust_poses=trust_poses)
     budget = MappingBudget.start(default_budget_s(device) if budget_s is None else budget_s,
@@ -68,6 +70,15 @@ def build_map(recording: str | Path | Iterable[Frame], *, method: str | None = N
     for reason in skipped:
         _LOG.warning("skipped: %s", reason)
     return scene_map
+
+
+def _frames_of(recording: Recording, every: int, bag_options: BagOptions | None) -> Iterable[Frame]:
+    """Open paths; frames stay as they are."""
+    if isinstance(recording, (str, Path)):
+        return open_scenes([recording], every, bag_options)
+    if isinstance(recording, Sequence) and recording and isinstance(recording[0], (str, Path)):
+        return open_scenes(cast(Sequence[str | Path], recording), every, bag_options)
+    return cast(Iterable[Frame], recording)
 
 
 class Localizer:

@@ -12,6 +12,7 @@ from aceg_ros.methods.registry import names
 if TYPE_CHECKING:
     from aceg_ros.datasets import BagOptions
     from aceg_ros.datasets.bag.rig import RigOptions
+    from aceg_ros.datasets.scene import PosedFrames
 
 DEVICES = ("auto", "cpu", "cuda")
 SCENE_HELP = ("a folder of posed images: ACE (rgb/ poses/ calibration/), 7-Scenes, TUM RGB-D, COLMAP model or"
@@ -65,6 +66,17 @@ def rig_options(options: argparse.Namespace) -> RigOptions | None:
         raise UserError("--image and --camera-info are for one camera: with --cameras, each camera_info is found beside"
                         " its images.")
     return RigOptions(topics=camera_names(options.cameras), base=options.base, tolerance_s=options.tolerance)
+
+
+def open_recording(options: argparse.Namespace, path: str) -> PosedFrames:
+    """Open the recording of one camera or of a rig, as the flags say. Raises UserError if it cannot be read."""
+    from aceg_ros.datasets import open_scene
+    from aceg_ros.datasets.bag.rig import open_rig
+
+    rig = rig_options(options)
+    if rig is None:
+        return open_scene(path, options.every, bag_options(options))
+    return open_rig(path, rig, options.every, bag_options(options)).images()
 
 
 def add_method_flag(verb: argparse.ArgumentParser) -> None:

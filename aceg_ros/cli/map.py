@@ -13,9 +13,8 @@ from aceg_ros.cli.arguments import (
     add_rig_flags,
     add_scene_flags,
     add_verb,
-    bag_options,
+    open_recording,
     parsed_by,
-    rig_options,
     seconds,
 )
 from aceg_ros.cli.console import StopOnInterrupt, frame_bar, print_skipped
@@ -24,8 +23,7 @@ from aceg_ros.methods.base import MappingOptions
 from aceg_ros.utils.progress import JsonProgress, MappingProgressBar
 
 if TYPE_CHECKING:
-    from aceg_ros.datasets import Scene
-    from aceg_ros.datasets.bag.rig import RigImages
+    from aceg_ros.datasets.scene import PosedFrames
     from aceg_ros.mapping.budget import MappingBudget
     from aceg_ros.maps.header import MappingStatistics
     from aceg_ros.maps.scene_map import SceneMap
@@ -33,7 +31,8 @@ if TYPE_CHECKING:
 
 def add_parser(verbs: Any) -> None:
     verb = add_verb(verbs, "map", run, "make a map from posed images")
-    verb.add_argument("scene", metavar="SCENE", help=SCENE_HELP)
+    verb.add_argument("scenes", metavar="SCENE", nargs="+", help=f"{SCENE_HELP}; of several, the poses must be in one"
+                      " map frame")
     verb.add_argument("-o", "--output", metavar="MAP", required=True, help="map file to write")
     described = ", ".join(f"{spec.name} ({spec.summary})" for spec in registry.specs())
     verb.add_argument("--method", metavar="METHOD", help=f"mapping method: {described}; by default, the first of"
@@ -74,8 +73,7 @@ def _add_method_flags(verb: argparse.ArgumentParser, conflicting: dict[str, Any]
 
 def run(options: argparse.Namespace) -> int:
     started = time.monotonic()
-    from aceg_ros.datasets import open_scene
-    from aceg_ros.datasets.bag.rig import open_rig
+    from aceg_ros.datasets import SceneGroup
     from aceg_ros.mapping.budget import MappingBudget, default_budget_s
     from aceg_ros.maps.scene_map import check_writable
     from aceg_ros.utils.device import pick_device
@@ -85,9 +83,8 @@ def run(options: argparse.Namespace) -> int:
         registry.make_method_options(options.method, given)          # reports errors before the scene is opened
     device = pick_device(options.device)
     total_s = default_budget_s(device) if options.budget is None else options.budget
-    rig = rig_options(options)
-    scene = open_scene(options.scene, options.every, bag_options(options)) if rig is None else \
-        open_rig(options.scene, rig, options.every, bag_options(options)).images()
+    scenes = [open_recording(options, path) for path in options.scenes]
+    scene = scenes[0] if len(scenes) == 1 else SceneGroup(scenes)
     check_writable(options.output)
     mapping = MappingOptions(encoder=options.encoder, seed=options.seed, device=device, use_depth=options.use_depth,
                              trust_poses=options.trust_poses)
@@ -104,7 +101,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _build(method: str, mapping: MappingOptions, method_options: Any, *, scene: Scene | RigImages,
+def _build(method: str, mapping: MappingOptions, method_options: Any, *, scene: PosedFrames,
            budget: MappingBudget) -> SceneMap:
     from aceg_ros.methods.build_map import build_map
 

@@ -8,7 +8,7 @@ from typing import Protocol, cast
 
 from aceg_ros.datasets import ace, bag, colmap, seven_scenes, transforms_json, tum_rgbd
 from aceg_ros.datasets.bag.options import BagOptions
-from aceg_ros.datasets.scene import Entry, Scene
+from aceg_ros.datasets.scene import Entry, Scene, SceneGroup
 from aceg_ros.errors import UserError
 
 
@@ -60,6 +60,13 @@ def open_scene(path: Path | str, every: int = 1, bag_options: BagOptions | None 
         raise UserError(f"Scene {path} ({found.NAME}) lists no frames.")
     name = "/".join(path.resolve().parts[-2:])      # two parts: the last alone is often just "mapping" or "query"
     return Scene(name, found.NAME, entries[::every])
+
+
+def open_scenes(paths: Sequence[Path | str], every: int = 1, bag_options: BagOptions | None = None
+                ) -> Scene | SceneGroup:
+    """Open one or several recordings with poses in one map frame; arguments and errors as for `open_scene`."""
+    scenes = [open_scene(path, every, bag_options) for path in paths]
+    return scenes[0] if len(scenes) == 1 else SceneGroup(scenes)
 
 
 def _suggestion(path: Path) -> str:

@@ -77,6 +77,37 @@ class Scene:
         return [self._skipped[index] for index in sorted(self._skipped)]
 
 
+class PosedFrames(Protocol):
+    """A recording of any kind. len(...): number of listed frames; skipped: those found unusable so far."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Frame]: ...
+
+    @property
+    def skipped(self) -> list[SkippedFrame]: ...
+
+
+class SceneGroup:
+    """Several recordings with poses in one map frame, one after the other, as if they were one."""
+
+    def __init__(self, scenes: Sequence[PosedFrames]) -> None:
+        self._scenes = scenes
+
+    def __len__(self) -> int:
+        """Number of listed frames, usable or not."""
+        return sum(len(scene) for scene in self._scenes)
+
+    def __iter__(self) -> Iterator[Frame]:
+        for scene in self._scenes:
+            yield from scene
+
+    @property
+    def skipped(self) -> list[SkippedFrame]:
+        """The frames found unusable so far, of all recordings."""
+        return [skipped for scene in self._scenes for skipped in scene.skipped]
+
+
 def grouped_reasons(reasons: Sequence[str], limit: int = 5) -> list[str]:
     """Sentences that say why frames were skipped: one of each kind, the commonest first, with how many more are like
     it. Of one kind are sentences that differ in names of files and numbers only; at most `limit` kinds are told."""

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from datasets_fixtures import CAMERA, assert_is_recording, make_recording
 
-from aceg_ros.datasets import load_image, open_scene
+from aceg_ros.datasets import load_image, open_scene, open_scenes
 from aceg_ros.datasets.scene import grouped_reasons
 from aceg_ros.errors import UserError
 from aceg_ros.geometry import is_pose
@@ -93,3 +93,15 @@ def test_real_scenes(shared_scenes, scene, mapping, query):
         assert len(frames) == len(sample) and not sample.skipped
         assert all(is_pose(frame.map_from_camera, tolerance=1e-9) and frame.camera.is_pinhole for frame in frames)
         assert all(frame.image.shape == (frame.camera.height, frame.camera.width, 3) for frame in frames)
+
+
+def test_several_recordings_are_read_one_after_the_other(tmp_path, recording):
+    for name in ("day", "night"):
+        write.write_ace(tmp_path / name, recording, CAMERA)
+    (tmp_path / "night" / "poses" / "4.txt").unlink()
+    both = open_scenes([tmp_path / "day", tmp_path / "night"], every=2)
+    names = [frame.name for frame in open_scene(tmp_path / "day", every=2)]
+    assert [frame.name for frame in both] == [*names, *(name for name in names if name != "4.png")]
+    assert len(both) == 2 * len(names) and [skipped.name for skipped in both.skipped] == ["4.png"]
+    with pytest.raises(UserError, match="nowhere does not exist"):
+        open_scenes([tmp_path / "day", tmp_path / "nowhere"])

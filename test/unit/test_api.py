@@ -110,6 +110,16 @@ def test_a_recording_and_its_frames_make_the_same_map(recording):
     assert reports[-1].fraction == 1.0
 
 
+def test_several_recordings_make_one_map(recording, tmp_path):
+    frames = list(ag.open_scene(recording))
+    write_ace_scene(tmp_path / "first", frames[::2])
+    write_ace_scene(tmp_path / "second", frames[1::2])
+    both = ag.build_map([tmp_path / "first", tmp_path / "second"])
+    alone = ag.build_map(tmp_path / "first")
+    assert both.statistics.frames == 16 and alone.statistics.frames == 8
+    assert len(both.sections["database"]["points"]) > 1.5 * len(alone.sections["database"]["points"])
+
+
 def test_a_methods_own_options_are_checked(recording):
     with pytest.raises(ag.UserError, match="codes is of method ace_g"):
         ag.build_map(recording, method="ace", codes=500)
