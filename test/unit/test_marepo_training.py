@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from aceg_ros.camera import Camera, Frame
+from aceg_ros.datasets import write_ace_scene
 from aceg_ros.errors import UserError
 from aceg_ros.mapping.budget import MappingBudget
 from aceg_ros.mapping.pose_tuning import (
@@ -19,7 +21,12 @@ from aceg_ros.mapping.pose_tuning import (
 from aceg_ros.networks.pose_regressor import load_pose_regressor, regress_pose
 from aceg_ros.networks.pose_transformer import PoseTransformer
 from aceg_ros.pretraining.common.run import write_arrays
-from aceg_ros.pretraining.marepo.coordinates import CoordinateImages, load_coordinates
+from aceg_ros.pretraining.marepo.coordinates import (
+    CoordinateData,
+    CoordinateImages,
+    load_coordinates,
+    prepare_coordinates,
+)
 from aceg_ros.pretraining.marepo.samples import Geometry, PoseSampler, SampleOptions, cast_geometry
 from aceg_ros.pretraining.marepo.train import SMALL, PoseTraining, held_out_scenes, rotation_error_deg, train
 
@@ -125,6 +132,17 @@ def test_held_out_scenes_do_not_depend_on_the_others():
     assert 2 <= len(chosen) <= 30 and chosen == {name for name in names if name in held_out_scenes([name])}
     assert chosen == {name.replace("codes", "head") for name in chosen} | {name.replace("head", "codes")
                                                                            for name in chosen}
+
+
+def test_recordings_of_the_same_name_have_files_of_their_own(tmp_path):
+    """Recordings are often called mapping; these are too short to be mapped, and so prepared in no time."""
+    image = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
+    camera = Camera(width=128, height=96, fx=100.0, fy=100.0, cx=63.5, cy=47.5)
+    for name in ("hall", "kitchen"):
+        write_ace_scene(tmp_path / name / "mapping", [Frame(image=image, camera=camera, map_from_camera=np.eye(4))] * 2)
+    scenes = tuple(tmp_path / name / "mapping" for name in ("hall", "kitchen"))
+    prepare_coordinates(CoordinateData(scenes=scenes, rooms=0, head_every=10), tmp_path / "data")
+    assert {path.stem.split("_")[1] for path in (tmp_path / "data").glob("*.npz")} == {"hall", "kitchen"}
 
 
 def test_without_coordinates_there_is_nothing_to_train_on(tmp_path):

@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 
-from aceg_ros.camera import Frame
+from aceg_ros.camera import Frame, lift_pixels
 from aceg_ros.datasets import open_scene
 from aceg_ros.encoders.preprocess import prepare
 from aceg_ros.errors import UserError
@@ -24,6 +23,7 @@ from aceg_ros.methods.marepo_mapper import make_coordinate_mapper
 from aceg_ros.methods.scene_coordinates import SceneCoordinateLocalizer
 from aceg_ros.pretraining.common.loop import never
 from aceg_ros.pretraining.common.run import write_arrays
+from aceg_ros.pretraining.encoder.chunks import scene_name
 from aceg_ros.synthetic.room_sessions import render_room_sessions
 from aceg_ros.synthetic.textures import load_atlas
 
@@ -159,13 +159,8 @@ def _true_points(frame: Frame, localizer: SceneCoordinateLocalizer, pixels: np.n
     """Return the map points (N, 3) at pixels of the prepared image, NaN where the frame has no depth."""
     if frame.depth_m is None:
         return np.full((len(pixels), 3), np.nan, np.float32)
-    image, camera, _ = prepare(frame, localizer.short_side_px, localizer.stride)
-    depth = cv2.resize(frame.depth_m, image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-    column, row = np.rint(pixels).astype(int).T
-    rays = (pixels - (camera.cx, camera.cy)) / (camera.fx, camera.fy)
-    in_camera = np.c_[rays, np.ones(len(rays))] * depth[row, column][:, None]
-    pose = np.asarray(frame.map_from_camera)
-    return (in_camera @ pose[:3, :3].T + pose[:3, 3]).astype(np.float32)
+    _, camera, _ = prepare(frame, localizer.short_side_px, localizer.stride)
+    return lift_pixels(pixels, frame.depth_m, camera, np.asarray(frame.map_from_camera)).astype(np.float32)
 
 
 def in_camera(points: np.ndarray, map_from_camera: np.ndarray) -> np.ndarray:
@@ -184,7 +179,7 @@ def _interleaved(data: CoordinateData) -> Iterator[tuple[str, Sessions]]:
             yield f"room_{index:04d}", lambda index=index: _room(data, index)  # type: ignore[misc]
         if index < len(data.scenes):
             path = data.scenes[index]
-            yield f"scene_{path.name}", lambda path=path: _recording(path)  # type: ignore[misc]
+            yield f"scene_{scene_name(path)}", lambda path=path: _recording(path)  # type: ignore[misc]
 
 
 def _room(data: CoordinateData, index: int) -> tuple[list[Frame], list[Frame]]:

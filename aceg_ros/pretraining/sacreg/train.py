@@ -19,7 +19,7 @@ from aceg_ros.networks.cross_image_regressor import CrossImageConfig, CrossImage
 from aceg_ros.pretraining.common.loop import LoopOptions, Statistics, TrainingTask, never, run_training, warmup_cosine
 from aceg_ros.pretraining.common.run import lock_options
 from aceg_ros.pretraining.sacreg.samples import CrossImageSample, SampleSize, draw_sample
-from aceg_ros.pretraining.sacreg.scenes import CrossImageData, CrossImageScene
+from aceg_ros.pretraining.sacreg.scenes import MIN_LANDMARKS, CrossImageData, CrossImageScene
 from aceg_ros.pretraining.sacreg.scores import evaluate
 from aceg_ros.utils.device import training_precision
 
@@ -116,9 +116,9 @@ class CrossImageTask(TrainingTask[CrossImageSample]):
 
 
 def _load(options: CrossImageTraining, held_out: bool) -> list[CrossImageScene]:
-    """Load the scenes that are prepared and have enough keyframes."""
+    """Load the scenes that are prepared and have enough landmarks."""
     files = [path for path in options.data.files(options.folder, held_out) if path.exists()]
-    return [scene for scene in map(CrossImageScene.load, files) if len(scene.points) >= 300]
+    return [scene for scene in map(CrossImageScene.load, files) if len(scene.points) >= MIN_LANDMARKS]
 
 
 def sample_loss(net: CrossImageRegressor, sample: CrossImageSample, device: str) -> tuple[Tensor, Tensor]:
