@@ -15,6 +15,7 @@ from aceg_ros.encoders.base import Encoder
 from aceg_ros.encoders.keypoints import Keypoints, extract_frame_keypoints
 from aceg_ros.estimate import ImageCorrespondences, PoseEstimate, Status
 from aceg_ros.maps.descriptor_index import LandmarkMatches, ObservationMatcher, match_projections
+from aceg_ros.maps.distinctiveness import count_distinctive
 from aceg_ros.maps.header import MIN_COVARIANCE_SCALE
 from aceg_ros.maps.keyframe_database import SECTION, KeyframeDatabase
 from aceg_ros.maps.places import group_by_place, is_elsewhere, is_same_pose, twin_groups
@@ -109,21 +110,24 @@ class KeyframeLocalizer:
         shortlist = self._retrieval.find(query.descriptors[:config.retrieval_keypoints], config.wide_shortlist)
         stopwatch.lap("retrieve")
         matcher = ObservationMatcher(query, self._database)
-        blind = self._match(matcher, shortlist.keyframes[:config.shortlist])
+        matches = matcher.match(shortlist.keyframes[:config.shortlist])
+        blind = self._correspondences(query, matches)
         stopwatch.lap("match")
         poses = self._new_poses(query, blind, [], chance_is_tried=True)
         good = self._any_good(poses, blind)
         if not good:
             shortlist = self._retrieval.rank_by_landmarks(query.descriptors[:config.ranking_keypoints],
                                                           shortlist.keyframes, config.ranked)
-            blind = self._match(matcher, shortlist.keyframes[:config.ranked_shortlist])
+            matches = matcher.match(shortlist.keyframes[:config.ranked_shortlist])
+            blind = self._correspondences(query, matches)
             poses += self._new_poses(query, blind, poses)
             good = self._any_good(poses, blind)
         # Where a pose is good, only other places that look alike can tell anything new.
         groups = group_by_place(self._database, shortlist.keyframes[:config.ranked])
         for group in (twin_groups(groups, shortlist, config.twin_similarity) if good else groups)[
                 :config.group_hypotheses]:
-            poses += self._new_poses(query, self._match(matcher, group[:config.ranked_shortlist]), poses)
+            poses += self._new_poses(query, self._correspondences(query, matcher.match(
+                group[:config.ranked_shortlist])), poses)
         found, competitor = self._most_significant(query, poses)
         stopwatch.lap("solve")
         if found is None:
@@ -132,15 +136,14 @@ class KeyframeLocalizer:
                                             " keypoints")
             shown = blind
         else:
-            estimate = verify_guided_pose(found, competitor, blind, config.gates)
+            # Where most matches agree, no place that only looks alike can have been found.
+            distinctive = None if self._any_good([found], blind) else self._count_distinctive(query, matches, found)
+            estimate = verify_guided_pose(found, competitor, blind, config.gates, distinctive=distinctive)
             shown = found.correspondences
         stopwatch.lap("gates")
         return replace(estimate.with_covariance_times(config.covariance_scale), stage_ms=stopwatch.laps_ms,
                        correspondences=ImageCorrespondences(pixels=shown.pixels, points=shown.points,
                                                             camera=shown.camera))
-
-    def _match(self, matcher: ObservationMatcher, keyframes: np.ndarray) -> Correspondences:
-        return self._correspondences(matcher.query, matcher.match(keyframes))
 
     def _new_poses(self, query: Keypoints, correspondences: Correspondences, known: list[GuidedPose], *,
                    chance_is_tried: bool = False) -> list[GuidedPose]:
@@ -161,6 +164,12 @@ class KeyframeLocalizer:
         first."""
         return any(pose.overall.log10_nfa < self._config.good_log10_nfa
                    and blind_consensus(pose, blind).inlier_ratio > self._config.good_inlier_ratio for pose in poses)
+
+    def _count_distinctive(self, query: Keypoints, matches: LandmarkMatches, found: GuidedPose) -> float:
+        """Count the distinctive ones of the matches from before that agree with a pose."""
+        agreeing = blind_consensus(found, self._correspondences(query, matches)).inlier_indices
+        return count_distinctive(query.descriptors[matches.keypoints[agreeing]],
+                                 self._database.points_array[matches.landmarks[agreeing]], self._database)
 
     def _most_significant(self, query: Keypoints, poses: list[GuidedPose]
                           ) -> tuple[GuidedPose | None, Significance | None]:

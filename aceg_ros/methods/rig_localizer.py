@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from aceg_ros.camera import Frame
 from aceg_ros.encoders.base import Encoder
@@ -20,6 +21,7 @@ from aceg_ros.encoders.preprocess import reject_image
 from aceg_ros.errors import UserError
 from aceg_ros.estimate import PoseEstimate, Status
 from aceg_ros.maps.descriptor_index import LandmarkMatches, ObservationMatcher, match_projections
+from aceg_ros.maps.distinctiveness import count_distinctive
 from aceg_ros.maps.keyframe_database import SECTION, KeyframeDatabase
 from aceg_ros.maps.places import group_by_place, is_elsewhere, is_same_pose, twin_groups
 from aceg_ros.maps.retrieval import KeyframeRetrieval, Shortlist
@@ -107,13 +109,15 @@ class RigLocalizer:
         config, stopwatch = self._config, stopwatch or Stopwatch()
         views = [self._view(query, rig.rig_from_camera[name]) for name, query in queries.items()]
         stopwatch.lap("retrieve")
-        blind = self._match(views, config.shortlist)
+        count = config.shortlist
+        blind = self._match(views, count)
         stopwatch.lap("match")
         poses = self._new_poses(views, blind, [], chance_is_tried=True)
         good = self._any_good(poses, blind)
         if not good:
             views = [self._ranked(view) for view in views]
-            blind = self._match(views, config.ranked_shortlist)
+            count = config.ranked_shortlist
+            blind = self._match(views, count)
             poses += self._new_poses(views, blind, poses)
             good = self._any_good(poses, blind)
         for matches in (*self._contradicting(blind, poses), *self._other_places(views, good)):
@@ -126,7 +130,8 @@ class RigLocalizer:
                                 f" matches of {keypoints} keypoints of {len(views)} images")
             shares = _shares(list(queries), blind, None)
         else:
-            base = verify_guided_pose(found, competitor, blind, config.gates)
+            distinctive = None if self._any_good([found], blind) else self._count_distinctive(views, count, found)
+            base = verify_guided_pose(found, competitor, blind, config.gates, distinctive=distinctive)
             assert isinstance(found.correspondences, RigCorrespondences)
             shares = _shares(list(queries), found.correspondences, base.inlier_indices)
         stopwatch.lap("gates")
@@ -149,6 +154,15 @@ class RigLocalizer:
         return RigCorrespondences.join([
             (self._correspondences(view.query, view.matcher.match(view.shortlist.keyframes[:count])),
              view.rig_from_camera) for view in views])
+
+    def _count_distinctive(self, views: Sequence[_View], count: int, found: GuidedPose) -> float:
+        """Count the distinctive ones of the matches from before that agree with a pose."""
+        agreeing = blind_consensus(found, self._match(views, count)).inlier_indices
+        matched = [view.matcher.match(view.shortlist.keyframes[:count]) for view in views]
+        descriptors = torch.cat([view.query.descriptors[part.keypoints]
+                                 for view, part in zip(views, matched, strict=True)])
+        landmarks = np.concatenate([part.landmarks for part in matched])[agreeing]
+        return count_distinctive(descriptors[agreeing], self._database.points_array[landmarks], self._database)
 
     def _other_places(self, views: Sequence[_View], good: bool) -> list[RigCorrespondences]:
         """Match images with groups of keyframes that show one place: where a pose is good, only with other places that

@@ -93,6 +93,7 @@ class GateConfig:
             many, and in this effective number of image blocks: then they confirm it.
         max_confirmed_log10_nfa: largest significance with all correspondences of a confirmed pose: one by chance.
         min_supporting_inliers: smallest number of matches from before any pose was known that must agree in any case.
+        min_distinctive_inliers: smallest number of these that must be much more similar than landmarks elsewhere.
         max_competitor_significance: largest significance of a pose at another place, as a share of that of the pose.
         min_guided_blocks: as min_spread_blocks, for such poses.
         max_leverage: largest share of one correspondence in the covariance of such poses, of their 6 degrees of
@@ -114,12 +115,13 @@ class GateConfig:
     max_position_std_m: float = 5.0
     max_rotation_std_rad: float = 0.1
     max_log10_nfa: float = -6.0
-    max_overall_log10_nfa: float = -14.0
+    max_overall_log10_nfa: float = -10.0
     min_blind_inliers: int = 60
     min_blind_blocks: float = 6.0
     max_confirmed_log10_nfa: float = 0.0
-    min_supporting_inliers: int = 30
-    max_competitor_significance: float = 0.25
+    min_supporting_inliers: int = 12
+    min_distinctive_inliers: int = 12
+    max_competitor_significance: float = 0.2
     min_guided_blocks: float = 4.0
     max_leverage: float = 0.1
     residual_correlation: float | None = None

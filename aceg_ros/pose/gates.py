@@ -210,16 +210,29 @@ def is_confirmed(blind: Consensus, config: GateConfig) -> bool:
     return blind.inlier_count >= config.min_blind_inliers and effective_blocks(blind) >= config.min_blind_blocks
 
 
-def check_confirmation(overall: Significance, blind: Consensus, config: GateConfig) -> Rejection | None:
+def check_confirmation(overall: Significance, blind: Consensus, distinctive: float | None, config: GateConfig
+                       ) -> Rejection | None:
     """Require that the landmarks that should be visible are there, or that matches found before agree with the pose.
 
     A place that looks like another one shares some landmarks with it, and these very exactly. If hardly any match from
-    before agrees, the matches speak for another place, whatever is found around the projections.
+    before agrees, the matches speak for another place, whatever is found around the projections; and if hardly any that
+    agrees is distinctive, they may be of another place with the same things.
+
+    Args:
+        overall: significance of the pose with all correspondences.
+        blind: the matches that were found before any pose was known, under the pose.
+        distinctive: number of them that agree and are distinctive; None: not asked for.
+        config: thresholds.
     """
     if blind.inlier_count < config.min_supporting_inliers:
         return Rejection(status=Status.CHANCE_CONSENSUS,
                          message=f"only {blind.inlier_count} of the {blind.data.total_count} matches that were found "
                                  f"before agree with the best pose, need {config.min_supporting_inliers}")
+    if distinctive is not None and distinctive < config.min_distinctive_inliers:
+        return Rejection(status=Status.AMBIGUOUS_POSE,
+                         message=f"only {distinctive:.0f} of the {blind.inlier_count} matches that agree with the best "
+                                 f"pose are distinctive, need {config.min_distinctive_inliers}: other places of the "
+                                 "map have landmarks as similar as these")
     # Matches from before may all be of one thing that was moved: then chance explains all the rest as well.
     limit = config.max_confirmed_log10_nfa if is_confirmed(blind, config) else config.max_overall_log10_nfa
     if overall.log10_nfa > limit:

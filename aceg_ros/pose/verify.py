@@ -97,7 +97,7 @@ def estimate_verified_pose(correspondences: Correspondences, solver: SolverConfi
 
 
 def verify_guided_pose(found: GuidedPose, competitor: Significance | None, blind: Correspondences,
-                       config: GateConfig | None = None) -> PoseEstimate:
+                       config: GateConfig | None = None, *, distinctive: float | None = None) -> PoseEstimate:
     """Accept or reject a pose whose correspondences were searched for around their projections.
 
     The gates against chance of `verify_pose` do not apply to such correspondences, which are near the projections
@@ -108,13 +108,14 @@ def verify_guided_pose(found: GuidedPose, competitor: Significance | None, blind
         competitor: the greatest significance of a pose at another place, None if there is none.
         blind: the matches that were found before any pose was known.
         config: thresholds of the gates.
+        distinctive: number of the blind matches that agree and are distinctive; None: not asked for.
     """
     config = config or GateConfig()
     significance = found.significance
     consensus = Consensus.from_pose(found.correspondences.usable, found.pose, significance.threshold_px)
     covariance, rejection = None, (
         gates.check_significance(significance, config)
-        or gates.check_confirmation(found.overall, blind_consensus(found, blind), config)
+        or gates.check_confirmation(found.overall, blind_consensus(found, blind), distinctive, config)
         or gates.check_competitor(significance, competitor, config)
         or gates.check_spread(consensus, config.min_guided_blocks))
     if rejection is None:

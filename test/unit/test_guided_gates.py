@@ -40,10 +40,19 @@ def guided(correspondences: Correspondences) -> GuidedPose:
 def test_matches_of_one_thing_that_was_moved_confirm_nothing(overall, accepted):
     blind = Consensus.from_pose(matches(100, 300).usable, POSE, 4.0)
     assert blind.inlier_count >= 100
-    rejection = check_confirmation(Significance(log10_nfa=overall, threshold_px=2.0, inliers=30.0), blind, GateConfig())
+    rejection = check_confirmation(Significance(log10_nfa=overall, threshold_px=2.0, inliers=30.0), blind, None,
+                                   GateConfig())
     assert (rejection is None) == accepted
     if rejection is not None:
         assert rejection.status is Status.CHANCE_CONSENSUS and "landmarks are missing" in rejection.message
+
+
+def test_a_pose_without_distinctive_matches_is_ambiguous():
+    blind = Consensus.from_pose(matches(200, 20).usable, POSE, 4.0)
+    overall = Significance(log10_nfa=-60.0, threshold_px=2.0, inliers=100.0)
+    assert check_confirmation(overall, blind, 12.0, GateConfig()) is None
+    rejection = check_confirmation(overall, blind, 11.0, GateConfig())
+    assert rejection is not None and rejection.status is Status.AMBIGUOUS_POSE and "distinctive" in rejection.message
 
 
 def test_landmarks_that_agree_with_both_poses_are_no_competitor():

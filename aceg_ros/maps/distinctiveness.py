@@ -1,0 +1,39 @@
+"""Which matches tell a place from others that look alike."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aceg_ros.maps.keyframe_database import KeyframeDatabase
+
+SAME_DEPTHS, ELSEWHERE_DEPTHS = 0.05, 0.25      # distances of landmarks from a point, in median depths of the map
+MIN_LEAD = 0.1                                  # in cosine similarity over all landmarks elsewhere
+SAMPLE = 64                                     # matches that are compared with all landmarks; their share is taken
+
+
+def count_distinctive(descriptors: Tensor, points: np.ndarray, database: KeyframeDatabase) -> float:
+    """Count the distinctive matches: far more similar to the landmarks at their point than to any elsewhere.
+
+    What is at several places of a map (desks of one kind, panels) is nearly as similar to the landmarks of each; its
+    matches agree with a wrong pose as exactly as with the right one. This is the ratio test (Lowe, IJCV 2004) with the
+    whole map, for matches that agree with a pose already.
+
+    Args:
+        descriptors: (N, C) of keypoints, of unit length.
+        points: (N, 3) landmarks that they were matched with.
+        database: of the map.
+    """
+    if len(points) == 0:
+        return 0.0
+    chosen = np.linspace(0, len(points) - 1, min(SAMPLE, len(points))).astype(int)
+    stored = database.mean_descriptors(descriptors.device)
+    similarity = (descriptors[torch.from_numpy(chosen).to(descriptors.device)].to(stored.dtype) @ stored.T).float()
+    landmarks = database.points_array
+    centre, depth_m = landmarks.mean(0), float(np.median(database.depths_m))
+    distance = torch.cdist(torch.from_numpy(points[chosen] - centre).float(),
+                           torch.from_numpy(landmarks - centre).float()).to(similarity.device)
+    own = similarity.masked_fill(distance > SAME_DEPTHS * depth_m, -1.0).amax(1)
+    elsewhere = similarity.masked_fill(distance < ELSEWHERE_DEPTHS * depth_m, -1.0).amax(1)
+    return len(points) * float((own - elsewhere > MIN_LEAD).float().mean())

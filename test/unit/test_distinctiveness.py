@@ -1,0 +1,19 @@
+"""Matches with things that are at several places of a map are not distinctive."""
+
+from __future__ import annotations
+
+import pytest
+from keyframe_world import World
+
+from aceg_ros.maps.distinctiveness import count_distinctive
+
+
+@pytest.mark.parametrize("same_walls", [False, True])
+def test_landmarks_that_are_on_every_wall_are_not_distinctive(same_walls):
+    world = World(seed=3, same_walls=same_walls)
+    database = world.database()
+    keypoints, landmarks = world.keypoints(world.pose(1))
+    points = world.points[landmarks]
+    count = count_distinctive(keypoints.descriptors, points, database)
+    assert count > 0.9 * len(points) if not same_walls else count < 0.1 * len(points)
+    assert count_distinctive(keypoints.descriptors[:0], points[:0], database) == 0.0
