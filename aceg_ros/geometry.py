@@ -63,7 +63,7 @@ def nearest_pose(transform: np.ndarray) -> np.ndarray:
 
 def rotation_to_quaternion(rotation: np.ndarray) -> np.ndarray:
     """Convert a rotation (3, 3) to the unit quaternion (x, y, z, w) with w >= 0."""
-    quaternion = Rotation.from_matrix(rotation).as_quat()
+    quaternion: np.ndarray = Rotation.from_matrix(rotation).as_quat()
     return -quaternion if quaternion[3] < 0 else quaternion
 
 
@@ -89,7 +89,7 @@ def interpolate_poses(stamp_s: float, stamps_s: np.ndarray, poses: np.ndarray) -
         raise ValueError(f"No pose at {stamp_s}: outside the stamps of the path.")
     after = int(np.searchsorted(stamps_s, stamp_s))
     if stamps_s[after] == stamp_s:
-        return poses[after].copy()
+        return np.array(poses[after])
     pair, times = poses[after - 1:after + 1], stamps_s[after - 1:after + 1]
     fraction = (stamp_s - times[0]) / (times[1] - times[0])
     pose = np.eye(4)
