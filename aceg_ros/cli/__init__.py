@@ -12,9 +12,11 @@ from aceg_ros.cli import (
     compare,
     demo,
     evaluate,
+    extend,
     import_weights,
     info,
     localize,
+    merge,
     play,
     pretrain,
     record,
@@ -23,7 +25,8 @@ from aceg_ros.cli import (
 from aceg_ros.cli import map as map_verb
 from aceg_ros.errors import UserError
 
-_VERBS = (map_verb, localize, evaluate, compare, play, record, view, info, import_weights, demo, bench, pretrain)
+_VERBS = (map_verb, extend, merge, localize, evaluate, compare, play, record, view, info, import_weights, demo, bench,
+          pretrain)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -154,6 +154,13 @@ def seed(text: str) -> int:
     return int(text)
 
 
+def whole_number(text: str) -> int:
+    """Parse a whole number, at least 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 0 or more")
+    return int(text)
+
+
 def positive(text: str) -> int:
     """Parse a whole number, at least 1."""
     if not text.isdecimal() or int(text) < 1:

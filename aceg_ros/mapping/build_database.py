@@ -75,7 +75,7 @@ def build_database(frames: Sequence[PreparedFrame], encoder: Encoder, options: D
     used = [frames[number] for number in numbers]
     observations = gather_observations(images)
     if use_depth:
-        tracks, tolerance_px = _measured_tracks(used, images, observations), 0.0
+        tracks, tolerance_px = measured_tracks(used, images, observations), 0.0
     else:
         pairs = covisible_pairs(images, options.covisible_images, encoder.stride)
         tolerance_px = estimate_tolerance_px(images, pairs, options.seed)
@@ -107,7 +107,7 @@ def build_database(frames: Sequence[PreparedFrame], encoder: Encoder, options: D
         pixels=torch.from_numpy(np.round(pixels * PIXEL_SCALE).astype(np.int16)),
         descriptors=quantised(descriptors), words=assign_words(descriptors, vocabulary).to(torch.int16),
         points=torch.from_numpy(tracks.points[landmarks]).float(), vocabulary=quantised(vocabulary))
-    return BuiltDatabase(database=database, colours=_colours(used, observations, chosen, landmark_of),
+    return BuiltDatabase(database=database, colours=landmark_colours(used, observations, chosen, landmark_of),
                          encoded=len(images), tracked_share=float((tracks.track >= 0).mean()),
                          tolerance_px=tolerance_px, error_px=float(np.median(tracks.errors_px[chosen])))
 
@@ -173,7 +173,7 @@ def _some_tracks(track: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return tracked[rank < np.searchsorted(total, REFINEMENT_OBSERVATIONS)]
 
 
-def _measured_tracks(frames: Sequence[PreparedFrame], images: Sequence[ExtractedFeatures], observations: Observations
+def measured_tracks(frames: Sequence[PreparedFrame], images: Sequence[ExtractedFeatures], observations: Observations
                      ) -> Tracks:
     """Make a track of each keypoint whose depth was measured, except at the edges of objects."""
     depth = torch.cat([_reliable_depths(frame, image) for frame, image in zip(frames, images, strict=True)]).cpu()
@@ -240,10 +240,10 @@ def train_vocabulary(descriptors: Tensor, words: int, seed: int) -> Tensor:
     return centres
 
 
-def _colours(frames: Sequence[PreparedFrame], observations: Observations, chosen: np.ndarray, landmark_of: np.ndarray
-             ) -> np.ndarray:
+def landmark_colours(frames: Sequence[PreparedFrame], observations: Observations, chosen: np.ndarray,
+                     landmark_of: np.ndarray) -> np.ndarray:
     """Return the colour (L, 3) uint8 of each landmark, from its last observation."""
-    colours = np.zeros((int(landmark_of.max()) + 1, 3), np.uint8)
+    colours = np.zeros((int(landmark_of.max(initial=-1)) + 1, 3), np.uint8)
     image_of = observations.images[chosen]
     for number in np.unique(image_of):
         seen = image_of == number

@@ -65,7 +65,7 @@ def build_tracks(observations: Observations, matches: np.ndarray, tolerance_px: 
     points = np.zeros((0, 3))
     if len(matches):
         track, points = _gather(observations, matches, tolerance_px)
-        track = _attach(observations, matches, track, points, tolerance_px=tolerance_px)
+        track = attach_keypoints(observations, matches, track, points, tolerance_px=tolerance_px)
     errors = np.full(len(observations), np.nan)
     rows = np.flatnonzero(track >= 0)
     if len(rows) == 0:
@@ -122,8 +122,8 @@ def _triangulate_with_matches(observations: Observations, own: np.ndarray, match
     return fit.points, np.split(member[order], np.cumsum(np.bincount(centre, minlength=len(own)))[:-1])
 
 
-def _attach(observations: Observations, matches: np.ndarray, track: np.ndarray, points: np.ndarray, *,
-            tolerance_px: float) -> np.ndarray:
+def attach_keypoints(observations: Observations, matches: np.ndarray, track: np.ndarray, points: np.ndarray, *,
+                     tolerance_px: float) -> np.ndarray:
     """Attach keypoints without a track to those of their matches that they agree with. Returns the new track (N,)."""
     both = np.concatenate([matches, matches[:, ::-1]])
     both = both[(track[both[:, 0]] < 0) & (track[both[:, 1]] >= 0)]
@@ -144,6 +144,11 @@ class _Fit(NamedTuple):
     points: np.ndarray
     kept: np.ndarray
     errors_px: np.ndarray
+
+
+def reprojection_errors(observations: Observations, rows: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Return the reprojection errors (M,) in pixels of points (M, 3), each in one observation, rows (M,)."""
+    return _Rays.of(observations, rows).errors(points)[0]
 
 
 def _triangulate(view: _Rays, component: np.ndarray, images: np.ndarray, tolerance_px: float) -> _Fit:

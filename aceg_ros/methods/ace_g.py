@@ -102,6 +102,7 @@ SPEC = MethodSpec(
     map_settings=AceGMapSettings,
     make_mapper=make_mapper,
     make_localizer=make_localizer,
+    after_growth=lambda scene_map, device, seed: scene_map,
     priority=2,
     supports=lambda options: options.encoder in (None, SHIPPED_REGRESSOR_ENCODER, DATABASE_ENCODER),
     importers=(

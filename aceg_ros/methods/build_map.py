@@ -1,4 +1,4 @@
-"""Builds a map with calibrated covariances from posed frames, with any method."""
+"""Builds a map with calibrated covariances from posed frames, with any method, and extends one."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from aceg_ros.mapping.calibration import calibrate_covariance_scale, held_out_in
 from aceg_ros.maps.header import MIN_COVARIANCE_SCALE
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.base import Mapper, MappingOptions
-from aceg_ros.methods.registry import make_localizer, make_mapper
+from aceg_ros.methods.database_extender import DatabaseExtender
+from aceg_ros.methods.registry import check_growth, make_localizer, make_mapper
 
+FADE_AFTER = 3                      # recordings that must miss a landmark for it to be dropped
 _CALIBRATION_S, _CALIBRATION_S_PER_IMAGE = 2.0, 0.15          # reserved for calibration: enough on two CPU cores
 
 
@@ -38,7 +40,40 @@ def build_map(method: str, options: MappingOptions, frames: Iterable[Frame], bud
     Raises:
         UserError: no map can be built from the usable frames; the message says why others were skipped.
     """
-    mapper = make_mapper(method, options, method_options)
+    return _run(make_mapper(method, options, method_options), options, frames, budget)
+
+
+def extend_map(scene_map: SceneMap, options: MappingOptions, frames: Iterable[Frame], budget: MappingBudget, *,
+               fade_after: int = FADE_AFTER) -> tuple[SceneMap, list[str]]:
+    """Extend a map by posed frames in its map frame, within the budget, which includes reading them.
+
+    Args:
+        scene_map: of a method whose maps can grow; it stays as it is.
+        options: options that every method has; the encoder is that of the map.
+        frames: posed frames; unusable ones are skipped.
+        budget: time limit, progress reports and stop request.
+        fade_after: landmarks that this many recordings, one after the other, should have seen and did not are dropped;
+            0 keeps all.
+
+    Returns:
+        The extended map, and a sentence for each frame that was skipped.
+
+    Raises:
+        UserError: the map cannot grow, or the frames show nothing that can be added.
+    """
+    check_growth(scene_map)
+    extender = DatabaseExtender(scene_map, options, fade_after=fade_after)
+    extended, skipped = _run(extender, options, frames, budget)
+    before, added = scene_map.statistics, extended.statistics
+    statistics = replace(added, skipped=before.skipped + added.skipped, held_out=before.held_out + added.held_out,
+                         mapping_s=before.mapping_s + added.mapping_s)
+    scale = max(scene_map.covariance_scale, extended.covariance_scale)
+    return replace(extended, covariance_scale=scale, statistics=statistics), skipped
+
+
+def _run(mapper: Mapper, options: MappingOptions, frames: Iterable[Frame], budget: MappingBudget
+         ) -> tuple[SceneMap, list[str]]:
+    """Give a mapper all frames but those held out, let it build, and calibrate its map."""
     unseen, skipped = _add_frames(mapper, frames)
     reserve_s = min(_CALIBRATION_S + _CALIBRATION_S_PER_IMAGE * len(unseen), 0.1 * budget.total_s)
     skipped = _unreadable(frames) + skipped

@@ -57,6 +57,8 @@ class MethodSpec:
         options: dataclass of the method's own options; see `methods.options`.
         map_settings: dataclass of the settings stored in its maps; None if there are none.
         importers: kinds of published files that can be imported.
+        after_growth: returns a map whose keyframe database has changed with everything else that depends on it, given
+            the map, a device and a seed; None if maps of this method cannot grow.
         priority: if the user names no method, the one of highest priority that supports the options is used; a method
             of priority 0 is only used by name.
         supports: returns whether the method works with these `MappingOptions`.
@@ -71,6 +73,7 @@ class MethodSpec:
     options: type[DataclassInstance] = NoOptions
     map_settings: type[DataclassInstance] | None = None
     importers: tuple[ImporterSpec, ...] = ()
+    after_growth: Callable[[SceneMap, str, int], SceneMap] | None = None
     priority: int = 0
     supports: Callable[[MappingOptions], bool] = lambda options: True
     untrained_map: Callable[[str, str], SceneMap] | None = None
@@ -174,6 +177,22 @@ def make_mapper(method: str, options: MappingOptions, method_options: Any = None
         if other is not None and getattr(chosen, option.name) and getattr(options, other):
             raise UserError(f"{option.name} and {other} cannot be used together.")
     return spec.make_mapper(options, chosen)
+
+
+def after_growth(scene_map: SceneMap, device: str = "auto", seed: int = 0) -> SceneMap:
+    """Return a map whose keyframe database has changed with everything that depends on it."""
+    check_growth(scene_map)
+    complete = get(scene_map.method).after_growth
+    assert complete is not None
+    return complete(scene_map, device, seed)
+
+
+def check_growth(scene_map: SceneMap) -> None:
+    """Raise UserError unless maps of this method can grow."""
+    if get(scene_map.method).after_growth is None:
+        growing = " or ".join(spec.name for spec in specs() if spec.after_growth is not None)
+        raise UserError(f"Maps of method '{scene_map.method}' cannot grow: map all recordings together with 'aceg map"
+                        f" RECORDING RECORDING ...', or make the map with --method {growing}.")
 
 
 def make_localizer(scene_map: SceneMap, device: str = "auto", seed: int = 0, method: str | None = None) -> Localizer:

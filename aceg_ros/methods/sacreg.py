@@ -62,6 +62,12 @@ def make_localizer(scene_map: SceneMap, device: str = "auto", seed: int = 0) -> 
                                         device=device, seed=seed)
 
 
+def with_tokens_mixed_again(scene_map: SceneMap, device: str, seed: int) -> SceneMap:
+    from aceg_ros.methods.sacreg_mapper import TOKENS, with_tokens
+    tokens = scene_map.sections.get(TOKENS, {})
+    return with_tokens(scene_map, load_regressor(scene_map, device), compact="codebook" in tokens, seed=seed)
+
+
 def as_sacreg_map(scene_map: SceneMap, weights: CrossImageWeights, *, fusion: str = "early") -> SceneMap:
     """Make a map of this method from any map with a keyframe database. Its tokens are mixed when it is loaded.
 
@@ -111,4 +117,5 @@ SPEC = MethodSpec(
     map_settings=SacregMapSettings,
     make_mapper=make_mapper,
     make_localizer=make_localizer,
+    after_growth=with_tokens_mixed_again,
 )

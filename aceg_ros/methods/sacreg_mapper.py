@@ -15,7 +15,7 @@ from aceg_ros.methods.ace_g_mapper import AceGMapper
 from aceg_ros.methods.base import MappingOptions
 from aceg_ros.methods.cross_image_localizer import mix_keyframes
 from aceg_ros.methods.sacreg import DATABASE, SHIPPED, SacregOptions, as_sacreg_map, check_encoder
-from aceg_ros.networks.cross_image_fusion import load_cross_image
+from aceg_ros.networks.cross_image_fusion import CrossImageWeights, load_cross_image
 from aceg_ros.utils.device import pick_device
 
 MIXING_SHARE = 0.1                  # of the budget, kept for the tokens
@@ -44,7 +44,11 @@ class SacregMapper:
     def build(self, budget: MappingBudget) -> SceneMap:
         """Build the database within the budget, and the tokens of all its keyframes."""
         scene_map = self._mapper.build(budget.reserve(MIXING_SHARE * budget.total_s))
-        tokens = mix_keyframes(self._weights.net, KeyframeDatabase.from_section(scene_map.sections[DATABASE]))
-        section = tokens.to_section(self._method_options.compact, self._options.seed)
         scene_map = as_sacreg_map(scene_map, self._weights, fusion=self._method_options.fusion)
-        return replace(scene_map, sections={**scene_map.sections, TOKENS: section})
+        return with_tokens(scene_map, self._weights, compact=self._method_options.compact, seed=self._options.seed)
+
+
+def with_tokens(scene_map: SceneMap, weights: CrossImageWeights, *, compact: bool, seed: int) -> SceneMap:
+    """Return a map with the tokens of its keyframes, which are mixed from its database."""
+    tokens = mix_keyframes(weights.net, KeyframeDatabase.from_section(scene_map.sections[DATABASE]))
+    return replace(scene_map, sections={**scene_map.sections, TOKENS: tokens.to_section(compact, seed)})
