@@ -31,7 +31,7 @@ setup(
         "matplotlib", "numpy", "opencv-python-headless", "pillow", "poselib>=2.0.5", "pyyaml", "rosbags",
         "safetensors>=0.4.3", "scipy", "setuptools", "torch>=2.4", "tqdm",
     ],
-    extras_require={"rerun": viewer, "dinov2": dinov2, "colmap": colmap, "dev": dev,
+    extras_require={"rerun": viewer, "dinov2": dinov2, "colmap": colmap, "ray": ["ray"], "dev": dev,
                     "all": viewer + dinov2 + colmap + dev},
     zip_safe=False,
     maintainer="aceg_ros developers",

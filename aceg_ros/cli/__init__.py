@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from aceg_ros import __version__
 from aceg_ros.cli import (
+    batch,
     bench,
     compare,
     demo,
@@ -25,8 +26,8 @@ from aceg_ros.cli import (
 from aceg_ros.cli import map as map_verb
 from aceg_ros.errors import UserError
 
-_VERBS = (map_verb, extend, merge, localize, evaluate, compare, play, record, view, info, import_weights, demo, bench,
-          pretrain)
+_VERBS = (map_verb, extend, merge, batch, localize, evaluate, compare, play, record, view, info, import_weights, demo,
+          bench, pretrain)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

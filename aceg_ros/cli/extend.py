@@ -9,9 +9,10 @@ from typing import Any
 from aceg_ros.cli.arguments import (
     SCENE_HELP,
     add_computing_flags,
+    add_rig_flags,
     add_scene_flags,
     add_verb,
-    bag_options,
+    open_recording,
     seconds,
     whole_number,
 )
@@ -40,12 +41,12 @@ def add_parser(verbs: Any) -> None:
     verb.add_argument("--json-progress", action="store_true", help="print progress as one JSON object per line on"
                       " stdout")
     add_scene_flags(verb)
+    add_rig_flags(verb)
     add_computing_flags(verb)
 
 
 def run(options: argparse.Namespace) -> int:
     started = time.monotonic()
-    from aceg_ros.datasets import open_scene
     from aceg_ros.mapping.budget import MappingBudget, default_budget_s
     from aceg_ros.maps.keyframe_database import SECTION
     from aceg_ros.maps.scene_map import SceneMap, check_writable
@@ -55,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
 
     output = options.output or options.map
     scene_map = SceneMap.load(options.map)
-    scenes = [open_scene(path, options.every, bag_options(options)) for path in options.scenes]
+    scenes = [open_recording(options, path) for path in options.scenes]
     check_writable(output)
     device = pick_device(options.device)
     mapping = MappingOptions(seed=options.seed, device=device, use_depth=options.use_depth,

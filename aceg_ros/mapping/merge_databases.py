@@ -26,11 +26,11 @@ def merge_databases(first: ObservationTable, second: ObservationTable, *, count:
     """Merge two databases in the same map frame. count: largest number of observations. stride: of the encoder."""
     second = replace(second, visits=second.visits + first.visits.max() + 1)
     device = torch.device("cpu")
-    keyframes = [first.features(device), second.features(device)]
-    pairs = _covisible_pairs(*keyframes, stride)
+    own, others = first.features(device), second.features(device)
+    pairs = _covisible_pairs(own, others, stride)
     joined = join([first, second])
     if len(pairs):
-        images = [*keyframes[0], *keyframes[1]]
+        images = [*own, *others]
         tolerance_px = estimate_tolerance_px(images, pairs, seed)
         matches = match_pairs(images, pairs, tolerance_px, seed=seed, budget=budget.phase("matching keyframes"))
         joined = _with_common_landmarks(joined, len(first.points), matches, tolerance_px)

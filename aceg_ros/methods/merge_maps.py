@@ -29,6 +29,8 @@ MIN_COMMON = 3                      # keyframes that must agree on a transform
 ENOUGH_COMMON = 24                  # of which more tell nothing new
 SAME_PLACE_DEPTHS, SAME_DIRECTION_DEG = 0.1, 3.0        # of the poses by which two keyframes agree
 
+POSE_NOISE_M, POSE_NOISE_RAD = 0.02, 0.005              # of a keyframe that was localized; only their ratio counts
+
 
 @dataclass(frozen=True, kw_only=True)
 class FoundTransform:
@@ -88,7 +90,8 @@ def find_transform(first: SceneMap, other: ObservationTable, *, stride: int, bud
     if len(agreeing) < MIN_COMMON:
         raise UserError(f"The maps have too little in common: {len(found)} of {len(other.poses)} keyframes of the"
                         f" second were found in the first, and {len(agreeing)} of them agree on where it is"
-                        f" ({MIN_COMMON} are needed). Extend one map by a recording that joins both, or give --transform.")
+                        f" ({MIN_COMMON} are needed). Extend one map by a recording that joins both, or give"
+                        " --transform.")
     return FoundTransform(a_from_b=_average(found, other.poses, agreeing), agreeing=len(agreeing))
 
 
@@ -143,9 +146,7 @@ def _average(found: dict[int, np.ndarray], poses: np.ndarray, agreeing: list[int
     spread = np.einsum("fi,fj->ij", wanted[:, :3, 3] - wanted_middle, own[:, :3, 3] - middle)
     turns = np.einsum("fij,fkj->ik", wanted[:, :3, :3], own[:, :3, :3])
     result = np.eye(4)
-    # A rotation of 1 degree counts as much as a shift by 1/60 of the distances between the keyframes.
-    scale = max(float(np.square(own[:, :3, 3] - middle).sum()), 1e-9)
-    result[:3, :3] = turns / np.trace(np.abs(turns)) + spread / scale
+    result[:3, :3] = turns + 2.0 * (POSE_NOISE_RAD / POSE_NOISE_M)**2 * spread
     result = nearest_pose(result)
     result[:3, 3] = wanted_middle - result[:3, :3] @ middle
     return result

