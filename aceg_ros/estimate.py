@@ -54,6 +54,8 @@ class PoseEstimate:
             `correspondences` if the localizer keeps them.
         stage_ms: duration of each stage in milliseconds.
         correspondences: all correspondences, for display; None if the method has none.
+        map_name: of several maps, the one that the image was localized in; else empty.
+        map_frame: the frame of the pose, if several maps have one each; else empty.
     """
 
     status: Status
@@ -66,6 +68,8 @@ class PoseEstimate:
     inlier_indices: np.ndarray | None = field(default=None, repr=False)
     stage_ms: dict[str, float] = field(default_factory=dict)
     correspondences: ImageCorrespondences | None = field(default=None, repr=False)
+    map_name: str = ""
+    map_frame: str = ""
 
     def __post_init__(self) -> None:
         if (self.map_from_camera is not None) != self.accepted or (self.covariance is not None) != self.accepted:

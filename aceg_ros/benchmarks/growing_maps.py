@@ -39,11 +39,11 @@ STEPS = ("day", "day + night", "day + night + moved", "all at once")
 def run(output: Path, rooms: int, *, fade_after: int, textures: Path | None = None) -> str:
     """Map, extend and evaluate all rooms. Returns a Markdown table of sums over the rooms."""
     results = [_room(output / f"room_{number}", ROOM_SEED + number, textures, fade_after) for number in range(rooms)]
-    lines = ["| map of | " + " | ".join(f"recall {visit}" for visit in VISITS) + " | wrong | keyframes | landmarks |"
+    lines = ["| map of | " + " | ".join(f"recall {name}" for name in VISITS) + " | wrong | keyframes | landmarks |"
              " observations | MB | s |", "|---" * (len(VISITS) + 7) + "|"]
     for step in STEPS:
         each = [result[step] for result in results]
-        recall = " | ".join(f"{np.mean([one['recall'][visit] for one in each]):.2f}" for visit in VISITS)
+        recall = " | ".join(f"{np.mean([one['recall'][name] for one in each]):.2f}" for name in VISITS)
         wrong = sum(sum(one["wrong"].values()) for one in each)
         sizes = " | ".join(f"{np.mean([one[key] for one in each]):.0f}" for key in
                            ("keyframes", "landmarks", "observations"))
@@ -57,21 +57,21 @@ def _room(folder: Path, seed: int, textures: Path | None, fade_after: int) -> di
     _render(folder, seed, textures)
     done: dict[str, Any] = {}
     scene_map: SceneMap | None = None
-    for step, visit in zip(STEPS, (*VISITS, None), strict=True):
-        name = f"{step.replace(' ', '')}_{fade_after}"
-        path, result = folder / f"{name}.map", folder / f"{name}.json"
+    for step, name in zip(STEPS, (*VISITS, None), strict=True):
+        file = folder / f"{step.replace(' ', '')}_{fade_after}.map"
+        result = file.with_suffix(".json")
         if result.exists():
-            done[step], scene_map = json.loads(result.read_text()), SceneMap.load(path)
+            done[step], scene_map = json.loads(result.read_text()), SceneMap.load(file)
             continue
         budget = MappingBudget.start(300.0)
         options = MappingOptions(device="cpu")
-        if visit is None or scene_map is None:
-            frames = open_scenes([folder / each / "mapping" for each in (VISITS if visit is None else (visit,))])
+        if name is None or scene_map is None:
+            frames = open_scenes([folder / each / "mapping" for each in (VISITS if name is None else (name,))])
             scene_map, _ = build_map(default_method(options), options, frames, budget)
         else:
-            scene_map, _ = extend_map(scene_map, options, open_scene(folder / visit / "mapping"), budget,
+            scene_map, _ = extend_map(scene_map, options, open_scene(folder / name / "mapping"), budget,
                                       fade_after=fade_after)
-        done[step] = _evaluated(scene_map, folder) | {"seconds": budget.elapsed_s(), "mb": scene_map.save(path) / 1e6}
+        done[step] = _evaluated(scene_map, folder) | {"seconds": budget.elapsed_s(), "mb": scene_map.save(file) / 1e6}
         write_json(done[step], result)
         print(folder.name, step, done[step], flush=True)
     return done
@@ -81,19 +81,19 @@ def _render(folder: Path, seed: int, textures: Path | None) -> None:
     """Write the recordings of a room, if they are missing."""
     if (folder / VISITS[-1] / "query").exists():
         return
-    for visit in render_visits(seed, load_atlas(textures)):
-        write_ace_scene(folder / visit.name / "mapping", visit.mapping)
-        write_ace_scene(folder / visit.name / "query", visit.query)
+    for rendered in render_visits(seed, load_atlas(textures)):
+        write_ace_scene(folder / rendered.name / "mapping", rendered.mapping)
+        write_ace_scene(folder / rendered.name / "query", rendered.query)
 
 
 def _evaluated(scene_map: SceneMap, folder: Path) -> dict[str, Any]:
     database = scene_map.sections[SECTION]
     recall, wrong = {}, {}
-    for visit in VISITS:
-        results = evaluate(make_localizer(scene_map, "cpu"), open_scene(folder / visit / "query"))
+    for name in VISITS:
+        results = evaluate(make_localizer(scene_map, "cpu"), open_scene(folder / name / "query"))
         errors = np.array([result.errors for result in results if result.errors is not None]).reshape(-1, 2)
-        recall[visit] = float((errors <= BOUND).all(1).sum() / len(results))
-        wrong[visit] = int((errors > (WRONG_M, WRONG_DEG)).any(1).sum())
+        recall[name] = float((errors <= BOUND).all(1).sum() / len(results))
+        wrong[name] = int((errors > (WRONG_M, WRONG_DEG)).any(1).sum())
     return {"recall": recall, "wrong": wrong, "keyframes": len(database["poses"]),
             "landmarks": len(database["points"]), "observations": len(database["descriptors"])}
 

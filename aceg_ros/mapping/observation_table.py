@@ -129,7 +129,7 @@ class ObservationTable:
 
 
 def join(tables: Sequence[ObservationTable]) -> ObservationTable:
-    """Put tables one after the other; their landmarks stay apart."""
+    """Put tables one after the other; their landmarks are not matched."""
     frames = np.cumsum([0] + [len(table.poses) for table in tables])
     points = np.cumsum([0] + [len(table.points) for table in tables])
     joined = {name: np.concatenate([getattr(table, name) for table in tables])

@@ -71,6 +71,13 @@ class WordRetrieval:
         keyframes = np.argsort(-similarity, kind="stable")[:count]
         return Shortlist(keyframes=keyframes, similarity=similarity[keyframes] / max(similarity[keyframes[0]], 1e-9))
 
+    def greatest_similarity(self, descriptors: Tensor) -> float:
+        """Return the cosine in [0, 1] of an image with these descriptors (n, C) and the keyframe most similar to it."""
+        words = assign_words(descriptors, self._vocabulary).cpu().numpy()
+        histogram = np.sqrt(np.bincount(words, minlength=len(self._rarity)).astype(np.float32)) * self._rarity
+        return float((self._histograms @ histogram).max() / max(float(np.linalg.norm(histogram)), 1e-9))
+
+
 class KeyframeRetrieval(WordRetrieval):
     """Retrieval in a database, whose landmarks tell more than words."""
 

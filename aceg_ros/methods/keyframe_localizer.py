@@ -104,6 +104,10 @@ class KeyframeLocalizer:
         """Extract the keypoints of a frame, which must have passed `reject_image`."""
         return extract_frame_keypoints(frame, self._encoder, self._config.keypoints)
 
+    def greatest_similarity(self, query: Keypoints) -> float:
+        """Return how similar, in [0, 1], an image is to the most similar keyframe: to choose one of several maps."""
+        return self._retrieval.greatest_similarity(query.descriptors[:self._config.retrieval_keypoints])
+
     def localize_keypoints(self, query: Keypoints, stopwatch: Stopwatch | None = None) -> PoseEstimate:
         """Estimate the pose of the camera from the keypoints of its image."""
         config, stopwatch = self._config, stopwatch or Stopwatch()

@@ -88,6 +88,31 @@ def test_mapping_while_localizing_and_the_switch_has_no_gap(start, graph, render
     assert len(keyframes) > 20
 
 
+def test_the_map_in_use_is_extended_by_what_was_localized_in_it(graph, rendered_scene, rendered_map, tmp_path):
+    """No poses but those that the node estimates itself; the old map stays as a file."""
+    old_map = rendered_map.read_bytes()
+    process = graph.start(LOCALIZER, mapping_pose_source="localization", data_folder=str(tmp_path / "data"),
+                          mapping_budget=60.0, mapping_extends=True, map_path=str(rendered_map))
+    camera, seen = SceneCamera(graph, rendered_scene / "mapping", "pose", False), Observer(graph)
+    assert graph.spin_until(lambda: "Localizing in" in output(process))
+    assert graph.spin_until(lambda: camera.connected() or process.poll() is not None), output(process)
+    camera.show(3, 0.3)
+    assert f"to extend {rendered_map}" in seen.call("start_mapping")
+    camera.show(20, 0.4)
+    seen.call("stop_mapping")
+    stopped_s = time.monotonic()
+    while seen.mapping[-1][2]["state"] != "idle" and time.monotonic() < stopped_s + 200:
+        camera.show(1, 0.3)
+    assert seen.mapping[-1][1].startswith("Mapped: localizing in "), seen.mapping[-1]
+    assert rendered_map.read_bytes() == old_map
+    (path,) = (tmp_path / "data" / "maps").iterdir()
+    (recording,) = (tmp_path / "data" / "recordings").iterdir()
+    keyframes = list(open_scene(recording))
+    assert SceneMap.load(path).statistics.frames == SceneMap.load(rendered_map).statistics.frames + len(keyframes)
+    shown = [frame.map_from_camera for frame in open_scene(rendered_scene / "mapping")]
+    assert all(min(np.abs(frame.map_from_camera - true).max() for true in shown) < 0.2 for frame in keyframes)
+
+
 @pytest.mark.parametrize("source", ["tf", "odometry"])
 def test_poses_from_tf_and_odometry_and_measured_depth(start, recordings, rendered_scene, source):
     """What is recorded is what was shown, in the frame of the camera."""

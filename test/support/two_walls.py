@@ -24,11 +24,11 @@ def drive(count: int = 16) -> np.ndarray:
 
 def frames(poses: np.ndarray, *, depth: bool = False) -> list[Frame]:
     """What the camera sees from these poses."""
-    wall, board = _pattern(0, 14.0, 8.0), _pattern(1, 1.6, 1.2)
-    return [_render(pose, wall, board, number, depth=depth) for number, pose in enumerate(poses)]
+    wall, board = pattern(0, 14.0, 8.0), pattern(1, 1.6, 1.2)
+    return [render(pose, wall, board, number, depth=depth) for number, pose in enumerate(poses)]
 
 
-def _pattern(seed: int, width_m: float, height_m: float) -> np.ndarray:
+def pattern(seed: int, width_m: float, height_m: float) -> np.ndarray:
     """Rectangles of random sizes and colours, which no two places share."""
     rng = np.random.default_rng(seed)
     width, height = round(width_m * _PIXELS_PER_M), round(height_m * _PIXELS_PER_M)
@@ -40,7 +40,7 @@ def _pattern(seed: int, width_m: float, height_m: float) -> np.ndarray:
     return image
 
 
-def _render(pose: np.ndarray, wall: np.ndarray, board: np.ndarray, number: int, *, depth: bool) -> Frame:
+def render(pose: np.ndarray, wall: np.ndarray, board: np.ndarray, number: int, *, depth: bool) -> Frame:
     size = CAMERA.width, CAMERA.height
     image = cv2.warpPerspective(wall, _homography(pose, wall, WALL_M), size, flags=cv2.INTER_LINEAR)
     to_board = _homography(pose, board, BOARD_M)

@@ -34,9 +34,9 @@ def dark(frame: Frame) -> Frame:
 
 def without_board(frames: list[Frame]) -> list[Frame]:
     """What the camera sees from the same poses once the board is away."""
-    wall = two_walls._pattern(0, 14.0, 8.0)
+    wall = two_walls.pattern(0, 14.0, 8.0)
     none = np.zeros((1, 1, 3), np.uint8)         # a centimetre
-    return [replace(frame, image=two_walls._render(frame.map_from_camera, wall, none, 0, depth=False).image)
+    return [replace(frame, image=two_walls.render(frame.map_from_camera, wall, none, 0, depth=False).image)
             for frame in frames]
 
 

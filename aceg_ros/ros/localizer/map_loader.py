@@ -6,7 +6,8 @@ import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 from rclpy.impl.rcutils_logger import RcutilsLogger
@@ -133,6 +134,8 @@ def load_rig_localizer(path: str, device: str, seed: int, threads: int = 0) -> L
     Raises UserError also if the map has no keyframe database.
     """
     from aceg_ros.methods.rig_localizer import RigLocalizer
+    if Path(path).is_dir():
+        raise UserError(f"{path} is a folder of maps: a rig of cameras is localized in one map.")
     loaded = load_localizer(path, device, seed, threads)
     assert loaded.scene_map is not None
     localizer = _RigsOnThreads(localizer=RigLocalizer.from_map(loaded.scene_map, device=device, seed=seed),
@@ -145,7 +148,7 @@ def _half_of_the_cores() -> int:
 
 
 def load_localizer(path: str, device: str, seed: int, threads: int = 0) -> LoadedMap:
-    """Load a map file and warm up its localizer.
+    """Load a map file, or a folder of maps (`maps.map_folder`), and warm up its localizer.
 
     Args:
         threads: CPU cores for inference; 0 for half of them. Parallel operations wait for the slowest thread, so if
@@ -157,8 +160,13 @@ def load_localizer(path: str, device: str, seed: int, threads: int = 0) -> Loade
     """
     from aceg_ros.maps.scene_map import SceneMap
     from aceg_ros.methods.registry import make_localizer
-    scene_map = SceneMap.load(path)
-    localizer = _LocalizerOnThreads(localizer=make_localizer(scene_map, device, seed),
+    from aceg_ros.methods.several_maps import SeveralMapsLocalizer
+    scene_map, loaded = None, None
+    if Path(path).is_dir():
+        loaded = SeveralMapsLocalizer.load(Path(path), device=device, seed=seed)
+    else:
+        scene_map = SceneMap.load(path)
+    localizer = _LocalizerOnThreads(localizer=loaded or make_localizer(cast(SceneMap, scene_map), device, seed),
                                     threads=threads or _half_of_the_cores())
     release_free_memory()        # left over from loading this map and earlier ones
     noise = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)

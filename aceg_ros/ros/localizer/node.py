@@ -79,7 +79,7 @@ class LocalizerNode(LifecycleNodeMixin, Node):
         self._status = StatusPublisher(self)
         self._display = Display(self, self._own_parameters.value.rerun)
         self._mapping = MappingController(self, self._transforms, self._mapping_config(), use_map=self._use_map,
-                                          on_change=self._mapping_changed)
+                                          map_in_use=lambda: self._maps.state.path, on_change=self._mapping_changed)
         self._pipeline = LocalizationPipeline(self, maps=self._maps, mapping=self._mapping, output=self._output,
                                               status=self._status, display=self._display)
         self._service_calls = LocalizerServices(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -61,11 +61,17 @@ class PoseOutput:
         self._tf = TransformPublisher(node, transforms, is_suspended)
         self._gate = OdometryGate(self.parameters.odometry_gate)
         self._prior: Prior | None = None
+        self._map_frame = ""
         self._reset()
 
     @property
     def parameters(self) -> PoseParameters:
         return self._group.value
+
+    @property
+    def _parameters_in_frame(self) -> PoseParameters:
+        """The parameters, with the frame of the map in use if several maps have one each."""
+        return replace(self.parameters, map_frame=self._map_frame) if self._map_frame else self.parameters
 
     @property
     def transform_problem(self) -> str:
@@ -92,7 +98,7 @@ class PoseOutput:
     def republish(self) -> None:
         """Publish the last transform again with the current time, as long as it is valid."""
         with self._lock:
-            self._tf.republish(self.parameters)
+            self._tf.republish(self._parameters_in_frame)
 
     def set_prior(self, prior: Prior) -> None:
         """Check the next pose against this prior."""
@@ -108,6 +114,7 @@ class PoseOutput:
         """Discard all poses and the prior, which are not valid in another map."""
         with self._lock:
             self._prior = None
+            self._map_frame = ""
             self._reset()
 
     def _look_up_frames(self, header: Header) -> RobotFrames:
@@ -130,6 +137,10 @@ class PoseOutput:
         assert estimate is not None and estimate.map_from_camera is not None and estimate.covariance is not None
         if stamp_ns > self._node.get_clock().now().nanoseconds + FUTURE_NS:
             return result.rejected(BAD_STAMP, "The clock was set back while this image was being localized.")
+        if estimate.map_frame != self._map_frame:           # another one of several maps
+            self._reset()
+            self._transforms.clear()
+            self._map_frame = estimate.map_frame
         stamp_s = ns_to_s(stamp_ns)
         if stamp_s < self._last_stamp_s - _BACKWARDS_S:
             self._reset()
@@ -148,7 +159,7 @@ class PoseOutput:
         if not is_late:
             self._last_stamp_s = stamp_s
             self.last_camera_pose = fix.map_from_camera, fix.covariance
-            self._tf.publish(self._transform_from_map(fix, frames), stamp_ns, self.parameters)
+            self._tf.publish(self._transform_from_map(fix, frames), stamp_ns, self._parameters_in_frame)
         return result
 
     def _check_against_odometry(self, fix: GatedPose, base_from_camera: np.ndarray | None) -> Verdict:
@@ -168,7 +179,7 @@ class PoseOutput:
             covariance = transport_covariance(covariance, pose[:3, 3] - fix.map_from_camera[:3, 3])
         if self.parameters.covariance == "diagonal":
             covariance = np.diag(np.diag(covariance))
-        header = Header(stamp=stamp, frame_id=self.parameters.map_frame)
+        header = Header(stamp=stamp, frame_id=self._parameters_in_frame.map_frame)
         message = pose_with_covariance(pose, covariance, header)
         self._poses.publish(message)
         self._path.append(PoseStamped(header=header, pose=message.pose.pose))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image
@@ -20,7 +21,7 @@ from aceg_ros.ros.common.transform_lookup import TransformLookup
 from aceg_ros.ros.localizer.results import LocalizationRequest
 from aceg_ros.ros.mapping.keyframe_recorder import MIN_KEYFRAMES, KeyframeRecorder, KeyframeRecorderConfig
 from aceg_ros.ros.mapping.parameters import MappingParameters
-from aceg_ros.ros.mapping.pose_source import make_pose_source
+from aceg_ros.ros.mapping.pose_source import LOCALIZATION, LocalizedPoses, make_pose_source
 from aceg_ros.ros.mapping.training_process import TrainingConfig, TrainingProcess
 from aceg_ros.utils.atomic_file import write_json
 from aceg_ros.utils.progress import Progress
@@ -63,14 +64,18 @@ class MappingStatus:
 class MappingController:
     """The state machine of mapping. start(), stop() and cancel() return success and a message.
 
-    use_map(path) switches the node to a new map and returns None, or the reason why it could not. on_change() is called
-    after each change of the status, from several threads.
+    map_in_use() returns the path of the map in use, empty if there is none. use_map(path) switches the node to a new
+    map and returns None, or the reason why it could not. on_change() is called after each change of the status, from
+    several threads.
     """
 
     def __init__(self, node: Node, transforms: TransformLookup, config: MappingConfig, *,
-                 use_map: Callable[[str], str | None], on_change: Callable[[], None]) -> None:
+                 map_in_use: Callable[[], str], use_map: Callable[[str], str | None],
+                 on_change: Callable[[], None]) -> None:
         self._node, self._transforms, self._config = node, transforms, config
-        self._use_map, self._on_change = use_map, on_change
+        self._map_in_use, self._use_map, self._on_change = map_in_use, use_map, on_change
+        self._extended: Path | None = None
+        self._localized: LocalizedPoses | None = None
         self._parameters = ParameterGroup(node, MappingParameters)
         self._lock = threading.RLock()
         self._recorder: KeyframeRecorder | None = None
@@ -117,6 +122,12 @@ class MappingController:
         if recorder is not None:
             recorder.submit(request)
 
+    def note_result(self, stamp_ns: int, map_from_camera: np.ndarray | None) -> None:
+        """Consider the pose of an image as that of a keyframe; None if it was not localized."""
+        localized = self._localized
+        if localized is not None:
+            localized.note(stamp_ns, map_from_camera)
+
     def start(self) -> Outcome:
         """Begin to collect keyframes."""
         with self._lock:
@@ -127,13 +138,18 @@ class MappingController:
                 return False, "The last recording is still being closed: call ~/start_mapping again."
             if self._training is not None:
                 return False, "A map is being trained: wait for it, or call ~/cancel_mapping."
+            in_use, parameters = self._map_in_use(), self._parameters.value
+            if parameters.mapping_pose_source == LOCALIZATION and not in_use:
+                return False, ("mapping_pose_source is localization, but there is no map to localize in: load one, or"
+                               " give poses from TF or a topic.")
+            self._extended = Path(in_use) if parameters.mapping_extends and in_use else None
             folder = self.folder / "recordings" / datetime.now().strftime("%Y%m%d_%H%M%S_%f")[:-3]
             try:
                 folder.mkdir(parents=True)
             except OSError as error:
                 return False, f"The folder {folder} cannot be made: {error.strerror or error}."
             self._recorder = self._start_recorder(folder)
-            message = f"Collecting keyframes in {folder}."
+            message = f"Collecting keyframes in {folder}{'' if self._extended is None else f' to extend {in_use}'}."
             self._change(MappingStatus(state=COLLECTING, message=message, recording=str(folder),
                                        map_path=self._status.map_path))
             return True, message
@@ -146,6 +162,7 @@ class MappingController:
             use_depth=parameters.mapping_use_depth)
         poses = make_pose_source(self._node, self._transforms, parameters.mapping_pose_source,
                                  map_frame=self._config.map_frame, child_frame=parameters.mapping_child_frame)
+        self._localized = poses if isinstance(poses, LocalizedPoses) else None
         recorder = KeyframeRecorder(folder, config, poses, self._node.get_logger())
         if config.use_depth:
             self._depth = self._node.create_subscription(Image, "depth/image", recorder.submit_depth,
@@ -171,7 +188,7 @@ class MappingController:
             self._change(replace(self._status, state=TRAINING, message=message))
             config = TrainingConfig(recording=recorder.folder, output=output, method=parameters.mapping_method,
                                     budget_s=parameters.mapping_budget, device=self._config.device,
-                                    seed=self._config.seed, use_depth=recorder.with_depth > 0)
+                                    seed=self._config.seed, use_depth=recorder.with_depth > 0, extended=self._extended)
             self._training = TrainingProcess(config, self._training_progressed, self._training_ended)
             return True, message
 

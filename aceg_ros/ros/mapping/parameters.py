@@ -16,8 +16,12 @@ class MappingParameters:
         "", "Folder for recordings, maps and the last pose; empty means aceg_ros/<node name> in ROS_HOME or ~/.ros.",
         read_only=True)
     mapping_pose_source: str = parameter(
-        "tf", "Where the poses of the camera come from while mapping: tf looks up map_frame -> camera, the others are "
-        "the type of the messages on the topic mapping_pose.", choices=SOURCES)
+        "tf", "Where the poses of the camera come from while mapping: tf looks up map_frame -> camera, localization "
+        "takes those that this node estimates in the map in use (of one camera), the others are the type of the "
+        "messages on the topic mapping_pose.", choices=SOURCES)
+    mapping_extends: bool = parameter(
+        False, "Whether mapping extends the map in use, if there is one, by what is recorded; the extended map is a "
+        "new file, and the old one stays. The poses must be in the frame of the map.")
     mapping_child_frame: str = parameter(
         "", "TF frame whose pose the topic mapping_pose gives; empty means the camera, and odometry messages name the "
         "frame themselves.")

@@ -1,7 +1,9 @@
-"""Sources of the camera poses while mapping: TF, or a pose topic."""
+"""Sources of the camera poses while mapping: TF, a pose topic, or localization itself."""
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,8 +21,11 @@ from aceg_ros.errors import UserError
 from aceg_ros.ros.common.messages import pose_to_transform
 from aceg_ros.ros.common.topic_watch import TopicWatch
 from aceg_ros.ros.common.transform_lookup import TransformLookup, normalize_frame_id, wait_for_transform
+from aceg_ros.utils.stamps import stamp_to_ns
 
-SOURCES = ("tf", "pose", "pose_with_covariance", "odometry")
+LOCALIZATION = "localization"
+SOURCES = ("tf", "pose", "pose_with_covariance", "odometry", LOCALIZATION)
+_KEPT_RESULTS = 64
 _TYPES = {"pose": PoseStamped, "pose_with_covariance": PoseWithCovarianceStamped, "odometry": Odometry}
 
 
@@ -100,9 +105,38 @@ class TopicPoses:
                 f" in '{self._map_frame}', or set map_frame to the frame of the poses.")
 
 
+class LocalizedPoses:
+    """Poses that this node estimated itself, of the very images that become keyframes."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._poses: OrderedDict[int, np.ndarray | None] = OrderedDict()        # by stamp, None: not localized
+
+    def note(self, stamp_ns: int, map_from_camera: np.ndarray | None) -> None:
+        """Keep the result of an image: its pose, or None if it has none. Images come in the order of their stamps."""
+        with self._changed:
+            self._poses[stamp_ns] = map_from_camera
+            while len(self._poses) > _KEPT_RESULTS:
+                self._poses.popitem(last=False)
+            self._changed.notify_all()
+
+    def lookup(self, stamp: Time, camera_frame: str, timeout_s: float) -> np.ndarray:
+        stamp_ns = stamp_to_ns(stamp)
+        with self._changed:
+            self._changed.wait_for(lambda: stamp_ns in self._poses or max(self._poses, default=0) > stamp_ns, timeout_s)
+            pose = self._poses.get(stamp_ns)
+        if pose is None:
+            raise UserError("The image was not localized in the map in use, so its pose is not known.")
+        return pose
+
+    def close(self) -> None: ...
+
+
 def make_pose_source(node: Node, transforms: TransformLookup, kind: str, *, map_frame: str,
                      child_frame: str) -> PoseSource:
     """Make the source of this kind, one of SOURCES."""
+    if kind == LOCALIZATION:
+        return LocalizedPoses()
     if kind == "tf":
         return TfPoses(transforms=transforms, map_frame=normalize_frame_id(map_frame))
     return TopicPoses(node, transforms, kind, map_frame=map_frame, child_frame=child_frame)

@@ -20,7 +20,8 @@ _KILL_S = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """Arguments of `aceg map`. method: empty for the default."""
+    """Arguments of `aceg map`, or of `aceg extend`. method: empty for the default. extended: the map to extend, None
+    to make one."""
 
     recording: Path
     output: Path
@@ -29,10 +30,12 @@ class TrainingConfig:
     device: str = "auto"
     seed: int = 0
     use_depth: bool = False
+    extended: Path | None = None
 
 
 class TrainingProcess:
-    """Runs `aceg map`. A thread calls on_progress for each report, and on_end(error or None) at the end."""
+    """Runs `aceg map` or `aceg extend`. A thread calls on_progress for each report, and on_end(error or None) at the
+    end."""
 
     def __init__(self, config: TrainingConfig, on_progress: Callable[[Progress], None],
                  on_end: Callable[[str | None], None]) -> None:
@@ -69,7 +72,7 @@ class TrainingProcess:
             if self._cancelled:
                 return "Cancelled."
             # Started by this thread, which waits for it: `die_with_parent` is tied to the starting thread.
-            self._process = subprocess.Popen(_command(self.config), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            self._process = subprocess.Popen(command_of(self.config), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                              stderr=subprocess.PIPE, text=True, preexec_fn=_prepare_child)
         process = self._process
         assert process.stdout is not None and process.stderr is not None
@@ -89,11 +92,13 @@ class TrainingProcess:
         return sentences[-1] if sentences else f"The training ended with code {code} ({last})."
 
 
-def _command(config: TrainingConfig) -> list[str]:
-    command = [sys.executable, "-m", "aceg_ros.cli", "map", str(config.recording), "-o", str(config.output),
+def command_of(config: TrainingConfig) -> list[str]:
+    """Return the command line of a training."""
+    verb = ["map"] if config.extended is None else ["extend", str(config.extended)]
+    command = [sys.executable, "-m", "aceg_ros.cli", *verb, str(config.recording), "-o", str(config.output),
                "--json-progress", "--budget", str(config.budget_s), "--device", config.device,
                "--seed", str(config.seed)]
-    if config.method:
+    if config.method and config.extended is None:
         command += ["--method", config.method]
     if config.use_depth:
         command.append("--use-depth")

@@ -1,0 +1,55 @@
+"""Keyframe poses from localization itself, and the command that extends a map on the robot."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+
+from builtin_interfaces.msg import Time
+
+from aceg_ros.errors import UserError
+from aceg_ros.ros.mapping.pose_source import LocalizedPoses
+from aceg_ros.ros.mapping.training_process import TrainingConfig, command_of
+
+
+def test_the_pose_of_an_image_is_that_of_its_own_result():
+    poses = LocalizedPoses()
+    poses.note(1_000_000_001, np.eye(4))
+    poses.note(2_000_000_000, None)
+    assert np.array_equal(poses.lookup(Time(sec=1, nanosec=1), "camera", 0.0), np.eye(4))
+    for stamp in (Time(sec=2), Time(sec=1), Time(sec=3)):
+        with pytest.raises(UserError, match="was not localized"):
+            poses.lookup(stamp, "camera", 0.0)
+
+
+def test_a_result_that_is_still_computed_is_waited_for_and_one_that_was_left_out_is_not():
+    poses = LocalizedPoses()
+    threading.Timer(0.2, lambda: poses.note(5_000_000_000, 2.0 * np.eye(4))).start()
+    assert poses.lookup(Time(sec=5), "camera", 5.0)[0, 0] == 2.0
+    started = time.monotonic()
+    with pytest.raises(UserError):
+        poses.lookup(Time(sec=4), "camera", 5.0)
+    assert time.monotonic() - started < 1.0, "a later image has its result already"
+
+
+def test_only_recent_results_are_kept():
+    poses = LocalizedPoses()
+    for second in range(1, 200):
+        poses.note(second * 1_000_000_000, np.eye(4))
+    with pytest.raises(UserError):
+        poses.lookup(Time(sec=1), "camera", 0.0)
+    assert poses.lookup(Time(sec=199), "camera", 0.0)[0, 0] == 1.0
+
+
+def test_thecommand_of_extends_if_there_is_a_map_to_extend():
+    recording, output = Path("/r"), Path("/new.map")
+    assert command_of(TrainingConfig(recording=recording, output=output, method="ace"))[2:6] == [
+        "aceg_ros.cli", "map", "/r", "-o"]
+    extend = command_of(TrainingConfig(recording=recording, output=output, method="ace", extended=Path("/old.map")))
+    assert extend[2:7] == ["aceg_ros.cli", "extend", "/old.map", "/r", "-o"] and "--method" not in extend
