@@ -59,12 +59,14 @@ def cli_page(parser: argparse.ArgumentParser) -> str:
 
 def _sections(parser: argparse.ArgumentParser, level: int, shared: Mapping[str, str]) -> Iterator[str]:
     for verb in _verbs(parser):
-        text, rows = f"{'#' * level} {verb.prog}\n\n{verb.description}\n", ""
+        text, rows, elsewhere = f"{'#' * level} {verb.prog}\n\n{verb.description}\n", "", []
         for group in verb._action_groups:
             if group.title in shared:
-                text += f"\nIt takes the flags for [{group.title}](#{group.title.lower().replace(' ', '-')}) as well.\n"
+                elsewhere.append(f"[{group.title}](#{group.title.lower().replace(' ', '-')})")
             else:
                 rows += _title_row(group) + _rows(group)
+        if elsewhere:
+            text += f"\nIt takes the flags for {' and '.join(elsewhere)} as well.\n"
         yield text + (f"\n{HEADER}{rows}" if rows else "")
         yield from _sections(verb, level + 1, shared)
 
@@ -131,7 +133,10 @@ def _parameter_table(kinds: tuple[tuple[str, str], ...]) -> str:
 
 
 def _default(value: object) -> str:
-    text = str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, tuple):
+        text = ", ".join(filter(None, value))           # ROS 2 has no empty list of strings: one of '' stands for it
+    else:
+        text = str(value).lower() if isinstance(value, bool) else str(value)
     return f"`{text}`" if text else "empty"
 
 
