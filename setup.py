@@ -11,7 +11,7 @@ version, = re.findall(r'^__version__ = "(.+)"$', Path(package_name, "__init__.py
 # Extras: what some users want and nobody needs.
 viewer = ["rerun-sdk"]
 dinov2 = ["transformers"]
-colmap = ["pycolmap==4.2.1"]            # for the benchmark against structure from motion alone
+colmap = ["pycolmap==4.2.1"]            # for aceg reconstruct, and the benchmark against structure from motion alone
 dev = ["hypothesis", "import-linter", "mypy", "nbmake", "pytest<8.4", "pytest-timeout", "pytest-xdist", "ruff"]
 
 setup(

@@ -20,14 +20,15 @@ from aceg_ros.cli import (
     merge,
     play,
     pretrain,
+    reconstruct,
     record,
     view,
 )
 from aceg_ros.cli import map as map_verb
 from aceg_ros.errors import UserError
 
-_VERBS = (map_verb, extend, merge, batch, localize, evaluate, compare, play, record, view, info, import_weights, demo,
-          bench, pretrain)
+_VERBS = (map_verb, extend, merge, batch, reconstruct, localize, evaluate, compare, play, record, view, info,
+          import_weights, demo, bench, pretrain)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aceg_ros.cli.arguments import (
@@ -18,6 +19,8 @@ from aceg_ros.cli.arguments import (
     seconds,
 )
 from aceg_ros.cli.console import StopOnInterrupt, frame_bar, print_skipped
+from aceg_ros.cli.reconstruct import add_reconstruction_flags, reconstruct_to
+from aceg_ros.errors import UserError
 from aceg_ros.methods import registry
 from aceg_ros.methods.base import MappingOptions
 from aceg_ros.utils.progress import JsonProgress, MappingProgressBar
@@ -32,7 +35,8 @@ if TYPE_CHECKING:
 def add_parser(verbs: Any) -> None:
     verb = add_verb(verbs, "map", run, "make a map from posed images")
     verb.add_argument("scenes", metavar="SCENE", nargs="+", help=f"{SCENE_HELP}; of several, the poses must be in one"
-                      " map frame")
+                      " map frame; or a video or a folder of images without poses, which are found first, as by"
+                      " 'aceg reconstruct'")
     verb.add_argument("-o", "--output", metavar="MAP", required=True, help="map file to write")
     described = ", ".join(f"{spec.name} ({spec.summary})" for spec in registry.specs())
     verb.add_argument("--method", metavar="METHOD", help=f"mapping method: {described}; by default, the first of"
@@ -51,6 +55,7 @@ def add_parser(verbs: Any) -> None:
                       " stdout")
     add_scene_flags(verb)
     add_rig_flags(verb)
+    add_reconstruction_flags(verb)
     add_computing_flags(verb)
 
 
@@ -83,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
         registry.make_method_options(options.method, given)          # reports errors before the scene is opened
     device = pick_device(options.device)
     total_s = default_budget_s(device) if options.budget is None else options.budget
-    scenes = [open_recording(options, path) for path in options.scenes]
+    scenes = [_open(options, path) for path in options.scenes]
     scene = scenes[0] if len(scenes) == 1 else SceneGroup(scenes)
     check_writable(options.output)
     mapping = MappingOptions(encoder=options.encoder, seed=options.seed, device=device, use_depth=options.use_depth,
@@ -99,6 +104,20 @@ def run(options: argparse.Namespace) -> int:
     print(f"{options.output}: {_describe(scene_map.statistics)}, {time.monotonic() - started:.0f} s,"
           f" {size / 1e6:.1f} MB{note}")
     return 0
+
+
+def _open(options: argparse.Namespace, path: str) -> PosedFrames:
+    """Open a recording; of images without poses, these are found first."""
+    from aceg_ros.datasets import open_scene
+    from aceg_ros.reconstruction.sources import is_unposed
+
+    if options.cameras or not is_unposed(Path(path)):
+        return open_recording(options, path)
+    if len(options.scenes) > 1:
+        raise UserError(f"{path} has no poses: reconstruct it alone, as its poses would be in a frame of their own.")
+    recording = Path(options.output).with_name(f"{Path(options.output).stem}_recording")
+    print(f"{recording}: {reconstruct_to(Path(path), recording, options)}")
+    return open_scene(recording)
 
 
 def _build(method: str, mapping: MappingOptions, method_options: Any, *, scene: PosedFrames,

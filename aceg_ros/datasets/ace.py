@@ -94,9 +94,7 @@ def write_ace_scene(path: Path | str, frames: Iterable[Frame], image_format: str
     path = Path(path)
     if image_format not in _IMAGE_SETTINGS:
         raise UserError(f"Images cannot be recorded as '{image_format}': use {' or '.join(_IMAGE_SETTINGS)}.")
-    rgb = path / "rgb"
-    if rgb.is_dir() and list_images(rgb):
-        raise UserError(f"Folder {path} already holds a recording: choose another or delete it.")
+    check_new_recording(path)
     for folder in ("rgb", "poses", "calibration"):
         (path / folder).mkdir(parents=True, exist_ok=True)
     count = 0
@@ -104,6 +102,13 @@ def write_ace_scene(path: Path | str, frames: Iterable[Frame], image_format: str
         _write_frame(path, f"{count:06d}", frame, image_format)
         count += 1
     return count
+
+
+def check_new_recording(path: Path) -> None:
+    """Raise UserError if a folder contains a recording already."""
+    rgb = path / "rgb"
+    if rgb.is_dir() and list_images(rgb):
+        raise UserError(f"Folder {path} already holds a recording: choose another or delete it.")
 
 
 def _write_frame(path: Path, name: str, frame: Frame, image_format: str) -> None:
