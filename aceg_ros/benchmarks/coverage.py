@@ -27,7 +27,7 @@ from aceg_ros.synthetic.textures import load_atlas
 
 BOUND = (0.25, 5.0)                 # metres, degrees: within it a pose counts
 BINS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-ANGLES_DEG, OCTAVES = (15.0, 20.0, 25.0, 30.0, 40.0), (0.35, 0.5, 0.75, 1.0)
+ANGLES_DEG, OCTAVES = (20.0, 30.0, 40.0), (0.5, 0.75, 1.0)
 
 
 def measured(output: Path, number: int) -> np.ndarray:
