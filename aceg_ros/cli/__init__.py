@@ -11,6 +11,7 @@ from aceg_ros.cli import (
     batch,
     bench,
     compare,
+    coverage,
     demo,
     evaluate,
     extend,
@@ -27,7 +28,7 @@ from aceg_ros.cli import (
 from aceg_ros.cli import map as map_verb
 from aceg_ros.errors import UserError
 
-_VERBS = (map_verb, extend, merge, batch, reconstruct, localize, evaluate, compare, play, record, view, info,
+_VERBS = (map_verb, extend, merge, batch, reconstruct, localize, evaluate, coverage, compare, play, record, view, info,
           import_weights, demo, bench, pretrain)
 
 

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from aceg_ros.camera import Camera, project_map_points
+from aceg_ros.errors import UserError
 from aceg_ros.geometry import rotation_to_quaternion
-from aceg_ros.maps.keyframe_database import KeyframeDatabase
+from aceg_ros.maps.keyframe_database import SECTION, KeyframeDatabase
+from aceg_ros.maps.scene_map import SceneMap
 
-ANGLE_RAD, OCTAVES = np.radians(25.0), 0.5          # standard deviations of viewing direction and of distance
-LOGIT_AT_ONE, LOGIT_PER_LOG = -8.0, 1.6             # of the chance of a pose, by the logarithm of landmarks found
+ANGLE_RAD, OCTAVES = np.radians(40.0), 0.75          # standard deviations of viewing direction and of distance
+LOGIT_AT_ONE, LOGIT_PER_LOG = -7.69, 1.50           # of the chance of a pose, by the logarithm of landmarks found
 MIN_DEPTH_M = 0.1
 MARGIN_DEPTHS = 0.5                                 # of the grid around the keyframes, in median depths
 MAX_CELLS = 2000
@@ -132,6 +134,18 @@ def compute_coverage(database: KeyframeDatabase, camera: Camera, *, resolution_m
     origin[:3, :3], origin[:3, 3] = axes, axes @ np.array([low[0], low[1], height])
     return CoverageGrid(chances=chance_of_pose(inliers), inliers=inliers, map_from_grid=origin,
                         resolution_m=resolution_m, headings_rad=angles)
+
+
+def coverage_of_map(scene_map: SceneMap, *, resolution_m: float | None = None, headings: int = 8) -> CoverageGrid:
+    """Predict the coverage of a map for its first mapping camera; see `compute_coverage`.
+
+    Raises UserError if the map has no keyframe database, or no camera.
+    """
+    if SECTION not in scene_map.sections or not scene_map.cameras:
+        raise UserError("The map has no keyframe database, which tells from where its landmarks were seen: map the"
+                        " recording again with the default method.")
+    database = KeyframeDatabase.from_section(scene_map.sections[SECTION])
+    return compute_coverage(database, scene_map.cameras[0].rectified(), resolution_m=resolution_m, headings=headings)
 
 
 def grid_axes(poses: np.ndarray) -> np.ndarray:

@@ -1,38 +1,144 @@
-"""Describes a map in a few lines of text, from the header of its file alone."""
+"""Describes a map in a few sentences, from the header of its file alone."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 
-from aceg_ros.maps.header import open_map
+from aceg_ros.camera import Camera
+from aceg_ros.maps.header import MIN_COVARIANCE_SCALE, MapFile, MapHeader, MappingStatistics, open_map
 
+DATABASE = "database"               # as `keyframe_database.SECTION`, whose module would load torch
 DISPLAY_SECTIONS = ("cloud", "trajectory")          # sections that are not parameters of the method
-MAX_CAMERAS = 5
+MAX_CAMERAS = 3
+FEW_LANDMARKS = 100                                 # a keyframe: with fewer, images from elsewhere are often rejected
 
 
 def describe(path: Path | str) -> dict[str, str]:
-    """Return names and values that describe a map and how it was made, without loading its tensors.
+    """Return what a map is, holds, was made of and is good for, each as a sentence without a full stop, without loading
+    its tensors.
 
     Raises UserError if the file is missing, damaged, not a map or of a newer format.
     """
     file = open_map(path)
-    header, sizes = file.header, _section_sizes(file.shapes())
-    low, high = header.stored_bounds or ([], [])
-    rows = {"format": str(file.version), "method": header.method}
-    rows |= {role: f"{network.identity} (from {network.source})" for role, network in header.networks.items()}
-    rows |= {"created": header.created, "file": f"{file.path.stat().st_size / 1e6:.2f} MB",
-             "parameters": f"{sum(size for name, size in sizes.items() if name not in DISPLAY_SECTIONS):,}",
-             "cloud": f"{sizes.get('cloud', 0) // 6:,} points", "bounds": f"{_corner(low)} to {_corner(high)} m"}
-    rows |= {name.replace("_", " "): _text(value) for name, value in header.settings.items()}
-    rows["covariance scale"] = f"{header.covariance_scale:.3g}"
-    rows |= {f"camera {n}": f"{c.width}x{c.height}, f {c.fx:.1f} {c.fy:.1f}, centre {c.cx:.1f} {c.cy:.1f}, {c.model}"
-             for n, c in enumerate(header.cameras[:MAX_CAMERAS])}
-    return rows | {name.replace("_", " "): _text(value) for name, value in asdict(header.statistics).items()}
+    header, shapes = file.header, file.shapes()
+    rows = {"map": _file(file), "covers": _extent(header), "holds": _contents(shapes),
+            "made from": _origin(header), "good for": _use(header, shapes), "covariances": _covariances(header)}
+    rows |= {role: f"{network.source}, as {network.identity}" for role, network in header.networks.items()}
+    settings = [f"{name.replace('_', ' ')} {_text(value)}" for name, value in header.settings.items()]
+    if settings:
+        rows["settings"] = ", ".join(settings)
+    parameters = sum(size for name, size in _section_sizes(shapes).items() if name not in DISPLAY_SECTIONS)
+    return rows | {"parameters": f"{parameters:,}"}
 
 
-def _section_sizes(shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:
+def _file(file: MapFile) -> str:
+    created = file.header.created
+    try:
+        moment = datetime.fromisoformat(created)
+        created = f"{moment.day} {moment:%B %Y, %H:%M} {moment.tzname() or ''}".rstrip()
+    except ValueError:
+        pass
+    megabytes = file.path.stat().st_size / 1e6
+    return (f"{file.path.name}, {megabytes:.1f} MB, method: {file.header.method}, format: {file.version}"
+            + (f", made on {created}" if created else ""))
+
+
+def _extent(header: MapHeader) -> str:
+    if header.stored_bounds is None:
+        return "not known"
+    low, high = header.stored_bounds
+    size = " x ".join(_length(b - a) for a, b in zip(low, high, strict=True))
+    corners = " to ".join("(" + ", ".join(f"{value:.1f}" for value in corner) + ")" for corner in (low, high))
+    return f"{size} m, from {corners} in the map frame"
+
+
+def _length(metres: float) -> str:
+    return f"{metres:.0f}" if metres >= 20 else f"{metres:.1f}"
+
+
+def _contents(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    found = []
+    keyframes, landmarks = _count(shapes, f"{DATABASE}.poses"), _count(shapes, f"{DATABASE}.points")
+    if keyframes:
+        found.append(f"{keyframes:,} keyframes with {landmarks:,} landmarks, seen"
+                     f" {_count(shapes, f'{DATABASE}.landmarks'):,} times")
+    sizes = _section_sizes(shapes)
+    found += [f"{name.replace('_', ' ')} ({size:,} numbers)" for name, size in sizes.items()
+              if name not in (*DISPLAY_SECTIONS, DATABASE)]
+    if sizes.get("cloud"):
+        found.append(f"{sizes['cloud'] // 6:,} points for display")
+    return "; ".join(found) or "nothing"
+
+
+def _origin(header: MapHeader) -> str:
+    done = header.statistics
+    sentence = f"{_counted(done.frames, 'image')} of {_cameras(header.cameras)}"
+    if done.mapping_s:
+        sentence += f", in {_duration(done.mapping_s)} on {'a GPU' if done.device.startswith('cuda') else 'the CPU'}"
+    if done.iterations:
+        sentence += f" with {done.iterations:,} iterations"
+        if not math.isnan(done.reprojection_px):
+            sentence += f" to a reprojection error of {done.reprojection_px:.1f} px"
+    return sentence + _left_out(done)
+
+
+def _left_out(done: MappingStatistics) -> str:
+    parts = []
+    if done.skipped:
+        parts.append(f"{_counted(done.skipped, 'image')} could not be used")
+    if done.iterations == 0 and 0 < done.encoded < done.frames:
+        parts.append(f"there was time for {done.encoded} only")
+    if not done.complete:
+        parts.append("it was stopped early: map again for a complete one")
+    return f"; {'; '.join(parts)}" if parts else ""
+
+
+def _cameras(cameras: Sequence[Camera]) -> str:
+    if not cameras:
+        return "an unknown camera"
+    told = [f"{camera.width}x{camera.height}, f {camera.fx:.1f} {camera.fy:.1f},"
+            f" {math.degrees(2 * math.atan(camera.width / 2 / camera.fx)):.0f} degrees wide"
+            + ("" if camera.model == "pinhole" else f", {camera.model}") for camera in cameras[:MAX_CAMERAS]]
+    more = f" and {len(cameras) - MAX_CAMERAS} more" if len(cameras) > MAX_CAMERAS else ""
+    return f"{_counted(len(cameras), 'camera')} ({'; '.join(told)}{more})"
+
+
+def _use(header: MapHeader, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    keyframes, landmarks = _count(shapes, f"{DATABASE}.poses"), _count(shapes, f"{DATABASE}.landmarks")
+    if not keyframes:
+        return "single images of any calibrated camera that see what was mapped, from near where it was"
+    use = ("single images, and rigs of several cameras, that see what was mapped, from near where it was;"
+           " 'aceg coverage' shows where")
+    if landmarks / keyframes < FEW_LANDMARKS:
+        use += f". With {landmarks / keyframes:.0f} landmarks an image, many will be rejected: map more images"
+    return use
+
+
+def _covariances(header: MapHeader) -> str:
+    factor, held_out = header.covariance_scale, header.statistics.held_out
+    if held_out:
+        return f"the solver's times {factor:.2g}, calibrated on {_counted(held_out, 'image')} that were not mapped"
+    if factor == MIN_COVARIANCE_SCALE:
+        return f"the solver's times {factor:.3g}; there were too few images to calibrate them"
+    return f"the solver's times {factor:.3g}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}" + ("" if count == 1 else "s")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"
+
+
+def _count(shapes: Mapping[str, tuple[int, ...]], name: str) -> int:
+    return shapes[name][0] if name in shapes else 0
+
+
+def _section_sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     """Return the number of elements of each section. In format 1 all tensors of the method are one section."""
     sizes: dict[str, int] = {}
     for name, shape in shapes.items():
@@ -44,8 +150,4 @@ def _section_sizes(shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:
 def _text(value: object) -> str:
     if not isinstance(value, float):
         return str(value)
-    return "none" if math.isnan(value) else f"{value:.4g}"
-
-
-def _corner(corner: list[float]) -> str:
-    return "(" + ", ".join(f"{value:.2f}" for value in corner) + ")"
+    return "unknown" if math.isnan(value) else f"{value:.4g}"

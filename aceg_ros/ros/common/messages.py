@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from array import array
+from typing import TYPE_CHECKING
 
 import numpy as np
 from builtin_interfaces.msg import Time
 from cv_bridge import CvBridge
 from geometry_msgs.msg import Pose, PoseWithCovarianceStamped, TransformStamped
+from nav_msgs.msg import OccupancyGrid
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
 from sensor_msgs_py import point_cloud2
 from std_msgs.msg import Header
@@ -18,6 +20,9 @@ from aceg_ros.datasets.image_decoder import decode_image
 from aceg_ros.errors import UserError
 from aceg_ros.geometry import pose_from_quaternion, rotation_to_quaternion
 from aceg_ros.utils.stamps import NS_PER_S, stamp_to_s
+
+if TYPE_CHECKING:      # a node starts seconds sooner without torch
+    from aceg_ros.maps.coverage import CoverageGrid
 
 _BRIDGE = CvBridge()
 
@@ -61,6 +66,17 @@ def compressed_message(rgb: np.ndarray, header: Header) -> CompressedImage:
     """Compress to a JPEG of quality 95, OpenCV's default."""
     message = _BRIDGE.cv2_to_compressed_imgmsg(np.ascontiguousarray(rgb[..., ::-1]), "jpg")
     message.header = header
+    return message
+
+
+def coverage_message(grid: CoverageGrid, header: Header) -> OccupancyGrid:
+    """Return a grid of the mean chance of a pose over all headings, in percent."""
+    rows, columns = grid.chances.shape[:2]
+    message = OccupancyGrid(header=header)
+    message.info.map_load_time = header.stamp
+    message.info.resolution, message.info.width, message.info.height = float(grid.resolution_m), columns, rows
+    message.info.origin = pose_to_message(grid.map_from_grid)
+    message.data = array("b", np.round(100.0 * grid.chances.mean(2)).astype(np.int8).tobytes())
     return message
 
 

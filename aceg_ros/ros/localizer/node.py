@@ -77,7 +77,7 @@ class LocalizerNode(LifecycleNodeMixin, Node):
         self._transforms = TransformLookup(self)
         self._output = PoseOutput(self, self._transforms, lambda: self._mapping.uses_map_tf)
         self._status = StatusPublisher(self)
-        self._display = Display(self, self._own_parameters.value.rerun)
+        self._display = Display(self, self._own_parameters.value)
         self._mapping = MappingController(self, self._transforms, self._mapping_config(), use_map=self._use_map,
                                           map_in_use=lambda: self._maps.state.path, on_change=self._mapping_changed)
         self._pipeline = LocalizationPipeline(self, maps=self._maps, mapping=self._mapping, output=self._output,

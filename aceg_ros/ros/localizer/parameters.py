@@ -34,6 +34,10 @@ class LocalizerParameters:
     rerun: str = parameter(
         "", "Where the Rerun viewer (rerun-sdk) shows map, images and poses: the path of an .rrd file to record into, "
         "or 'window' to open the viewer; empty means no viewer.", read_only=True)
+    coverage_resolution: float = parameter(
+        0.0, "Side in metres of the cells of ~/coverage, a grid of the chance in percent that an image is localized, "
+        "which is computed in the background after each load of a map; 0 means none.", minimum=0.0, maximum=100.0,
+        read_only=True)
     autostart: bool = parameter(
         True, "Whether the node configures and activates itself at start; set it to false for a lifecycle manager such "
         "as Nav2's.", read_only=True)
