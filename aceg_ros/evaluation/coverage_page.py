@@ -86,7 +86,8 @@ def _overview(grid: CoverageGrid, scene_map: SceneMap) -> Any:
 def _by_heading(grid: CoverageGrid, scene_map: SceneMap) -> Any:
     count = len(grid.headings_rad)
     columns = min(4, count)
-    figure, axes = plt.subplots(-(-count // columns), columns, figsize=(12, 3 * -(-count // columns)), squeeze=False)
+    figure, axes = plt.subplots(-(-count // columns), columns, figsize=(12, 3.2 * -(-count // columns)), squeeze=False,
+                                layout="constrained")
     for number, axis in enumerate(axes.ravel()):
         if number >= count:
             axis.set_visible(False)
