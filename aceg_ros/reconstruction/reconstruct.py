@@ -92,8 +92,8 @@ def reconstruct(source: ImageSource, output: Path, options: ReconstructionOption
         if len(used) < MIN_IMAGES:
             raise UserError(f"{source.path} gives {len(used)} images that show something new: poses need {MIN_IMAGES}"
                             " at least. Move the camera sideways while filming, not only around itself.")
-        structure = find_structure(images, [image.name for image in used], workspace, _known(used, source, options),
-                                   progress)
+        structure = find_structure(images, [image.name for image in used], workspace,
+                                   options=_known(used, source, options), progress=progress)
         if structure is None or len(structure.poses) < MIN_IMAGES:
             raise UserError(_failure(len(used), source))
         stamps = {image.name: image.stamp_s for image in used}

@@ -66,7 +66,7 @@ def import_pycolmap() -> Any:
     return pycolmap
 
 
-def find_structure(folder: Path, names: Sequence[str], workspace: Path, options: StructureOptions,
+def find_structure(folder: Path, names: Sequence[str], workspace: Path, *, options: StructureOptions,
                    progress: Callable[[str, int, int], None]) -> Structure | None:
     """Find the poses of the images `names` in a folder.
 
@@ -85,12 +85,12 @@ def find_structure(folder: Path, names: Sequence[str], workspace: Path, options:
     database.unlink(missing_ok=True)
     threads = int(os.environ.get("OMP_NUM_THREADS", "-1"))
     progress("finding features", 0, len(names))
-    _extract(pycolmap, database, folder, names, options, threads)
+    _extract(pycolmap, database, folder, names, options=options, threads=threads)
     pairs = image_pairs(_descriptors(pycolmap, database, names), in_order=options.in_order)
     progress(f"matching {len(pairs)} pairs", 0, len(names))
-    _match(pycolmap, database, workspace / "pairs.txt", [(names[a], names[b]) for a, b in pairs], threads)
+    _match(pycolmap, database, workspace / "pairs.txt", [(names[a], names[b]) for a, b in pairs], threads=threads)
     for relaxed in ({}, RELAXED):           # the second time with less evidence
-        models = _map(pycolmap, database, folder, workspace, len(names), known=options.camera is not None,
+        models = _map(pycolmap, database, folder, workspace, count=len(names), known=options.camera is not None,
                       relaxed=relaxed, progress=progress, threads=threads)
         if models:
             break
@@ -121,7 +121,7 @@ def image_pairs(descriptors: Sequence[torch.Tensor], *, in_order: bool) -> list[
     return sorted(pairs | {(min(a, b), max(a, b)) for a, row in enumerate(nearest) for b in row})
 
 
-def _extract(pycolmap: Any, database: Path, folder: Path, names: Sequence[str], options: StructureOptions,
+def _extract(pycolmap: Any, database: Path, folder: Path, names: Sequence[str], *, options: StructureOptions,
              threads: int) -> None:
     reader = pycolmap.ImageReaderOptions()
     if options.camera is not None:
@@ -149,7 +149,8 @@ def _descriptors(pycolmap: Any, database: Path, names: Sequence[str]) -> list[to
     return found
 
 
-def _match(pycolmap: Any, database: Path, listing: Path, pairs: Sequence[tuple[str, str]], threads: int) -> None:
+def _match(pycolmap: Any, database: Path, listing: Path, pairs: Sequence[tuple[str, str]], *, threads: int
+           ) -> None:
     listing.write_text("".join(f"{a} {b}\n" for a, b in pairs))
     matching = pycolmap.FeatureMatchingOptions()
     matching.num_threads = threads
@@ -159,7 +160,7 @@ def _match(pycolmap: Any, database: Path, listing: Path, pairs: Sequence[tuple[s
                                device=pycolmap.Device.cpu)
 
 
-def _map(pycolmap: Any, database: Path, folder: Path, workspace: Path, count: int, *, known: bool,
+def _map(pycolmap: Any, database: Path, folder: Path, workspace: Path, *, count: int, known: bool,
          relaxed: dict[str, float], progress: Callable[[str, int, int], None], threads: int) -> list[Any]:
     """Run incremental mapping. Returns the models."""
     options = pycolmap.IncrementalPipelineOptions()
