@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from aceg_ros.maps.keyframe_database import KeyframeDatabase
+from aceg_ros.utils.maxima import row_values
 
 SAME_DEPTHS, ELSEWHERE_DEPTHS = 0.05, 0.25      # distances of landmarks from a point, in median depths of the map
 MIN_LEAD = 0.1                                  # in cosine similarity over all landmarks elsewhere
@@ -29,11 +30,14 @@ def count_distinctive(descriptors: Tensor, points: np.ndarray, database: Keyfram
         return 0.0
     chosen = np.linspace(0, len(points) - 1, min(SAMPLE, len(points))).astype(int)
     stored = database.mean_descriptors(descriptors.device)
-    similarity = (descriptors[torch.from_numpy(chosen).to(descriptors.device)].to(stored.dtype) @ stored.T).float()
-    landmarks = database.points_array
-    centre, depth_m = landmarks.mean(0), float(np.median(database.depths_m))
-    distance = torch.cdist(torch.from_numpy(points[chosen] - centre).float(),
-                           torch.from_numpy(landmarks - centre).float()).to(similarity.device)
-    own = similarity.masked_fill(distance > SAME_DEPTHS * depth_m, -1.0).amax(1)
-    elsewhere = similarity.masked_fill(distance < ELSEWHERE_DEPTHS * depth_m, -1.0).amax(1)
-    return len(points) * float((own - elsewhere > MIN_LEAD).float().mean())
+    similarity = descriptors[torch.from_numpy(chosen).to(descriptors.device)].to(stored.dtype) @ stored.T
+    landmarks, depth_m = database.points_array, float(np.median(database.depths_m))
+    # In depths of the map, about its centre: then squares are exact enough in 32 bits.
+    centre = landmarks.mean(0)
+    own_points, others = (torch.from_numpy((part - centre) / depth_m).float().to(similarity.device)
+                          for part in (points[chosen], landmarks))
+    squared = torch.addmm(others.square().sum(1)[None], own_points, others.T, alpha=-2.0)
+    squared += own_points.square().sum(1, keepdim=True)
+    own = row_values(similarity.masked_fill(squared > SAME_DEPTHS**2, -1.0))
+    elsewhere = row_values(similarity.masked_fill_(squared < ELSEWHERE_DEPTHS**2, -1.0))
+    return len(points) * float((own.float() - elsewhere.float() > MIN_LEAD).float().mean())
