@@ -50,8 +50,14 @@ def calibrate_covariance_scale(localize: Callable[[Frame], PoseEstimate], frames
         if estimate.map_from_camera is not None and estimate.covariance is not None:
             errors.append(normalized_error_squared(estimate.map_from_camera, estimate.covariance,
                                                    frame.map_from_camera))
+    return max(covariance_factor(errors), MIN_COVARIANCE_SCALE)
+
+
+def covariance_factor(errors: Sequence[float]) -> float:
+    """Return the factor, at most _MAX_SCALE, that makes covariances agree with squared normalized errors; 0 for too few
+    errors."""
     factors = [quantile_upper_bound(errors, q) / chi2.ppf(q, DEGREES_OF_FREEDOM) for q in _QUANTILES]
-    return float(np.clip(max(factors), MIN_COVARIANCE_SCALE, _MAX_SCALE))
+    return float(min(max(factors), _MAX_SCALE))
 
 
 def quantile_upper_bound(sample: Sequence[float], quantile: float) -> float:

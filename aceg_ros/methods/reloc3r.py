@@ -43,12 +43,14 @@ class Reloc3rMapSettings:
     """Settings of a map of this method.
 
     relative_pose: MATCHES or NETWORK. shortlist: keyframes that an image is compared with. spread_factor: for the
-    covariances, measured on the keyframes themselves, each localized by the others.
+    covariances, and min_keyframes: that must confirm a pose from matches; both measured on the keyframes themselves,
+    each localized by the others.
     """
 
     relative_pose: str = MATCHES
     shortlist: int = 10
     spread_factor: float = 1.0
+    min_keyframes: int = 2
 
 
 def make_mapper(options: MappingOptions, method_options: Reloc3rOptions) -> Mapper:

@@ -71,8 +71,11 @@ class Reloc3rLocalizer:
         source: RelativePoseSource = MatchedPoses(keyframes, seed=seed)
         if settings.relative_pose == NETWORK:
             source = _network_source(scene_map, keyframes, device)
-        config = Reloc3rConfig(shortlist=settings.shortlist,
-                               covariance_scale=scene_map.covariance_scale * settings.spread_factor)
+        config = Reloc3rConfig(shortlist=settings.shortlist, covariance_scale=scene_map.covariance_scale,
+                               matched=MatchedPoseConfig(covariance_factor=settings.spread_factor,
+                                                         min_keyframes=settings.min_keyframes))
+        if settings.relative_pose == NETWORK:
+            config = replace(config, covariance_scale=scene_map.covariance_scale * settings.spread_factor)
         return cls(encoder=encoder_of(scene_map, device), keyframes=keyframes, source=source, config=config)
 
     def localize(self, frame: Frame, prior: np.ndarray | None = None) -> PoseEstimate:

@@ -7,7 +7,6 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import torch
-from scipy.stats import chi2
 
 from aceg_ros.camera import Frame
 from aceg_ros.encoders.base import load_encoder
@@ -17,7 +16,7 @@ from aceg_ros.errors import UserError
 from aceg_ros.mapping.augmentation import PreparedFrame
 from aceg_ros.mapping.budget import MappingBudget
 from aceg_ros.mapping.build_keyframes import build_keyframes, select_views
-from aceg_ros.mapping.calibration import normalized_error_squared
+from aceg_ros.mapping.calibration import covariance_factor, normalized_error_squared
 from aceg_ros.mapping.frames import MIN_FRAMES, MappingFrames
 from aceg_ros.maps.header import MappingStatistics, NetworkReference
 from aceg_ros.maps.posed_keyframes import SECTION
@@ -42,9 +41,9 @@ from aceg_ros.utils.device import pick_device
 
 _LOG = logging.getLogger("aceg_ros")
 KEYPOINTS = 1500
-CALIBRATION_IMAGES, MIN_CALIBRATION_IMAGES = 12, 5
-MAX_SPREAD_FACTOR = 60.0
-CALIBRATION_QUANTILE = 0.7          # of the squared normalized errors, which the factor is fitted to
+CALIBRATION_IMAGES, MIN_CALIBRATION_IMAGES = 20, 5
+CONFIRMING = (2, 3, 4)              # numbers of keyframes that may have to confirm a pose
+WRONG_ERROR_SQUARED = 100.0         # normalized: such a pose is wrong, which no factor for covariances makes up for
 
 
 class Reloc3rMapper:
@@ -80,8 +79,7 @@ class Reloc3rMapper:
             patches=len(keyframes.descriptors), seed=self._options.seed, device=self._device,
             complete=not budget.should_stop())
         scene_map = self._finish(sections, statistics)
-        factor = self._measure_spread(scene_map, frames, budget.phase("calibrating covariances", share=0.5))
-        settings = replace(scene_map.settings_as(Reloc3rMapSettings), spread_factor=factor)
+        settings = self._calibrate(scene_map, frames, budget.phase("calibrating covariances", share=0.5))
         budget.phase("done").report(1.0, remaining_s=0.0)
         return replace(scene_map, settings=asdict(settings))
 
@@ -126,26 +124,45 @@ class Reloc3rMapper:
         return KeyframeTokens(tokens=torch.cat([image.tokens[0].half().cpu() for image in found]),
                               grids=torch.tensor([image.grid for image in found]))
 
-    def _measure_spread(self, scene_map: SceneMap, frames: list[PreparedFrame], budget: MappingBudget) -> float:
-        """Localize some keyframes by the others, and return the factor that makes covariances agree with the errors.
+    def _calibrate(self, scene_map: SceneMap, frames: list[PreparedFrame], budget: MappingBudget
+                   ) -> Reloc3rMapSettings:
+        """Localize some keyframes by the others: how many must confirm a pose, and the factor that makes covariances
+        agree with the errors, at least 1.
 
-        At least 1. Keyframes are farther from each other than images of the same scene from them, so that the factor is
-        rather too large.
+        As few as leave no wrong pose are enough to confirm one. If the keyframes hardly localize each other, which
+        poses are wrong is not known, and one more is needed than the fewest. Keyframes are farther from each other than
+        images of the same scene from them, so that both are rather too strict.
         """
+        settings = scene_map.settings_as(Reloc3rMapSettings)
+        chosen = np.unique(np.linspace(0, len(frames) - 1, CALIBRATION_IMAGES).round().astype(int)).tolist()
+        if len(chosen) < MIN_CALIBRATION_IMAGES:
+            return settings
+        queries = {index: self._query(frames[index]) for index in chosen}
+        errors: dict[int, float] = {}
+        for number in CONFIRMING:
+            settings = replace(settings, min_keyframes=number)
+            errors = self.errors_of_keyframes(replace(scene_map, settings=asdict(settings)), frames, queries, budget)
+            queries = {index: queries[index] for index in errors}
+            enough_known = len(errors) >= MIN_CALIBRATION_IMAGES or number > CONFIRMING[0]
+            if settings.relative_pose == NETWORK or (enough_known
+                                                     and max(errors.values(), default=0.0) < WRONG_ERROR_SQUARED):
+                break
+        return replace(settings, spread_factor=max(covariance_factor(list(errors.values())), 1.0))
+
+    def errors_of_keyframes(self, scene_map: SceneMap, frames: list[PreparedFrame], queries: dict[int, QueryImage],
+                            budget: MappingBudget) -> dict[int, float]:
+        """Return the squared normalized error of each keyframe that is localized by the others, within the budget."""
         localizer = Reloc3rLocalizer.from_map(replace(scene_map, covariance_scale=1.0), device=self._device,
                                               seed=self._options.seed)
-        errors = []
-        for index in np.unique(np.linspace(0, len(frames) - 1, CALIBRATION_IMAGES).round().astype(int)):
-            if budget.is_over() or len(frames) < MIN_CALIBRATION_IMAGES:
+        errors = {}
+        for index, query in queries.items():
+            if budget.is_over():
                 break
-            estimate = localizer.localize_query(self._query(frames[index]), leave_out={int(index)})
+            estimate = localizer.localize_query(query, leave_out={index})
             if estimate.map_from_camera is not None and estimate.covariance is not None:
-                errors.append(normalized_error_squared(estimate.map_from_camera, estimate.covariance,
-                                                       frames[index].map_from_camera))
-        if len(errors) < MIN_CALIBRATION_IMAGES:
-            return 1.0
-        factor = float(np.quantile(errors, CALIBRATION_QUANTILE)) / float(chi2.ppf(CALIBRATION_QUANTILE, 6))
-        return float(np.clip(factor, 1.0, MAX_SPREAD_FACTOR))
+                errors[index] = normalized_error_squared(estimate.map_from_camera, estimate.covariance,
+                                                         frames[index].map_from_camera)
+        return errors
 
     def _query(self, frame: PreparedFrame) -> QueryImage:
         features = self._encoder.detect(image_to_tensor(frame.image, self._encoder.device))

@@ -4,6 +4,9 @@ Each match has to lie on the epipolar line of its keypoint in the other image. T
 rotation and direction; those of several keyframes with known poses determine where the camera is, since their epipolar
 lines change with its centre. So what motion averaging finds is refined on all matches, which is several times more
 accurate: the directions of single pairs are poor where the scene is far away or flat.
+
+An epipolar line is taken from the point at infinity to the smallest depth that there is. Otherwise the centre of a
+keyframe would attract the camera: so near to it, any direction is possible, and one fits the noise of its matches.
 """
 
 from __future__ import annotations
@@ -15,9 +18,14 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from aceg_ros.geometry import invert, pixel_rays, skew
+from aceg_ros.pose.covariance import bounded_influence
 from aceg_ros.pose.epipolar import STEP, PairMatches
 from aceg_ros.pose.hub_points import HubPoints
 from aceg_ros.pose.refinement import geman_mcclure
+
+OUTLIER_SCALES = 10.0               # errors beyond tell nothing of the covariance, whatever their derivatives
+# Nothing is nearer than this share of the distance of the nearest points, and a match is off by as much.
+NEAREST_SHARE, NEAREST_QUANTILE, MIN_POINTS, SLACK_PX = 0.25, 0.05, 10, 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +33,8 @@ class JointConfig:
     """matches: largest number of matches, and of points, that are used. samples: candidates for the centre, from three
     matches each. starts: of these, how many are refined, on matches_of_starts matches; the best is then refined on all.
     scales_px: decreasing scales of the robust loss. steps: at each scale. correlation: of the errors of two matches,
-    for the covariance: a thousand keypoints of one image are not a thousand independent measurements."""
+    for the covariance: a thousand keypoints of one image are not a thousand independent measurements. max_leverage: of
+    one match there, of the six degrees of freedom."""
 
     matches: int = 1200
     matches_of_starts: int = 300
@@ -34,6 +43,7 @@ class JointConfig:
     starts: int = 4
     scales_px: tuple[float, ...] = (4.0, 2.0, 1.0)
     steps: int = 3
+    max_leverage: float = 0.1
     seed: int = 0
 
 
@@ -63,8 +73,8 @@ def estimate_jointly(rotation: np.ndarray, centres: np.ndarray, pairs: Sequence[
         poses: further candidates (4, 4), which are always refined.
     """
     config = config or JointConfig()
-    used = _subset(pairs, config)
-    rows = _Rows.from_pairs(rotation, used)
+    used, nearest = _subset(pairs, config), _nearest_distance(pairs, hub)
+    rows = _Rows.from_pairs(rotation, used, nearest)
     candidates = np.concatenate([centres, rows.sample_centres(config.samples, config.seed)])
     order = np.argsort(rows.costs(candidates, config.scales_px[0]), kind="stable")
     starts = [np.array(pose, np.float64) for pose in poses]
@@ -73,13 +83,21 @@ def estimate_jointly(rotation: np.ndarray, centres: np.ndarray, pairs: Sequence[
         start[:3, :3], start[:3, 3] = rotation, centre
         starts.append(start)
     few = _subset(pairs, replace(config, matches=config.matches_of_starts))
-    coarse = [_Problem.start(start, few, None if hub is None else hub.best(config.matches_of_starts)).refined(config)
-              for start in starts]
+    coarse = [_Problem.start(start, few, None if hub is None else hub.best(config.matches_of_starts), nearest).refined(
+        config) for start in starts]
     best = min(coarse, key=lambda problem: problem.cost(config.scales_px[-1]))
-    final = _Problem.start(best.pose, used, None if hub is None else hub.best(config.matches)).refined(config)
-    covariance = final.covariance(config.scales_px[-1], config.correlation)
-    return JointPose(map_from_camera=final.pose, covariance=covariance,
+    final = _Problem.start(best.pose, used, None if hub is None else hub.best(config.matches), nearest).refined(config)
+    return JointPose(map_from_camera=final.pose, covariance=final.covariance(config),
                      cost=final.cost(config.scales_px[-1]))
+
+
+def _nearest_distance(pairs: Sequence[PairMatches], hub: HubPoints | None) -> float:
+    """Return a distance that nothing is nearer to a keyframe; 0 if there are too few points to tell."""
+    if hub is None or len(hub) < MIN_POINTS:
+        return 0.0
+    centres = np.stack([pair.map_from_keyframe[:3, 3] for pair in pairs])
+    distances = np.linalg.norm(hub.points[:, None] - centres, axis=2)
+    return NEAREST_SHARE * float(np.quantile(distances, NEAREST_QUANTILE))
 
 
 def _subset(pairs: Sequence[PairMatches], config: JointConfig) -> list[PairMatches]:
@@ -114,14 +132,15 @@ class _Rows:
     rays: np.ndarray
     normals: np.ndarray
     focal_px: float
+    nearest: float
 
     @classmethod
-    def from_pairs(cls, rotation: np.ndarray, pairs: Sequence[PairMatches]) -> _Rows:
+    def from_pairs(cls, rotation: np.ndarray, pairs: Sequence[PairMatches], nearest: float) -> _Rows:
         key_rays = np.concatenate([_unit_rays(pair.key_pixels, pair.key_k) @ pair.map_from_keyframe[:3, :3].T
                                    for pair in pairs])
         rays = np.concatenate([_unit_rays(pair.pixels, pair.camera_k) @ rotation.T for pair in pairs])
         centres = np.repeat([pair.map_from_keyframe[:3, 3] for pair in pairs], [len(pair) for pair in pairs], axis=0)
-        return cls(centres=centres, key_rays=key_rays, rays=rays, normals=np.cross(key_rays, rays),
+        return cls(centres=centres, key_rays=key_rays, rays=rays, normals=np.cross(key_rays, rays), nearest=nearest,
                    focal_px=float(pairs[0].camera_k[0, 0]))
 
     def sample_centres(self, count: int, seed: int) -> np.ndarray:
@@ -141,8 +160,17 @@ class _Rows:
         error = (away * self.normals).sum(2) * self.focal_px / np.maximum(length, 1e-12)
         in_front = ((crossed * self.normals).sum(2) > 0.0) & ((crossed_key * self.normals).sum(2) > 0.0)
         # Points at infinity are on either side by noise alone.
-        far = np.linalg.norm(self.normals, axis=1) * self.focal_px < 2.0 * scale_px
-        return np.where(in_front | far, _robust_cost(error, scale_px), 1.0).mean(1)
+        sine = np.linalg.norm(self.normals, axis=1)
+        far = sine * self.focal_px < 2.0 * scale_px
+        excess = _excess_px(sine, np.linalg.norm(away, axis=2), self.nearest, self.focal_px)
+        return np.where(in_front | far, _robust_cost(np.square(error) + np.square(excess), scale_px), 1.0).mean(1)
+
+
+def _excess_px(sine: np.ndarray, baselines: np.ndarray, nearest: float, focal_px: float) -> np.ndarray:
+    """Return by how much the parallax of matches is larger than of the nearest point that there is, in pixels."""
+    if nearest <= 0.0:
+        return np.zeros(np.broadcast_shapes(sine.shape, baselines.shape))
+    return np.maximum(focal_px * (sine - baselines / nearest) - SLACK_PX, 0.0)
 
 
 def _unit_rays(pixels: np.ndarray, k: np.ndarray) -> np.ndarray:
@@ -183,12 +211,22 @@ class _Stack:
         length = np.sqrt(np.square(lines[:, :2]).sum(1) + np.square(back[:, :2]).sum(1))
         return (self.key_pixels * lines).sum(1) / np.maximum(length, 1e-12)
 
+    def excess_px(self, pose: np.ndarray, nearest: float) -> np.ndarray:
+        """Return the excess of the parallaxes (M,), see `_excess_px`."""
+        relative = self.keyframe_from_map @ pose
+        rays = (relative[self.pair, :3, :3] @ (self.pixels @ self.inverse.T)[:, :, None])[:, :, 0]
+        key_rays = (self.key_pixels[:, None] @ self.key_inverse[self.pair])[:, 0]
+        sine = np.linalg.norm(np.cross(rays, key_rays), axis=1) / (np.linalg.norm(rays, axis=1)
+                                                                   * np.linalg.norm(key_rays, axis=1))
+        baselines = np.linalg.norm(relative[:, :3, 3], axis=1)[self.pair]
+        return _excess_px(sine, baselines, nearest, 1.0 / float(self.inverse[0, 0]))
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Problem:
     """The residuals of a pose: epipolar errors of matches, and reprojection errors of points.
 
-    scene: unit of the centre's steps, about the distance of the keyframes.
+    scene: unit of the centre's steps, about the distance of the keyframes. nearest: see `_nearest_distance`.
     """
 
     pose: np.ndarray
@@ -196,16 +234,23 @@ class _Problem:
     stack: _Stack
     hub: HubPoints | None
     scene: float
+    nearest: float
 
     @classmethod
-    def start(cls, pose: np.ndarray, pairs: Sequence[PairMatches], hub: HubPoints | None) -> _Problem:
+    def start(cls, pose: np.ndarray, pairs: Sequence[PairMatches], hub: HubPoints | None, nearest: float) -> _Problem:
         distances = [np.linalg.norm(pair.map_from_keyframe[:3, 3] - pose[:3, 3]) for pair in pairs]
         return cls(pose=pose, pairs=pairs, stack=_Stack.from_pairs(pairs), hub=hub,
-                   scene=max(float(np.median(distances)), 1e-6))
+                   scene=max(float(np.median(distances)), 1e-6), nearest=nearest)
 
     def cost(self, scale_px: float) -> float:
         """Return the mean robust loss of the pose."""
-        return float(_robust_cost(self.errors_px(self.pose), scale_px).mean())
+        return float(_robust_cost(self.squared_px(self.errors_px(self.pose)), scale_px).mean())
+
+    def squared_px(self, errors_px: np.ndarray) -> np.ndarray:
+        """Return squared errors (M + 2 N,) at the pose, matches with too large a parallax being off by that as well."""
+        squared = np.square(errors_px)
+        squared[:len(self.stack.pair)] += np.square(self.stack.excess_px(self.pose, self.nearest))
+        return squared
 
     def errors_px(self, pose: np.ndarray) -> np.ndarray:
         """Return the errors (M + 2 N,) of the matches, and of the points in x and y."""
@@ -220,7 +265,7 @@ class _Problem:
         for scale in config.scales_px:
             for _ in range(config.steps):
                 errors, jacobian = problem._linearize()
-                weights = geman_mcclure(np.square(errors), scale)
+                weights = geman_mcclure(problem.squared_px(errors), scale)
                 hessian = jacobian.T @ (weights[:, None] * jacobian)
                 step = -np.linalg.solve(hessian + np.diag(1e-6 * np.diag(hessian) + 1e-9),
                                         jacobian.T @ (weights * errors))
@@ -228,17 +273,21 @@ class _Problem:
                 problem = replace(problem, pose=problem._moved(step))
         return problem
 
-    def covariance(self, scale_px: float, correlation: float) -> np.ndarray:
+    def covariance(self, config: JointConfig) -> np.ndarray:
         """Return the covariance (6, 6) of the pose, infinite if the errors do not determine it.
 
-        For independent errors, times Kish's design effect for correlated ones (see `pose.covariance`).
+        For independent errors, times Kish's design effect for correlated ones (see `pose.covariance`), and with bounded
+        influence: matches near an epipole, and points beside the camera, would else determine it alone.
         """
+        scale_px = config.scales_px[-1]
         errors, jacobian = self._linearize()
-        weights = geman_mcclure(np.square(errors), scale_px)
+        squared = self.squared_px(errors)
+        weights = np.where(squared < (OUTLIER_SCALES * scale_px) ** 2, geman_mcclure(squared, scale_px), 0.0)
+        weights = bounded_influence(weights, jacobian.T[:, None], config.max_leverage)
         hessian = jacobian.T @ (weights[:, None] * jacobian)
         noise = float((weights * np.square(errors)).sum() / max(weights.sum() - 6.0, 1.0)) + 0.1**2
         effective = float(weights.sum()) ** 2 / max(float(np.square(weights).sum()), 1e-9)
-        noise *= 1.0 + correlation * max(effective - 1.0, 0.0)
+        noise *= 1.0 + config.correlation * max(effective - 1.0, 0.0)
         units = np.array([self.scene] * 3 + [1.0] * 3)
         try:
             return noise * np.linalg.inv(hessian + 1e-12 * np.trace(hessian) * np.eye(6)) * np.outer(units, units)
@@ -258,6 +307,6 @@ class _Problem:
         return moved
 
 
-def _robust_cost(errors_px: np.ndarray, scale_px: float) -> np.ndarray:
-    ratio = np.square(errors_px / scale_px)
+def _robust_cost(squared_px: np.ndarray, scale_px: float) -> np.ndarray:
+    ratio = squared_px / scale_px**2
     return ratio / (1.0 + ratio)

@@ -7,7 +7,7 @@ refine, and the pose is accepted if the matches of several keyframes agree with 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from aceg_ros.pose.motion_averaging import (
 from aceg_ros.pose.solver import Hypothesis, estimate_pose
 
 INLIER_PX = 2.0
+NEAR_SHARES = (0.01, 0.03, 0.1)     # distances of candidates from a keyframe, as shares of the keyframes' extent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,8 @@ class MatchedPoseConfig:
         max_rotation_std_rad: largest standard deviation of the rotation.
         max_competing_share: largest significance of keyframes that contradict the pose, as a share of that of those
             that confirm it.
+        covariance_factor: by which covariances are multiplied before the gates, at least 1: the keyframes of a map,
+            each localized by the others, tell where the matches of an image promise too much.
     """
 
     averaging: AveragingConfig = field(default_factory=AveragingConfig)
@@ -58,6 +61,7 @@ class MatchedPoseConfig:
     max_position_std_share: float = 0.05
     max_rotation_std_rad: float = 0.1
     max_competing_share: float = 0.5
+    covariance_factor: float = 1.0
 
 
 def locate_by_matches(relative: RelativePoses, matches: Sequence[PairMatches], camera: Camera,
@@ -84,9 +88,20 @@ def locate_by_matches(relative: RelativePoses, matches: Sequence[PairMatches], c
             f" {config.min_keyframes}")
         return PoseEstimate(status=reason.status, message=reason.message, correspondences=shown)
     used = [matches[index] for index in agreeing.tolist()]
-    found = estimate_jointly(rotation, meeting_points(relative.subset(agreeing)), used, config.joint, hub=hub,
+    found = estimate_jointly(rotation, _centres(relative.subset(agreeing)), used, config.joint, hub=hub,
                              poses=_hub_poses(hub, camera, config))
+    found = replace(found, covariance=found.covariance * config.covariance_factor)
     return _verified(found, matches, shown, measured=measured, config=config)
+
+
+def _centres(pairs: RelativePoses) -> np.ndarray:
+    """Return candidates (N, 3) for the centre: where lines meet, and near each keyframe, in its direction.
+
+    A camera near a keyframe has directions to the others that are nearly the same, and so are poor intersections.
+    """
+    spread = max(float(np.linalg.norm(np.ptp(pairs.centres, axis=0))), 1e-9)
+    near = pairs.centres + np.array(NEAR_SHARES)[:, None, None] * spread * pairs.map_directions
+    return np.concatenate([meeting_points(pairs), near.reshape(-1, 3)])
 
 
 def _hub_poses(hub: HubPoints, camera: Camera, config: MatchedPoseConfig) -> list[np.ndarray]:

@@ -119,3 +119,24 @@ def test_keyframes_that_contradict_each_other_make_a_pose_ambiguous():
     twins = [replace(pair, map_from_keyframe=moved @ pair.map_from_keyframe) for pair in matches[2:]]
     estimate = locate(matches[:2] + twins)
     assert estimate.status is Status.AMBIGUOUS_POSE, estimate.message
+
+
+@pytest.mark.parametrize("metres", [0.004, 0.1])
+def test_a_camera_near_a_keyframe_is_neither_pulled_to_it_nor_too_sure(metres):
+    """There, any direction from the keyframe is possible, and one of them fits the noise of its matches."""
+    near = QUERY.copy()
+    near[:3, 3] += metres * np.array([0.6, 0.0, 0.8])
+    for seed in range(4):
+        estimate = locate(matched_views([near, *KEYFRAMES[:2]], wrong=0.5, seed=seed))
+        assert estimate.accepted, estimate.message
+        difference = estimate.map_from_camera[:3, 3] - QUERY[:3, 3]
+        assert np.linalg.norm(difference) < 0.05
+        assert difference @ np.linalg.solve(estimate.covariance[:3, :3], difference) < 20.0
+        assert np.sqrt(np.linalg.eigvalsh(estimate.covariance[:3, :3]).max()) > 0.003
+
+
+def test_a_map_whose_covariances_were_too_small_rejects_what_it_would_have_accepted():
+    estimate = locate(matched_views())
+    wider = locate(matched_views(), MatchedPoseConfig(covariance_factor=4.0))
+    assert np.allclose(wider.covariance, 4.0 * estimate.covariance)
+    assert locate(matched_views(), MatchedPoseConfig(covariance_factor=1e4)).status is Status.NO_SCALE

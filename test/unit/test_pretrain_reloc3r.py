@@ -11,6 +11,7 @@ import pytest
 import torch
 from cross_image_scenes import SEEN, made_up_scene
 
+from aceg_ros.benchmarks.relative_pairs import main as main_of_benchmark
 from aceg_ros.cli import main
 from aceg_ros.datasets import open_scene
 from aceg_ros.errors import UserError
@@ -110,3 +111,14 @@ def test_the_command_trains_and_its_hardly_trained_weights_are_rejected_by_conse
 def test_nothing_to_train_on_is_said(tmp_path):
     with pytest.raises(UserError, match="No scene is prepared"):
         train(RelativePoseTraining(run=tmp_path, folder=tmp_path, data=CrossImageData(rooms=0)))
+
+
+def test_pairs_are_compared_by_overlap(tmp_path, capsys):
+    """On a made-up wall, matches find the relative poses, and knowing nothing does not."""
+    made_up_scene(images=12).save(tmp_path / "wall.npz")
+    assert main_of_benchmark([str(tmp_path / "wall.npz"), "--pairs", "4"]) == 0
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert {row[2] for row in rows} == {"matches", "nothing"} and rows[-1][0] == "0.10 to 1.00"
+    best = next(row for row in rows if row[0] == "0.75 to 1.00" and row[2] == "matches")
+    assert best[1] == best[3] == "4" and float(best[4]) < 1.0 and float(best[-1]) > 0.5
+    assert float(rows[-1][-1]) < 0.2

@@ -22,6 +22,7 @@ from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.base import MappingOptions
 from aceg_ros.methods.build_map import build_map
 from aceg_ros.methods.registry import make_localizer, make_method_options
+from aceg_ros.methods.reloc3r_mapper import Reloc3rMapper
 from aceg_ros.methods.reloc3r_network import KeyframeTokens, crop_for_network
 from aceg_ros.networks.relative_pose import RelativePoseConfig, RelativePoseNet
 
@@ -85,6 +86,19 @@ def test_images_of_another_size_and_lens_are_localized(small_map, frames):
             accepted += 1
             assert pose_error(estimate.map_from_camera, frame.map_from_camera)[0] < 0.3
     assert accepted >= 4
+
+
+@pytest.mark.parametrize(("errors_of", "needed", "factor"), [
+    ({2: [1.0] * 6}, 2, 1.0), ({2: [40.0] * 6}, 2, 7.47), ({2: [1.0] * 5 + [500.0], 3: [1.0] * 5}, 3, 1.0),
+    ({2: [1.0] * 3, 3: [1.0] * 3}, 3, 1.0), ({number: [900.0] * 5 for number in (2, 3, 4)}, 4, 60.0)])
+def test_keyframes_that_localize_each_other_wrongly_make_it_strict(frames, monkeypatch, *, errors_of, needed, factor):
+    """errors_of: squared normalized errors of keyframes, by the number of those that must confirm a pose."""
+    def errors(mapper, scene_map, *unused):
+        return dict(enumerate(errors_of[scene_map.settings["min_keyframes"]]))
+
+    monkeypatch.setattr(Reloc3rMapper, "errors_of_keyframes", errors)
+    settings = build(frames, keyframes=6).settings
+    assert settings["min_keyframes"] == needed and settings["spread_factor"] == pytest.approx(factor, rel=1e-2)
 
 
 def test_random_images_are_rejected(small_map):
