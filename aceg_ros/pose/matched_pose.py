@@ -48,8 +48,8 @@ class MatchedPoseConfig:
         max_rotation_std_rad: largest standard deviation of the rotation.
         max_competing_share: largest significance of keyframes that contradict the pose, as a share of that of those
             that confirm it.
-        covariance_factor: by which covariances are multiplied before the gates, at least 1: the keyframes of a map,
-            each localized by the others, tell where the matches of an image promise too much.
+        covariance_factor: by which covariances are multiplied before the gates: the keyframes of a map, each localized
+            by the others, tell where the matches of an image promise too much.
     """
 
     averaging: AveragingConfig = field(default_factory=AveragingConfig)
