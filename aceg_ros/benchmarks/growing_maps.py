@@ -1,6 +1,7 @@
 """Maps that grow: rendered rooms mapped by day, extended by night, then with furniture moved.
 
-    python -m aceg_ros.benchmarks.growing_maps -o OUTPUT [--rooms N] [--textures DIR] [--fade-after N]
+    python -m aceg_ros.benchmarks.growing_maps -o OUTPUT [--rooms N] [--images N] [--textures DIR]
+        [--fade-after N]
 
 After each step, images of all visits are localized. For comparison: a map of all recordings at once. What is in OUTPUT
 already is not computed again.
@@ -36,9 +37,15 @@ WRONG_M, WRONG_DEG = 0.5, 10.0
 STEPS = ("day", "day + night", "day + night + moved", "all at once")
 
 
-def run(output: Path, rooms: int, *, fade_after: int, textures: Path | None = None) -> str:
-    """Map, extend and evaluate all rooms. Returns a Markdown table of sums over the rooms."""
-    results = [_room(output / f"room_{number}", ROOM_SEED + number, textures, fade_after) for number in range(rooms)]
+def run(output: Path, rooms: int, *, images: int, fade_after: int, textures: Path | None = None) -> str:
+    """Map, extend and evaluate all rooms, with so many images to map and half as many to localize of each recording.
+
+    Returns a Markdown table of means over the rooms.
+    """
+    folders = [output / f"room_{number}" for number in range(rooms)]
+    for number, folder in enumerate(folders):
+        _render(folder, ROOM_SEED + number, textures, images)
+    results = [_room(folder, fade_after) for folder in folders]
     lines = ["| map of | " + " | ".join(f"recall {name}" for name in VISITS) + " | wrong | keyframes | landmarks |"
              " observations | MB | s |", "|---" * (len(VISITS) + 7) + "|"]
     for step in STEPS:
@@ -52,9 +59,8 @@ def run(output: Path, rooms: int, *, fade_after: int, textures: Path | None = No
     return "\n".join(lines)
 
 
-def _room(folder: Path, seed: int, textures: Path | None, fade_after: int) -> dict[str, Any]:
+def _room(folder: Path, fade_after: int) -> dict[str, Any]:
     """Return the results of a room by step."""
-    _render(folder, seed, textures)
     done: dict[str, Any] = {}
     scene_map: SceneMap | None = None
     for step, name in zip(STEPS, (*VISITS, None), strict=True):
@@ -77,11 +83,11 @@ def _room(folder: Path, seed: int, textures: Path | None, fade_after: int) -> di
     return done
 
 
-def _render(folder: Path, seed: int, textures: Path | None) -> None:
+def _render(folder: Path, seed: int, textures: Path | None, images: int) -> None:
     """Write the recordings of a room, if they are missing."""
     if (folder / VISITS[-1] / "query").exists():
         return
-    for rendered in render_visits(seed, load_atlas(textures)):
+    for rendered in render_visits(seed, load_atlas(textures), mapping=images, query=images // 2):
         write_ace_scene(folder / rendered.name / "mapping", rendered.mapping)
         write_ace_scene(folder / rendered.name / "query", rendered.query)
 
@@ -102,11 +108,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--rooms", type=int, default=3)
+    parser.add_argument("--images", type=int, default=40, help="to map, of each recording")
     parser.add_argument("--textures", type=Path)
     parser.add_argument("--fade-after", type=int, default=FADE_AFTER)
     options = parser.parse_args(arguments)
     configure_malloc()
-    print(run(options.output, options.rooms, fade_after=options.fade_after, textures=options.textures))
+    print(run(options.output, options.rooms, images=options.images, fade_after=options.fade_after,
+              textures=options.textures))
     return 0
 
 

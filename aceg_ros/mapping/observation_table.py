@@ -58,11 +58,12 @@ class ObservationTable:
         intrinsics, sizes = database.intrinsics.numpy().astype(np.float64), database.sizes.numpy()
         stored = database.pixels.numpy()
         pixels = stored.astype(np.float64) / PIXEL_SCALE
-        unknown = (stored == UNKNOWN_PIXEL).all(1)
-        for keyframe in np.unique(keyframes[unknown]):
-            rows = np.flatnonzero(unknown & (keyframes == keyframe))
+        for keyframe in range(len(database)):
+            part = slice(int(database.starts[keyframe]), int(database.starts[keyframe + 1]))
+            if len(stored[part]) == 0 or not (stored[part] == UNKNOWN_PIXEL).all():
+                continue
             camera = camera_of(intrinsics[keyframe], sizes[keyframe])
-            pixels[rows], _ = project_map_points(database.points_array[database.landmark_array[rows]], camera,
+            pixels[part], _ = project_map_points(database.points_array[database.landmark_array[part]], camera,
                                                  database.pose_array[keyframe])
         return cls(poses=database.pose_array, intrinsics=intrinsics, sizes=sizes,
                    visits=history.visits.numpy().astype(np.int64), points=database.points_array,

@@ -92,13 +92,16 @@ def test_the_map_in_use_is_extended_by_what_was_localized_in_it(graph, rendered_
     """No poses but those that the node estimates itself; the old map stays as a file."""
     old_map = rendered_map.read_bytes()
     process = graph.start(LOCALIZER, mapping_pose_source="localization", data_folder=str(tmp_path / "data"),
-                          mapping_budget=60.0, mapping_extends=True, map_path=str(rendered_map))
+                          mapping_budget=60.0, mapping_extends=True, map_path=str(rendered_map),
+                          mapping_pose_timeout=5.0)
     camera, seen = SceneCamera(graph, rendered_scene / "mapping", "pose", False), Observer(graph)
     assert graph.spin_until(lambda: "Localizing in" in output(process))
     assert graph.spin_until(lambda: camera.connected() or process.poll() is not None), output(process)
     camera.show(3, 0.3)
     assert f"to extend {rendered_map}" in seen.call("start_mapping")
-    camera.show(20, 0.4)
+    started_s = time.monotonic()
+    while int(seen.mapping[-1][2].get("keyframes", 0)) < 8 and time.monotonic() < started_s + 120:
+        camera.show(1, 0.5)         # slowly: images that are replaced by newer ones have no pose
     seen.call("stop_mapping")
     stopped_s = time.monotonic()
     while seen.mapping[-1][2]["state"] != "idle" and time.monotonic() < stopped_s + 200:
