@@ -14,7 +14,7 @@ import numpy as np
 
 from aceg_ros.camera import Camera, Frame
 from aceg_ros.datasets import BagOptions, load_image, open_scenes
-from aceg_ros.estimate import PoseEstimate
+from aceg_ros.estimate import PoseEstimate, PriorPose
 from aceg_ros.mapping.budget import MappingBudget, default_budget_s
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods import registry
@@ -98,12 +98,15 @@ class Localizer:
         """Load a map file. Raises UserError if it is missing, damaged or was made with other weights."""
         return cls(SceneMap.load(path), device=device, seed=seed)
 
-    def localize(self, image: str | Path | np.ndarray | Frame, camera: Camera | None = None) -> PoseEstimate:
+    def localize(self, image: str | Path | np.ndarray | Frame, camera: Camera | None = None, *,
+                 prior: PriorPose | None = None) -> PoseEstimate:
         """Estimate the camera pose of an image.
 
         Args:
             image: an image file, an array (H, W, 3) uint8 RGB, or a `Frame`.
             camera: the intrinsics; None takes the mapping camera of the same image size, if there is only one.
+            prior: where the camera probably is, from odometry or the last pose. Maps with a keyframe database look
+                there first, which takes less time; others ignore it.
 
         Returns:
             An estimate with `map_from_camera` (4, 4) and `covariance` (6, 6), or a rejection without a pose, whose
@@ -112,7 +115,7 @@ class Localizer:
         Raises:
             UserError: the image file cannot be read, or no camera is known for its size.
         """
-        return self._localizer.localize(image if isinstance(image, Frame) else self._frame(image, camera))
+        return self._localizer.localize(image if isinstance(image, Frame) else self._frame(image, camera), prior)
 
     def _frame(self, image: str | Path | np.ndarray, camera: Camera | None) -> Frame:
         name = "" if isinstance(image, np.ndarray) else str(image)

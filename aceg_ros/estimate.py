@@ -8,6 +8,7 @@ from enum import Enum
 import numpy as np
 
 from aceg_ros.camera import Camera
+from aceg_ros.geometry import is_pose
 
 
 class Status(Enum):
@@ -35,6 +36,35 @@ class ImageCorrespondences:
     pixels: np.ndarray
     points: np.ndarray
     camera: Camera
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorPose:
+    """Where the camera probably is, as odometry, tracking or a person tells it. It saves time; the image alone decides.
+
+    map_from_camera: (4, 4). covariance: (6, 6), ROS order as in `PoseEstimate`. Raises ValueError unless these are a
+    rigid transform and a finite matrix without a negative variance.
+    """
+
+    map_from_camera: np.ndarray
+    covariance: np.ndarray
+
+    def __post_init__(self) -> None:
+        covariance = np.asarray(self.covariance)
+        if not is_pose(self.map_from_camera):
+            raise ValueError("A prior needs a finite rigid transform (4, 4).")
+        if covariance.shape != (6, 6) or not np.isfinite(covariance).all() or (np.diag(covariance) < 0).any():
+            raise ValueError("A prior needs a finite covariance (6, 6) without negative variances.")
+
+    @property
+    def position_std_m(self) -> float:
+        """The largest standard deviation of the position, in any direction, metres."""
+        return float(np.sqrt(np.linalg.eigvalsh(self.covariance[:3, :3])[-1].clip(0.0)))
+
+    @property
+    def rotation_std_rad(self) -> float:
+        """The largest standard deviation of the rotation, about any axis, radians."""
+        return float(np.sqrt(np.linalg.eigvalsh(self.covariance[3:, 3:])[-1].clip(0.0)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from aceg_ros.datasets import open_scene
 from aceg_ros.encoders.base import Encoder, load_encoder
 from aceg_ros.encoders.feature_map import FeatureMap
 from aceg_ros.encoders.keypoints import Keypoints
-from aceg_ros.estimate import PoseEstimate
+from aceg_ros.estimate import PoseEstimate, PriorPose
 from aceg_ros.evaluation.metrics import FALSE_BOUNDS
 from aceg_ros.geometry import pose_error
 from aceg_ros.mapping.augmentation import prepare_frame
@@ -59,7 +59,7 @@ class FirstLook(KeyframeLocalizer):
     """Without a second look: the pose from the matches with the shortlist, and the gates of poses from scene
     coordinates, with a fixed inlier threshold."""
 
-    def localize(self, frame: Frame, prior: np.ndarray | None = None) -> PoseEstimate:
+    def localize(self, frame: Frame, prior: PriorPose | None = None) -> PoseEstimate:
         return localize_frame(frame, self.extract, self._localize)
 
     def _localize(self, query: Keypoints, stopwatch: Stopwatch | None = None) -> PoseEstimate:

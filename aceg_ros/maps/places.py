@@ -15,15 +15,21 @@ GROUP_DEPTHS, GROUP_DEG = 0.7, 40.0                     # keyframes nearer to ea
 
 def group_by_place(database: KeyframeDatabase, keyframes: np.ndarray) -> list[np.ndarray]:
     """Group keyframes (K,), the most similar first, by place; the group of the most similar keyframe comes first."""
-    poses, groups, left = database.pose_array, [], keyframes
+    groups, left = [], keyframes
     while len(left):
-        distance = np.linalg.norm(poses[left, :3, 3] - poses[left[0], :3, 3], axis=1)
-        same = ((distance < GROUP_DEPTHS * database.depths_m[left[0]])
-                & (poses[left, :3, 2] @ poses[left[0], :3, 2] > np.cos(np.radians(GROUP_DEG))))
-        same[0] = True
+        same = show_place_of(database, left, left[0])
         groups.append(left[same])
         left = left[~same]
     return groups
+
+
+def show_place_of(database: KeyframeDatabase, keyframes: np.ndarray, other: int) -> np.ndarray:
+    """Return a mask (K,) of the keyframes that are near another one, in depths, and look in its direction."""
+    poses = database.pose_array
+    distance = np.linalg.norm(poses[keyframes, :3, 3] - poses[other, :3, 3], axis=1)
+    cosine = poses[keyframes, :3, 2] @ poses[other, :3, 2]
+    return (keyframes == other) | ((distance < GROUP_DEPTHS * database.depths_m[other])
+                                   & (cosine > np.cos(np.radians(GROUP_DEG))))
 
 
 def twin_groups(groups: list[np.ndarray], shortlist: Shortlist, min_similarity: float) -> list[np.ndarray]:

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from aceg_ros.camera import Frame
-    from aceg_ros.estimate import PoseEstimate
+    from aceg_ros.estimate import PoseEstimate, PriorPose
     from aceg_ros.mapping.budget import MappingBudget
     from aceg_ros.maps.scene_map import SceneMap
 
@@ -48,8 +46,9 @@ class Mapper(Protocol):
 class Localizer(Protocol):
     """Estimates the pose of a camera in the map from one image."""
 
-    def localize(self, frame: Frame, prior: np.ndarray | None = None) -> PoseEstimate:
+    def localize(self, frame: Frame, prior: PriorPose | None = None) -> PoseEstimate:
         """Estimate the pose of the camera, or reject the image with a reason. Never raises on bad images or cameras.
 
-        prior: approximate map_from_camera (4, 4), if the caller knows one; methods may ignore it.
+        prior: where the camera probably is, if the caller knows; methods may ignore it. A wrong one must not make a
+        wrong pose more likely.
         """

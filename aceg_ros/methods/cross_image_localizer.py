@@ -15,7 +15,7 @@ from torch import Tensor
 from aceg_ros.camera import Frame
 from aceg_ros.encoders.base import Encoder
 from aceg_ros.encoders.keypoints import Keypoints, extract_frame_keypoints, spread_over_image
-from aceg_ros.estimate import ImageCorrespondences, PoseEstimate
+from aceg_ros.estimate import ImageCorrespondences, PoseEstimate, PriorPose
 from aceg_ros.maps.header import MIN_COVARIANCE_SCALE
 from aceg_ros.maps.keyframe_database import SECTION, KeyframeDatabase
 from aceg_ros.maps.keyframe_tokens import SECTION as TOKENS
@@ -92,7 +92,7 @@ class CrossImageLocalizer:
             tokens = StoredTokens.from_section(scene_map.sections[TOKENS], database)
         return cls(encoder=encoder, database=database, net=weights.net, config=config, tokens=tokens)
 
-    def localize(self, frame: Frame, prior: np.ndarray | None = None) -> PoseEstimate:
+    def localize(self, frame: Frame, prior: PriorPose | None = None) -> PoseEstimate:
         """Estimate the pose of the camera in the map, or reject the image; `prior` is not used."""
         return localize_frame(frame, self.extract, self.localize_keypoints)
 

@@ -2,6 +2,10 @@
 
 Its steps: extract keypoints, retrieve a shortlist of keyframes, match with their landmarks, estimate hypotheses by
 RANSAC, look again for every landmark that should be visible from each, take the most significant pose, verify it.
+
+With a prior, the keyframes near it are matched first, beside those retrieved that show other places. A good pose there
+is the answer, without RANSAC; else all is done as without a prior, and the keyframes near it are matched again if no
+pose is accepted.
 """
 
 from __future__ import annotations
@@ -13,13 +17,13 @@ import numpy as np
 from aceg_ros.camera import Frame
 from aceg_ros.encoders.base import Encoder
 from aceg_ros.encoders.keypoints import Keypoints, extract_frame_keypoints
-from aceg_ros.estimate import ImageCorrespondences, PoseEstimate, Status
+from aceg_ros.estimate import ImageCorrespondences, PoseEstimate, PriorPose, Status
 from aceg_ros.maps.descriptor_index import LandmarkMatches, ObservationMatcher, match_projections
 from aceg_ros.maps.distinctiveness import count_distinctive
 from aceg_ros.maps.header import MIN_COVARIANCE_SCALE
 from aceg_ros.maps.keyframe_database import SECTION, KeyframeDatabase
-from aceg_ros.maps.places import group_by_place, is_elsewhere, is_same_pose, twin_groups
-from aceg_ros.maps.retrieval import KeyframeRetrieval
+from aceg_ros.maps.places import group_by_place, is_elsewhere, is_same_pose, show_place_of, twin_groups
+from aceg_ros.maps.retrieval import KeyframeRetrieval, Shortlist
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.localize_frame import localize_frame
 from aceg_ros.methods.scene_coordinates import encoder_of
@@ -29,6 +33,7 @@ from aceg_ros.pose.guided import (
     GuidedPose,
     find_hypothesis,
     refine_finally,
+    refine_from_prior,
     refine_guided,
     significance_beside,
 )
@@ -38,6 +43,7 @@ from aceg_ros.utils.device import pick_device
 from aceg_ros.utils.stopwatch import Stopwatch
 
 SETTLED_PX = 1.0                                        # of a pose: looking again from it finds the same
+PRIOR_SIGMAS = 3.0                                      # of a prior, within which the pose is searched for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +60,9 @@ class KeyframeLocalizerConfig:
     of more than twin_similarity, as a share of the best. further_looks: at most, as long as the best pose becomes more
     significant. group_hypotheses: number of further hypotheses from groups of keyframes that show the same place.
     max_further_log10_nfa: largest logarithm of the number of poses that agree by chance as well as a further hypothesis
-    for it to be tried. covariance_scale: of the map, see `mapping.calibration`. seed: of RANSAC.
+    for it to be tried. tracked_keyframes: number of keyframes that are matched near a prior. max_tracking_window:
+    largest uncertainty of a prior, as a share of the image's width, for it to be tried first. covariance_scale: of the
+    map, see `mapping.calibration`. seed: of RANSAC.
     """
 
     keypoints: int = 1500
@@ -72,6 +80,8 @@ class KeyframeLocalizerConfig:
     further_looks: int = 1
     group_hypotheses: int = 2
     max_further_log10_nfa: float = 0.0
+    tracked_keyframes: int = 2
+    max_tracking_window: float = 0.5
     covariance_scale: float = MIN_COVARIANCE_SCALE
     seed: int = 0
     solver: SolverConfig = field(default_factory=lambda: SolverConfig(max_iterations=400, refine_steps=2))
@@ -96,9 +106,11 @@ class KeyframeLocalizer:
         config = KeyframeLocalizerConfig(covariance_scale=scene_map.covariance_scale, seed=seed)
         return cls(encoder=encoder, database=KeyframeDatabase.from_section(scene_map.sections[SECTION]), config=config)
 
-    def localize(self, frame: Frame, prior: np.ndarray | None = None) -> PoseEstimate:
-        """Estimate the pose of the camera in the map, or reject the image; `prior` is not used."""
-        return localize_frame(frame, self.extract, self.localize_keypoints)
+    def localize(self, frame: Frame, prior: PriorPose | None = None) -> PoseEstimate:
+        """Estimate the pose of the camera in the map, or reject the image. A good prior saves time; a wrong one costs
+        some."""
+        return localize_frame(frame, self.extract, lambda query, stopwatch: self.localize_keypoints(
+            query, stopwatch, prior=prior))
 
     def extract(self, frame: Frame) -> Keypoints:
         """Extract the keypoints of a frame, which must have passed `reject_image`."""
@@ -108,12 +120,24 @@ class KeyframeLocalizer:
         """Return how similar, in [0, 1], an image is to the most similar keyframe: to choose one of several maps."""
         return self._retrieval.greatest_similarity(query.descriptors[:self._config.retrieval_keypoints])
 
-    def localize_keypoints(self, query: Keypoints, stopwatch: Stopwatch | None = None) -> PoseEstimate:
+    def localize_keypoints(self, query: Keypoints, stopwatch: Stopwatch | None = None, *,
+                           prior: PriorPose | None = None) -> PoseEstimate:
         """Estimate the pose of the camera from the keypoints of its image."""
         config, stopwatch = self._config, stopwatch or Stopwatch()
         shortlist = self._retrieval.find(query.descriptors[:config.retrieval_keypoints], config.wide_shortlist)
         stopwatch.lap("retrieve")
-        matcher = ObservationMatcher(query, self._database)
+        matcher, estimate = ObservationMatcher(query, self._database), None
+        if prior is not None:
+            estimate = self._track(matcher, shortlist, prior)
+            stopwatch.lap("track")
+        if estimate is None:
+            estimate = self._search(matcher, shortlist, stopwatch, prior)
+        return replace(estimate.with_covariance_times(config.covariance_scale), stage_ms=stopwatch.laps_ms)
+
+    def _search(self, matcher: ObservationMatcher, shortlist: Shortlist, stopwatch: Stopwatch,
+                prior: PriorPose | None) -> PoseEstimate:
+        """Find the pose in the whole map; if none is accepted, at the place of the prior."""
+        config, query = self._config, matcher.query
         matches = matcher.match(shortlist.keyframes[:config.shortlist])
         blind = self._correspondences(query, matches)
         stopwatch.lap("match")
@@ -134,20 +158,71 @@ class KeyframeLocalizer:
                 group[:config.ranked_shortlist])), poses)
         found, competitor = self._most_significant(query, poses)
         stopwatch.lap("solve")
+        estimate = self._verify(query, found, competitor, matches)
+        stopwatch.lap("gates")
+        if prior is not None and not estimate.accepted:
+            estimate = self._search_near(matcher, prior, poses) or estimate
+            stopwatch.lap("prior")
+        return estimate
+
+    def _track(self, matcher: ObservationMatcher, shortlist: Shortlist, prior: PriorPose) -> PoseEstimate | None:
+        """Return the pose near a prior if it is good, and as good as those at other places that look alike."""
+        config, query = self._config, matcher.query
+        near = self._database.nearest_keyframes(prior.map_from_camera, config.tracked_keyframes)
+        radius_px = self._window_px(prior, query, near[0])
+        if radius_px > config.max_tracking_window * query.camera.width:
+            return None
+        # At one of two places that look alike, half of the matches are with keyframes of the other.
+        first = shortlist.keyframes[:config.shortlist]
+        others = first[~show_place_of(self._database, first, near[0])]
+        matches = matcher.match(np.concatenate([near, others]))
+        blind = self._correspondences(query, matches)
+        start = CameraFromMap.from_pose(prior.map_from_camera)
+        refined = refine_from_prior(blind, start, radius_px, config.guided)
+        pose = None if refined is None else self._look(query, refined)
+        if pose is None or not self._any_good([pose], blind):
+            return None
+        poses = [pose]
+        groups = [near, *(group for group in group_by_place(self._database, shortlist.keyframes[:config.ranked])
+                          if not show_place_of(self._database, group, near[0]).any())]
+        for group in twin_groups(groups, shortlist, config.twin_similarity)[:config.group_hypotheses]:
+            poses += self._new_poses(query, self._correspondences(query, matcher.match(
+                group[:config.ranked_shortlist])), poses)
+        estimate = self._verify(query, *self._most_significant(query, poses), matches)
+        return estimate if estimate.accepted else None
+
+    def _search_near(self, matcher: ObservationMatcher, prior: PriorPose, poses: list[GuidedPose]
+                     ) -> PoseEstimate | None:
+        """Return the pose that the keyframes near a prior give, if it is accepted beside all that were found before."""
+        near = self._database.nearest_keyframes(prior.map_from_camera, self._config.ranked_shortlist)
+        query, matches = matcher.query, matcher.match(near)
+        further = self._new_poses(query, self._correspondences(query, matches), poses)
+        if not further:
+            return None
+        estimate = self._verify(query, *self._most_significant(query, poses + further), matches)
+        return estimate if estimate.accepted else None
+
+    def _window_px(self, prior: PriorPose, query: Keypoints, keyframe: int) -> float:
+        """Return how far a landmark may be from where the prior puts it: the window of guided matching and a few
+        standard deviations."""
+        std_rad = prior.rotation_std_rad + prior.position_std_m / self._database.depths_m[keyframe]
+        return float(self._config.guided.search_radius_px + PRIOR_SIGMAS * query.camera.fx * std_rad)
+
+    def _verify(self, query: Keypoints, found: GuidedPose | None, competitor: Significance | None,
+                matches: LandmarkMatches) -> PoseEstimate:
+        """Accept or reject a pose, given the matches from before it was known."""
+        blind = self._correspondences(query, matches)
         if found is None:
-            estimate = PoseEstimate(status=Status.NO_CONSENSUS,
-                                    message=f"no pose agrees with the {len(blind.pixels)} matches of {len(query)}"
-                                            " keypoints")
-            shown = blind
+            estimate, shown = PoseEstimate(
+                status=Status.NO_CONSENSUS, message=f"no pose agrees with the {len(blind.pixels)} matches of"
+                f" {len(query)} keypoints"), blind
         else:
             # Where most matches agree, no place that only looks alike can have been found.
             distinctive = None if self._any_good([found], blind) else self._count_distinctive(query, matches, found)
-            estimate = verify_guided_pose(found, competitor, blind, config.gates, distinctive=distinctive)
+            estimate = verify_guided_pose(found, competitor, blind, self._config.gates, distinctive=distinctive)
             shown = found.correspondences
-        stopwatch.lap("gates")
-        return replace(estimate.with_covariance_times(config.covariance_scale), stage_ms=stopwatch.laps_ms,
-                       correspondences=ImageCorrespondences(pixels=shown.pixels, points=shown.points,
-                                                            camera=shown.camera))
+        return replace(estimate, correspondences=ImageCorrespondences(pixels=shown.pixels, points=shown.points,
+                                                                      camera=shown.camera))
 
     def _new_poses(self, query: Keypoints, correspondences: Correspondences, known: list[GuidedPose], *,
                    chance_is_tried: bool = False) -> list[GuidedPose]:

@@ -13,7 +13,7 @@ import torch
 
 from aceg_ros.camera import Frame
 from aceg_ros.encoders.preprocess import reject_image
-from aceg_ros.estimate import ImageCorrespondences, PoseEstimate, Status
+from aceg_ros.estimate import ImageCorrespondences, PoseEstimate, PriorPose, Status
 from aceg_ros.maps.header import MIN_COVARIANCE_SCALE
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.marepo import SECTION, MarepoMapSettings, load_coordinates, load_transformer
@@ -76,7 +76,7 @@ class MarepoLocalizer:
                                      patch_offset_px=settings.patch_offset_px)
         return cls(coordinates=coordinates, net=net, centre=centre, config=config)
 
-    def localize(self, frame: Frame, prior: np.ndarray | None = None) -> PoseEstimate:
+    def localize(self, frame: Frame, prior: PriorPose | None = None) -> PoseEstimate:
         """Regress the pose of the camera in the map, or reject the image; `prior` is not used."""
         rejection = reject_image(frame)
         if rejection is not None:

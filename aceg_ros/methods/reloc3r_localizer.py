@@ -17,7 +17,7 @@ from aceg_ros.encoders.base import Encoder
 from aceg_ros.encoders.keypoints import select_keypoints
 from aceg_ros.encoders.preprocess import image_to_tensor, prepare
 from aceg_ros.errors import UserError
-from aceg_ros.estimate import PoseEstimate, Status
+from aceg_ros.estimate import PoseEstimate, PriorPose, Status
 from aceg_ros.maps.header import MIN_COVARIANCE_SCALE
 from aceg_ros.maps.posed_keyframes import SECTION, PosedKeyframes
 from aceg_ros.maps.retrieval import WordRetrieval
@@ -78,7 +78,7 @@ class Reloc3rLocalizer:
             config = replace(config, covariance_scale=scene_map.covariance_scale * settings.spread_factor)
         return cls(encoder=encoder_of(scene_map, device), keyframes=keyframes, source=source, config=config)
 
-    def localize(self, frame: Frame, prior: np.ndarray | None = None) -> PoseEstimate:
+    def localize(self, frame: Frame, prior: PriorPose | None = None) -> PoseEstimate:
         """Estimate the pose of the camera in the map, or reject the image; `prior` is not used."""
         return localize_frame(frame, self.extract, self.localize_query)
 

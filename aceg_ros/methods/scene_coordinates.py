@@ -18,7 +18,7 @@ from aceg_ros.camera import Camera, Frame
 from aceg_ros.encoders.base import Encoder, load_encoder
 from aceg_ros.encoders.feature_map import FeatureMap
 from aceg_ros.encoders.preprocess import image_to_tensor, patch_centres, prepare, reject_image, valid_cells
-from aceg_ros.estimate import ImageCorrespondences, PoseEstimate
+from aceg_ros.estimate import ImageCorrespondences, PoseEstimate, PriorPose
 from aceg_ros.maps.header import MIN_COVARIANCE_SCALE
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.pose.correspondences import Correspondences
@@ -106,7 +106,7 @@ class SceneCoordinateLocalizer:
         """Size of the images that the encoder takes."""
         return self._encoder.short_side_px
 
-    def localize(self, frame: Frame, prior: np.ndarray | None = None) -> PoseEstimate:
+    def localize(self, frame: Frame, prior: PriorPose | None = None) -> PoseEstimate:
         """Estimate the pose of the camera in the map, or reject the image; `prior` is not used."""
         rejection = reject_image(frame)
         if rejection is not None:

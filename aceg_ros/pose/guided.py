@@ -17,6 +17,7 @@ from aceg_ros.pose.significance import Significance, compute_significance
 MIN_CORRESPONDENCES = 8
 MIN_SCALE_PX = 1.2                  # of the robust loss
 AGREEING_FACTOR = 2.0               # times the inlier threshold: matches closer than this agree with a pose too
+PRIOR_SCALES = 3                    # of the refinement from a prior: from half of its window to the narrow scale
 FIRST_SCALES, FINAL_STEPS = 3.0, 5  # of the last refinement: begins wide, since narrow scales converge slowly
 # Of the alternatives to the last refinement: smallest similarities, and factors of its scale.
 ALTERNATIVE_SIMILARITIES, ALTERNATIVE_SCALES = (0.5, 0.6, 0.7), (0.5, 2.0)
@@ -99,6 +100,19 @@ def refine_guided(correspondences: Correspondences, similarity: np.ndarray, pose
     return GuidedPose(pose=best, correspondences=correspondences, similarity=similarity,
                       significance=_greatest_significance(correspondences, similarity, best, config),
                       overall=_significance(correspondences, best, config), moved_px=float(np.median(np.hypot(*moved))))
+
+
+def refine_from_prior(correspondences: Correspondences, pose: CameraFromMap, radius_px: float, config: GuidedConfig
+                      ) -> CameraFromMap | None:
+    """Refine a pose that was known before on matches that were found without it, those within radius_px of where it
+    puts their landmarks; None if there are too few."""
+    data = correspondences.usable
+    near = np.flatnonzero(data.residuals(pose).squared_px < radius_px**2)
+    if len(near) < MIN_CORRESPONDENCES:
+        return None
+    scales_px = tuple(float(scale) for scale in np.geomspace(max(radius_px / 2, config.coarse_scales_px[0]),
+                                                             config.coarse_scales_px[-1], PRIOR_SCALES))
+    return refine(data.subset(near), pose, scales_px, config.refine_steps)
 
 
 def significance_beside(competitor: GuidedPose, best: GuidedPose, config: GuidedConfig) -> Significance:

@@ -14,6 +14,7 @@ from enum import Enum
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from aceg_ros.estimate import PriorPose
 from aceg_ros.geometry import invert, pose_difference, skew
 
 
@@ -81,6 +82,17 @@ class OdometryGate:
         """
         self._pose, self._candidate = replace(prior, fix_count=0), None
 
+    def prior(self, odom_from_camera: np.ndarray) -> PriorPose | None:
+        """Return where the accepted pose, carried on by odometry to odom_from_camera (4, 4), puts the camera."""
+        if self.pose is None:
+            return None
+        pose, covariance = predict(self.pose, odom_from_camera, self.config.drift)
+        return PriorPose(map_from_camera=pose, covariance=covariance + self._floor)
+
+    @property
+    def _floor(self) -> np.ndarray:
+        return np.diag(np.repeat([self.config.floor_m**2, self.config.floor_rad**2], 3))
+
     def update(self, fix: GatedPose) -> Verdict:
         """Check the pose localized from one image against the prediction and, if it is accepted, fuse it."""
         if self._pose is not None and self._agrees(self._pose, fix):
@@ -99,9 +111,8 @@ class OdometryGate:
 
     def _agrees(self, reference: GatedPose, fix: GatedPose) -> bool:
         pose, covariance = predict(reference, fix.odom_from_camera, self.config.drift)
-        floor = np.repeat([self.config.floor_m**2, self.config.floor_rad**2], 3)
         error = pose_difference(fix.map_from_camera, pose)
-        return bool(error @ np.linalg.solve(covariance + fix.covariance + np.diag(floor), error)
+        return bool(error @ np.linalg.solve(covariance + fix.covariance + self._floor, error)
                     <= self.config.sigmas**2)
 
     def _fuse(self, reference: GatedPose, fix: GatedPose) -> GatedPose:

@@ -96,6 +96,25 @@ def test_one_wrong_pose_never_moves_the_robot_and_several_that_agree_do(start):
     assert pose_error(pose_from_transform(robot.transforms[-1]), expected)[0] < 0.1
 
 
+def test_the_last_pose_carried_on_is_the_prior_of_all_images_but_some(start):
+    robot, _ = start(tf_policy="map_to_odom", odom_frame="odom", prior_check_every=4)
+    offs = [robot.drive()[2].get("stage_ms.prior_off_m") for _ in range(11)]
+    assert [off is None for off in offs] == [True] * 3 + [False] * 3 + [True] + [False] * 3 + [True]
+    # A step is 0.15 m; the odometry drifts by a twentieth of it.
+    assert all(float(off) < 0.1 for off in offs if off is not None)
+
+    wrong = np.eye(4)
+    wrong[:3, 3] = 7.0, -2.0, 0.0
+    robot.drive(wrong @ truth_at(robot.step + 1))
+    assert "stage_ms.prior_off_m" not in robot.drive()[2], "an answer spoke against it"
+    assert "stage_ms.prior_off_m" in robot.drive()[2], "the next one agreed"
+
+
+def test_priors_can_be_switched_off(start):
+    robot, _ = start(tf_policy="map_to_odom", odom_frame="odom", use_prior=False)
+    assert not any("stage_ms.prior_off_m" in robot.drive()[2] for _ in range(6))
+
+
 def test_late_images_do_not_turn_time_back(start):
     robot, _ = start(tf_policy="map_to_odom", odom_frame="odom")
     for _ in range(5):

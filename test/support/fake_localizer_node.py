@@ -14,8 +14,8 @@ import numpy as np
 
 from aceg_ros.camera import Frame
 from aceg_ros.errors import UserError
-from aceg_ros.estimate import PoseEstimate, Status
-from aceg_ros.geometry import pose_from_quaternion
+from aceg_ros.estimate import PoseEstimate, PriorPose, Status
+from aceg_ros.geometry import pose_error, pose_from_quaternion
 from aceg_ros.rig import RigEstimate, RigFrame, ViewShare
 from aceg_ros.ros.common.run import run
 from aceg_ros.ros.localizer.map_loader import LoadedMap
@@ -27,14 +27,14 @@ class FakeLocalizer:
     """Finds a pose that depends on the image's mean colour and on the camera's focal length.
 
     Dark images are rejected; a red one makes it raise. delay_s: how long an image takes. reads_pose: the first bytes of
-    the image are the pose, 16 float64.
+    the image are the pose, 16 float64; how far a prior is from it, in metres, is then told as the time of a stage.
     """
 
     offset_m: float
     delay_s: float = 0.0
     reads_pose: bool = False
 
-    def localize(self, frame: Frame, prior: object = None) -> PoseEstimate:
+    def localize(self, frame: Frame, prior: PriorPose | None = None) -> PoseEstimate:
         time.sleep(self.delay_s)
         red, green, blue = frame.image.reshape(-1, 3).mean(0)
         if red > 250 and green + blue < 5:
@@ -45,7 +45,9 @@ class FakeLocalizer:
             pose = np.frombuffer(frame.image.tobytes()[:128], np.float64).reshape(4, 4)
             covariance = np.diag(np.repeat([1e-4, 1e-5], 3))
             return PoseEstimate(status=Status.ACCEPTED, message="Localized.", map_from_camera=pose.copy(),
-                                covariance=covariance, inliers=321, inlier_ratio=0.5, reprojection_rms_px=1.5)
+                                covariance=covariance, inliers=321, inlier_ratio=0.5, reprojection_rms_px=1.5,
+                                stage_ms={} if prior is None else {
+                                    "prior_off_m": pose_error(prior.map_from_camera, pose)[0]})
         position = np.array([self.offset_m + red, green, frame.camera.fx])
         pose = pose_from_quaternion(position, np.array([0.1, -0.2, blue / 255, 0.9]))
         covariance = np.diag([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])

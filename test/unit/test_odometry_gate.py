@@ -13,6 +13,7 @@ from aceg_ros.pose.odometry_gate import (
     predict,
     transport_covariance,
 )
+from aceg_ros.pose.prior_schedule import PriorSchedule
 from aceg_ros.synthetic.odometry import DriftingOdometry
 
 SIGMA_M, SIGMA_RAD = 0.02, 0.01
@@ -104,6 +105,30 @@ def test_a_prior_lets_the_first_fix_be_accepted_but_does_not_bias_it():
         assert gate.update(fix) is expected
         if expected is Verdict.ACCEPTED:
             np.testing.assert_array_equal(gate.pose.map_from_camera, pose())
+
+
+def test_the_prior_of_the_next_image_is_the_pose_carried_on_with_a_larger_covariance():
+    gate = OdometryGate()
+    assert gate.prior(np.eye(4)) is None
+    for _, fix in fixes(drive(10), np.random.default_rng(3)):
+        gate.update(fix)
+    here = gate.prior(gate.pose.odom_from_camera)
+    moved = pose(0.5, 0.0, 0.0)
+    there = gate.prior(gate.pose.odom_from_camera @ moved)
+    np.testing.assert_allclose(here.map_from_camera, gate.pose.map_from_camera)
+    np.testing.assert_allclose(there.map_from_camera, gate.pose.map_from_camera @ moved)
+    assert there.position_std_m > here.position_std_m > 0.05 and here.rotation_std_rad > 0.03
+
+
+def test_images_are_checked_without_a_prior_and_doubt_ends_with_an_answer_found_without_one():
+    schedule = PriorSchedule(3)
+    assert [schedule.next_has_prior() for _ in range(6)] == [True, True, False] * 2
+    schedule.note(agrees=False, had_prior=True)
+    assert not any(schedule.next_has_prior() for _ in range(5))
+    schedule.note(agrees=True, had_prior=True)                 # of an image that was on its way
+    assert not schedule.next_has_prior()
+    schedule.note(agrees=True, had_prior=False)
+    assert schedule.next_has_prior()
 
 
 def test_late_fixes_change_nothing():

@@ -14,7 +14,7 @@ from rclpy.impl.rcutils_logger import RcutilsLogger
 
 from aceg_ros.camera import Camera, Frame
 from aceg_ros.errors import UserError
-from aceg_ros.estimate import PoseEstimate
+from aceg_ros.estimate import PoseEstimate, PriorPose
 from aceg_ros.rig import RigEstimate, RigFrame
 from aceg_ros.utils.malloc import release_free_memory
 
@@ -109,7 +109,7 @@ class _LocalizerOnThreads:
     localizer: Localizer
     threads: int
 
-    def localize(self, frame: Frame, prior: np.ndarray | None = None) -> PoseEstimate:
+    def localize(self, frame: Frame, prior: PriorPose | None = None) -> PoseEstimate:
         import torch
         torch.set_num_threads(self.threads)
         return self.localizer.localize(frame, prior)

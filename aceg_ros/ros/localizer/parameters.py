@@ -124,6 +124,12 @@ class PoseParameters:
     odometry_drift: float = parameter(
         0.1, "Error of the odometry as a fraction of the distance and of the angle travelled.",
         minimum=0.0, maximum=10.0)
+    use_prior: bool = parameter(
+        True, "Whether images are first localized near the last accepted pose, carried on by odometry, which takes "
+        "less time; it needs odom_frame and a map with a keyframe database.")
+    prior_check_every: int = parameter(
+        10, "Number of images of which one is localized without the last pose, to check that both agree.",
+        minimum=1, maximum=1000)
 
     def rejection(self) -> str | None:
         if self.tf_policy == "map_to_odom" and not self.odom_frame:

@@ -109,6 +109,8 @@ class LocalizationPipeline:
                 result = result.rejected(REPLACED, "The map was changed while this image was being localized.")
             if result.accepted:
                 result = self._output.publish(result)
+            else:
+                self._output.note_rejection(result)
             is_known = result.accepted and result.estimate is not None and not self.is_rig
             pose = result.estimate.map_from_camera if is_known and result.estimate is not None else None
             self._mapping.note_result(stamp_to_ns(result.header.stamp), pose)

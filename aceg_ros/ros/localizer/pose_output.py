@@ -15,8 +15,10 @@ from rclpy.node import Node
 from std_msgs.msg import Header
 
 from aceg_ros.errors import UserError
+from aceg_ros.estimate import PriorPose, Status
 from aceg_ros.geometry import invert
 from aceg_ros.pose.odometry_gate import GatedPose, OdometryGate, Verdict, transport_covariance
+from aceg_ros.pose.prior_schedule import PriorSchedule
 from aceg_ros.ros.common.messages import pose_with_covariance
 from aceg_ros.ros.common.parameters import ParameterGroup
 from aceg_ros.ros.common.transform_lookup import TransformLookup, normalize_frame_id
@@ -29,6 +31,7 @@ from aceg_ros.utils.stamps import ns_to_s, stamp_to_ns
 FUTURE_NS = 1_000_000_000        # stamps further in the future mean that clocks are not synchronized
 _BACKWARDS_S = 5.0               # stamps that jump back further mean that a bag is played again
 _PATH_POSES = 2000
+_PRIOR_TIMEOUT_S = 0.02          # to wait for odometry before an image is localized: a prior is worth no more
 # base_from_camera if it is not known: an optical frame that looks ahead.
 _FORWARD_CAMERA = np.array([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
 
@@ -60,6 +63,7 @@ class PoseOutput:
         self._paths = node.create_publisher(Path, "~/path", 1)
         self._tf = TransformPublisher(node, transforms, is_suspended)
         self._gate = OdometryGate(self.parameters.odometry_gate)
+        self._schedule = PriorSchedule(self.parameters.prior_check_every)
         self._prior: Prior | None = None
         self._map_frame = ""
         self._reset()
@@ -81,7 +85,7 @@ class PoseOutput:
     def publish(self, result: LocalizationResult) -> LocalizationResult:
         """Publish an accepted result. Returns it, or its rejection (stamp, TF, odometry)."""
         try:
-            frames = self._look_up_frames(result.header)        # outside the lock: it may wait
+            frames = self._look_up_frames(result.header, self.parameters.tf_timeout)    # outside the lock: it may wait
         except UserError as error:
             return result.rejected(NO_TRANSFORM, str(error))
         with self._lock:
@@ -94,6 +98,33 @@ class PoseOutput:
             raise UserError("base_frame is not set, which the cameras of a rig are mounted on.")
         return self._transforms.lookup(normalize_frame_id(parameters.base_frame), camera_frame, stamp,
                                        parameters.tf_timeout)
+
+    def prior(self, header: Header) -> PriorPose | None:
+        """Return where the camera probably was at the stamp of an image: where it was told to be, or the last accepted
+        pose carried on by odometry. None if that is unknown, or the image is to be localized without.
+
+        Waits for odometry, but not long.
+        """
+        parameters = self.parameters
+        with self._lock:
+            is_known = self._prior is not None or self._gate.pose is not None
+            if not (parameters.use_prior and parameters.odom_frame and is_known and self._schedule.next_has_prior()):
+                return None
+        try:
+            frames = self._look_up_frames(header, min(_PRIOR_TIMEOUT_S, parameters.tf_timeout))
+        except UserError:
+            return None
+        with self._lock:
+            if self._prior is not None:
+                return PriorPose(map_from_camera=_camera_pose(self._prior, frames.base_from_camera),
+                                 covariance=self._prior.covariance)
+            return None if frames.odom_from_camera is None else self._gate.prior(frames.odom_from_camera)
+
+    def note_rejection(self, result: LocalizationResult) -> None:
+        """Note that an image was rejected: if its place looks like another one, the prior may be at the wrong one."""
+        if result.status == Status.AMBIGUOUS_POSE.value:
+            with self._lock:
+                self._schedule.note(agrees=False, had_prior=result.had_prior)
 
     def republish(self) -> None:
         """Publish the last transform again with the current time, as long as it is valid."""
@@ -117,7 +148,7 @@ class PoseOutput:
             self._map_frame = ""
             self._reset()
 
-    def _look_up_frames(self, header: Header) -> RobotFrames:
+    def _look_up_frames(self, header: Header, timeout_s: float) -> RobotFrames:
         """Look up odometry and extrinsics at the image's stamp. Raises UserError if TF does not have them in time."""
         parameters = self.parameters
         is_base = bool(parameters.base_frame) and header.frame_id == parameters.base_frame       # the pose of a rig
@@ -127,7 +158,7 @@ class PoseOutput:
 
         def frame_from_camera(frame: str) -> np.ndarray | None:
             return self._transforms.lookup(normalize_frame_id(frame), camera_frame, header.stamp,
-                                           parameters.tf_timeout) if frame else None
+                                           timeout_s) if frame else None
 
         return RobotFrames(camera_frame=camera_frame, base_from_camera=frame_from_camera(parameters.base_frame),
                            odom_from_camera=frame_from_camera(parameters.odom_frame))
@@ -150,6 +181,7 @@ class PoseOutput:
         is_late = stamp_s < self._last_stamp_s
         if frames.odom_from_camera is not None:
             verdict = self._check_against_odometry(fix, frames.base_from_camera)
+            self._schedule.note(agrees=verdict is not Verdict.PENDING, had_prior=result.had_prior)
             if verdict is Verdict.PENDING:
                 return result.rejected(
                     UNCONFIRMED, "The pose is the first, or contradicts odometry and earlier poses: it is accepted once"
@@ -164,10 +196,8 @@ class PoseOutput:
 
     def _check_against_odometry(self, fix: GatedPose, base_from_camera: np.ndarray | None) -> Verdict:
         if self._prior is not None:
-            pose = self._prior.pose
-            if self._prior.is_base:
-                pose = pose @ (_FORWARD_CAMERA if base_from_camera is None else base_from_camera)
-            self._gate.set_prior(GatedPose(map_from_camera=pose, odom_from_camera=fix.odom_from_camera,
+            self._gate.set_prior(GatedPose(map_from_camera=_camera_pose(self._prior, base_from_camera),
+                                           odom_from_camera=fix.odom_from_camera,
                                            covariance=self._prior.covariance, stamp_s=fix.stamp_s))
             self._prior = None
         return self._gate.update(fix)
@@ -200,14 +230,22 @@ class PoseOutput:
 
     def _parameters_changed(self, old: PoseParameters, new: PoseParameters) -> None:
         with self._lock:
-            self._gate.config = new.odometry_gate
+            self._gate.config, self._schedule.period = new.odometry_gate, new.prior_check_every
             if (old.published_transform, old.odom_frame, old.base_frame) != (
                     new.published_transform, new.odom_frame, new.base_frame):
                 self._reset()
 
     def _reset(self) -> None:
         self._gate.reset()
+        self._schedule.reset()
         self._tf.reset()
         self._path = deque(maxlen=_PATH_POSES)
         self.last_camera_pose = None
         self._last_stamp_s = -np.inf
+
+
+def _camera_pose(prior: Prior, base_from_camera: np.ndarray | None) -> np.ndarray:
+    """Return the pose (4, 4) of the camera of a prior, which may be that of the base."""
+    if not prior.is_base:
+        return prior.pose
+    return prior.pose @ (_FORWARD_CAMERA if base_from_camera is None else base_from_camera)

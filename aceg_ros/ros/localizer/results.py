@@ -59,6 +59,7 @@ class LocalizationResult:
         message: The reason, as a sentence.
         estimate: Output of the localizer; None if it was not run.
         map_number: Number of the map that it was localized in.
+        had_prior: Whether the localizer was told where the camera probably is.
         frame: The decoded image; None if it was not decoded.
     """
 
@@ -69,6 +70,7 @@ class LocalizationResult:
     estimate: PoseEstimate | None = None
     stage_ms: dict[str, float] = field(default_factory=dict)
     map_number: int = 0
+    had_prior: bool = False
     frame: Frame | None = field(default=None, repr=False)
 
     @property

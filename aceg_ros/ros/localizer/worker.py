@@ -11,7 +11,7 @@ from rclpy.impl.rcutils_logger import RcutilsLogger
 
 from aceg_ros.camera import Frame
 from aceg_ros.errors import UserError
-from aceg_ros.estimate import PoseEstimate, Status
+from aceg_ros.estimate import PoseEstimate, PriorPose, Status
 from aceg_ros.ros.common.messages import BadCameraError, frame_from_messages
 from aceg_ros.ros.localizer.map_loader import LoadedMap, MapLoader
 from aceg_ros.ros.localizer.pose_output import PoseOutput
@@ -93,23 +93,25 @@ class LocalizationWorker:
             return result.rejected(Status.BAD_IMAGE.value, str(error))
         decoded = time.perf_counter()
         try:
-            estimate = localize()
+            prior = None if request.is_rig else self._output.prior(result.header)
+            estimate = localize(prior)
         except Exception as error:
             # Localizers do not raise on bad input, so this is a bug: report it, and keep the node running.
             self._logger.error(f"The localizer failed: {error!r}")
             return result.rejected(INTERNAL_ERROR, f"The localizer failed ({error!r}).")
         stage_ms = {"convert": (decoded - start) * 1e3, **estimate.stage_ms, "all": (time.perf_counter() - start) * 1e3}
         return replace(result, status=estimate.status.value, message=estimate.message, estimate=estimate,
-                       stage_ms=stage_ms, frame=frame)
+                       stage_ms=stage_ms, frame=frame, had_prior=prior is not None)
 
     def _decoded(self, request: LocalizationRequest, loaded: LoadedMap
-                 ) -> tuple[Callable[[], PoseEstimate], Frame | None]:
-        """Decode the image of a request, or those of a rig. Returns what localizes it, and the image for display."""
+                 ) -> tuple[Callable[[PriorPose | None], PoseEstimate], Frame | None]:
+        """Decode the image of a request, or those of a rig. Returns what localizes it, given a prior, and the image for
+        display."""
         if not request.is_rig:
             frame = frame_from_messages(request.image, request.camera_info, request.rectified)
-            return lambda: loaded.localizer.localize(frame), frame
+            return lambda prior: loaded.localizer.localize(frame, prior), frame
         localizer = loaded.rig_localizer
         if localizer is None:
-            return lambda: NO_RIG_LOCALIZER, None
+            return lambda _: NO_RIG_LOCALIZER, None
         images, problems = rig_frame(request, self._output.base_from_camera)
-        return lambda: base_estimate(localizer.localize(images), problems), None
+        return lambda _: base_estimate(localizer.localize(images), problems), None
