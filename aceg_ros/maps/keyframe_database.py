@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from aceg_ros.errors import UserError
+from aceg_ros.maps.keyframe_index import KeyframeIndex
 from aceg_ros.maps.product_quantizer import decode, encode, train_codebook
 from aceg_ros.utils.device import product_type
 
@@ -25,6 +26,7 @@ DESCRIPTOR_SCALE = 127              # descriptors are unit vectors as int8
 PIXEL_SCALE, UNKNOWN_PIXEL = 16, -1 # pixels are in sixteenths, as int16
 
 PART_DIM = 4                        # entries of a descriptor that share a byte in compact maps
+LARGE = 1_000_000                   # observations from which a database has an index, and is read by keyframe
 CONVERTED_AT_ONCE = 65_536           # descriptors, which bounds the memory
 
 
@@ -43,6 +45,7 @@ class KeyframeDatabase:
         words: (N,) int16, index of the visual word of each descriptor.
         points: (L, 3) of the landmarks in the map.
         vocabulary: (W, C) int8, the visual words.
+        index: of a large database; its observations then stay in the map's file until they are used.
     """
 
     poses: Tensor
@@ -55,15 +58,17 @@ class KeyframeDatabase:
     words: Tensor
     points: Tensor
     vocabulary: Tensor
+    index: KeyframeIndex | None = None
 
     def __len__(self) -> int:
         return len(self.poses)
 
     def to_section(self, compact: bool = False, seed: int = 0) -> dict[str, Tensor]:
         """Return the tensors of the map section; compact: with product-quantised descriptors and without pixels."""
-        section: dict[str, Tensor] = {field.name: getattr(self, field.name) for field in fields(self)}
+        section: dict[str, Tensor] = {name: getattr(self, name) for name in _tensor_names()}
         if not compact:
-            return section
+            index = self.index or (KeyframeIndex.build(self) if len(self.descriptors) >= LARGE else None)
+            return section if index is None else section | index.to_section()
         del section["pixels"]
         codebook = train_codebook(section["descriptors"], seed, PART_DIM).half()
         return section | {"descriptors": encode(section["descriptors"], codebook.float()), "codebook": codebook}
@@ -80,7 +85,8 @@ class KeyframeDatabase:
                 decoded = decode(codes, tensors["codebook"])
                 tensors["descriptors"] = quantised(decoded)
                 tensors["pixels"] = torch.full((len(codes), 2), UNKNOWN_PIXEL, dtype=torch.int16)
-            database = cls(**{field.name: tensors[field.name] for field in fields(cls)})
+            database = cls(**{name: tensors[name] for name in _tensor_names()},
+                           index=KeyframeIndex.from_section(tensors, len(tensors["poses"])))
         except KeyError as error:
             raise UserError(f"The map's database has no {error}: map the scene again.") from None
         database.check()
@@ -96,23 +102,38 @@ class KeyframeDatabase:
                 and self.vocabulary.ndim == 2 and self.vocabulary.shape[1:] == self.descriptors.shape[1:]
                 and frames > 0 and count > 0)
         fits = fits and bool((self.first[1:] >= self.first[:-1]).all()) and int(self.first[0]) == 0
-        fits = fits and int(self.first[-1]) == count and _inside(self.landmarks, len(self.points))
-        if not fits or not _inside(self.words, len(self.vocabulary)):
+        fits = fits and int(self.first[-1]) == count
+        if fits and self.index is None:             # with an index, each keyframe is checked when it is used
+            fits = _inside(self.landmarks, len(self.points)) and _inside(self.words, len(self.vocabulary))
+        if not fits:
             raise UserError("The map's database does not fit together: map the scene again.")
 
-    def unit_descriptors(self, device: torch.device) -> Tensor:
-        """Return the descriptors (N, C) with unit length on a device, as 16-bit floats where it computes in these."""
+    def unit_descriptors(self, device: torch.device) -> Tensor | UnitRows:
+        """Return the descriptors (N, C) with unit length on a device, as 16-bit floats where it computes in these; of a
+        large database, what converts the rows that it is indexed by."""
+        if self.index is not None:
+            return UnitRows(self.descriptors, device)
         if device not in self._unit_descriptors:
-            kind = product_type(device)
-            parts = [functional.normalize(part.to(device).float(), dim=1).to(kind)
-                     for part in self.descriptors.split(CONVERTED_AT_ONCE)]
+            parts = [_unit(part, device) for part in self.descriptors.split(CONVERTED_AT_ONCE)]
             self._unit_descriptors[device] = torch.cat(parts)
         return self._unit_descriptors[device]
+
+    def descriptors_of_landmarks(self, landmarks: np.ndarray, rows: np.ndarray, device: torch.device) -> Tensor:
+        """Return the mean descriptor (M, C) of landmarks (M,), ascending, some of whose observations are the rows (N,);
+        in a large database, over these rows alone."""
+        if self.index is None:
+            return self.mean_descriptors(device)[torch.from_numpy(landmarks).to(device)]
+        place = torch.from_numpy(np.searchsorted(landmarks, self.landmark_array[rows])).to(device)
+        sums = torch.zeros(len(landmarks), self.descriptors.shape[1], device=device)
+        for some, part in zip(torch.from_numpy(rows).split(CONVERTED_AT_ONCE), place.split(CONVERTED_AT_ONCE),
+                              strict=True):
+            sums.index_add_(0, part, self.descriptors[some].to(device).float())
+        return functional.normalize(sums, dim=1).to(product_type(device))
 
     def mean_descriptors(self, device: torch.device) -> Tensor:
         """Return the mean descriptor (L, C) of each landmark, of the type and unit length of `unit_descriptors`."""
         if device not in self._mean_descriptors:
-            unit = self.unit_descriptors(device)
+            unit = self.unit_descriptors(device)[torch.arange(len(self.descriptors))]
             sums = torch.zeros(len(self.points), unit.shape[1], device=device)
             for part, rows in zip(self.landmarks.split(CONVERTED_AT_ONCE), unit.split(CONVERTED_AT_ONCE), strict=True):
                 sums.index_add_(0, part.long().to(device), rows.float())
@@ -129,8 +150,8 @@ class KeyframeDatabase:
 
     @cached_property
     def points_array(self) -> np.ndarray:
-        """The points (L, 3) as float64."""
-        return self.points.numpy().astype(np.float64)
+        """The points (L, 3) as float64; those of a large database as they are in the file."""
+        return self.points.numpy() if self.index is not None else self.points.numpy().astype(np.float64)
 
     @cached_property
     def pose_array(self) -> np.ndarray:
@@ -139,8 +160,8 @@ class KeyframeDatabase:
 
     @cached_property
     def landmark_array(self) -> np.ndarray:
-        """The landmark (N,) of each observation."""
-        return self.landmarks.numpy().astype(np.int64)
+        """The landmark (N,) of each observation; of a large database as in the file."""
+        return self.landmarks.numpy() if self.index is not None else self.landmarks.numpy().astype(np.int64)
 
     @cached_property
     def observation_counts(self) -> np.ndarray:
@@ -155,6 +176,8 @@ class KeyframeDatabase:
     @cached_property
     def depths_m(self) -> np.ndarray:
         """The median depth (F,) of the landmarks in each keyframe; 1 in keyframes without any."""
+        if self.index is not None:
+            return self.index.depths.numpy().astype(np.float64)
         keyframes = np.repeat(np.arange(len(self)), np.diff(self.starts))
         poses = self.pose_array[keyframes]
         depth = ((self.points_array[self.landmark_array] - poses[:, :3, 3]) * poses[:, :3, 2]).sum(1)
@@ -162,7 +185,12 @@ class KeyframeDatabase:
         return np.array([max(float(np.median(part)), 1e-6) if len(part) else 1.0 for part in parts])
 
     def observations_of(self, keyframes: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Return the observations (M,) of some keyframes, in the order of the keyframes."""
+        """Return the observations (M,) of some keyframes, in the order of the keyframes.
+
+        Raises UserError if one is damaged, which is noticed when it is first used in a large database.
+        """
+        if self.index is not None:
+            self.index.verify(self, keyframes)
         ranges = [np.arange(self.starts[keyframe], self.starts[keyframe + 1]) for keyframe in keyframes]
         return np.concatenate(ranges) if ranges else np.zeros(0, np.int64)
 
@@ -177,6 +205,24 @@ class KeyframeDatabase:
         distance = np.linalg.norm(self.pose_array[:, :3, 3] - map_from_camera[:3, 3], axis=1) / self.depths_m
         angle = np.arccos(np.clip(self.pose_array[:, :3, 2] @ map_from_camera[:3, 2], -1.0, 1.0))
         return np.argsort(distance + angle, kind="stable")[:count]
+
+
+class UnitRows:
+    """Descriptors that are converted to unit length when they are indexed by a tensor of rows."""
+
+    def __init__(self, descriptors: Tensor, device: torch.device):
+        self._descriptors, self._device = descriptors, device
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        return _unit(self._descriptors[rows.cpu()], self._device)
+
+
+def _unit(descriptors: Tensor, device: torch.device) -> Tensor:
+    return functional.normalize(descriptors.to(device).float(), dim=1).to(product_type(device))
+
+
+def _tensor_names() -> list[str]:
+    return [entry.name for entry in fields(KeyframeDatabase) if entry.name != "index"]
 
 
 def _inside(index: Tensor, size: int) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from aceg_ros.maps.keyframe_database import KeyframeDatabase
+from aceg_ros.maps.keyframe_index import KeyframeIndex
 from aceg_ros.utils.maxima import row_maxima, row_values
 
 _AT_ONCE = 100          # descriptors that are compared with all landmarks: larger products do not stay in the cache
@@ -47,9 +48,17 @@ class Shortlist:
 
 
 class WordRetrieval:
-    """The histograms of all keyframes."""
+    """The histograms of all keyframes, or the index that a large database has of them."""
 
-    def __init__(self, database: KeyframeWords, device: str = "cpu"):
+    def __init__(self, database: KeyframeWords, device: str = "cpu", index: KeyframeIndex | None = None):
+        self._vocabulary = functional.normalize(database.vocabulary.float(), dim=1).to(device)
+        self._index = index
+        if index is None:
+            self._make_histograms(database)
+        else:
+            self._rarity = index.rarity.numpy()
+
+    def _make_histograms(self, database: KeyframeWords) -> None:
         count = len(database.vocabulary)
         keyframes = np.repeat(np.arange(len(database)), np.diff(database.starts))
         words = database.words.numpy().astype(np.int64)
@@ -61,15 +70,18 @@ class WordRetrieval:
         length = np.sqrt(np.asarray(histograms.multiply(histograms).sum(1)).ravel())
         histograms.data /= np.repeat(np.maximum(length, 1e-9), np.diff(histograms.indptr))
         self._histograms = histograms
-        self._vocabulary = functional.normalize(database.vocabulary.float(), dim=1).to(device)
 
     def find(self, descriptors: Tensor, count: int) -> Shortlist:
         """Return the `count` keyframes most similar to an image with these descriptors (n, C)."""
         words = assign_words(descriptors, self._vocabulary).cpu().numpy()
         histogram = np.sqrt(np.bincount(words, minlength=len(self._rarity)).astype(np.float32)) * self._rarity
-        similarity = self._histograms @ histogram
-        keyframes = np.argsort(-similarity, kind="stable")[:count]
-        return Shortlist(keyframes=keyframes, similarity=similarity[keyframes] / max(similarity[keyframes[0]], 1e-9))
+        if self._index is None:
+            keyframes, similarity = np.arange(self._histograms.shape[0]), self._histograms @ histogram
+        else:
+            keyframes, similarity = self._index.similarity(histogram)
+        order = np.argsort(-similarity, kind="stable")[:count]
+        return Shortlist(keyframes=keyframes[order], similarity=similarity[order] / max(similarity[order[0]], 1e-9))
+
 
     def greatest_similarity(self, descriptors: Tensor) -> float:
         """Return the cosine in [0, 1] of an image with these descriptors (n, C) and the keyframe most similar to it."""
@@ -82,7 +94,7 @@ class KeyframeRetrieval(WordRetrieval):
     """Retrieval in a database, whose landmarks tell more than words."""
 
     def __init__(self, database: KeyframeDatabase, device: str = "cpu"):
-        super().__init__(database, device)
+        super().__init__(database, device, database.index)
         self._database = database
 
     def rank_by_landmarks(self, descriptors: Tensor, keyframes: np.ndarray, count: int) -> Shortlist:
@@ -96,7 +108,7 @@ class KeyframeRetrieval(WordRetrieval):
         landmarks, seen = np.unique(database.landmark_array[rows], return_inverse=True)
         if len(landmarks) < 2 or len(descriptors) == 0:
             return Shortlist(keyframes=keyframes[:count], similarity=np.ones(min(count, len(keyframes))))
-        stored = database.mean_descriptors(descriptors.device)[torch.from_numpy(landmarks).to(descriptors.device)]
+        stored = database.descriptors_of_landmarks(landmarks, rows, descriptors.device)
         votes = np.zeros(len(landmarks), np.float32)
         for part in descriptors.to(stored.dtype).split(_AT_ONCE):
             similarity = part @ stored.T

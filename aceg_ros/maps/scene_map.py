@@ -20,8 +20,9 @@ from torch import Tensor
 
 from aceg_ros.errors import UserError
 from aceg_ros.maps.header import Bounds, MapHeader, header_metadata, open_map
+from aceg_ros.maps.keyframe_index import verify_all
 from aceg_ros.maps.migrate import sections_of_format_1
-from aceg_ros.maps.sections import LazySections, section_checksum
+from aceg_ros.maps.sections import BLOCK_CHECKSUMS, LazySections, section_checksum
 from aceg_ros.utils.atomic_file import atomic_replacement
 
 MAX_CLOUD_POINTS = 50_000
@@ -63,7 +64,8 @@ class SceneMap(MapHeader):
     def verify(self) -> None:
         """Read every section and compare it with its checksum. Raises UserError, naming the first damaged one."""
         for name in self.sections:
-            self.sections[name]
+            if BLOCK_CHECKSUMS in self.sections[name]:
+                verify_all(self.sections[name])
 
     def save(self, path: Path | str) -> int:
         """Write the map atomically. Returns its size in bytes.

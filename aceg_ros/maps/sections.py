@@ -15,6 +15,10 @@ from aceg_ros.maps.header import MapFile
 # Sections up to this size are copied from the file, so that they stay as they were verified even if the file is
 # overwritten; larger ones stay memory-mapped.
 MAX_COPIED_BYTES = 64_000_000
+# The large tensors of a section with this one have a checksum for each block, in that tensor, instead of one for all:
+# they are compared when a block is used (`maps.keyframe_index`).
+BLOCK_CHECKSUMS = "index_checksums"
+BLOCK_TENSORS = ("descriptors", "landmarks", "pixels", "words", "points")
 
 
 class LazySections(Mapping[str, Mapping[str, Tensor]]):
@@ -54,8 +58,13 @@ class LazySections(Mapping[str, Mapping[str, Tensor]]):
 
 
 def section_checksum(tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of a section: keys, types, shapes and values."""
+    """Return the SHA-256 of a section: keys, types, shapes and values; without the values of BLOCK_TENSORS in a section
+    that has checksums of its blocks."""
     digest = hashlib.sha256()
+    if BLOCK_CHECKSUMS in tensors:
+        shapes = {key: tuple(tensors[key].shape) for key in BLOCK_TENSORS if key in tensors}
+        digest.update(repr(shapes).encode())
+        tensors = {key: tensor for key, tensor in tensors.items() if key not in BLOCK_TENSORS}
     hash_tensors(digest, tensors)
     return digest.hexdigest()
 
