@@ -5,8 +5,8 @@
 
 Keyframes of MAP are put beside foreign ones: those of other maps, and posed images, whose keypoints get points at
 depths drawn at random. All use the words of MAP. Where there are too few, they are repeated elsewhere, with noise in
-the descriptors. The images of SCENE are then localized in each map, in a process of its own; times are of the processor and
-contain everything from the image to the pose.
+the descriptors. The images of SCENE are then localized in each map, in a process of its own; times are of the processor
+and contain everything from the image to the pose.
 """
 
 from __future__ import annotations
@@ -148,8 +148,8 @@ def measure(path: Path, scene: Path, every: int) -> dict[str, float]:
             right += error[0] < RIGHT[0] and error[1] < RIGHT[1]
             wrong += error[0] > WRONG[0] or error[1] > WRONG[1]
     return {"keyframes": len(SceneMap.load(path).sections[SECTION]["poses"]), "file_mb": path.stat().st_size / 1e6,
-            "open_s": open_s, "open_cpu_s": open_cpu_s, "before_mb": before_mb, "opened_mb": opened_mb, "used_mb": resident_mb(),
-            "p50": float(np.percentile(ms, 50)), "p99": float(np.percentile(ms, 99)), "right": right / len(ms),
+            "open_s": open_s, "open_cpu_s": open_cpu_s, "before_mb": before_mb, "opened_mb": opened_mb,
+            "used_mb": resident_mb(), "p50": float(np.percentile(ms, 50)), "p99": float(np.percentile(ms, 99)), "right": right / len(ms),
             "accepted": accepted, "wrong": wrong, "images": len(ms)}
 
 

@@ -3,7 +3,7 @@
 Its steps: extract keypoints, retrieve a shortlist of keyframes, match with their landmarks, estimate hypotheses by
 RANSAC, look again for every landmark that should be visible from each, take the most significant pose, verify it.
 
-With a prior, the keyframes near it are matched first, beside those retrieved that show other places. A good pose there
+With a prior, the keyframes near it are matched first, beside the best one retrieved of another place. A good pose there
 is the answer, without RANSAC; else all is done as without a prior, and the keyframes near it are matched again if no
 pose is accepted.
 """
@@ -172,10 +172,10 @@ class KeyframeLocalizer:
         radius_px = self._window_px(prior, query, near[0])
         if radius_px > config.max_tracking_window * query.camera.width:
             return None
-        # At one of two places that look alike, half of the matches are with keyframes of the other.
+        # At one of two places that look alike, many matches are with keyframes of the other.
         first = shortlist.keyframes[:config.shortlist]
         others = first[~show_place_of(self._database, first, near[0])]
-        matches = matcher.match(np.concatenate([near, others]))
+        matches = matcher.match(np.concatenate([near, others[:1]]))
         blind = self._correspondences(query, matches)
         start = CameraFromMap.from_pose(prior.map_from_camera)
         refined = refine_from_prior(blind, start, radius_px, config.guided)
