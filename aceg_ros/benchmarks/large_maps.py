@@ -147,9 +147,10 @@ def measure(path: Path, scene: Path, every: int) -> dict[str, float]:
             accepted += 1
             right += error[0] < RIGHT[0] and error[1] < RIGHT[1]
             wrong += error[0] > WRONG[0] or error[1] > WRONG[1]
+    p50, p99 = np.percentile(ms, (50, 99))
     return {"keyframes": len(SceneMap.load(path).sections[SECTION]["poses"]), "file_mb": path.stat().st_size / 1e6,
             "open_s": open_s, "open_cpu_s": open_cpu_s, "before_mb": before_mb, "opened_mb": opened_mb,
-            "used_mb": resident_mb(), "p50": float(np.percentile(ms, 50)), "p99": float(np.percentile(ms, 99)), "right": right / len(ms),
+            "used_mb": resident_mb(), "p50": float(p50), "p99": float(p99), "right": right / len(ms),
             "accepted": accepted, "wrong": wrong, "images": len(ms)}
 
 
