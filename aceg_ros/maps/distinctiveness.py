@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from aceg_ros.maps.keyframe_database import KeyframeDatabase
+from aceg_ros.maps.retrieval import WordRetrieval
 from aceg_ros.utils.maxima import row_values
 
 SAME_DEPTHS, ELSEWHERE_DEPTHS = 0.05, 0.25      # distances of landmarks from a point, in median depths of the map
 MIN_LEAD = 0.1                                  # in cosine similarity over all landmarks elsewhere
 SAMPLE = 64                                     # matches that are compared with all landmarks; their share is taken
+ALIKE = 40                                      # keyframes of a large map that matches are compared with
 
 
 def count_distinctive(descriptors: Tensor, points: np.ndarray, database: KeyframeDatabase) -> float:
@@ -29,9 +31,9 @@ def count_distinctive(descriptors: Tensor, points: np.ndarray, database: Keyfram
     if len(points) == 0:
         return 0.0
     chosen = np.linspace(0, len(points) - 1, min(SAMPLE, len(points))).astype(int)
-    stored = database.mean_descriptors(descriptors.device)
+    landmarks, stored = _landmarks_alike(descriptors, database)
     similarity = descriptors[torch.from_numpy(chosen).to(descriptors.device)].to(stored.dtype) @ stored.T
-    landmarks, depth_m = database.points_array, float(np.median(database.depths_m))
+    depth_m = float(np.median(database.depths_m))
     # In depths of the map, about its centre: then squares are exact enough in 32 bits.
     centre = landmarks.mean(0)
     own_points, others = (torch.from_numpy((part - centre) / depth_m).float().to(similarity.device)
@@ -41,3 +43,14 @@ def count_distinctive(descriptors: Tensor, points: np.ndarray, database: Keyfram
     own = row_values(similarity.masked_fill(squared > SAME_DEPTHS**2, -1.0))
     elsewhere = row_values(similarity.masked_fill_(squared < ELSEWHERE_DEPTHS**2, -1.0))
     return len(points) * float((own.float() - elsewhere.float() > MIN_LEAD).float().mean())
+
+
+def _landmarks_alike(descriptors: Tensor, database: KeyframeDatabase) -> tuple[np.ndarray, Tensor]:
+    """Return points (L, 3) and descriptors (L, C) of the landmarks to compare with: all, or in a large database those
+    in the keyframes that look the most like the matches."""
+    if database.index is None:
+        return database.points_array, database.mean_descriptors(descriptors.device)
+    retrieval = WordRetrieval(database, str(descriptors.device), database.index)
+    rows = database.observations_of(retrieval.find(descriptors, ALIKE).keyframes)
+    landmarks = np.unique(database.landmark_array[rows])
+    return database.points_array[landmarks], database.descriptors_of_landmarks(landmarks, rows, descriptors.device)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from keyframe_world import World
 
 from aceg_ros.maps.distinctiveness import count_distinctive
+from aceg_ros.maps.keyframe_index import KeyframeIndex
 
 
+@pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("same_walls", [False, True])
-def test_landmarks_that_are_on_every_wall_are_not_distinctive(same_walls):
+def test_landmarks_that_are_on_every_wall_are_not_distinctive(same_walls, large):
     world = World(seed=3, same_walls=same_walls)
     database = world.database()
+    if large:
+        database = replace(database, index=KeyframeIndex.build(database))
     keypoints, landmarks = world.keypoints(world.pose(1))
     points = world.points[landmarks]
     count = count_distinctive(keypoints.descriptors, points, database)
