@@ -73,21 +73,26 @@ class WordRetrieval:
 
     def find(self, descriptors: Tensor, count: int) -> Shortlist:
         """Return the `count` keyframes most similar to an image with these descriptors (n, C)."""
-        words = assign_words(descriptors, self._vocabulary).cpu().numpy()
-        histogram = np.sqrt(np.bincount(words, minlength=len(self._rarity)).astype(np.float32)) * self._rarity
-        if self._index is None:
-            keyframes, similarity = np.arange(self._histograms.shape[0]), self._histograms @ histogram
-        else:
-            keyframes, similarity = self._index.similarity(histogram)
+        keyframes, similarity = self._similarity(self._histogram_of(descriptors))
         order = np.argsort(-similarity, kind="stable")[:count]
         return Shortlist(keyframes=keyframes[order], similarity=similarity[order] / max(similarity[order[0]], 1e-9))
 
 
     def greatest_similarity(self, descriptors: Tensor) -> float:
         """Return the cosine in [0, 1] of an image with these descriptors (n, C) and the keyframe most similar to it."""
+        histogram = self._histogram_of(descriptors)
+        return float(self._similarity(histogram)[1].max() / max(float(np.linalg.norm(histogram)), 1e-9))
+
+    def _histogram_of(self, descriptors: Tensor) -> np.ndarray:
         words = assign_words(descriptors, self._vocabulary).cpu().numpy()
-        histogram = np.sqrt(np.bincount(words, minlength=len(self._rarity)).astype(np.float32)) * self._rarity
-        return float((self._histograms @ histogram).max() / max(float(np.linalg.norm(histogram)), 1e-9))
+        return np.sqrt(np.bincount(words, minlength=len(self._rarity)).astype(np.float32)) * self._rarity
+
+    def _similarity(self, histogram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the keyframes that are compared with a histogram, all or those that the index selects, and how similar
+        they are."""
+        if self._index is not None:
+            return self._index.similarity(histogram)
+        return np.arange(self._histograms.shape[0]), self._histograms @ histogram
 
 
 class KeyframeRetrieval(WordRetrieval):

@@ -13,7 +13,7 @@ from aceg_ros.camera import Frame
 from aceg_ros.encoders.keypoints import Keypoints
 from aceg_ros.encoders.preprocess import reject_image
 from aceg_ros.errors import UserError
-from aceg_ros.estimate import PoseEstimate, Status
+from aceg_ros.estimate import PoseEstimate, PriorPose, Status
 from aceg_ros.maps.map_folder import ListedMap, list_maps
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.registry import make_localizer
@@ -74,7 +74,7 @@ class SeveralMapsLocalizer:
         """The name of the map that the last accepted image was localized in; empty if there was none."""
         return "" if self._present is None else self._present.listed.name
 
-    def localize(self, frame: Frame, prior: np.ndarray | None = None) -> PoseEstimate:
+    def localize(self, frame: Frame, prior: PriorPose | None = None) -> PoseEstimate:
         """Estimate the pose of the camera and its map, or reject the image; `prior` is not used."""
         rejection = reject_image(frame)
         if rejection is not None:
