@@ -32,7 +32,7 @@ from aceg_ros.maps.scene_map import SceneMap
 
 RIGHT, WRONG = (0.25, 5.0), (0.5, 10.0)         # units of the scene, degrees
 MAX_OBSERVATIONS = 1500                         # of a foreign keyframe
-NOISE, APART_M = 4.0, 1000.0                    # of repeated descriptors, int8; between the places of foreign keyframes
+NOISE, SPACING_M = 4.0, 1000.0                    # of repeated descriptors, int8; between the places of foreign keyframes
 DEPTHS_M = (1.0, 6.0)                           # drawn for the keypoints of posed images
 
 
@@ -102,7 +102,7 @@ def with_foreign(own: KeyframeDatabase, foreign: Sequence[Keyframe], count: int)
     landmarks = [own.landmarks]
     for number in range(max(0, count - len(own))):
         keyframe, turn = foreign[number % len(foreign)], number // len(foreign)
-        aside = torch.tensor([APART_M * (1 + number % 97), APART_M * (number // 97), 0.0])
+        aside = torch.tensor([SPACING_M * (1 + number % 97), SPACING_M * (number // 97), 0.0])
         pose = keyframe.pose.clone()
         pose[:3, 3] += aside
         if turn:

@@ -77,7 +77,6 @@ class WordRetrieval:
         order = np.argsort(-similarity, kind="stable")[:count]
         return Shortlist(keyframes=keyframes[order], similarity=similarity[order] / max(similarity[order[0]], 1e-9))
 
-
     def greatest_similarity(self, descriptors: Tensor) -> float:
         """Return the cosine in [0, 1] of an image with these descriptors (n, C) and the keyframe most similar to it."""
         histogram = self._histogram_of(descriptors)
