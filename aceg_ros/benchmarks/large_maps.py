@@ -32,7 +32,7 @@ from aceg_ros.maps.scene_map import SceneMap
 
 RIGHT, WRONG = (0.25, 5.0), (0.5, 10.0)         # units of the scene, degrees
 MAX_OBSERVATIONS = 1500                         # of a foreign keyframe
-NOISE, SPACING_M = 4.0, 1000.0                    # of repeated descriptors, int8; between the places of foreign keyframes
+NOISE, SPACING_M = 4.0, 1000.0                  # of repeated descriptors, int8; between foreign keyframes
 DEPTHS_M = (1.0, 6.0)                           # drawn for the keypoints of posed images
 
 
