@@ -75,7 +75,7 @@ class Reloc3rLocalizer:
                                matched=MatchedPoseConfig(covariance_factor=settings.spread_factor,
                                                          min_keyframes=settings.min_keyframes))
         if settings.relative_pose == NETWORK:
-            config = replace(config, covariance_scale=scene_map.covariance_scale * settings.spread_factor)
+            config = replace(config, covariance_scale=scene_map.covariance_scale * max(settings.spread_factor, 1.0))
         return cls(encoder=encoder_of(scene_map, device), keyframes=keyframes, source=source, config=config)
 
     def localize(self, frame: Frame, prior: PriorPose | None = None) -> PoseEstimate:

@@ -7,7 +7,7 @@ refine, and the pose is accepted if the matches of several keyframes agree with 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -49,7 +49,8 @@ class MatchedPoseConfig:
         max_competing_share: largest significance of keyframes that contradict the pose, as a share of that of those
             that confirm it.
         covariance_factor: by which covariances are multiplied before the gates: the keyframes of a map, each localized
-            by the others, tell where the matches of an image promise too much.
+            by the others, tell where the matches of an image promise too much. Those of poses that are accepted do not
+            shrink: later images are less like the keyframes than these are like each other.
     """
 
     averaging: AveragingConfig = field(default_factory=AveragingConfig)
@@ -90,7 +91,6 @@ def locate_by_matches(relative: RelativePoses, matches: Sequence[PairMatches], c
     used = [matches[index] for index in agreeing.tolist()]
     found = estimate_jointly(rotation, _centres(relative.subset(agreeing)), used, config.joint, hub=hub,
                              poses=_hub_poses(hub, camera, config))
-    found = replace(found, covariance=found.covariance * config.covariance_factor)
     return _verified(found, matches, shown, measured=measured, config=config)
 
 
@@ -133,7 +133,8 @@ def _verified(found: JointPose, matches: Sequence[PairMatches], shown: ImageCorr
     inlying = np.concatenate([errors[index][np.abs(errors[index]) < INLIER_PX] for index in confirming])
     return PoseEstimate(
         status=Status.ACCEPTED, message=f"{len(keypoints)} keypoints agree with {len(confirming)} of {len(matches)}"
-        " keyframes", map_from_camera=found.map_from_camera, covariance=found.covariance, inliers=len(keypoints),
+        " keyframes", map_from_camera=found.map_from_camera, inliers=len(keypoints),
+        covariance=found.covariance * max(config.covariance_factor, 1.0),
         inlier_ratio=ratio, inlier_indices=inliers, reprojection_rms_px=float(np.sqrt(np.square(inlying).mean())),
         correspondences=shown)
 
@@ -169,7 +170,7 @@ def _check_scale(found: JointPose, confirming: Sequence[PairMatches], config: Ma
     depths = np.concatenate([pair.key_depths_m for pair in confirming])
     if np.isfinite(depths).any():                       # then a near keyframe is as good as any
         reference = max(reference, float(np.nanmedian(depths)))
-    variances = found.covariance
+    variances = found.covariance * config.covariance_factor
     if not np.isfinite(variances).all():
         return Rejection(status=Status.UNCERTAIN_POSE, message="the matches do not determine the pose")
     std = float(np.sqrt(max(np.linalg.eigvalsh(variances[:3, :3])[-1], 0.0)))

@@ -59,7 +59,7 @@ def overlapping_pairs(scene: CrossImageScene, images: Sequence[int]) -> tuple[np
     """Return pairs (P, 2) of positions in `images` that have a baseline and overlap by FAR_OVERLAP, and overlaps (P,).
     """
     count = len(images)
-    seen, depths = np.zeros((count, count)), np.full(count, np.inf)
+    seen, depths = np.full((count, count), np.nan), np.full(count, np.inf)
     for a, image in enumerate(images):
         points = scene.truth[scene.keypoints_of(image)]
         points = points[np.isfinite(points).all(1)]
@@ -72,7 +72,7 @@ def overlapping_pairs(scene: CrossImageScene, images: Sequence[int]) -> tuple[np
             seen[a, b] = ((local[:, 2] > 0) & (pixels > 0).all(1) & (pixels < scene.sizes[other]).all(1)).mean()
             if a == b:
                 depths[a] = np.median(local[:, 2])
-    overlap = np.minimum(seen, seen.T)
+    overlap = np.nan_to_num(np.fmin(seen, seen.T))          # of an image without known points, by those of the other
     centres = scene.poses[list(images), :3, 3]
     baselines = np.linalg.norm(centres[:, None] - centres, axis=2) / np.minimum(depths[:, None], depths)
     pairs = np.argwhere((overlap >= FAR_OVERLAP) & (baselines > MIN_BASELINE))
