@@ -81,6 +81,7 @@ def run(options: argparse.Namespace) -> int:
     from aceg_ros.datasets import SceneGroup
     from aceg_ros.mapping.budget import MappingBudget, default_budget_s
     from aceg_ros.maps.scene_map import check_writable
+    from aceg_ros.reconstruction.sources import is_unposed
     from aceg_ros.utils.device import pick_device
 
     given = {name: getattr(options, name) for name in registry.all_options() if hasattr(options, name)}
@@ -88,7 +89,10 @@ def run(options: argparse.Namespace) -> int:
         registry.make_method_options(options.method, given)          # reports errors before the scene is opened
     device = pick_device(options.device)
     total_s = default_budget_s(device) if options.budget is None else options.budget
+    opening = time.monotonic()
     scenes = [_open(options, path) for path in options.scenes]
+    if is_unposed(Path(options.scenes[0])):
+        started += time.monotonic() - opening               # the budget is for mapping: finding poses has taken its own
     scene = scenes[0] if len(scenes) == 1 else SceneGroup(scenes)
     check_writable(options.output)
     mapping = MappingOptions(encoder=options.encoder, seed=options.seed, device=device, use_depth=options.use_depth,

@@ -15,15 +15,19 @@ import cv2
 import numpy as np
 
 from aceg_ros.camera import Frame
+from aceg_ros.encoders.preprocess import reject_image
+from aceg_ros.errors import UserError
 from aceg_ros.evaluation.evaluate import Evaluation
 from aceg_ros.evaluation.metrics import FrameResult
 from aceg_ros.maps.scene_map import SceneMap
+from aceg_ros.methods.scene_coordinates import encoder_of
 from aceg_ros.utils.atomic_file import without_nan, write_text
 from aceg_ros.visualization.overlay import draw_estimate
+from aceg_ros.visualization.shortlist import ShortlistDrawing
 
 CLOUD_POINTS = 15_000
 BEST, WORST = 3, 3              # frames whose images are shown
-_IMAGE_WIDTH, _JPEG_QUALITY = 640, 80
+_IMAGE_WIDTH, WIDE_PX, _JPEG_QUALITY = 640, 1200, 80
 
 
 def write_page(path: Path, evaluations: Sequence[Evaluation], scene: str, frames: Iterable[Frame]) -> None:
@@ -87,14 +91,28 @@ def _cloud(scene_map: SceneMap) -> dict[str, Any]:
 def _example_images(evaluations: Sequence[Evaluation], frames: Iterable[Frame]) -> list[list[dict[str, str]]]:
     """Return, for each evaluation, the images of its best and worst frames as JPEG with a caption."""
     chosen = [_best_and_worst(evaluation.results) for evaluation in evaluations]
-    drawn: list[dict[str, str]] = [{} for _ in evaluations]
+    drawings = [_shortlist_drawing(evaluation.scene_map) for evaluation in evaluations]
+    drawn: list[dict[str, list[tuple[str, str]]]] = [{} for _ in evaluations]
     for frame in frames:
-        for results, images in zip(chosen, drawn, strict=True):
+        for results, images, drawing in zip(chosen, drawn, drawings, strict=True):
             for result in results:
                 if (result.name, result.stamp_s) == (frame.name, frame.stamp_s):
-                    images[result.name] = _jpeg(draw_estimate(frame, result.estimate))
-    return [[{"caption": _caption(result), "jpeg": images[result.name]} for result in results
-             if result.name in images] for results, images in zip(chosen, drawn, strict=True)]
+                    images[result.name] = [(_caption(result), _jpeg(draw_estimate(frame, result.estimate)))]
+                    if drawing is not None and reject_image(frame) is None:
+                        images[result.name].append((f"{result.name} beside the keyframes that look most like it",
+                                                    _jpeg(drawing.draw(frame, result.estimate), WIDE_PX)))
+    return [[{"caption": caption, "jpeg": jpeg} for result in results for caption, jpeg in images.get(result.name, ())]
+            for results, images in zip(chosen, drawn, strict=True)]
+
+
+def _shortlist_drawing(scene_map: SceneMap) -> ShortlistDrawing | None:
+    """Return what draws keyframes and matches; None if the map has no keyframes, or its encoder is not here."""
+    if not ShortlistDrawing.can_draw(scene_map):
+        return None
+    try:
+        return ShortlistDrawing(scene_map, encoder_of(scene_map, "cpu"))
+    except UserError:
+        return None
 
 
 def _best_and_worst(results: Sequence[FrameResult]) -> list[FrameResult]:
@@ -113,10 +131,10 @@ def _caption(result: FrameResult) -> str:
     return f"{result.name}: {100 * metres:.1f} cm, {degrees:.2f} deg; {result.estimate.message}"
 
 
-def _jpeg(rgb: np.ndarray) -> str:
+def _jpeg(rgb: np.ndarray, max_width: int = _IMAGE_WIDTH) -> str:
     height, width = rgb.shape[:2]
-    if width > _IMAGE_WIDTH:
-        rgb = cv2.resize(rgb, (_IMAGE_WIDTH, round(height * _IMAGE_WIDTH / width)), interpolation=cv2.INTER_AREA)
+    if width > max_width:
+        rgb = cv2.resize(rgb, (max_width, round(height * max_width / width)), interpolation=cv2.INTER_AREA)
     _, data = cv2.imencode(".jpg", np.ascontiguousarray(rgb[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
     return base64.b64encode(data.tobytes()).decode()
 

@@ -17,6 +17,7 @@ from aceg_ros.visualization.overlay import INLIER, OUTLIER
 if TYPE_CHECKING:      # a node starts seconds sooner without torch
     from aceg_ros.maps.scene_map import SceneMap
     from aceg_ros.methods.base import Localizer
+    from aceg_ros.visualization.shortlist import ShortlistDrawing
 
 
 class Viewer:
@@ -59,15 +60,32 @@ class Viewer:
             scale = np.array([frame.camera.width / resampled.width, frame.camera.height / resampled.height])
             rr.log("map/camera/image/patches", rr.Points2D((correspondences.pixels + 0.5) * scale, colors=colours))
 
+    def show_shortlist(self, image: np.ndarray) -> None:
+        """Log the drawing of the frame that was shown last beside the keyframes that look most like it."""
+        self._rerun.log("keyframes", self._rerun.Image(image).compress())
+
+
+def _shortlist_drawing(scene_map: SceneMap) -> ShortlistDrawing | None:
+    from aceg_ros.methods.scene_coordinates import encoder_of
+    from aceg_ros.visualization.shortlist import ShortlistDrawing
+
+    return ShortlistDrawing(scene_map, encoder_of(scene_map, "cpu")) if ShortlistDrawing.can_draw(scene_map) else None
+
 
 def show(scene_map: SceneMap, localizer: Localizer | None, frames: Iterable[Frame], file: Path | None) -> int:
     """Show a map and each frame as it is localized, and return the number of frames."""
+    from aceg_ros.encoders.preprocess import reject_image
+
     viewer = Viewer(file)
     viewer.show_map(scene_map)
     count = 0
+    drawing = None if localizer is None else _shortlist_drawing(scene_map)
     for frame in frames:
         assert localizer is not None
-        viewer.show_estimate(frame, localizer.localize(frame))
+        estimate = localizer.localize(frame)
+        viewer.show_estimate(frame, estimate)
+        if drawing is not None and reject_image(frame) is None:
+            viewer.show_shortlist(drawing.draw(frame, estimate))
         count += 1
     return count
 
