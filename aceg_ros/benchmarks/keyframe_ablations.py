@@ -73,6 +73,7 @@ class FirstLook(KeyframeLocalizer):
 def localizer_variants() -> dict[str, tuple[type[KeyframeLocalizer], KeyframeLocalizerConfig]]:
     """Return the localizers that are tried on the database as shipped."""
     guided, gates = SHIPPED.guided, SHIPPED.gates
+    undemanding = replace(gates, min_distinctive_inliers=0, min_distinctive_share=0.0)
     configs = {
         "as shipped": SHIPPED,
         **{f"{count} keypoints": replace(SHIPPED, keypoints=count) for count in (600, 1000, 2400)},
@@ -83,8 +84,8 @@ def localizer_variants() -> dict[str, tuple[type[KeyframeLocalizer], KeyframeLoc
         "RANSAC at 4 px only": replace(SHIPPED, guided=replace(guided, ransac_thresholds_px=(4.0,))),
         "all matches, however dissimilar": replace(SHIPPED, guided=replace(guided, min_similarities=())),
         "no confirmation": replace(SHIPPED, gates=replace(
-            gates, max_overall_log10_nfa=UNLIMITED, min_supporting_inliers=0, min_distinctive_inliers=0)),
-        "no distinctive matches": replace(SHIPPED, gates=replace(gates, min_distinctive_inliers=0)),
+            undemanding, max_overall_log10_nfa=UNLIMITED, min_supporting_inliers=0)),
+        "distinctive or not": replace(SHIPPED, gates=undemanding),
         "no competitor": replace(SHIPPED, gates=replace(gates, max_competitor_significance=UNLIMITED)),
     }
     return {name: (KeyframeLocalizer, config) for name, config in configs.items()} | {

@@ -88,12 +88,13 @@ class GateConfig:
         max_rotation_std_rad: largest standard deviation of the rotation.
         max_log10_nfa: largest significance of poses from correspondences that were searched for around projections: the
             logarithm of the number of such poses that chance gives (`pose.significance`).
-        max_overall_log10_nfa: the same with all correspondences, also of dissimilar descriptors; not needed if
-        min_blind_inliers, min_blind_blocks: matches that were found before any pose was known agree with the pose, this
-            many, and in this effective number of image blocks: then they confirm it.
+        max_overall_log10_nfa: the same with all correspondences, also of dissimilar descriptors.
+        min_blind_inliers, min_blind_blocks: of the matches from before any pose was known, this many agreeing with the
+            pose, in this effective number of image blocks, confirm it: then the next limit applies instead.
         max_confirmed_log10_nfa: largest significance with all correspondences of a confirmed pose: one by chance.
         min_supporting_inliers: smallest number of matches from before any pose was known that must agree in any case.
-        min_distinctive_inliers: smallest number of these that must be much more similar than landmarks elsewhere.
+        min_distinctive_inliers, min_distinctive_share: smallest number, and share, of these that must be much more
+            similar than landmarks elsewhere.
         max_competitor_significance: largest significance of a pose at another place, as a share of that of the pose.
         min_guided_blocks: as min_spread_blocks, for such poses.
         max_leverage: largest share of one correspondence in the covariance of such poses, of their 6 degrees of
@@ -121,6 +122,7 @@ class GateConfig:
     max_confirmed_log10_nfa: float = 0.0
     min_supporting_inliers: int = 12
     min_distinctive_inliers: int = 12
+    min_distinctive_share: float = 0.15
     max_competitor_significance: float = 0.2
     min_guided_blocks: float = 4.0
     max_leverage: float = 0.1

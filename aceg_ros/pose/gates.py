@@ -228,11 +228,12 @@ def check_confirmation(overall: Significance, blind: Consensus, distinctive: flo
         return Rejection(status=Status.CHANCE_CONSENSUS,
                          message=f"only {blind.inlier_count} of the {blind.data.total_count} matches that were found "
                                  f"before agree with the best pose, need {config.min_supporting_inliers}")
-    if distinctive is not None and distinctive < config.min_distinctive_inliers:
+    needed = max(config.min_distinctive_inliers, config.min_distinctive_share * blind.inlier_count)
+    if distinctive is not None and distinctive < needed:
         return Rejection(status=Status.AMBIGUOUS_POSE,
                          message=f"only {distinctive:.0f} of the {blind.inlier_count} matches that agree with the best "
-                                 f"pose are distinctive, need {config.min_distinctive_inliers}: other places of the "
-                                 "map have landmarks as similar as these")
+                                 f"pose are distinctive, need {needed:.0f}: other places of the map have landmarks as "
+                                 "similar as these")
     # Matches from before may all be of one thing that was moved: then chance explains all the rest as well.
     limit = config.max_confirmed_log10_nfa if is_confirmed(blind, config) else config.max_overall_log10_nfa
     if overall.log10_nfa > limit:

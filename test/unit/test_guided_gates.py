@@ -50,9 +50,15 @@ def test_matches_of_one_thing_that_was_moved_confirm_nothing(overall, accepted):
 def test_a_pose_without_distinctive_matches_is_ambiguous():
     blind = Consensus.from_pose(matches(200, 20).usable, POSE, 4.0)
     overall = Significance(log10_nfa=-60.0, threshold_px=2.0, inliers=100.0)
-    assert check_confirmation(overall, blind, 12.0, GateConfig()) is None
-    rejection = check_confirmation(overall, blind, 11.0, GateConfig())
+    assert check_confirmation(overall, blind, 0.16 * blind.inlier_count, GateConfig()) is None
+    rejection = check_confirmation(overall, blind, 0.14 * blind.inlier_count, GateConfig())
     assert rejection is not None and rejection.status is Status.AMBIGUOUS_POSE and "distinctive" in rejection.message
+
+
+def test_few_matches_need_as_many_distinctive_ones_as_others():
+    blind = Consensus.from_pose(matches(30, 20).usable, POSE, 4.0)
+    overall = Significance(log10_nfa=-60.0, threshold_px=2.0, inliers=30.0)
+    assert [check_confirmation(overall, blind, count, GateConfig()) is None for count in (11.0, 12.0)] == [False, True]
 
 
 def test_landmarks_that_agree_with_both_poses_are_no_competitor():
