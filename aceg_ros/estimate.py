@@ -8,7 +8,9 @@ from enum import Enum
 import numpy as np
 
 from aceg_ros.camera import Camera
-from aceg_ros.geometry import is_pose
+from aceg_ros.geometry import is_pose, pose_difference
+
+AGREEING_SIGMAS = 4.0               # largest Mahalanobis distance, of 6 degrees of freedom
 
 
 class Status(Enum):
@@ -65,6 +67,14 @@ class PriorPose:
     def rotation_std_rad(self) -> float:
         """The largest standard deviation of the rotation, about any axis, radians."""
         return float(np.sqrt(np.linalg.eigvalsh(self.covariance[3:, 3:])[-1].clip(0.0)))
+
+    def agrees_with(self, estimate: PoseEstimate) -> bool:
+        """Return whether an accepted estimate is where the prior says, given both covariances."""
+        if estimate.map_from_camera is None or estimate.covariance is None:
+            return False
+        error = pose_difference(estimate.map_from_camera, self.map_from_camera)
+        covariance = self.covariance + estimate.covariance
+        return bool(error @ np.linalg.pinv(covariance) @ error <= AGREEING_SIGMAS**2)
 
 
 @dataclass(frozen=True, kw_only=True)

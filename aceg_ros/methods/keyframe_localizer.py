@@ -193,14 +193,15 @@ class KeyframeLocalizer:
 
     def _search_near(self, matcher: ObservationMatcher, prior: PriorPose, poses: list[GuidedPose]
                      ) -> PoseEstimate | None:
-        """Return the pose that the keyframes near a prior give, if it is accepted beside all that were found before."""
+        """Return the pose that the keyframes near a prior give, if it is accepted beside all that were found before, and
+        is where the prior says: nothing else speaks for it."""
         near = self._database.nearest_keyframes(prior.map_from_camera, self._config.ranked_shortlist)
         query, matches = matcher.query, matcher.match(near)
         further = self._new_poses(query, self._correspondences(query, matches), poses)
         if not further:
             return None
         estimate = self._verify(query, *self._most_significant(query, poses + further), matches)
-        return estimate if estimate.accepted else None
+        return estimate if prior.agrees_with(estimate) else None
 
     def _window_px(self, prior: PriorPose, query: Keypoints, keyframe: int) -> float:
         """Return how far a landmark may be from where the prior puts it: the window of guided matching and a few

@@ -9,7 +9,7 @@ from keyframe_world import PLACES, NoEncoder, World
 from scipy.spatial.transform import Rotation
 from torch.nn import functional
 
-from aceg_ros.estimate import PriorPose
+from aceg_ros.estimate import PoseEstimate, PriorPose, Status
 from aceg_ros.geometry import pose_error
 from aceg_ros.methods.keyframe_localizer import KeyframeLocalizer, KeyframeLocalizerConfig
 
@@ -67,6 +67,14 @@ def test_a_prior_does_not_choose_between_places_that_look_alike():
     pose = world.pose(1, 0.1)
     estimate = localizer.localize_keypoints(world.keypoints(pose, clutter=300)[0], prior=prior(pose))
     assert estimate.status.value == "ambiguous_pose"
+
+
+def test_a_prior_agrees_within_both_covariances():
+    pose = np.eye(4)
+    estimate = PoseEstimate(status=Status.ACCEPTED, message="", map_from_camera=pose, covariance=1e-4 * np.eye(6))
+    assert prior(pose, 0.1).agrees_with(estimate)
+    assert not prior(pose, 0.3).agrees_with(estimate) and not prior(pose, turned_deg=15.0).agrees_with(estimate)
+    assert not prior(pose).agrees_with(PoseEstimate(status=Status.NO_CONSENSUS, message=""))
 
 
 def test_a_prior_has_to_be_possible():
