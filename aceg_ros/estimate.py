@@ -69,12 +69,12 @@ class PriorPose:
         return float(np.sqrt(np.linalg.eigvalsh(self.covariance[3:, 3:])[-1].clip(0.0)))
 
     def agrees_with(self, estimate: PoseEstimate) -> bool:
-        """Return whether an accepted estimate is where the prior says, given both covariances."""
-        if estimate.map_from_camera is None or estimate.covariance is None:
+        """Return whether an accepted estimate is where the prior says, within the covariance of the prior alone: that of
+        the estimate is no excuse."""
+        if estimate.map_from_camera is None:
             return False
         error = pose_difference(estimate.map_from_camera, self.map_from_camera)
-        covariance = self.covariance + estimate.covariance
-        return bool(error @ np.linalg.pinv(covariance) @ error <= AGREEING_SIGMAS**2)
+        return bool(error @ np.linalg.pinv(self.covariance) @ error <= AGREEING_SIGMAS**2)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -193,7 +193,7 @@ class KeyframeLocalizer:
 
     def _search_near(self, matcher: ObservationMatcher, prior: PriorPose, poses: list[GuidedPose]
                      ) -> PoseEstimate | None:
-        """Return the pose that the keyframes near a prior give, if it is accepted beside all that were found before, and
+        """Return the pose that the keyframes near a prior give, if it is accepted beside all that were found before and
         is where the prior says: nothing else speaks for it."""
         near = self._database.nearest_keyframes(prior.map_from_camera, self._config.ranked_shortlist)
         query, matches = matcher.query, matcher.match(near)
