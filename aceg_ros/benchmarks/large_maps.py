@@ -155,8 +155,8 @@ def measure(path: Path, scene: Path, every: int) -> dict[str, float]:
 
 
 def resident_mb(kind: str = "RssAnon") -> float:
-    """Return the memory of this process in use, MB: RssAnon is its own; RssFile is pages of files, which the kernel takes
-    back when it needs them."""
+    """Return the memory of this process in use, MB: RssAnon is its own; RssFile is pages of files, which the kernel
+    takes back when it needs them."""
     status = Path("/proc/self/status").read_text()
     return int(status.split(f"{kind}:")[1].split()[0]) / 1000
 
