@@ -69,8 +69,8 @@ class PriorPose:
         return float(np.sqrt(np.linalg.eigvalsh(self.covariance[3:, 3:])[-1].clip(0.0)))
 
     def agrees_with(self, estimate: PoseEstimate) -> bool:
-        """Return whether an accepted estimate is where the prior says, within the covariance of the prior alone: that of
-        the estimate is no excuse."""
+        """Return whether an accepted estimate is where the prior says, within the covariance of the prior alone: that
+        of the estimate is no excuse."""
         if estimate.map_from_camera is None:
             return False
         error = pose_difference(estimate.map_from_camera, self.map_from_camera)

@@ -164,8 +164,8 @@ def resident_mb(kind: str = "RssAnon") -> float:
 def table_row(found: dict[str, float]) -> str:
     return (f"| {found['keyframes']} | {found['file_mb']:.0f} | {found['open_s']:.2f} | {found['open_cpu_s']:.2f} |"
             f" {found['before_mb']:.0f} | {found['opened_mb']:.0f} | {found['used_mb']:.0f} |"
-            f" {found['file_pages_mb']:.0f} | {found['p50']:.1f} | {found['p99']:.1f} | {found['right']:.3f} | {found['accepted']} of {found['images']} |"
-            f" {found['wrong']} |")
+            f" {found['file_pages_mb']:.0f} | {found['p50']:.1f} | {found['p99']:.1f} | {found['right']:.3f} |"
+            f" {found['accepted']} of {found['images']} | {found['wrong']} |")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -189,7 +189,8 @@ def main(arguments: list[str] | None = None) -> int:
     for path in options.images:
         foreign += keyframes_of_scene(path, scene_map.network("encoder").source, vocabulary)
     print(f"{len(own)} own keyframes, {len(foreign)} different foreign ones\n\n| keyframes | file MB | opening s |"
-          " CPU s | MB before | opened | used | pages of files | p50 ms | p99 ms | right | accepted | wrong |\n" + "|---" * 13 + "|",
+          " CPU s | MB before | opened | used | pages of files | p50 ms | p99 ms | right | accepted | wrong |\n"
+          + "|---" * 13 + "|",
           flush=True)
     options.output.mkdir(parents=True, exist_ok=True)
     for count in options.counts:
