@@ -163,7 +163,8 @@ def test_tf_can_be_switched_off_and_the_camera_named(start_bench, map_file):
 def test_every_image_is_accounted_for_when_they_come_too_fast(start_bench, tmp_path):
     slow = tmp_path / "slow.map"
     write_map(slow, offset_m=0.0, delay_s=0.1)
-    bench, _ = start_bench(map_path=str(slow))
+    # Deeper than the default: while other tests run, images would be lost before the node sees them.
+    bench, _ = start_bench(map_path=str(slow), **{"qos_overrides./image.subscription.depth": 100})
     bench.localize(image_message(noise_image(0), bench.header()), good_info())
     stamps = []
     for index in range(60):

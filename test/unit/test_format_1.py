@@ -66,7 +66,7 @@ def test_it_localizes_and_so_does_the_same_map_saved_in_format_2(tmp_path):
 def test_it_is_described_and_verified(name, capsys):
     assert main(["info", "--verify", str(FIXTURES / name)]) == 0
     shown = capsys.readouterr().out
-    assert "format: 1" in shown and "encoder: compact:da5b226bce111657 (from compact)" in shown and "verified" in shown
+    assert "format: 1" in shown and "encoder: compact, as compact:da5b226bce111657" in shown and "verified" in shown
 
 
 def test_damage_is_found_when_it_is_loaded(tmp_path):
