@@ -122,5 +122,5 @@ def test_silent_cameras_are_named_in_the_status(start):
 def test_parameters_that_do_not_go_together_are_refused(graph, map_file, parameters, sentence):
     given = {"base_frame": "base_link", "cameras": ["front", "rear"]} | parameters
     process = graph.start(FAKE_NODE, map_path=str(map_file), **given)
-    assert graph.spin_until(lambda: process.poll() is not None, 60.0)
+    assert graph.spin_until(lambda: process.poll() is not None, 120.0), output(process)
     assert sentence in output(process)

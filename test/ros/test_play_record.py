@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from bag_writer import BagStyle, write_bag
 from localizer_listener import DEEP
+from rclpy.qos import qos_profile_sensor_data
 from ros_graph import output, stop
 from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import Image
 
 from aceg_ros.datasets import open_scene
 from aceg_ros.utils.stamps import stamp_to_ns, stamp_to_s
@@ -21,9 +23,11 @@ def bag(rendered_scene, tmp_path):
 def test_a_bag_is_played_in_its_own_time_and_recorded_again(graph, bag, tmp_path):
     clocks = []
     graph.node.create_subscription(Clock, "/clock", lambda m: clocks.append(stamp_to_s(m.clock)), DEEP)
+    # After that of the clock: a player that has found this subscription has found both.
+    graph.node.create_subscription(Image, "image", lambda _: None, qos_profile_sensor_data)
     copy = tmp_path / "copy"
     recorder = graph.start_aceg("record", "-o", copy)
-    player = graph.start_aceg("play", bag, "--speed", 0.2)
+    player = graph.start_aceg("play", bag, "--speed", 0.2, "--wait-for", 2)     # this test and the recorder
     assert graph.spin_until(lambda: player.poll() is not None, 60), output(player)
     assert player.returncode == 0, output(player)
     assert stop(recorder, signal.SIGINT) == 0, output(recorder)
