@@ -48,6 +48,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("needs_data")
         if item.get_closest_marker("ros"):
             item.add_marker(pytest.mark.xdist_group("robot" if item.path.name in WHOLE_ROBOT else "nodes"))
+            # Processes over real topics on a loaded machine: a failure counts if it happens twice. pytest names reruns.
+            item.add_marker(pytest.mark.flaky(reruns=1))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
