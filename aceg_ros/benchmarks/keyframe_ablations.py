@@ -33,10 +33,10 @@ from aceg_ros.mapping.build_database import DatabaseOptions, build_database
 from aceg_ros.maps.descriptor_index import ObservationMatcher
 from aceg_ros.maps.keyframe_database import KeyframeDatabase
 from aceg_ros.methods.ace_g_mapper import COMPACT_OBSERVATIONS, DATABASE_ENCODER
-from aceg_ros.methods.keyframe_localizer import KeyframeLocalizer, KeyframeLocalizerConfig
+from aceg_ros.methods.keyframe_localizer import KeyframeLocalizer
+from aceg_ros.methods.landmark_search import KeyframeLocalizerConfig
 from aceg_ros.methods.localize_frame import localize_frame
 from aceg_ros.methods.registry import make_localizer
-from aceg_ros.pose.correspondences import Correspondences
 from aceg_ros.pose.verify import estimate_verified_pose
 from aceg_ros.utils.stopwatch import Stopwatch
 
@@ -63,11 +63,10 @@ class FirstLook(KeyframeLocalizer):
         return localize_frame(frame, self.extract, self._localize)
 
     def _localize(self, query: Keypoints, stopwatch: Stopwatch | None = None) -> PoseEstimate:
-        shortlist = self._retrieval.find(query.descriptors[:SHIPPED.retrieval_keypoints], SHIPPED.ranked_shortlist)
-        matches = ObservationMatcher(query, self._database).match(shortlist.keyframes)
-        return estimate_verified_pose(Correspondences(
-            pixels=query.pixels[matches.keypoints].astype(np.float64),
-            points=self._database.points_array[matches.landmarks], camera=query.camera))
+        search = self._search
+        matches = ObservationMatcher(query, search.database).match(
+            search.shortlist(query).keyframes[:SHIPPED.ranked_shortlist])
+        return estimate_verified_pose(search.correspondences(query, matches))
 
 
 def localizer_variants() -> dict[str, tuple[type[KeyframeLocalizer], KeyframeLocalizerConfig]]:

@@ -16,7 +16,8 @@ SAMPLE = 64                                     # matches that are compared with
 ALIKE = 40                                      # keyframes of a large map that matches are compared with
 
 
-def count_distinctive(descriptors: Tensor, points: np.ndarray, database: KeyframeDatabase) -> float:
+def count_distinctive(descriptors: Tensor, points: np.ndarray, database: KeyframeDatabase, retrieval: WordRetrieval
+                      ) -> float:
     """Count the distinctive matches: far more similar to the landmarks at their point than to any elsewhere.
 
     What is at several places of a map (desks of one kind, panels) is nearly as similar to the landmarks of each; its
@@ -27,11 +28,12 @@ def count_distinctive(descriptors: Tensor, points: np.ndarray, database: Keyfram
         descriptors: (N, C) of keypoints, of unit length.
         points: (N, 3) landmarks that they were matched with.
         database: of the map.
+        retrieval: in the database.
     """
     if len(points) == 0:
         return 0.0
     chosen = np.linspace(0, len(points) - 1, min(SAMPLE, len(points))).astype(int)
-    landmarks, stored = _landmarks_alike(descriptors, database)
+    landmarks, stored = _landmarks_alike(descriptors, database, retrieval)
     similarity = descriptors[torch.from_numpy(chosen).to(descriptors.device)].to(stored.dtype) @ stored.T
     depth_m = float(np.median(database.depths_m))
     # In depths of the map, about its centre: then squares are exact enough in 32 bits.
@@ -45,12 +47,12 @@ def count_distinctive(descriptors: Tensor, points: np.ndarray, database: Keyfram
     return len(points) * float((own.float() - elsewhere.float() > MIN_LEAD).float().mean())
 
 
-def _landmarks_alike(descriptors: Tensor, database: KeyframeDatabase) -> tuple[np.ndarray, Tensor]:
+def _landmarks_alike(descriptors: Tensor, database: KeyframeDatabase, retrieval: WordRetrieval
+                     ) -> tuple[np.ndarray, Tensor]:
     """Return points (L, 3) and descriptors (L, C) of the landmarks to compare with: all, or in a large database those
     in the keyframes that look the most like the matches."""
     if database.index is None:
         return database.points_array, database.mean_descriptors(descriptors.device)
-    retrieval = WordRetrieval(database, str(descriptors.device), database.index)
     rows = database.observations_of(retrieval.find(descriptors, ALIKE).keyframes)
     landmarks = np.unique(database.landmark_array[rows])
     return database.points_array[landmarks], database.descriptors_of_landmarks(landmarks, rows, descriptors.device)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,25 +21,17 @@ from aceg_ros.encoders.keypoints import Keypoints, extract_frame_keypoints
 from aceg_ros.encoders.preprocess import reject_image
 from aceg_ros.errors import UserError
 from aceg_ros.estimate import PoseEstimate, Status
-from aceg_ros.maps.descriptor_index import LandmarkMatches, ObservationMatcher, match_projections
-from aceg_ros.maps.distinctiveness import count_distinctive
+from aceg_ros.maps.descriptor_index import ObservationMatcher
 from aceg_ros.maps.keyframe_database import SECTION, KeyframeDatabase
-from aceg_ros.maps.places import group_by_place, is_elsewhere, is_same_pose, twin_groups
-from aceg_ros.maps.retrieval import KeyframeRetrieval, Shortlist
+from aceg_ros.maps.retrieval import Shortlist
 from aceg_ros.maps.scene_map import SceneMap
-from aceg_ros.methods.keyframe_localizer import SETTLED_PX, KeyframeLocalizerConfig
+from aceg_ros.methods.landmark_search import FirstMatches, KeyframeLocalizerConfig, LandmarkSearch
 from aceg_ros.methods.scene_coordinates import encoder_of
 from aceg_ros.pose.correspondences import CameraFromMap, Correspondences
-from aceg_ros.pose.guided import (
-    GuidedPose,
-    find_hypothesis,
-    refine_finally,
-    refine_guided,
-    significance_beside,
-)
+from aceg_ros.pose.guided import GuidedPose, greatest_beside, refine_guided
 from aceg_ros.pose.rig import RigCorrespondences, UsableRigCorrespondences
 from aceg_ros.pose.significance import Significance, compute_significance
-from aceg_ros.pose.verify import blind_consensus, verify_guided_pose
+from aceg_ros.pose.verify import verify_guided_pose
 from aceg_ros.rig import Rig, RigEstimate, RigFrame, ViewShare
 from aceg_ros.utils.device import pick_device
 from aceg_ros.utils.stopwatch import Stopwatch
@@ -60,8 +53,8 @@ class RigLocalizer:
     """Estimates the pose of a rig's base in a map from the images that its cameras took at one moment."""
 
     def __init__(self, *, encoder: Encoder, database: KeyframeDatabase, config: KeyframeLocalizerConfig):
-        self._encoder, self._database, self._config = encoder, database, config
-        self._retrieval = KeyframeRetrieval(database, str(encoder.device))
+        self._encoder, self._config = encoder, config
+        self._search = LandmarkSearch(database, config, str(encoder.device))
 
     @classmethod
     def from_map(cls, scene_map: SceneMap, *, device: str = "auto", seed: int = 0) -> RigLocalizer:
@@ -106,109 +99,83 @@ class RigLocalizer:
     def localize_keypoints(self, queries: Mapping[str, Keypoints], rig: Rig, stopwatch: Stopwatch | None = None
                            ) -> RigEstimate:
         """Estimate the pose of the base from the keypoints of the images, by name of their cameras."""
-        config, stopwatch = self._config, stopwatch or Stopwatch()
-        views = [self._view(query, rig.rig_from_camera[name]) for name, query in queries.items()]
+        search, config, stopwatch = self._search, self._config, stopwatch or Stopwatch()
+        views = [_View(rig_from_camera=rig.rig_from_camera[name], query=query, shortlist=search.shortlist(query),
+                       matcher=ObservationMatcher(query, search.database)) for name, query in queries.items()]
         stopwatch.lap("retrieve")
-        count = config.shortlist
-        blind = self._match(views, count)
+        first = self._match(views, config.shortlist)
         stopwatch.lap("match")
-        poses = self._new_poses(views, blind, [], chance_is_tried=True)
-        good = self._any_good(poses, blind)
+        poses = self._new_poses(views, first.correspondences, [], chance_is_tried=True)
+        good = search.is_any_good(poses, first)
         if not good:
-            views = [self._ranked(view) for view in views]
-            count = config.ranked_shortlist
-            blind = self._match(views, count)
-            poses += self._new_poses(views, blind, poses)
-            good = self._any_good(poses, blind)
-        for matches in (*self._contradicting(blind, poses), *self._other_places(views, good)):
+            views = [replace(view, shortlist=search.ranked(view.query, view.shortlist)) for view in views]
+            first = self._match(views, config.ranked_shortlist)
+            poses += self._new_poses(views, first.correspondences, poses)
+            good = search.is_any_good(poses, first)
+        for matches in (*self._contradicting(first, poses), *self._other_places(views, good)):
             poses += self._new_poses(views, matches, poses)
         found, competitor = self._most_significant(views, poses)
         stopwatch.lap("solve")
         if found is None:
-            keypoints = sum(len(query) for query in queries.values())
-            base = PoseEstimate(status=Status.NO_CONSENSUS, message=f"no pose agrees with the {len(blind.pixels)}"
-                                f" matches of {keypoints} keypoints of {len(views)} images")
-            shares = _shares(list(queries), blind, None)
+            base = PoseEstimate(status=Status.NO_CONSENSUS,
+                                message=f"no pose agrees with the {first} of {len(views)} images")
+            shares = _shares(list(queries), _of_rig(first), None)
         else:
-            distinctive = None if self._any_good([found], blind) else self._count_distinctive(views, count, found)
-            base = verify_guided_pose(found, competitor, blind, config.gates, distinctive=distinctive)
+            base = verify_guided_pose(found, competitor, first.correspondences, config.gates,
+                                      distinctive=search.count_distinctive(found, first))
             assert isinstance(found.correspondences, RigCorrespondences)
             shares = _shares(list(queries), found.correspondences, base.inlier_indices)
         stopwatch.lap("gates")
         return RigEstimate(base=replace(base.with_covariance_times(config.covariance_scale),
                                         stage_ms=stopwatch.laps_ms), views=shares)
 
-    def _view(self, query: Keypoints, rig_from_camera: np.ndarray) -> _View:
-        config = self._config
-        shortlist = self._retrieval.find(query.descriptors[:config.retrieval_keypoints], config.wide_shortlist)
-        return _View(rig_from_camera=rig_from_camera, query=query, shortlist=shortlist,
-                     matcher=ObservationMatcher(query, self._database))
-
-    def _ranked(self, view: _View) -> _View:
-        config = self._config
-        return replace(view, shortlist=self._retrieval.rank_by_landmarks(
-            view.query.descriptors[:config.ranking_keypoints], view.shortlist.keyframes, config.ranked))
-
-    def _match(self, views: Sequence[_View], count: int) -> RigCorrespondences:
+    def _match(self, views: Sequence[_View], count: int) -> FirstMatches:
         """Match each image with the first keyframes of its shortlist."""
-        return RigCorrespondences.join([
-            (self._correspondences(view.query, view.matcher.match(view.shortlist.keyframes[:count])),
-             view.rig_from_camera) for view in views])
+        parts = [self._match_view(view, view.shortlist.keyframes[:count]) for view in views]
+        return FirstMatches(
+            correspondences=_joined([part.correspondences for part in parts], views),
+            descriptors=torch.cat([part.descriptors for part in parts]),
+            landmarks=np.concatenate([part.landmarks for part in parts]), total=sum(part.total for part in parts))
 
-    def _count_distinctive(self, views: Sequence[_View], count: int, found: GuidedPose) -> float:
-        """Count the distinctive ones of the matches from before that agree with a pose."""
-        agreeing = blind_consensus(found, self._match(views, count)).inlier_indices
-        matched = [view.matcher.match(view.shortlist.keyframes[:count]) for view in views]
-        descriptors = torch.cat([view.query.descriptors[part.keypoints]
-                                 for view, part in zip(views, matched, strict=True)])
-        landmarks = np.concatenate([part.landmarks for part in matched])[agreeing]
-        return count_distinctive(descriptors[agreeing], self._database.points_array[landmarks], self._database)
+    def _match_view(self, view: _View, keyframes: np.ndarray) -> FirstMatches:
+        return self._search.first_matches(view.query, view.matcher.match(keyframes))
 
     def _other_places(self, views: Sequence[_View], good: bool) -> list[RigCorrespondences]:
         """Match images with groups of keyframes that show one place: where a pose is good, only with other places that
         look alike in that image."""
-        config, found = self._config, []
+        found = []
         for view in views:
-            groups = group_by_place(self._database, view.shortlist.keyframes[:config.ranked])
-            for group in twin_groups(groups, view.shortlist, config.twin_similarity) if good else groups:
+            for group in self._search.other_places(view.shortlist, good):
                 similarity = view.shortlist.similarity[view.shortlist.keyframes == group[0]]
                 found.append((float(similarity[0]), view, group))
         found.sort(key=lambda one: -one[0])
-        return [RigCorrespondences.join([(self._correspondences(
-            view.query, view.matcher.match(group[:config.ranked_shortlist])), view.rig_from_camera)])
-            for _, view, group in found[:config.group_hypotheses]]
+        return [_joined([self._match_view(view, group[:self._config.ranked_shortlist]).correspondences], [view])
+                for _, view, group in found[:self._config.group_hypotheses]]
 
-    def _contradicting(self, blind: RigCorrespondences, poses: Sequence[GuidedPose]) -> list[RigCorrespondences]:
+    def _contradicting(self, first: FirstMatches, poses: Sequence[GuidedPose]) -> list[RigCorrespondences]:
         """Return the matches of each image that does not confirm the best pose, which may tell another one."""
         if not poses:
             return []
-        confirming = self._confirming(self._best(poses))
-        return [blind.of_view(number) for number in range(len(blind.views)) if number not in confirming]
+        confirming, matches = self._confirming(self._best(poses)), _of_rig(first)
+        return [matches.of_view(number) for number in range(len(matches.views)) if number not in confirming]
 
-    def _new_poses(self, views: Sequence[_View], correspondences: RigCorrespondences, known: Sequence[GuidedPose], *,
+    def _new_poses(self, views: Sequence[_View], correspondences: Correspondences, known: Sequence[GuidedPose], *,
                    chance_is_tried: bool = False) -> list[GuidedPose]:
         """Return the pose that RANSAC finds with the matches of all images; if it is not clear, also those of each.
         None is at a pose that is known."""
-        config = self._config
+        assert isinstance(correspondences, RigCorrespondences)
         poses: list[GuidedPose] = []
         parts = [correspondences.of_view(number) for number in range(len(correspondences.views))]
         for tried in [correspondences, *(parts if len(parts) > 1 else [])]:
-            hypothesis = find_hypothesis(tried, config.solver, config.guided, seed=config.seed)
-            if hypothesis is None or not (chance_is_tried or hypothesis.log10_nfa <= config.max_further_log10_nfa):
+            hypothesis = self._search.find_hypothesis(tried, chance_is_tried=chance_is_tried)
+            if hypothesis is None:
                 continue
-            map_from_rig = hypothesis.pose.map_from_camera
-            if not any(is_same_pose(self._database, map_from_rig, other.pose.map_from_camera)
-                       for other in (*known, *poses)):
+            if not self._search.is_known(hypothesis.pose, [*known, *poses]):
                 pose = self._look(views, hypothesis.pose)
                 poses += [] if pose is None else [pose]
-            if hypothesis.log10_nfa < config.guided.clear_log10_nfa:
+            if hypothesis.log10_nfa < self._config.guided.clear_log10_nfa:
                 break
         return poses
-
-    def _any_good(self, poses: list[GuidedPose], blind: Correspondences) -> bool:
-        """Return whether for a pose the landmarks are there, and most matches agree, as for one camera."""
-        return any(pose.overall.log10_nfa < self._config.good_log10_nfa
-                   and blind_consensus(pose, blind).inlier_ratio > self._config.good_inlier_ratio for pose in poses)
 
     def _most_significant(self, views: Sequence[_View], poses: list[GuidedPose]
                           ) -> tuple[GuidedPose | None, Significance | None]:
@@ -217,19 +184,12 @@ class RigLocalizer:
         if not poses:
             return None, None
         best = self._best(poses)
-        place = best.pose.map_from_camera
-        competing = [other for other in poses if is_elsewhere(self._database, other.pose.map_from_camera, place)]
-        for _ in range(self._config.further_looks if best.moved_px > SETTLED_PX else 0):
-            again = self._look(views, best.pose)
-            if again is None or again.overall.log10_nfa >= best.overall.log10_nfa:
-                break
-            best = again
-        best = refine_finally(best)
+        competing = self._search.elsewhere(poses, best)
+        best = self._search.settle(best, partial(self._look, views))
         # An image that contradicts several others is that of a camera that has failed, not of a place that looks alike.
         most = MAX_CONTRADICTING_SHARE * len(self._confirming(best))
         competing = [other for other in competing if len(self._confirming(other)) > most]
-        significances = [significance_beside(other, best, self._config.guided) for other in competing]
-        return best, min(significances, key=lambda value: value.log10_nfa, default=None)
+        return best, greatest_beside(competing, best, self._config.guided)
 
     def _best(self, poses: Sequence[GuidedPose]) -> GuidedPose:
         """Return the pose that most images confirm, and of these the most significant one. Significances alone would
@@ -248,20 +208,19 @@ class RigLocalizer:
 
     def _look(self, views: Sequence[_View], rig_pose: CameraFromMap) -> GuidedPose | None:
         """Look in every image for the landmarks that should be visible from a pose, and refine it on those found."""
-        config, parts, similarity = self._config, [], []
-        for view in views:
-            map_from_camera = rig_pose.map_from_camera @ view.rig_from_camera
-            nearby = self._database.nearest_keyframes(map_from_camera, config.visible_keyframes)
-            matches = match_projections(view.query, self._database, self._database.first_observations(nearby),
-                                        map_from_camera, radius_px=config.guided.search_radius_px,
-                                        max_count=config.visible_landmarks)
-            parts.append((self._correspondences(view.query, matches), view.rig_from_camera))
-            similarity.append(matches.similarity)
-        return refine_guided(RigCorrespondences.join(parts), np.concatenate(similarity), rig_pose, config.guided)
+        found = [self._search.look_for_visible(view.query, rig_pose.map_from_camera @ view.rig_from_camera)
+                 for view in views]
+        return refine_guided(_joined([correspondences for correspondences, _ in found], views),
+                             np.concatenate([similarity for _, similarity in found]), rig_pose, self._config.guided)
 
-    def _correspondences(self, query: Keypoints, matches: LandmarkMatches) -> Correspondences:
-        return Correspondences(pixels=query.pixels[matches.keypoints].astype(np.float64),
-                               points=self._database.points_array[matches.landmarks], camera=query.camera)
+
+def _joined(parts: Sequence[Correspondences], views: Sequence[_View]) -> RigCorrespondences:
+    return RigCorrespondences.join([(part, view.rig_from_camera) for part, view in zip(parts, views, strict=True)])
+
+
+def _of_rig(first: FirstMatches) -> RigCorrespondences:
+    assert isinstance(first.correspondences, RigCorrespondences)
+    return first.correspondences
 
 
 def _missing(name: str) -> PoseEstimate:

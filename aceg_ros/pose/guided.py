@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -123,6 +123,12 @@ def significance_beside(competitor: GuidedPose, best: GuidedPose, config: Guided
     theirs = competitor.correspondences
     chosen = np.flatnonzero(~np.isin(_row_ids(theirs), _row_ids(best.correspondences)[_agreeing(best)]))
     return _greatest_significance(theirs.subset(chosen), competitor.similarity[chosen], competitor.pose, config)
+
+
+def greatest_beside(competing: Sequence[GuidedPose], best: GuidedPose, config: GuidedConfig) -> Significance | None:
+    """Return the greatest significance beside a better pose; None without competing poses."""
+    significances = [significance_beside(other, best, config) for other in competing]
+    return min(significances, key=lambda value: value.log10_nfa, default=None)
 
 
 def _agreeing(found: GuidedPose) -> np.ndarray:

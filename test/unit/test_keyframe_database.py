@@ -13,7 +13,8 @@ from aceg_ros.geometry import pose_error
 from aceg_ros.maps.descriptor_index import ObservationMatcher, match_projections
 from aceg_ros.maps.keyframe_database import KeyframeDatabase
 from aceg_ros.maps.retrieval import KeyframeRetrieval
-from aceg_ros.methods.keyframe_localizer import KeyframeLocalizer, KeyframeLocalizerConfig
+from aceg_ros.methods.keyframe_localizer import KeyframeLocalizer
+from aceg_ros.methods.landmark_search import KeyframeLocalizerConfig
 
 
 @pytest.fixture(scope="module")

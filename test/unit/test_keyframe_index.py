@@ -13,7 +13,8 @@ from aceg_ros.maps import keyframe_database, keyframe_index, sections
 from aceg_ros.maps.keyframe_database import KeyframeDatabase
 from aceg_ros.maps.retrieval import KeyframeRetrieval
 from aceg_ros.maps.scene_map import SceneMap
-from aceg_ros.methods.keyframe_localizer import KeyframeLocalizer, KeyframeLocalizerConfig
+from aceg_ros.methods.keyframe_localizer import KeyframeLocalizer
+from aceg_ros.methods.landmark_search import KeyframeLocalizerConfig
 
 
 @pytest.fixture(scope="module")

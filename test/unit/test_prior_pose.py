@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from aceg_ros.estimate import PoseEstimate, PriorPose, Status
 from aceg_ros.geometry import pose_error
-from aceg_ros.methods.keyframe_localizer import KeyframeLocalizer, KeyframeLocalizerConfig
+from aceg_ros.methods.keyframe_localizer import KeyframeLocalizer
+from aceg_ros.methods.landmark_search import KeyframeLocalizerConfig
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from aceg_ros.errors import UserError
 from aceg_ros.estimate import Status
 from aceg_ros.geometry import invert, pose_error
 from aceg_ros.mapping.calibration import normalized_error_squared
-from aceg_ros.methods.keyframe_localizer import KeyframeLocalizerConfig
+from aceg_ros.methods.landmark_search import KeyframeLocalizerConfig
 from aceg_ros.methods.rig_localizer import RigLocalizer
 from aceg_ros.rig import Rig, RigFrame
 
