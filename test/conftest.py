@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from filelock import FileLock
@@ -57,6 +59,25 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     worker that has stepped back starts none of them."""
     if "PYTEST_XDIST_WORKER" in os.environ and not item.get_closest_marker("ros"):
         os.nice(max(0, 10 - os.nice(0)))
+
+
+def import_script(name: str) -> ModuleType:
+    """Import a program of scripts/, which is no package."""
+    sys.path.insert(0, str(REPOSITORY / "scripts"))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(REPOSITORY / "scripts"))
+
+
+@pytest.fixture(scope="session")
+def generate_docs() -> ModuleType:
+    return import_script("generate_docs")
+
+
+@pytest.fixture(scope="session")
+def bump_version() -> ModuleType:
+    return import_script("bump_version")
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from aceg_ros.camera import Camera
-from aceg_ros.errors import UserError
 from aceg_ros.geometry import invert
+from aceg_ros.reconstruction.structure import import_pycolmap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,16 +21,6 @@ class PosedKeypoints:
     pixels: np.ndarray
     camera: Camera
     map_from_camera: np.ndarray
-
-
-def import_pycolmap() -> Any:
-    """Import pycolmap. Raises UserError if it is not installed."""
-    try:
-        import pycolmap
-    except ImportError:
-        raise UserError("Structure from motion needs pycolmap: pip install 'aceg_ros[colmap]'.") from None
-    pycolmap.logging.minloglevel = pycolmap.logging.ERROR
-    return pycolmap
 
 
 def triangulate(images: Sequence[PosedKeypoints], matches: Mapping[tuple[int, int], np.ndarray], workspace: Path

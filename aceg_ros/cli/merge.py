@@ -63,8 +63,8 @@ def read_transform(given: list[str]) -> np.ndarray:
         raise UserError(f"The transform cannot be read ({error}): give x y z qx qy qz qw, or a file with these or a 4x4"
                         " matrix.") from None
     transform = values
-    if values.shape == (7,) and np.isfinite(values).all() and np.linalg.norm(values[3:]) > 0:
-        transform = pose_from_quaternion(values[:3], values[3:] / np.linalg.norm(values[3:]))
+    if values.shape == (7,) and np.isfinite(values).all() and values[3:].any():
+        transform = pose_from_quaternion(values[:3], values[3:])
     if transform.shape != (4, 4) or not is_pose(transform):
         raise UserError("The transform is no rigid one: give x y z qx qy qz qw, or a file with these or a 4x4 matrix.")
     return transform

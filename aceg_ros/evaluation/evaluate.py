@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -19,10 +19,13 @@ from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.base import Localizer
 from aceg_ros.methods.registry import make_localizer
 from aceg_ros.methods.rig_localizer import RigLocalizer
-from aceg_ros.rig import ViewShare
+from aceg_ros.rig import RigFrame, ViewShare
 from aceg_ros.utils.atomic_file import without_nan
 
 Progress = Callable[[int, int], None]       # frames done, frames in all
+E = TypeVar("E")
+Q = TypeVar("Q")
+Q_co = TypeVar("Q_co", covariant=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,18 +65,10 @@ def evaluate(localizer: Localizer, scene: Scene | list[Frame], progress: Progres
     The first frame is localized twice, the first time as a warm-up that is not timed.
     """
     results: list[FrameResult] = []
-    for frame in scene:
+    for frame, estimate, latency_ms in _localize_each(scene, _without_truth, localizer.localize, progress):
         assert frame.map_from_camera is not None
-        query = replace(frame, map_from_camera=None, depth_m=None)
-        if not results:
-            localizer.localize(query)
-        started = time.perf_counter()
-        estimate = localizer.localize(query)
-        latency_ms = 1e3 * (time.perf_counter() - started)
         results.append(FrameResult(name=frame.name, stamp_s=frame.stamp_s, truth=frame.map_from_camera,
                                    estimate=estimate, latency_ms=latency_ms))
-        if progress is not None:
-            progress(len(results), len(scene))
     return results
 
 
@@ -87,20 +82,11 @@ def evaluate_rig(scene_map: SceneMap, scene: RigScene, *, name: str, path: Path,
     localizer = RigLocalizer.from_map(scene_map, device=device, seed=seed)
     results: list[FrameResult] = []
     views: list[Mapping[str, ViewShare]] = []
-    for moment in scene:
+    for moment, estimate, latency_ms in _localize_each(scene, _rig_without_truth, localizer.localize, progress):
         assert moment.map_from_rig is not None
-        query = replace(moment, map_from_rig=None, frames={camera: replace(frame, map_from_camera=None, depth_m=None)
-                                                           for camera, frame in moment.frames.items()})
-        if not results:
-            localizer.localize(query)
-        started = time.perf_counter()
-        estimate = localizer.localize(query)
-        latency_ms = 1e3 * (time.perf_counter() - started)
         results.append(FrameResult(name=moment.name, stamp_s=moment.stamp_s, truth=moment.map_from_rig,
                                    estimate=estimate.base, latency_ms=latency_ms))
         views.append(estimate.views)
-        if progress is not None:
-            progress(len(results), len(scene))
     statistics = report_json(summarize(results), scene_map, path=path, device=device, seed=seed,
                              skipped=len(scene.skipped))
     cameras = sorted({camera for shares in views for camera in shares})
@@ -109,6 +95,40 @@ def evaluate_rig(scene_map: SceneMap, scene: RigScene, *, name: str, path: Path,
     statistics |= {"cameras": {camera: {"images": len(inliers), "median_inliers": float(np.median(inliers))
                                         if inliers else 0.0} for camera, inliers in used.items()}}
     return Evaluation(name=name, results=results, scene_map=scene_map, statistics=statistics)
+
+
+class _Recording(Protocol[Q_co]):
+    """Frames, or the moments of a rig, one by one."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Q_co]: ...
+
+
+def _localize_each(scene: _Recording[Q], without_truth: Callable[[Q], Q], localize: Callable[[Q], E],
+                   progress: Progress | None) -> Iterator[tuple[Q, E, float]]:
+    """Yield each query with its estimate and the time that it took, in milliseconds.
+
+    The first one is localized twice, the first time as a warm-up that is not timed.
+    """
+    for done, posed in enumerate(scene):
+        query = without_truth(posed)
+        if done == 0:
+            localize(query)
+        started = time.perf_counter()
+        estimate = localize(query)
+        yield posed, estimate, 1e3 * (time.perf_counter() - started)
+        if progress is not None:
+            progress(done + 1, len(scene))
+
+
+def _without_truth(frame: Frame) -> Frame:
+    return replace(frame, map_from_camera=None, depth_m=None)
+
+
+def _rig_without_truth(moment: RigFrame) -> RigFrame:
+    return replace(moment, map_from_rig=None,
+                   frames={camera: _without_truth(frame) for camera, frame in moment.frames.items()})
 
 
 def report_json(summary: Summary, scene_map: SceneMap, *, path: Path, device: str, seed: int,

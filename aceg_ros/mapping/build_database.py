@@ -18,7 +18,7 @@ from aceg_ros.mapping.matching import ExtractedFeatures, extract_mapping_keypoin
 from aceg_ros.mapping.pair_matching import MIN_TOLERANCE_PX, covisible_pairs, estimate_tolerance_px, match_pairs
 from aceg_ros.mapping.pose_refinement import RefinementProblem, refine_poses
 from aceg_ros.mapping.tracks import Observations, Tracks, build_tracks
-from aceg_ros.maps.keyframe_database import PIXEL_SCALE, KeyframeDatabase, quantised
+from aceg_ros.maps.keyframe_database import KeyframeDatabase, quantised
 from aceg_ros.maps.retrieval import assign_words
 
 _LOG = logging.getLogger("aceg_ros")
@@ -67,12 +67,9 @@ def build_database(frames: Sequence[PreparedFrame], encoder: Encoder, options: D
 
     use_depth: landmarks are the keypoints with measured depths, each with one observation, instead of triangulated.
     """
-    order = np.random.default_rng(options.seed).permutation(len(frames))[:options.images]
-    numbers, images = extract_images(frames, order, encoder, keypoints=options.keypoints,
-                                     budget=budget.phase("extracting keypoints", share=EXTRACTION_SHARE))
+    used, images = extract_some(frames, encoder, options, budget)
     if len(images) == 0:
         return None
-    used = [frames[number] for number in numbers]
     observations = gather_observations(images)
     if use_depth:
         tracks, tolerance_px = measured_tracks(used, images, observations), 0.0
@@ -96,17 +93,12 @@ def build_database(frames: Sequence[PreparedFrame], encoder: Encoder, options: D
     keyframes, keyframe_of = np.unique(observations.images[chosen], return_inverse=True)
     descriptors = torch.cat([image.features.half() for image in images])[torch.from_numpy(chosen)].float().cpu()
     vocabulary = train_vocabulary(descriptors, options.words, options.seed)
-    sizes = [[used[image].camera.width, used[image].camera.height] for image in keyframes]
-    pixels = observations.pixels[chosen]
-    database = KeyframeDatabase(
-        poses=torch.from_numpy(observations.poses[keyframes]).float(),
-        intrinsics=torch.from_numpy(observations.intrinsics[keyframes]).float(),
-        sizes=torch.tensor(sizes, dtype=torch.int32),
-        first=torch.from_numpy(np.searchsorted(keyframe_of, np.arange(len(keyframes) + 1))),
-        landmarks=torch.from_numpy(landmark_of.astype(np.int32)),
-        pixels=torch.from_numpy(np.round(pixels * PIXEL_SCALE).astype(np.int16)),
-        descriptors=quantised(descriptors), words=assign_words(descriptors, vocabulary).to(torch.int16),
-        points=torch.from_numpy(tracks.points[landmarks]).float(), vocabulary=quantised(vocabulary))
+    sizes = np.array([[used[image].camera.width, used[image].camera.height] for image in keyframes])
+    database = KeyframeDatabase.from_arrays(
+        poses=observations.poses[keyframes], intrinsics=observations.intrinsics[keyframes], sizes=sizes,
+        first=np.searchsorted(keyframe_of, np.arange(len(keyframes) + 1)), landmarks=landmark_of,
+        pixels=observations.pixels[chosen], points=tracks.points[landmarks], descriptors=quantised(descriptors),
+        words=assign_words(descriptors, vocabulary), vocabulary=quantised(vocabulary))
     return BuiltDatabase(database=database, colours=landmark_colours(used, observations, chosen, landmark_of),
                          encoded=len(images), tracked_share=float((tracks.track >= 0).mean()),
                          tolerance_px=tolerance_px, error_px=float(np.median(tracks.errors_px[chosen])))
@@ -127,6 +119,15 @@ def extract_images(frames: Sequence[PreparedFrame], order: np.ndarray, encoder: 
             extracted[int(number)] = found
         budget.report(done / len(order))
     return sorted(extracted), [extracted[number] for number in sorted(extracted)]
+
+
+def extract_some(frames: Sequence[PreparedFrame], encoder: Encoder, options: DatabaseOptions, budget: MappingBudget
+                 ) -> tuple[list[PreparedFrame], list[ExtractedFeatures]]:
+    """Extract the keypoints of a random choice of frames. Returns the frames that have any, and what was extracted."""
+    order = np.random.default_rng(options.seed).permutation(len(frames))[:options.images]
+    numbers, images = extract_images(frames, order, encoder, keypoints=options.keypoints,
+                                     budget=budget.phase("extracting keypoints", share=EXTRACTION_SHARE))
+    return [frames[number] for number in numbers], images
 
 
 def gather_observations(images: Sequence[ExtractedFeatures]) -> Observations:

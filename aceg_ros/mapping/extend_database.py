@@ -19,11 +19,10 @@ from aceg_ros.encoders.base import Encoder
 from aceg_ros.mapping.augmentation import PreparedFrame
 from aceg_ros.mapping.budget import MappingBudget
 from aceg_ros.mapping.build_database import (
-    EXTRACTION_SHARE,
     FINAL_TOLERANCE_PX,
     MATCHING_SHARE,
     DatabaseOptions,
-    extract_images,
+    extract_some,
     gather_observations,
     landmark_colours,
     measured_tracks,
@@ -103,14 +102,10 @@ def extend_database(known: ObservationTable, frames: Sequence[PreparedFrame], en
 
     use_depth: new landmarks are the keypoints with measured depths, instead of triangulated.
     """
-    chosen = options.database
-    order = np.random.default_rng(chosen.seed).permutation(len(frames))[:chosen.images]
-    numbers, images = extract_images(frames, order, encoder, keypoints=chosen.keypoints,
-                                     budget=budget.phase("extracting keypoints", share=EXTRACTION_SHARE))
+    used, images = extract_some(frames, encoder, options.database, budget)
     if len(images) == 0:
         return None
-    used = [frames[number] for number in numbers]
-    extension = _match(known, images, chosen, stride=encoder.stride, budget=budget)
+    extension = _match(known, images, options.database, stride=encoder.stride, budget=budget)
     track = _attach(extension)
     observations, refined = _refine_poses(extension, track, used)
     if refined:

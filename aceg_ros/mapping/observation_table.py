@@ -117,13 +117,10 @@ class ObservationTable:
         descriptors = self.descriptors.float()
         unit = functional.normalize(descriptors, dim=1)
         vocabulary = train_vocabulary(unit, words, seed)
-        database = KeyframeDatabase(
-            poses=torch.from_numpy(self.poses).float(), intrinsics=torch.from_numpy(self.intrinsics).float(),
-            sizes=torch.from_numpy(self.sizes.astype(np.int32)), first=torch.from_numpy(self.starts),
-            landmarks=torch.from_numpy(self.landmarks.astype(np.int32)),
-            pixels=torch.from_numpy(np.round(self.pixels * PIXEL_SCALE).astype(np.int16)),
-            descriptors=self.descriptors, words=assign_words(unit, vocabulary).to(torch.int16),
-            points=torch.from_numpy(self.points).float(), vocabulary=quantised(vocabulary))
+        database = KeyframeDatabase.from_arrays(
+            poses=self.poses, intrinsics=self.intrinsics, sizes=self.sizes, first=self.starts, landmarks=self.landmarks,
+            pixels=self.pixels, points=self.points, descriptors=self.descriptors,
+            words=assign_words(unit, vocabulary), vocabulary=quantised(vocabulary))
         history = KeyframeHistory(visits=torch.from_numpy(self.visits.astype(np.int16)),
                                   missed=torch.from_numpy(np.minimum(self.missed, 255).astype(np.uint8)))
         return database, history

@@ -60,6 +60,17 @@ class KeyframeDatabase:
     vocabulary: Tensor
     index: KeyframeIndex | None = None
 
+    @classmethod
+    def from_arrays(cls, *, poses: np.ndarray, intrinsics: np.ndarray, sizes: np.ndarray, first: np.ndarray,
+                    landmarks: np.ndarray, pixels: np.ndarray, points: np.ndarray, descriptors: Tensor, words: Tensor,
+                    vocabulary: Tensor) -> KeyframeDatabase:
+        """Make a database of arrays of any precision, pixels (N, 2) in pixels, and quantised descriptors."""
+        return cls(poses=torch.from_numpy(poses).float(), intrinsics=torch.from_numpy(intrinsics).float(),
+                   sizes=torch.from_numpy(sizes.astype(np.int32)), first=torch.from_numpy(first),
+                   landmarks=torch.from_numpy(landmarks.astype(np.int32)),
+                   pixels=torch.from_numpy(np.round(pixels * PIXEL_SCALE).astype(np.int16)), descriptors=descriptors,
+                   words=words.to(torch.int16), points=torch.from_numpy(points).float(), vocabulary=vocabulary)
+
     def __len__(self) -> int:
         return len(self.poses)
 

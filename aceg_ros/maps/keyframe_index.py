@@ -28,7 +28,7 @@ SELECTED = 500                          # keyframes that are compared by their h
 
 
 class Observations(Protocol):
-    """The tensors of a `KeyframeDatabase` that an index is made of, and reads by keyframe."""
+    """The tensors of a `KeyframeDatabase` that have checksums by keyframe."""
 
     @property
     def first(self) -> Tensor: ...
@@ -47,6 +47,10 @@ class Observations(Protocol):
 
     @property
     def points(self) -> Tensor: ...
+
+
+class IndexedDatabase(Observations, Protocol):
+    """What an index is made of."""
 
     @property
     def vocabulary(self) -> Tensor: ...
@@ -75,7 +79,7 @@ class KeyframeIndex:
     checksums: Tensor
 
     @classmethod
-    def build(cls, database: Observations) -> KeyframeIndex:
+    def build(cls, database: IndexedDatabase) -> KeyframeIndex:
         """Build the index of a database in memory."""
         first, words = database.first.numpy(), database.words.numpy().astype(np.int64)
         kinds = [np.unique(words[start:end], return_counts=True) for start, end in pairwise(first)]
@@ -195,8 +199,3 @@ class _SectionTensors:
     def __init__(self, tensors: Mapping[str, Tensor]):
         self.first, self.landmarks, self.pixels = tensors["first"], tensors["landmarks"], tensors["pixels"]
         self.descriptors, self.words, self.points = tensors["descriptors"], tensors["words"], tensors["points"]
-        self.vocabulary = tensors["vocabulary"]
-
-    @property
-    def depths_m(self) -> np.ndarray:
-        raise NotImplementedError

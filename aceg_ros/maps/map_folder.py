@@ -20,7 +20,7 @@ import numpy as np
 import yaml
 
 from aceg_ros.errors import UserError
-from aceg_ros.geometry import is_pose, pose_from_quaternion
+from aceg_ros.geometry import pose_from_quaternion
 
 INDEX = "maps.yaml"
 
@@ -72,9 +72,7 @@ def _listed(entry: Any, folder: Path) -> ListedMap:
         values = np.array(entry["transform"], np.float64)
         if values.shape != (7,) or not np.isfinite(values).all():
             raise ValueError("it is not seven numbers")
-        pose = pose_from_quaternion(values[:3], values[3:] / max(float(np.linalg.norm(values[3:])), 1e-12))
-        if not is_pose(pose):
-            raise ValueError("its quaternion is zero")
+        pose = pose_from_quaternion(values[:3], values[3:])
     except (TypeError, ValueError) as error:
         raise UserError(f"{folder / INDEX}: the transform of {path.name} must be x y z qx qy qz qw ({error})."
                         ) from None

@@ -46,6 +46,12 @@ class Shortlist:
     keyframes: np.ndarray
     similarity: np.ndarray
 
+    @classmethod
+    def best(cls, keyframes: np.ndarray, scores: np.ndarray, count: int) -> Shortlist:
+        """Return the `count` keyframes with the greatest scores (K,)."""
+        order = np.argsort(-scores, kind="stable")[:count]
+        return cls(keyframes=keyframes[order], similarity=scores[order] / max(scores[order[0]], 1e-9))
+
 
 class WordRetrieval:
     """The histograms of all keyframes, or the index that a large database has of them."""
@@ -73,9 +79,7 @@ class WordRetrieval:
 
     def find(self, descriptors: Tensor, count: int) -> Shortlist:
         """Return the `count` keyframes most similar to an image with these descriptors (n, C)."""
-        keyframes, similarity = self._similarity(self._histogram_of(descriptors))
-        order = np.argsort(-similarity, kind="stable")[:count]
-        return Shortlist(keyframes=keyframes[order], similarity=similarity[order] / max(similarity[order[0]], 1e-9))
+        return Shortlist.best(*self._similarity(self._histogram_of(descriptors)), count)
 
     def greatest_similarity(self, descriptors: Tensor) -> float:
         """Return the cosine in [0, 1] of an image with these descriptors (n, C) and the keyframe most similar to it."""
@@ -122,9 +126,7 @@ class KeyframeRetrieval(WordRetrieval):
             np.maximum.at(votes, which.cpu().numpy(), vote)
         sizes = database.starts[keyframes + 1] - database.starts[keyframes]
         sums = np.bincount(np.repeat(np.arange(len(keyframes)), sizes), votes[seen], len(keyframes))
-        score = sums / np.sqrt(np.maximum(sizes, 1))
-        order = np.argsort(-score, kind="stable")[:count]
-        return Shortlist(keyframes=keyframes[order], similarity=score[order] / max(score[order[0]], 1e-9))
+        return Shortlist.best(keyframes, sums / np.sqrt(np.maximum(sizes, 1)), count)
 
 
 def assign_words(descriptors: Tensor, vocabulary: Tensor) -> Tensor:

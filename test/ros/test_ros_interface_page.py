@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 
-import pytest
 from test_node_parameters import ALL
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def generate_docs():
-    sys.path.insert(0, str(ROOT / "scripts"))
-    try:
-        import generate_docs
-    finally:
-        sys.path.remove(str(ROOT / "scripts"))
-    return generate_docs
 
 
 def test_the_tables_are_those_of_the_dataclasses(generate_docs):

@@ -47,16 +47,6 @@ def pinned(repository: Path) -> set[str]:
     return {Requirement(line).name.lower().replace("_", "-") for line in lines if line and not line.startswith("#")}
 
 
-@pytest.fixture(scope="module")
-def bump_version():
-    sys.path.insert(0, str(ROOT / "scripts"))
-    try:
-        import bump_version
-    finally:
-        sys.path.remove(str(ROOT / "scripts"))
-    return bump_version
-
-
 def test_versions_agree(bump_version):
     written = bump_version.written_versions(ROOT)
     assert written == dict.fromkeys(written, importlib.metadata.version("aceg_ros"))

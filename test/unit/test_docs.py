@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -48,16 +47,6 @@ def test_every_document_is_in_the_navigation():
     log = (DOCS / "research_log.md").read_text()
     reports = set(re.findall(r"benchmarks/[\w.-]+\.md", log))
     assert {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")} == named | reports
-
-
-@pytest.fixture(scope="module")
-def generate_docs():
-    sys.path.insert(0, str(ROOT / "scripts"))
-    try:
-        import generate_docs
-    finally:
-        sys.path.remove(str(ROOT / "scripts"))
-    return generate_docs
 
 
 def test_the_page_of_the_command_line_is_that_of_the_parsers(generate_docs):

@@ -74,10 +74,6 @@ class ImageInput:
         self._last_image_s = -float("inf")
         self._is_rectified_by_name = is_rectified_topic(self.images.topic)
 
-    @property
-    def has_camera_info(self) -> bool:
-        return bool(self._camera_infos)
-
     def prepare(self) -> None:
         """Listen to camera_info, before the images: of two messages that wait, the older subscription's is taken."""
         if not self._info_subscriptions:

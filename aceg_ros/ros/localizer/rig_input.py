@@ -46,10 +46,6 @@ class RigInput:
         """Those of the first camera."""
         return self._first.images
 
-    @property
-    def has_camera_info(self) -> bool:
-        return any(each.has_camera_info for each in self._inputs.values())
-
     def prepare(self) -> None:
         for each in self._inputs.values():
             each.prepare()
