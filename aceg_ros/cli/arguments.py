@@ -85,6 +85,14 @@ def add_method_flag(verb: argparse.ArgumentParser) -> None:
                       " (default: the one that made it)")
 
 
+def add_mapping_flags(verb: argparse.ArgumentParser) -> None:
+    """Add the flags of verbs that map recordings."""
+    verb.add_argument("--trust-poses", action="store_true", help="do not check on a few pairs of images whether the"
+                      " poses agree with them, nor whether they are in metres")
+    verb.add_argument("--json-progress", action="store_true", help="print progress as one JSON object per line on"
+                      " stdout")
+
+
 def add_computing_flags(verb: argparse.ArgumentParser) -> None:
     """Add the flags of verbs that compute: seed and device."""
     verb.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of random choices (default: %(default)s)")

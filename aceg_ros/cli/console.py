@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -9,6 +10,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
+
+from aceg_ros.utils.progress import JsonProgress, MappingProgressBar
 
 if TYPE_CHECKING:
     from aceg_ros.datasets import SkippedFrame
@@ -59,6 +62,11 @@ def localizing_bar(total: int):
     with tqdm(total=total, desc="localizing", unit="frame", leave=False, disable=None) as bar:
         progress: Callable[[int, int], None] = lambda done, total: bar.update()  # noqa: E731
         yield progress
+
+
+def mapping_progress(options: argparse.Namespace) -> JsonProgress | MappingProgressBar:
+    """Return what shows the progress of mapping, as --json-progress says."""
+    return JsonProgress() if options.json_progress else MappingProgressBar()
 
 
 def print_skipped(reasons: Sequence[str], total: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from aceg_ros.cli.arguments import (
     SCENE_HELP,
     add_computing_flags,
+    add_mapping_flags,
     add_rig_flags,
     add_scene_flags,
     add_verb,
@@ -16,8 +17,7 @@ from aceg_ros.cli.arguments import (
     seconds,
     whole_number,
 )
-from aceg_ros.cli.console import StopOnInterrupt, frame_bar, print_skipped
-from aceg_ros.utils.progress import JsonProgress, MappingProgressBar
+from aceg_ros.cli.console import StopOnInterrupt, frame_bar, mapping_progress, print_skipped
 
 
 def add_parser(verbs: Any) -> None:
@@ -36,10 +36,7 @@ def add_parser(verbs: Any) -> None:
     verb.add_argument("--budget", type=seconds, metavar="S", help="time limit in seconds for reading and mapping"
                       " each recording (default: 300 on a CPU, 120 on a GPU)")
     verb.add_argument("--use-depth", action="store_true", help="use the recording's depth images as well")
-    verb.add_argument("--trust-poses", action="store_true", help="do not check on a few pairs of images whether the"
-                      " poses agree with them, nor whether they are in metres")
-    verb.add_argument("--json-progress", action="store_true", help="print progress as one JSON object per line on"
-                      " stdout")
+    add_mapping_flags(verb)
     add_scene_flags(verb)
     add_rig_flags(verb)
     add_computing_flags(verb)
@@ -63,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
                              trust_poses=options.trust_poses)
     total_s = default_budget_s(device) if options.budget is None else options.budget
     for scene in scenes:
-        with StopOnInterrupt() as stop, (JsonProgress() if options.json_progress else MappingProgressBar()) as bar:
+        with StopOnInterrupt() as stop, mapping_progress(options) as bar:
             budget = MappingBudget.start(total_s, progress=bar.show, should_stop=stop.is_requested)
             frames = frame_bar(scene, "reading frames")
             scene_map, skipped = extend_map(scene_map, mapping, frames, budget, fade_after=options.fade_after)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from aceg_ros.cli.arguments import (
     SCENE_HELP,
     add_computing_flags,
+    add_mapping_flags,
     add_rig_flags,
     add_scene_flags,
     add_verb,
@@ -18,12 +19,11 @@ from aceg_ros.cli.arguments import (
     parsed_by,
     seconds,
 )
-from aceg_ros.cli.console import StopOnInterrupt, frame_bar, print_skipped
+from aceg_ros.cli.console import StopOnInterrupt, frame_bar, mapping_progress, print_skipped
 from aceg_ros.cli.reconstruct import add_reconstruction_flags, reconstruct_to
 from aceg_ros.errors import UserError
 from aceg_ros.methods import registry
 from aceg_ros.methods.base import MappingOptions
-from aceg_ros.utils.progress import JsonProgress, MappingProgressBar
 
 if TYPE_CHECKING:
     from aceg_ros.datasets.scene import PosedFrames
@@ -49,10 +49,7 @@ def add_parser(verbs: Any) -> None:
     conflicting["use_depth"].add_argument("--use-depth", action="store_true", help="use the scene's depth images"
                                           " as well")
     _add_method_flags(verb, conflicting)
-    verb.add_argument("--trust-poses", action="store_true", help="do not check on a few pairs of images whether the"
-                      " poses agree with them, nor whether they are in metres")
-    verb.add_argument("--json-progress", action="store_true", help="print progress as one JSON object per line on"
-                      " stdout")
+    add_mapping_flags(verb)
     add_scene_flags(verb)
     add_rig_flags(verb)
     add_reconstruction_flags(verb)
@@ -99,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
                              trust_poses=options.trust_poses)
     method = options.method or registry.default_method(mapping, given)
     method_options = registry.make_method_options(method, given)
-    with StopOnInterrupt() as stop, (JsonProgress() if options.json_progress else MappingProgressBar()) as bar:
+    with StopOnInterrupt() as stop, mapping_progress(options) as bar:
         budget = MappingBudget.start(total_s, progress=bar.show, should_stop=stop.is_requested, started=started)
         scene_map = _build(method, mapping, method_options, scene=scene, budget=budget)
     size = scene_map.save(options.output)

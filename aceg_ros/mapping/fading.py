@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from aceg_ros.camera import MIN_DEPTH, project_map_points
-from aceg_ros.mapping.observation_table import ObservationTable, camera_of
+from aceg_ros.mapping.observation_table import ObservationTable
+from aceg_ros.maps.keyframe_database import camera_of
 
 MAX_ANGLE_RAD = np.radians(20.0)    # between the rays of two observations that see the same
 MAX_DISTANCE_RATIO = 1.5            # of their distances from the landmark

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aceg_ros.camera import Camera, project_map_points
 from aceg_ros.geometry import invert
 from aceg_ros.mapping.build_database import train_vocabulary
 from aceg_ros.mapping.matching import ExtractedFeatures
 from aceg_ros.mapping.tracks import Observations
-from aceg_ros.maps.keyframe_database import PIXEL_SCALE, UNKNOWN_PIXEL, KeyframeDatabase, quantised
+from aceg_ros.maps.keyframe_database import KeyframeDatabase, quantised
 from aceg_ros.maps.keyframe_history import KeyframeHistory
 from aceg_ros.maps.retrieval import assign_words
 
@@ -55,20 +54,13 @@ class ObservationTable:
     def of(cls, database: KeyframeDatabase, history: KeyframeHistory) -> ObservationTable:
         """Read a database. Pixels that a compact map has not are where the landmarks are projected."""
         keyframes = np.repeat(np.arange(len(database)), np.diff(database.starts))
-        intrinsics, sizes = database.intrinsics.numpy().astype(np.float64), database.sizes.numpy()
-        stored = database.pixels.numpy()
-        pixels = stored.astype(np.float64) / PIXEL_SCALE
-        for keyframe in range(len(database)):
-            part = slice(int(database.starts[keyframe]), int(database.starts[keyframe + 1]))
-            if len(stored[part]) == 0 or not (stored[part] == UNKNOWN_PIXEL).all():
-                continue
-            camera = camera_of(intrinsics[keyframe], sizes[keyframe])
-            pixels[part], _ = project_map_points(database.points_array[database.landmark_array[part]], camera,
-                                                 database.pose_array[keyframe])
-        return cls(poses=database.pose_array, intrinsics=intrinsics, sizes=sizes,
+        pixels = [np.zeros((0, 2)), *(database.pixels_of(keyframe) for keyframe in range(len(database)))]
+        return cls(poses=database.pose_array, intrinsics=database.intrinsics.numpy().astype(np.float64),
+                   sizes=database.sizes.numpy(),
                    visits=history.visits.numpy().astype(np.int64), points=database.points_array,
                    missed=history.missed.numpy().astype(np.int64), keyframes=keyframes,
-                   landmarks=database.landmark_array, pixels=pixels, descriptors=database.descriptors)
+                   landmarks=database.landmark_array, pixels=np.concatenate(pixels),
+                   descriptors=database.descriptors)
 
     @property
     def starts(self) -> np.ndarray:
@@ -137,9 +129,3 @@ def join(tables: Sequence[ObservationTable]) -> ObservationTable:
                                                                                             strict=True)]),
         landmarks=np.concatenate([table.landmarks + first for table, first in zip(tables, points[:-1], strict=True)]),
         descriptors=torch.cat([table.descriptors for table in tables]))
-
-
-def camera_of(intrinsics: np.ndarray, size: np.ndarray) -> Camera:
-    """Return the pinhole camera of a keyframe, from its intrinsics (4,) and its width and height (2,)."""
-    fx, fy, cx, cy = (float(value) for value in intrinsics)
-    return Camera(width=int(size[0]), height=int(size[1]), fx=fx, fy=fy, cx=cx, cy=cy)

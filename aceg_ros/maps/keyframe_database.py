@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from aceg_ros.camera import Camera, project_map_points
 from aceg_ros.errors import UserError
 from aceg_ros.maps.keyframe_index import KeyframeIndex
 from aceg_ros.maps.product_quantizer import decode, encode, train_codebook
@@ -195,6 +196,18 @@ class KeyframeDatabase:
         parts = np.split(depth, self.starts[1:-1])
         return np.array([max(float(np.median(part)), 1e-6) if len(part) else 1.0 for part in parts])
 
+    def pixels_of(self, keyframe: int) -> np.ndarray:
+        """Return the pixels (n, 2) of a keyframe's observations; where a compact map has none, the projections of the
+        landmarks."""
+        part = slice(int(self.starts[keyframe]), int(self.starts[keyframe + 1]))
+        stored = self.pixels[part].numpy()
+        if len(stored) == 0 or not (stored == UNKNOWN_PIXEL).all():
+            return stored.astype(np.float64) / PIXEL_SCALE
+        camera = camera_of(self.intrinsics[keyframe].numpy(), self.sizes[keyframe].numpy())
+        projected, _ = project_map_points(self.points_array[self.landmark_array[part]], camera,
+                                          self.pose_array[keyframe])
+        return projected
+
     def observations_of(self, keyframes: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return the observations (M,) of some keyframes, in the order of the keyframes.
 
@@ -243,3 +256,8 @@ def _inside(index: Tensor, size: int) -> bool:
 def quantised(vectors: Tensor) -> Tensor:
     """Return vectors (N, C) of unit length as int8, times DESCRIPTOR_SCALE."""
     return (vectors.float() * DESCRIPTOR_SCALE).round().to(torch.int8)
+
+def camera_of(intrinsics: np.ndarray, size: np.ndarray) -> Camera:
+    """Return the pinhole camera of a keyframe, from its intrinsics (4,) and its width and height (2,)."""
+    fx, fy, cx, cy = (float(value) for value in intrinsics)
+    return Camera(width=int(size[0]), height=int(size[1]), fx=fx, fy=fy, cx=cx, cy=cy)

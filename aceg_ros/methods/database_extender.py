@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from aceg_ros.camera import Frame
+from aceg_ros.camera import Camera, Frame
 from aceg_ros.errors import UserError
 from aceg_ros.mapping.budget import MappingBudget
 from aceg_ros.mapping.build_database import DatabaseOptions
@@ -74,15 +75,10 @@ class DatabaseExtender:
         statistics = replace(before, frames=before.frames + len(self._frames), patches=len(extended.table),
                              encoded=before.encoded + extended.encoded, seed=self._options.seed, device=self._device,
                              complete=before.complete and not budget.should_stop(), budget_s=budget.total_s)
-        xyz = np.concatenate([self._map.cloud_xyz, extended.new_points])
-        rgb = np.concatenate([self._map.cloud_rgb, extended.new_colours])
-        shown = np.random.default_rng(self._options.seed).permutation(len(xyz))[:MAX_CLOUD_POINTS]
-        trajectory = np.concatenate([self._map.trajectory, self._frames.poses])
-        grown = with_table(self._map, extended.table, self._options.seed)
-        sections = {**grown.sections, **display_sections(xyz[shown], rgb[shown], trajectory)}
-        cameras = tuple(dict.fromkeys((*self._map.cameras, *self._frames.cameras)))
-        grown = replace(grown, statistics=statistics, cameras=cameras, sections=sections)
-        return after_growth(grown, self._device, self._options.seed)
+        seed = self._options.seed
+        grown = with_display(with_table(self._map, extended.table, seed), extended.new_points, extended.new_colours,
+                             poses=self._frames.poses, cameras=self._frames.cameras, seed=seed)
+        return after_growth(replace(grown, statistics=statistics), self._device, seed)
 
 
 def table_of(scene_map: SceneMap) -> ObservationTable:
@@ -97,3 +93,13 @@ def with_table(scene_map: SceneMap, table: ObservationTable, seed: int) -> Scene
     section = database.to_section("codebook" in scene_map.sections[SECTION], seed)
     return replace(scene_map, sections={**scene_map.sections, SECTION: section, HISTORY: history.to_section()},
                    created="", stored_bounds=None)
+
+
+def with_display(scene_map: SceneMap, xyz: np.ndarray, rgb: np.ndarray, *, poses: np.ndarray,
+                 cameras: Sequence[Camera], seed: int) -> SceneMap:
+    """Return the map with more to be shown: points (P, 3) of its frame, their colours, poses (M, 4, 4), and cameras."""
+    xyz, rgb = np.concatenate([scene_map.cloud_xyz, xyz]), np.concatenate([scene_map.cloud_rgb, rgb])
+    shown = np.random.default_rng(seed).permutation(len(xyz))[:MAX_CLOUD_POINTS]
+    trajectory = np.concatenate([scene_map.trajectory, poses])
+    return replace(scene_map, cameras=tuple(dict.fromkeys((*scene_map.cameras, *cameras))),
+                   sections={**scene_map.sections, **display_sections(xyz[shown], rgb[shown], trajectory)})

@@ -16,10 +16,10 @@ from aceg_ros.estimate import PoseEstimate
 from aceg_ros.geometry import invert, nearest_pose, pose_error
 from aceg_ros.mapping.budget import MappingBudget
 from aceg_ros.mapping.merge_databases import merge_databases
-from aceg_ros.mapping.observation_table import ObservationTable, camera_of
-from aceg_ros.maps.keyframe_database import SECTION, KeyframeDatabase
-from aceg_ros.maps.scene_map import MAX_CLOUD_POINTS, SceneMap, display_sections
-from aceg_ros.methods.database_extender import OBSERVATIONS, table_of, with_table
+from aceg_ros.mapping.observation_table import ObservationTable
+from aceg_ros.maps.keyframe_database import SECTION, KeyframeDatabase, camera_of
+from aceg_ros.maps.scene_map import SceneMap
+from aceg_ros.methods.database_extender import OBSERVATIONS, table_of, with_display, with_table
 from aceg_ros.methods.keyframe_localizer import KeyframeLocalizer
 from aceg_ros.methods.registry import after_growth, check_growth
 from aceg_ros.methods.scene_coordinates import encoder_of
@@ -154,14 +154,11 @@ def _average(found: dict[int, np.ndarray], poses: np.ndarray, agreeing: list[int
 
 def _with_display(merged: SceneMap, second: SceneMap, a_from_b: np.ndarray) -> SceneMap:
     """Add what is shown of the second map, and add up the statistics."""
-    xyz = np.concatenate([merged.cloud_xyz, second.cloud_xyz @ a_from_b[:3, :3].T + a_from_b[:3, 3]])
-    rgb = np.concatenate([merged.cloud_rgb, second.cloud_rgb])
-    shown = np.random.default_rng(0).permutation(len(xyz))[:MAX_CLOUD_POINTS]
-    trajectory = np.concatenate([merged.trajectory, a_from_b @ second.trajectory])
+    shown = with_display(merged, second.cloud_xyz @ a_from_b[:3, :3].T + a_from_b[:3, 3], second.cloud_rgb,
+                         poses=a_from_b @ second.trajectory, cameras=second.cameras, seed=0)
     a, b = merged.statistics, second.statistics
     statistics = replace(a, frames=a.frames + b.frames, skipped=a.skipped + b.skipped, encoded=a.encoded + b.encoded,
                          held_out=a.held_out + b.held_out, mapping_s=a.mapping_s + b.mapping_s,
                          patches=len(merged.sections[SECTION]["descriptors"]), complete=a.complete and b.complete)
-    return replace(merged, statistics=statistics, cameras=tuple(dict.fromkeys((*merged.cameras, *second.cameras))),
-                   covariance_scale=max(merged.covariance_scale, second.covariance_scale),
-                   sections={**merged.sections, **display_sections(xyz[shown], rgb[shown], trajectory)})
+    return replace(shown, statistics=statistics,
+                   covariance_scale=max(merged.covariance_scale, second.covariance_scale))

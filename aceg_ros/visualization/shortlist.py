@@ -11,7 +11,7 @@ from aceg_ros.encoders.keypoints import Keypoints, extract_keypoints
 from aceg_ros.encoders.preprocess import prepare
 from aceg_ros.estimate import PoseEstimate
 from aceg_ros.maps.descriptor_index import ObservationMatcher
-from aceg_ros.maps.keyframe_database import PIXEL_SCALE, SECTION, UNKNOWN_PIXEL, KeyframeDatabase
+from aceg_ros.maps.keyframe_database import SECTION, KeyframeDatabase
 from aceg_ros.maps.retrieval import KeyframeRetrieval
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.visualization.overlay import INLIER, OUTLIER
@@ -60,22 +60,12 @@ class ShortlistDrawing:
         scale = height / size[1]
         tile = np.full((height, max(1, round(size[0] * scale)), 3), 30, np.uint8)
         rows = self._database.observations_of([keyframe])
-        for (x, y), landmark in zip(self._pixels(rows, keyframe) * scale, self._database.landmark_array[rows],
+        for (x, y), landmark in zip(self._database.pixels_of(keyframe) * scale, self._database.landmark_array[rows],
                                     strict=True):
             cv2.circle(tile, (round(x), round(y)), DOT_PX, self._colours[landmark].tolist(), -1)
         cv2.putText(tile, f"keyframe {keyframe}", (6, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1,
                     cv2.LINE_AA)
         return tile
-
-    def _pixels(self, rows: np.ndarray, keyframe: int) -> np.ndarray:
-        """Return the pixels (N, 2) of a keyframe's observations; of compact maps, projections of the landmarks."""
-        stored = self._database.pixels[rows].numpy()
-        if len(stored) and (stored != UNKNOWN_PIXEL).all():
-            return stored / PIXEL_SCALE
-        fx, fy, cx, cy = self._database.intrinsics[keyframe].tolist()
-        pose = self._database.pose_array[keyframe]
-        local = (self._database.points_array[self._database.landmark_array[rows]] - pose[:3, 3]) @ pose[:3, :3]
-        return local[:, :2] / np.maximum(local[:, 2:], 1e-3) * (fx, fy) + (cx, cy)
 
     def _draw_matches(self, canvas: np.ndarray, query: Keypoints, matcher: ObservationMatcher, keyframe: int, *,
                       left: int, estimate: PoseEstimate) -> None:
@@ -86,7 +76,7 @@ class ShortlistDrawing:
                                                estimate.map_from_camera)
             agrees = (depth > 0) & (np.linalg.norm(pixels - query.pixels[matches.keypoints], axis=1) < AGREEING_PX)
         rows = self._database.observations_of([keyframe])
-        place = dict(zip(self._database.landmark_array[rows].tolist(), self._pixels(rows, keyframe).tolist(),
+        place = dict(zip(self._database.landmark_array[rows].tolist(), self._database.pixels_of(keyframe).tolist(),
                          strict=True))
         scale = canvas.shape[0] / float(self._database.sizes[keyframe][1])
         # The agreeing ones last, and above the others; some of each, so that they can be told from each other.
