@@ -33,7 +33,14 @@ from aceg_ros.mapping.matching import ExtractedFeatures
 from aceg_ros.mapping.observation_table import ObservationTable
 from aceg_ros.mapping.pair_matching import covisible_pairs, estimate_tolerance_px, match_pairs
 from aceg_ros.mapping.select_keyframes import KeyframeChoice, select_keyframes
-from aceg_ros.mapping.tracks import Observations, Tracks, attach_keypoints, build_tracks, reprojection_errors
+from aceg_ros.mapping.tracks import (
+    Observations,
+    Tracks,
+    attach_keypoints,
+    best_of_image,
+    build_tracks,
+    reprojection_errors,
+)
 from aceg_ros.maps.keyframe_database import quantised
 from aceg_ros.pose.correspondences import CameraFromMap, Correspondences
 from aceg_ros.pose.refinement import refine
@@ -156,11 +163,7 @@ def _attach(extension: _Extension) -> np.ndarray:
     rows = np.flatnonzero(track >= 0)
     rows = rows[rows >= len(known)]
     errors = reprojection_errors(observations, rows, known.points[track[rows]])
-    order = np.lexsort((errors, observations.images[rows], track[rows]))
-    rows = rows[order]
-    again = np.zeros(len(rows), bool)
-    again[1:] = (np.diff(track[rows]) == 0) & (np.diff(observations.images[rows]) == 0)
-    track[rows[again]] = -1
+    track[rows[~best_of_image(track[rows], observations.images[rows], errors)]] = -1
     return track
 
 

@@ -14,7 +14,7 @@ from aceg_ros.mapping.matching import ExtractedFeatures
 from aceg_ros.mapping.observation_table import ObservationTable, join
 from aceg_ros.mapping.pair_matching import estimate_tolerance_px, match_pairs
 from aceg_ros.mapping.select_keyframes import KeyframeChoice, select_keyframes
-from aceg_ros.mapping.tracks import reprojection_errors
+from aceg_ros.mapping.tracks import best_of_image, reprojection_errors
 
 COVISIBLE = 6                       # keyframes of the first that each of the second is matched with
 MIN_VOTES = 2                       # matches between the observations of two landmarks that are one
@@ -70,9 +70,6 @@ def _with_common_landmarks(joined: ObservationTable, first_points: int, matches:
     # A keyframe that had two of these landmarks now has one, at the keypoint that agrees better.
     error_of = np.zeros(len(joined))
     error_of[rows] = errors
-    order = np.lexsort((error_of, joined.keyframes, landmarks))
-    order = order[kept[order] & (landmarks[order] < first_points)]
-    again = np.zeros(len(order), bool)
-    again[1:] = (np.diff(landmarks[order]) == 0) & (np.diff(joined.keyframes[order]) == 0)
-    kept[order[again]] = False
+    common = np.flatnonzero(kept & (landmarks < first_points))
+    kept[common[~best_of_image(landmarks[common], joined.keyframes[common], error_of[common])]] = False
     return replace(joined, landmarks=landmarks).subset(kept)

@@ -166,17 +166,17 @@ def _triangulate(view: _Rays, component: np.ndarray, images: np.ndarray, toleran
         points = view.midpoints(component, weights, count)
     error, _ = view.errors(points[component])
     good = error < tolerance_px
-    good &= _nearest_of_image(component, images, error, good)
+    good &= best_of_image(component, images, np.where(good, error, FAR_PX))
     views = np.bincount(component[good], minlength=count)
     complete = (views >= MIN_VIEWS) & (_largest_parallax(view, points, component, good) > MIN_PARALLAX_RAD)
     return _Fit(points, good & complete[component], error)
 
 
-def _nearest_of_image(component: np.ndarray, images: np.ndarray, error: np.ndarray, good: np.ndarray) -> np.ndarray:
-    """Return which keypoints (N,) have the smallest error of those of their image in their component."""
-    order = np.lexsort((np.where(good, error, FAR_PX), images, component))
+def best_of_image(landmarks: np.ndarray, images: np.ndarray, errors: np.ndarray) -> np.ndarray:
+    """Return which observations (N,) have the smallest error of those of their landmark in their image."""
+    order = np.lexsort((errors, images, landmarks))
     first = np.ones(len(order), bool)
-    first[1:] = (component[order][1:] != component[order][:-1]) | (images[order][1:] != images[order][:-1])
+    first[1:] = (landmarks[order][1:] != landmarks[order][:-1]) | (images[order][1:] != images[order][:-1])
     result = np.zeros(len(order), bool)
     result[order[first]] = True
     return result
