@@ -6,6 +6,7 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 WORKERS ?= 3
 FUZZ_SECONDS ?= 600
+GPU_CHECK ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -13,13 +14,14 @@ BIN := $(VENV)/bin
 unexport AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH LD_LIBRARY_PATH PYTHONHOME PYTHONPATH
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
-.PHONY: help setup test test-fast lint docs demo bench fuzz requirements clean distclean
+.PHONY: help setup test test-fast lint docs demo bench gpu-check fuzz requirements clean distclean
 
 help:
 	@echo "make demo        build a map, localize in it over ROS 2; results in demo_output/   [SCENE=path: on your images]"
 	@echo "make test        lint and all tests                                                [PYTEST_ARGS='-k camera']"
 	@echo "make test-fast   the core's tests: no ROS 2, nothing that takes long"
 	@echo "make bench       time of each stage on this machine"
+	@echo "make gpu-check   every part that a GPU computes, against the CPU; times and memory          [GPU_CHECK='--seconds 75']"
 	@echo "make fuzz        strange inputs of every kind; what is found is printed            [FUZZ_SECONDS=600]"
 	@echo "make lint        ruff, mypy, the contracts of imports, and the documents' site"
 	@echo "make docs        that site, in site/index.html"
@@ -33,6 +35,9 @@ demo: setup
 
 bench: setup
 	$(BIN)/aceg bench
+
+gpu-check: setup
+	$(BIN)/python -m aceg_ros.benchmarks.gpu_check -o gpu_check_output $(GPU_CHECK)
 
 fuzz: setup
 	$(BIN)/python test/support/fuzz.py --seconds $(FUZZ_SECONDS)
@@ -54,7 +59,7 @@ test-fast: setup
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not ros" test/unit test/data $(PYTEST_ARGS)
 
 clean:
-	rm -rf .build build install log site *.egg-info .pytest_cache .mypy_cache .ruff_cache demo_output bench_output
+	rm -rf .build build install log site *.egg-info .pytest_cache .mypy_cache .ruff_cache demo_output bench_output gpu_check_output
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean

@@ -1,0 +1,1 @@
+"""The checks of `aceg_ros.benchmarks.gpu_check`, by subject."""
