@@ -13,7 +13,7 @@ import numpy as np
 
 from aceg_ros.camera import Frame
 from aceg_ros.errors import UserError
-from aceg_ros.estimate import PoseEstimate
+from aceg_ros.estimate import ImageCorrespondences, PoseEstimate
 from aceg_ros.geometry import is_pose
 
 
@@ -60,12 +60,15 @@ class ViewShare:
     """What one camera has in the pose of a rig.
 
     matches: number of its correspondences. inliers: number of those that agree with the pose. problem: why its image
-    was not used, else empty.
+    was not used, else empty. correspondences, inlier_indices: the matches of this camera and which of them agree, for
+    display; None if its image was not used.
     """
 
     matches: int = 0
     inliers: int = 0
     problem: str = ""
+    correspondences: ImageCorrespondences | None = field(default=None, repr=False)
+    inlier_indices: np.ndarray | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from aceg_ros.encoders.base import Encoder
 from aceg_ros.encoders.keypoints import Keypoints, extract_frame_keypoints
 from aceg_ros.encoders.preprocess import reject_image
 from aceg_ros.errors import UserError
-from aceg_ros.estimate import PoseEstimate, Status
+from aceg_ros.estimate import ImageCorrespondences, PoseEstimate, Status
 from aceg_ros.maps.descriptor_index import ObservationMatcher
 from aceg_ros.maps.keyframe_database import SECTION, KeyframeDatabase
 from aceg_ros.maps.retrieval import Shortlist
@@ -229,7 +229,15 @@ def _missing(name: str) -> PoseEstimate:
 
 def _shares(names: Sequence[str], correspondences: RigCorrespondences, inliers: np.ndarray | None
             ) -> dict[str, ViewShare]:
-    matches = np.bincount(correspondences.view, minlength=len(names))
-    agreeing = np.bincount(correspondences.view[inliers] if inliers is not None else [], minlength=len(names))
-    return {name: ViewShare(matches=int(matches[number]), inliers=int(agreeing[number]))
-            for number, name in enumerate(names)}
+    agrees = np.zeros(len(correspondences.view), bool)
+    if inliers is not None:
+        agrees[inliers] = True
+    shares = {}
+    for number, (name, view) in enumerate(zip(names, correspondences.views, strict=True)):
+        rows = np.flatnonzero(correspondences.view == number)
+        agreeing = np.flatnonzero(agrees[rows])
+        shares[name] = ViewShare(
+            matches=len(rows), inliers=len(agreeing), inlier_indices=agreeing,
+            correspondences=ImageCorrespondences(pixels=correspondences.pixels[rows],
+                                                 points=correspondences.points[rows], camera=view.camera))
+    return shares

@@ -126,6 +126,34 @@ def test_an_interrupt_while_torch_is_imported_ends_the_process_without_a_traceba
     assert output(process) == "importing\n"
 
 
+HANGING = """
+import ctypes, sys
+from rclpy.node import Node
+from rclpy.task import Future
+from aceg_ros.ros.common import run
+
+class Hanging(Node):
+    def __init__(self):
+        super().__init__("hanging")
+        self.done = Future()
+        self.create_timer(0.1, lambda: self.done.set_result(None))
+
+    def destroy_node(self):
+        print("destroying", flush=True)
+        ctypes.PyDLL(None).sleep(600)           # with the GIL held
+
+sys.exit(run.run(Hanging, cleanup_s=1.0))
+"""
+
+
+def test_a_clean_up_that_hangs_in_a_library_ends_the_process_with_its_stacks(tmp_path):
+    (tmp_path / "hanging.py").write_text(HANGING)
+    with RosGraph(tmp_path) as graph:
+        process = graph.start(tmp_path / "hanging.py")
+        assert process.wait(60) == 1, output(process)
+        assert "destroying" in output(process) and "in destroy_node" in output(process)
+
+
 INTERRUPTED = """
 import os, signal, sys
 from rclpy.node import Node

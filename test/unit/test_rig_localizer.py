@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from keyframe_world import NoEncoder, World
+from keyframe_world import CAMERA, NoEncoder, World
 from scipy.spatial.transform import Rotation
 
 from aceg_ros.camera import Camera, Frame
@@ -14,7 +16,8 @@ from aceg_ros.geometry import invert, pose_error
 from aceg_ros.mapping.calibration import normalized_error_squared
 from aceg_ros.methods.landmark_search import KeyframeLocalizerConfig
 from aceg_ros.methods.rig_localizer import RigLocalizer
-from aceg_ros.rig import Rig, RigFrame
+from aceg_ros.rig import Rig, RigFrame, ViewShare
+from aceg_ros.visualization.overlay import INLIER, draw_rig_estimate
 
 NAMES = ("front", "left", "rear", "right")
 BASE = np.eye(4)
@@ -109,6 +112,27 @@ def test_images_that_cannot_be_used_are_named(world):
     assert found.base.status is Status.BAD_IMAGE and not found.accepted
     assert "no image of camera rear" in found.views["rear"].problem
     assert found.views["front"].problem and "no image" not in found.views["front"].problem
+
+
+def test_each_camera_is_drawn_with_its_own_inliers(world):
+    rig, poses = rig_of(world)
+    names = ("front", "left", "rear")
+    found = localizer_of(world).localize_keypoints({name: world.keypoints(poses[name], clutter=50)[0]
+                                                    for name in names}, rig)
+    for name in names:
+        share = found.views[name]
+        assert len(share.correspondences.pixels) == share.matches and len(share.inlier_indices) == share.inliers > 50
+        seen = (share.correspondences.points[share.inlier_indices] - poses[name][:3, 3]) @ poses[name][:3, :3]
+        off = CAMERA.project(seen) - share.correspondences.pixels[share.inlier_indices]
+        assert np.median(np.linalg.norm(off, axis=1)) < 2
+    found = replace(found, views={**found.views, "right": ViewShare(problem="its camera_info is missing")})
+    grey = Frame(image=np.full((480, 640, 3), 90, np.uint8), camera=CAMERA)
+    sheet = draw_rig_estimate(RigFrame(rig=rig, frames=dict.fromkeys(names, grey)), found)
+    assert sheet.shape == (960, 1280, 3)
+    cells = {name: sheet[row:row + 480, column:column + 640] for name, (row, column) in
+             zip(NAMES, ((0, 0), (0, 640), (480, 0), (480, 640)), strict=True)}
+    assert all((cells[name] == INLIER).all(-1).sum() > 500 for name in names)
+    assert not (cells["right"] == INLIER).all(-1).any() and (cells["right"] == 255).any(), "its problem is written"
 
 
 def test_a_rig_needs_cameras_and_rigid_poses():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import rclpy
 from rclpy.clock import Clock, ClockType
@@ -21,6 +23,8 @@ from aceg_ros.ros.common.executor import Executor
 from aceg_ros.ros.start import INTERRUPTED
 from aceg_ros.utils.ros_environment import ros_environment
 
+# The clean-up of a recorder may take half a minute; launch and systemd have killed the process by then.
+_CLEANUP_S = 60.0
 _USAGE = ("A node takes --ros-args, and after it -p PARAMETER:=VALUE, --params-file FILE, -r NAME:=NEW_NAME, and"
           " --log-level debug, info, warn, error or fatal.")
 
@@ -37,10 +41,11 @@ def after_first_spin(node: Node, start: Callable[[], None]) -> None:
     timer = node.create_timer(0.0, first, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
 
-def run(make_node: Callable[[], Node]) -> int:
+def run(make_node: Callable[[], Node], cleanup_s: float = _CLEANUP_S) -> int:
     """Spin a node until a signal, or until its `done` future (if it has one) is done.
 
-    Nodes clean up in `destroy_node`; signals are ignored meanwhile, since the process is about to end.
+    Nodes clean up in `destroy_node`; signals are ignored meanwhile, since the process is about to end. If the clean-up
+    takes more than cleanup_s seconds, the process prints where each thread stands and ends with code 1.
 
     Returns:
         The exit code: 0; 2 on bad input, after a sentence on stderr; 130 on SIGINT before the node spins.
@@ -80,11 +85,23 @@ def run(make_node: Callable[[], Node]) -> int:
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)   # the clean-up below is short and must not be interrupted
-        if node is not None:
-            node.destroy_node()
-        if executor is not None:
-            executor.shutdown()     # now: the garbage collector might do it after the context is gone
-        rclpy.try_shutdown()
+        with _ended_after(cleanup_s):
+            if node is not None:
+                node.destroy_node()
+            if executor is not None:
+                executor.shutdown()     # now: the garbage collector might do it after the context is gone
+            rclpy.try_shutdown()
+
+
+@contextmanager
+def _ended_after(limit_s: float) -> Iterator[None]:
+    """End the process if the block takes longer: Fast DDS 3.2 was seen to hang while a node is destroyed, with the GIL
+    held, so that nothing written in Python could end it."""
+    faulthandler.dump_traceback_later(limit_s, exit=True, file=2)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _init() -> None:

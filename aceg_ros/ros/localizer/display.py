@@ -18,7 +18,7 @@ from aceg_ros.ros.localizer.map_loader import MapState
 from aceg_ros.ros.localizer.parameters import LocalizerParameters
 from aceg_ros.ros.localizer.results import LocalizationResult
 from aceg_ros.ros.localizer.status_publisher import LATCHED
-from aceg_ros.visualization.overlay import draw_estimate
+from aceg_ros.visualization.overlay import draw_estimate, draw_rig_estimate
 
 if TYPE_CHECKING:
     from aceg_ros.maps.scene_map import SceneMap
@@ -37,6 +37,8 @@ class Display:
 
     def show_result(self, result: LocalizationResult) -> None:
         """Publish the debug image with the correspondences, if it has subscribers, and log to the viewer."""
+        if result.rig is not None and self._debug_images.get_subscription_count():
+            self._debug_images.publish(image_message(draw_rig_estimate(*result.rig), result.header))
         if result.frame is None or result.estimate is None:
             return
         if self._viewer is not None:

@@ -78,8 +78,9 @@ class LocalizerNode(LifecycleNodeMixin, Node):
         self._output = PoseOutput(self, self._transforms, lambda: self._mapping.uses_map_tf)
         self._status = StatusPublisher(self)
         self._display = Display(self, self._own_parameters.value)
-        self._mapping = MappingController(self, self._transforms, self._mapping_config(), use_map=self._use_map,
-                                          map_in_use=lambda: self._maps.state.path, on_change=self._mapping_changed)
+        self._mapping = MappingController(
+            self, self._transforms, self._mapping_config(), cameras=lambda: self._pipeline.cameras,
+            map_in_use=lambda: self._maps.state.path, use_map=self._use_map, on_change=self._mapping_changed)
         self._pipeline = LocalizationPipeline(self, maps=self._maps, mapping=self._mapping, output=self._output,
                                               status=self._status, display=self._display)
         self._service_calls = LocalizerServices(

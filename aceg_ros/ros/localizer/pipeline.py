@@ -29,7 +29,8 @@ from aceg_ros.utils.stamps import ns_to_s, stamp_to_ns
 class LocalizationPipeline:
     """Processes images, while it is active: from their topic to ~/pose, TF and ~/status.
 
-    is_enabled: set by ~/enable; if it is off, only images that wait_for_result() waits for are localized.
+    is_enabled: set by ~/enable; if it is off, only images that wait_for_result() waits for are localized. cameras:
+    names of those of a rig, none for one camera.
     """
 
     def __init__(self, node: Node, *, maps: MapLoader, mapping: MappingController, output: PoseOutput,
@@ -40,21 +41,21 @@ class LocalizationPipeline:
         self._waiting: list[tuple[int, Future[LocalizationResult]]] = []    # number of the last image before, future
         self._waiting_lock = threading.Lock()
         parameters = ParameterGroup(node, ImageParameters)
-        self.input: ImageInput | RigInput = RigInput(node, self._image_received, parameters.value.rig, parameters) \
-            if parameters.value.rig else ImageInput(node, self._image_received, parameters)
+        self.cameras = parameters.value.rig
+        self.input: ImageInput | RigInput = RigInput(node, self._image_received, self.cameras, parameters) \
+            if self.cameras else ImageInput(node, self._image_received, parameters)
         self.worker = LocalizationWorker(maps, self._result_ready, node.get_logger(), output)
 
     @property
     def is_rig(self) -> bool:
         """Whether the images are those of several cameras."""
-        return isinstance(self.input, RigInput)
+        return bool(self.cameras)
 
     # --- 1. in the executor: the image is received and passed to the worker ---
 
     def _image_received(self, request: LocalizationRequest, is_due: bool) -> None:
         self._status.count_received()
-        for image in request.views.values() if request.is_rig else (request,):
-            self._mapping.submit(image)
+        self._mapping.submit(request)
         is_wanted = bool(self._waiting) or (self.is_enabled and is_due)
         if not is_wanted or not self.worker.is_running:
             self._status.count_skipped()
@@ -111,9 +112,7 @@ class LocalizationPipeline:
                 result = self._output.publish(result)
             else:
                 self._output.note_rejection(result)
-            is_known = result.accepted and result.estimate is not None and not self.is_rig
-            pose = result.estimate.map_from_camera if is_known and result.estimate is not None else None
-            self._mapping.note_result(stamp_to_ns(result.header.stamp), pose)
+            self._mapping.note_result(result)
             self._finish(result)
             self._display.show_result(result)
 
@@ -140,8 +139,7 @@ class LocalizationPipeline:
             return None
 
     def _not_localized(self, request: LocalizationRequest, status: str, message: str) -> LocalizationResult:
-        return LocalizationResult(number=request.number, header=request.header(self._output.parameters.base_frame),
-                                  status=status, message=message)
+        return request.result(self._output.parameters.base_frame, status=status, message=message)
 
 
 @contextmanager

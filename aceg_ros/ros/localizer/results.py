@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from aceg_ros.camera import Frame
 from aceg_ros.estimate import PoseEstimate, Status
+from aceg_ros.rig import RigEstimate, RigFrame
 
 # Statuses of the node, in addition to those of `estimate.Status`.
 NO_MAP = "no_map"
@@ -43,9 +45,18 @@ class LocalizationRequest:
     def is_rig(self) -> bool:
         return bool(self.views)
 
-    def header(self, base_frame: str) -> Header:
-        """Return the header of the result: that of the image; of a rig, its stamp and the frame of the base."""
-        return Header(stamp=self.image.header.stamp, frame_id=base_frame) if self.is_rig else self.image.header
+    @property
+    def images(self) -> Mapping[str, LocalizationRequest]:
+        """The request of each camera by name; that of one camera has an empty name."""
+        return self.views or {"": self}
+
+    def result(self, base_frame: str, *, status: str, message: str, map_number: int = 0) -> LocalizationResult:
+        """Return a result without an estimate. Its header is that of the image; of a rig, the stamp of the first image
+        and the frame of the base."""
+        header = Header(stamp=self.image.header.stamp, frame_id=base_frame) if self.is_rig else self.image.header
+        return LocalizationResult(number=self.number, header=header, status=status, message=message,
+                                  map_number=map_number,
+                                  image_headers={name: view.image.header for name, view in self.images.items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +71,9 @@ class LocalizationResult:
         estimate: Output of the localizer; None if it was not run.
         map_number: Number of the map that it was localized in.
         had_prior: Whether the localizer was told where the camera probably is.
-        frame: The decoded image; None if it was not decoded.
+        frame: The decoded image; None if it was not decoded, or there are several.
+        rig: The decoded images of a rig, and the estimate with the share of each; None if they were not localized.
+        image_headers: The header of each image by name of its camera; that of one camera has an empty name.
     """
 
     number: int
@@ -72,10 +85,21 @@ class LocalizationResult:
     map_number: int = 0
     had_prior: bool = False
     frame: Frame | None = field(default=None, repr=False)
+    rig: tuple[RigFrame, RigEstimate] | None = field(default=None, repr=False)
+    image_headers: Mapping[str, Header] = field(default_factory=dict, repr=False)
 
     @property
     def accepted(self) -> bool:
         return self.status == Status.ACCEPTED.value
+
+    @property
+    def camera_poses(self) -> dict[str, np.ndarray]:
+        """The pose (4, 4) of each camera in the map, by name, if the result was accepted."""
+        pose = self.estimate.map_from_camera if self.accepted and self.estimate is not None else None
+        if pose is None:
+            return {}
+        return {"": pose} if self.rig is None else \
+            {name: pose @ mount for name, mount in self.rig[0].rig.rig_from_camera.items()}
 
     def rejected(self, status: str, message: str) -> LocalizationResult:
         """Return the result for the same image with its pose rejected."""

@@ -11,7 +11,7 @@ from builtin_interfaces.msg import Time
 from aceg_ros.camera import Frame
 from aceg_ros.errors import UserError
 from aceg_ros.estimate import PoseEstimate, Status
-from aceg_ros.rig import Rig, RigEstimate, RigFrame
+from aceg_ros.rig import Rig, RigEstimate, RigFrame, ViewShare
 from aceg_ros.ros.common.messages import frame_from_messages
 from aceg_ros.ros.common.transform_lookup import normalize_frame_id
 from aceg_ros.ros.localizer.results import LocalizationRequest
@@ -40,10 +40,15 @@ def rig_frame(request: LocalizationRequest, mount: Mount) -> tuple[RigFrame, dic
     return RigFrame(rig=Rig(rig_from_camera=mounts), frames=frames), problems
 
 
-def base_estimate(found: RigEstimate, problems: dict[str, str]) -> PoseEstimate:
+def with_problems(found: RigEstimate, problems: dict[str, str]) -> RigEstimate:
+    """Add the cameras that were left out before, with the reasons."""
+    return replace(found, views={**found.views, **{name: ViewShare(problem=why) for name, why in problems.items()}})
+
+
+def base_estimate(found: RigEstimate) -> PoseEstimate:
     """Return the estimate of the base, with a message that tells the share of each camera."""
     shares = [f"{name} {share.inliers}" for name, share in found.views.items() if not share.problem]
-    problems = problems | {name: share.problem for name, share in found.views.items() if share.problem}
+    problems = {name: share.problem for name, share in found.views.items() if share.problem}
     message = f"{found.base.message}; inliers: {', '.join(shares)}" if shares and found.accepted else found.base.message
     return replace(found.base, message=f"{message}. {_told(problems)}" if problems else message)
 

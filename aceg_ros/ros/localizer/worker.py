@@ -6,10 +6,10 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
-from aceg_ros.camera import Frame
 from aceg_ros.errors import UserError
 from aceg_ros.estimate import PoseEstimate, PriorPose, Status
 from aceg_ros.ros.common.messages import BadCameraError, frame_from_messages
@@ -22,7 +22,10 @@ from aceg_ros.ros.localizer.results import (
     LocalizationRequest,
     LocalizationResult,
 )
-from aceg_ros.ros.localizer.rig_frames import NO_RIG_LOCALIZER, base_estimate, rig_frame
+from aceg_ros.ros.localizer.rig_frames import NO_RIG_LOCALIZER, base_estimate, rig_frame, with_problems
+
+# Given a prior: the estimate, and the fields of the result that have the decoded images.
+_Localize = Callable[[PriorPose | None], tuple[PoseEstimate, dict[str, Any]]]
 
 
 class LocalizationWorker:
@@ -80,13 +83,12 @@ class LocalizationWorker:
     def _localize(self, request: LocalizationRequest) -> LocalizationResult:
         start = time.perf_counter()
         map_state = self._maps.state
-        result = LocalizationResult(number=request.number, status=INTERNAL_ERROR, message="",
-                                    header=request.header(self._output.parameters.base_frame),
-                                    map_number=map_state.number)
+        result = request.result(self._output.parameters.base_frame, status=INTERNAL_ERROR, message="",
+                                map_number=map_state.number)
         if map_state.loaded is None:
             return result.rejected(NO_MAP, map_state.error or NO_MAP_MESSAGE)
         try:
-            localize, frame = self._decoded(request, map_state.loaded)
+            localize = self._decoded(request, map_state.loaded)
         except BadCameraError as error:
             return result.rejected(Status.BAD_CAMERA.value, str(error))
         except UserError as error:
@@ -94,24 +96,26 @@ class LocalizationWorker:
         decoded = time.perf_counter()
         try:
             prior = None if request.is_rig else self._output.prior(result.header)
-            estimate = localize(prior)
+            estimate, decoded_images = localize(prior)
         except Exception as error:
             # Localizers do not raise on bad input, so this is a bug: report it, and keep the node running.
             self._logger.error(f"The localizer failed: {error!r}")
             return result.rejected(INTERNAL_ERROR, f"The localizer failed ({error!r}).")
         stage_ms = {"convert": (decoded - start) * 1e3, **estimate.stage_ms, "all": (time.perf_counter() - start) * 1e3}
         return replace(result, status=estimate.status.value, message=estimate.message, estimate=estimate,
-                       stage_ms=stage_ms, frame=frame, had_prior=prior is not None)
+                       stage_ms=stage_ms, had_prior=prior is not None, **decoded_images)
 
-    def _decoded(self, request: LocalizationRequest, loaded: LoadedMap
-                 ) -> tuple[Callable[[PriorPose | None], PoseEstimate], Frame | None]:
-        """Decode the image of a request, or those of a rig. Returns what localizes it, given a prior, and the image for
-        display."""
+    def _decoded(self, request: LocalizationRequest, loaded: LoadedMap) -> _Localize:
+        """Decode the image of a request, or those of a rig. Returns what localizes it."""
         if not request.is_rig:
             frame = frame_from_messages(request.image, request.camera_info, request.rectified)
-            return lambda prior: loaded.localizer.localize(frame, prior), frame
+            return lambda prior: (loaded.localizer.localize(frame, prior), {"frame": frame})
         localizer = loaded.rig_localizer
         if localizer is None:
-            return lambda _: NO_RIG_LOCALIZER, None
+            return lambda _: (NO_RIG_LOCALIZER, {})
         images, problems = rig_frame(request, self._output.base_from_camera)
-        return lambda _: base_estimate(localizer.localize(images), problems), None
+
+        def localize(_: PriorPose | None) -> tuple[PoseEstimate, dict[str, Any]]:
+            found = with_problems(localizer.localize(images), problems)
+            return base_estimate(found), {"rig": (images, found)}
+        return localize

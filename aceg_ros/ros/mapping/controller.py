@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image
+from std_msgs.msg import Header
 
 from aceg_ros.errors import UserError
 from aceg_ros.ros.common.parameters import ParameterGroup
 from aceg_ros.ros.common.services import Outcome
-from aceg_ros.ros.common.transform_lookup import TransformLookup
-from aceg_ros.ros.localizer.results import LocalizationRequest
+from aceg_ros.ros.common.transform_lookup import TransformLookup, normalize_frame_id
+from aceg_ros.ros.localizer.results import LocalizationRequest, LocalizationResult
 from aceg_ros.ros.mapping.keyframe_recorder import MIN_KEYFRAMES, KeyframeRecorder, KeyframeRecorderConfig
 from aceg_ros.ros.mapping.parameters import MappingParameters
 from aceg_ros.ros.mapping.pose_source import LOCALIZATION, LocalizedPoses, make_pose_source
 from aceg_ros.ros.mapping.training_process import TrainingConfig, TrainingProcess
 from aceg_ros.utils.atomic_file import write_json
 from aceg_ros.utils.progress import Progress
+from aceg_ros.utils.stamps import stamp_to_ns
 
 IDLE, COLLECTING, TRAINING = "idle", "collecting", "training"
 MAPPED_FILE = "mapped.json"         # in a recording: the path of its map
@@ -64,15 +66,16 @@ class MappingStatus:
 class MappingController:
     """The state machine of mapping. start(), stop() and cancel() return success and a message.
 
-    map_in_use() returns the path of the map in use, empty if there is none. use_map(path) switches the node to a new
+    cameras() returns the names of those of a rig, none for one camera. map_in_use() returns the path of the map in use,
+    empty if there is none. use_map(path) switches the node to a new
     map and returns None, or the reason why it could not. on_change() is called after each change of the status, from
     several threads.
     """
 
     def __init__(self, node: Node, transforms: TransformLookup, config: MappingConfig, *,
-                 map_in_use: Callable[[], str], use_map: Callable[[str], str | None],
-                 on_change: Callable[[], None]) -> None:
-        self._node, self._transforms, self._config = node, transforms, config
+                 cameras: Callable[[], Sequence[str]], map_in_use: Callable[[], str],
+                 use_map: Callable[[str], str | None], on_change: Callable[[], None]) -> None:
+        self._node, self._transforms, self._config, self._cameras = node, transforms, config, cameras
         self._map_in_use, self._use_map, self._on_change = map_in_use, use_map, on_change
         self._extended: Path | None = None
         self._localized: LocalizedPoses | None = None
@@ -117,16 +120,21 @@ class MappingController:
         return values
 
     def submit(self, request: LocalizationRequest) -> None:
-        """Consider this image as a keyframe, if keyframes are being collected."""
+        """Consider this image, or those of a rig, as keyframes, if keyframes are being collected."""
         recorder = self._recorder
         if recorder is not None:
             recorder.submit(request)
 
-    def note_result(self, stamp_ns: int, map_from_camera: np.ndarray | None) -> None:
-        """Consider the pose of an image as that of a keyframe; None if it was not localized."""
+    def note_result(self, result: LocalizationResult) -> None:
+        """Consider the poses of the result's images as those of keyframes."""
         localized = self._localized
         if localized is not None:
-            localized.note(stamp_ns, map_from_camera)
+            poses = result.camera_poses
+            localized.note({(stamp_to_ns(header.stamp), self._camera_frame(header)): poses.get(name)
+                            for name, header in result.image_headers.items()})
+
+    def _camera_frame(self, header: Header) -> str:
+        return normalize_frame_id(self._config.camera_frame or header.frame_id)
 
     def start(self) -> Outcome:
         """Begin to collect keyframes."""
@@ -165,8 +173,9 @@ class MappingController:
         self._localized = poses if isinstance(poses, LocalizedPoses) else None
         recorder = KeyframeRecorder(folder, config, poses, self._node.get_logger())
         if config.use_depth:
-            self._depth = self._node.create_subscription(Image, "depth/image", recorder.submit_depth,
-                                                         qos_profile_sensor_data)
+            self._depths = [self._node.create_subscription(
+                Image, f"{name}/depth/image" if name else "depth/image", partial(recorder.submit_depth, name),
+                qos_profile_sensor_data) for name in self._cameras() or ("",)]
         return recorder
 
     def stop(self) -> Outcome:
@@ -219,7 +228,8 @@ class MappingController:
         with self._lock:
             self._recorder = None
             if recorder.config.use_depth:
-                self._node.destroy_subscription(self._depth)
+                for subscription in self._depths:
+                    self._node.destroy_subscription(subscription)
         return True
 
     def _training_progressed(self, progress: Progress) -> None:

@@ -59,41 +59,44 @@ class KeyframeRecorder:
         self.problem = ""
         self.with_depth = 0
         self._poses, self._logger = poses, logger
-        self._selector = KeyframeSelector(config.keyframes)
-        self._positions: list[np.ndarray] = []
+        # By name of the camera: those of a rig look elsewhere, and their images of one moment come together.
+        self._selectors: dict[str, KeyframeSelector] = {}
+        self._positions: dict[str, list[np.ndarray]] = {}
         self._images: queue.Queue[LocalizationRequest | None] = queue.Queue(_QUEUED_IMAGES)
-        self._depths: deque[Image] = deque(maxlen=_QUEUED_DEPTHS)
+        self._depths: dict[str, deque[Image]] = {}
         self._closed = False
         self._thread = threading.Thread(target=self._write, name="keyframe recorder", daemon=True)
         self._thread.start()
 
     @property
     def keyframes(self) -> int:
-        return len(self._positions)
+        return sum(len(positions) for positions in list(self._positions.values()))
 
     @property
     def is_full(self) -> bool:
         return self.keyframes >= self.config.max_keyframes
 
     def submit(self, request: LocalizationRequest) -> None:
-        """Consider this image as a keyframe. Never blocks: if the disk is too slow, images are dropped."""
+        """Consider this image, or those of a rig, as keyframes. Never blocks: if the disk is too slow, they are
+        dropped."""
         if self._closed or self.is_full:
             return
         try:
             self._images.put_nowait(request)
         except queue.Full:
-            self.outcomes["too_fast"] += 1
+            self.outcomes["too_fast"] += len(request.images)
 
-    def submit_depth(self, depth: Image) -> None:
-        """Keep this depth image for the image with (about) the same stamp."""
-        self._depths.append(depth)
+    def submit_depth(self, camera: str, depth: Image) -> None:
+        """Keep this depth image for the camera's image with (about) the same stamp. camera: its name in a rig, or
+        empty."""
+        self._depths.setdefault(camera, deque(maxlen=_QUEUED_DEPTHS)).append(depth)
 
     def missing(self) -> str | None:
         """Return why this recording is not sufficient for a map yet, or None if it is."""
         if self.keyframes < MIN_KEYFRAMES:
             why = f" (last problem: {self.problem})" if self.problem else ""
             return f"There are {self.keyframes} keyframes, a map needs at least {MIN_KEYFRAMES}{why}: drive on."
-        if not self.with_depth and not has_parallax(np.array(self._positions)):
+        if not self.with_depth and not any(has_parallax(np.array(each)) for each in list(self._positions.values())):
             return ("The camera only rotated: without parallax, no depth can be triangulated. Drive a little, then stop"
                     " the mapping.")
         return None
@@ -119,19 +122,22 @@ class KeyframeRecorder:
 
     def _keyframes(self) -> Iterator[Frame]:
         while (request := self._images.get()) is not None:
-            try:
-                frame, outcome = self._keyframe(request)
-            except UserError as error:
-                frame, outcome, self.problem = None, "refused", str(error)
-            if frame is not None:
-                yield frame                                 # it is on disk when the generator continues
-                assert frame.map_from_camera is not None
-                self._selector.set_last(frame.stamp_s, frame.map_from_camera)
-                self._positions.append(frame.map_from_camera[:3, 3])
-                self.with_depth += frame.depth_m is not None
-            self.outcomes[outcome] += 1
+            for camera, image in request.images.items():
+                selector = self._selectors.setdefault(camera, KeyframeSelector(self.config.keyframes))
+                try:
+                    frame, outcome = self._keyframe(camera, image, selector)
+                except UserError as error:
+                    frame, outcome, self.problem = None, "refused", str(error)
+                if frame is not None:
+                    yield frame                             # it is on disk when the generator continues
+                    assert frame.map_from_camera is not None
+                    selector.set_last(frame.stamp_s, frame.map_from_camera)
+                    self._positions.setdefault(camera, []).append(frame.map_from_camera[:3, 3])
+                    self.with_depth += frame.depth_m is not None
+                self.outcomes[outcome] += 1
 
-    def _keyframe(self, request: LocalizationRequest) -> tuple[Frame | None, str]:
+    def _keyframe(self, camera: str, request: LocalizationRequest, selector: KeyframeSelector
+                  ) -> tuple[Frame | None, str]:
         """Return the frame if it is a keyframe, and the outcome. Raises UserError if it cannot be decoded."""
         header = request.image.header
         try:
@@ -140,21 +146,22 @@ class KeyframeRecorder:
         except UserError as error:
             self.problem = str(error)
             return None, "no_pose"
-        motion = self._selector.motion(stamp_to_s(header.stamp), pose)
+        motion = selector.motion(stamp_to_s(header.stamp), pose)
         if motion < 1.0:
             return None, "not_moved"
         frame = frame_from_messages(request.image, request.camera_info, request.rectified)
-        if not self._selector.is_sharp(frame.image, motion):
+        if not selector.is_sharp(frame.image, motion):
             return None, "blurred"
-        depth_m = self._depth(stamp_to_ns(header.stamp), frame) if self.config.use_depth else None
+        depth_m = self._depth(camera, stamp_to_ns(header.stamp), frame) if self.config.use_depth else None
         return replace(frame, map_from_camera=pose, depth_m=depth_m), "keyframe"
 
-    def _depth(self, stamp_ns: int, frame: Frame) -> np.ndarray | None:
+    def _depth(self, camera: str, stamp_ns: int, frame: Frame) -> np.ndarray | None:
         def difference_ns(depth: Image) -> int:
             return abs(stamp_to_ns(depth.header.stamp) - stamp_ns)
 
         deadline = time.monotonic() + _DEPTH_TIMEOUT_S
-        while not (matching := [m for m in list(self._depths) if difference_ns(m) <= _MAX_DEPTH_DIFFERENCE_NS]):
+        while not (matching := [m for m in list(self._depths.get(camera, ()))
+                               if difference_ns(m) <= _MAX_DEPTH_DIFFERENCE_NS]):
             if time.monotonic() > deadline:
                 return None
             time.sleep(0.01)

@@ -17,7 +17,7 @@ class MappingParameters:
         read_only=True)
     mapping_pose_source: str = parameter(
         "tf", "Where the poses of the camera come from while mapping: tf looks up map_frame -> camera, localization "
-        "takes those that this node estimates in the map in use (of one camera), the others are the type of the "
+        "takes those that this node estimates in the map in use, the others are the type of the "
         "messages on the topic mapping_pose.", choices=SOURCES)
     mapping_extends: bool = parameter(
         False, "Whether mapping extends the map in use, if there is one, by what is recorded; the extended map is a "
@@ -41,8 +41,8 @@ class MappingParameters:
     mapping_max_keyframes: int = parameter(1000, "Largest number of keyframes in a recording.",
                                            minimum=5, maximum=100000)
     mapping_use_depth: bool = parameter(
-        False, "Whether the aligned depth images on the topic depth/image (16UC1 in mm or 32FC1 in m) are recorded and "
-        "used to make the map.")
+        False, "Whether the aligned depth images on the topic depth/image (16UC1 in mm or 32FC1 in m; NAME/depth/image "
+        "of each camera of a rig) are recorded and used to make the map.")
     mapping_method: str = parameter("", "Method of the new map; empty means the default method.",
                                     choices=("", *registry.names()))
     mapping_budget: float = parameter(300.0, "Longest time in seconds that the training of a map may take.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,7 +26,7 @@ from aceg_ros.utils.stamps import stamp_to_ns
 
 LOCALIZATION = "localization"
 SOURCES = ("tf", "pose", "pose_with_covariance", "odometry", LOCALIZATION)
-_KEPT_RESULTS = 64
+_KEPT_RESULTS = 256
 _TYPES = {"pose": PoseStamped, "pose_with_covariance": PoseWithCovarianceStamped, "odometry": Odometry}
 
 
@@ -106,25 +107,28 @@ class TopicPoses:
 
 
 class LocalizedPoses:
-    """Poses that this node estimated itself, of the very images that become keyframes."""
+    """Poses that this node estimated itself, of the very images that become keyframes: by stamp and frame of the
+    camera, since the cameras of a rig may have the same stamp."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._poses: OrderedDict[int, np.ndarray | None] = OrderedDict()        # by stamp, None: not localized
+        self._poses: OrderedDict[tuple[int, str], np.ndarray | None] = OrderedDict()        # None: not localized
 
-    def note(self, stamp_ns: int, map_from_camera: np.ndarray | None) -> None:
-        """Keep the result of an image: its pose, or None if it has none. Images come in the order of their stamps."""
+    def note(self, poses: Mapping[tuple[int, str], np.ndarray | None]) -> None:
+        """Keep map_from_camera (4, 4) of the images of one moment, by stamp in ns and frame of the camera, or None for
+        an image that has none. Moments come in their order."""
         with self._changed:
-            self._poses[stamp_ns] = map_from_camera
+            self._poses.update(poses)
             while len(self._poses) > _KEPT_RESULTS:
                 self._poses.popitem(last=False)
             self._changed.notify_all()
 
     def lookup(self, stamp: Time, camera_frame: str, timeout_s: float) -> np.ndarray:
-        stamp_ns = stamp_to_ns(stamp)
+        image = stamp_to_ns(stamp), camera_frame
         with self._changed:
-            self._changed.wait_for(lambda: stamp_ns in self._poses or max(self._poses, default=0) > stamp_ns, timeout_s)
-            pose = self._poses.get(stamp_ns)
+            self._changed.wait_for(lambda: image in self._poses or any(other[0] > image[0] for other in self._poses),
+                                   timeout_s)
+            pose = self._poses.get(image)
         if pose is None:
             raise UserError("The image was not localized in the map in use, so its pose is not known.")
         return pose
