@@ -29,6 +29,7 @@ help:
 	@echo "make clean       remove what was built or written; make distclean: the .venv too"
 
 setup: $(VENV)/.installed $(VENV)/.interfaces
+	$(if $(filter setup,$(MAKECMDGOALS)),@echo "The command is $(BIN)/aceg; after '. $(BIN)/activate' in this shell: aceg")
 
 demo: setup
 	$(BIN)/aceg demo $(if $(SCENE),--scene "$(SCENE)")

@@ -30,6 +30,9 @@ class Status(Enum):
     NO_SCALE = "no_scale"                        # the keyframes tell the direction of the camera, but not its distance
     UNCERTAIN_POSE = "uncertain_pose"            # covariance too large, singular or not finite
 
+    def __str__(self) -> str:
+        return self.value                        # the word that docs/troubleshooting.md explains
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageCorrespondences:

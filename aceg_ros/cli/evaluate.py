@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,7 @@ def run(options: argparse.Namespace) -> int:
         write_json(evaluation.statistics, Path(options.report) / "summary.json")
         write_page(Path(options.report) / "report.html", [evaluation], scene.name,
                    scene if isinstance(scene, Scene) else ())
+        print(f"aceg: {Path(options.report) / 'report.html'} shows the result.", file=sys.stderr)
     print(json.dumps(evaluation.statistics, indent=2))
     return 0
 

@@ -101,9 +101,8 @@ def run(options: argparse.Namespace) -> int:
         scene_map = _build(method, mapping, method_options, scene=scene, budget=budget)
     size = scene_map.save(options.output)
     _warn_if_budget_was_short(scene_map.statistics, total_s)
-    note = "" if scene_map.statistics.complete else " (stopped early: incomplete)"
-    print(f"{options.output}: {_describe(scene_map.statistics)}, {time.monotonic() - started:.0f} s,"
-          f" {size / 1e6:.1f} MB{note}")
+    print(f"{options.output}: {size / 1e6:.1f} MB, {_summary(options.output, scene_map.statistics)},"
+          f" {time.monotonic() - started:.0f} s")
     return 0
 
 
@@ -138,8 +137,14 @@ def _warn_if_budget_was_short(done: MappingStatistics, total_s: float) -> None:
               " fewer with --every.", file=sys.stderr)
 
 
-def _describe(done: MappingStatistics) -> str:
-    if done.iterations == 0:
-        return f"{done.frames} frames, {done.patches} landmarks or keypoints"
-    return (f"{done.frames} frames, {done.iterations} iterations, training reprojection error"
-            f" {done.reprojection_px:.1f} px")
+def _summary(path: str, done: MappingStatistics) -> str:
+    from aceg_ros.maps.describe import describe
+
+    parts = [describe(path)["holds"], f"made from {done.frames} images"]
+    if done.iterations:
+        parts.append(f"{done.iterations} iterations, training reprojection error {done.reprojection_px:.1f} px")
+    if done.held_out:
+        parts.append(f"{done.held_out} more calibrated the covariances")
+    if not done.complete:
+        parts.append("stopped early: incomplete")
+    return "; ".join(parts)

@@ -199,9 +199,10 @@ def check_significance(significance: Significance, config: GateConfig) -> Reject
     """Require that far less than one such pose is to be expected by chance."""
     if significance.log10_nfa > config.max_log10_nfa:
         return Rejection(status=Status.CHANCE_CONSENSUS,
-                         message=f"{significance.inliers:.0f} landmarks are where the best pose puts them, within "
-                                 f"{significance.threshold_px:g} px: to be expected 10^{significance.log10_nfa:.1f} "
-                                 f"times by chance, at most 10^{config.max_log10_nfa:g} times is accepted")
+                         message=f"only {significance.inliers:.0f} landmarks are where the best pose puts them, within "
+                                 f"{significance.threshold_px:g} px: chance would give 10^"
+                                 f"{significance.log10_nfa:.1f} poses as good, at most 10^{config.max_log10_nfa:g} are "
+                                 "accepted")
     return None
 
 

@@ -108,6 +108,7 @@ def test_a_recording_is_what_was_played(graph, scene, tmp_path):
     assert stop(recorder) == 0, output(recorder)
     assert stop(bag) == 0, output(bag)
     assert "Recorded 12 frames" in output(recorder)
+    assert "Recording /image." in output(bag) and "12 of /image" in output(bag)
 
     recorded, played = list(open_scene(tmp_path / "recorded")), list(open_scene(scene))
     assert len(recorded) == 12

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -39,6 +40,7 @@ class BagRecorder(Node):
         self._writer = Writer(output, version=Writer.VERSION_LATEST, storage_plugin=StoragePlugin.MCAP)
         self._known: set[str] = set()
         self._is_open = False
+        self._counts: Counter[str] = Counter()
         after_first_spin(self, self._start)
 
     def _start(self) -> None:
@@ -49,6 +51,8 @@ class BagRecorder(Node):
     def destroy_node(self) -> None:
         if self._is_open:
             self._writer.close()        # first: destroying the node may hang in Fast DDS
+            counted = ", ".join(f"{count} of {topic}" for topic, count in sorted(self._counts.items()))
+            print(f"Recorded {counted or 'nothing: no message came'}.", flush=True)
         super().destroy_node()
 
     def _subscribe_to_new_topics(self) -> None:
@@ -66,9 +70,11 @@ class BagRecorder(Node):
         connection = self._writer.add_connection(topic, type_name, typestore=self._typestore)
 
         def write(data: bytes) -> None:
+            self._counts[topic] += 1
             self._writer.write(connection, self.get_clock().now().nanoseconds, data)
 
         self.create_subscription(_message_class(type_name), topic, write, qos, raw=True)
+        self.get_logger().info(f"Recording {topic}.")
 
 
 def _message_class(type_name: str) -> type:
