@@ -30,7 +30,7 @@ from aceg_ros.pretraining.encoder.keypoint_scores import (
     room_pairs,
 )
 from aceg_ros.pretraining.encoder.rendered_pairs import render_views
-from aceg_ros.pretraining.encoder.teacher import Teacher
+from aceg_ros.pretraining.encoder.teacher import Detector, load_detector
 from aceg_ros.synthetic.textures import make_atlas, paint_tiles
 from aceg_ros.utils.atomic_file import write_text
 from aceg_ros.utils.malloc import configure_malloc
@@ -75,8 +75,8 @@ def extractor(source: str) -> Extract:
     if source == "sift":
         return lambda images: _as_feature_map(*sift_keypoints(_as_image(images)))
     if source == "aliked":
-        teacher = Teacher(count=KEYPOINTS, described=KEYPOINTS)
-        return lambda images: _as_feature_map(*_aliked_keypoints(teacher, _as_image(images)))
+        detector = load_detector(count=KEYPOINTS, described=KEYPOINTS)
+        return lambda images: _as_feature_map(*_aliked_keypoints(detector, _as_image(images)))
     return load_encoder(source).detect
 
 
@@ -89,8 +89,8 @@ def sift_keypoints(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return np.array([one.pt for one in found]), root_sift(descriptors), np.array([one.response for one in found])
 
 
-def _aliked_keypoints(teacher: Teacher, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    found = teacher.detect(image)
+def _aliked_keypoints(detector: Detector, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    found = detector.detect(image)
     count = len(found.descriptors)
     return found.pixels[:count], np.asarray(found.descriptors, np.float32), found.scored[:count, 2]
 

@@ -36,12 +36,12 @@ def _add_encoder(networks: Any) -> None:
                       " image only (default: %(default)s)")
     verb.add_argument("--images", nargs="*", default=(), metavar="DIR", help="folders of images without poses to train"
                       " on as well")
-    verb.add_argument("--rate", type=float, metavar="X", help="peak learning rate (default: 2e-3; compact2: 8e-4)")
+    verb.add_argument("--rate", type=float, metavar="X", help="peak learning rate (default: 2e-3; compact3: 1.5e-3)")
     verb.add_argument("--start", metavar="FILE", help="initial weights, from an earlier run")
     verb.add_argument("--without", nargs="*", default=(), choices=("coordinates", "reliability"), help="losses to leave"
                       " out, for ablations")
-    second = verb.add_argument_group("--architecture compact2", "The encoder with keypoints of its own.")
-    second.add_argument("--architecture", choices=("compact", "compact2"), default="compact", help="(default:"
+    second = verb.add_argument_group("--architecture compact3", "The encoder with keypoints of its own.")
+    second.add_argument("--architecture", choices=("compact", "compact3"), default="compact", help="(default:"
                         " %(default)s)")
     _add_data_flags(second, stages=f"{STAGES}; a training also uses what another process prepares in the meantime")
     _add_held_out(second)
@@ -206,7 +206,7 @@ def run_encoder(options: argparse.Namespace) -> int:
     from aceg_ros.pretraining.encoder.train import EncoderTraining, train
     from aceg_ros.utils.device import pick_device
 
-    if options.architecture == "compact2":
+    if options.architecture == "compact3":
         return _run_keypoint_encoder(options)
     device = pick_device(options.device)
     data = EncoderData(scenes=_paths(options.scenes),
@@ -227,7 +227,6 @@ def _run_keypoint_encoder(options: argparse.Namespace) -> int:
     from aceg_ros.pretraining.encoder.keypoint_train import KeypointTraining, train
     from aceg_ros.utils.device import pick_device
 
-    is_over = _time_limit(options)
     device, run, folder = pick_device(options.device), Path(options.run_folder), _data_folder(options)
     if options.stage != "train":
         prepare_data(KeypointData(
@@ -237,9 +236,10 @@ def _run_keypoint_encoder(options: argparse.Namespace) -> int:
     if options.stage != "prepare":
         training = KeypointTraining(
             run=run, data=folder, held_out=_paths(options.held_out),
-            iterations=options.iterations, pairs=options.pairs, peak_rate=options.rate or 8e-4, seed=options.seed,
-            device=device, start=options.start)
-        print(f"weights: {train(training, should_stop=is_over)}")
+            iterations=options.iterations, pairs=options.pairs, peak_rate=options.rate or 1.5e-3, seed=options.seed,
+            device=device, start=options.start, minutes=options.minutes,
+            checkpoint_every=200 if device == "cpu" else 2000)
+        print(f"weights: {train(training)}")
     return 0
 
 

@@ -15,6 +15,7 @@ from aceg_ros.encoders.ace import AceEncoderConfig, AceNet
 from aceg_ros.encoders.aliked import AlikedConfig, AlikedNet
 from aceg_ros.encoders.compact import CompactConfig, CompactNet, fuse_batch_norm
 from aceg_ros.encoders.compact2 import Compact2Config, Compact2Net
+from aceg_ros.encoders.compact3 import Compact3Config, Compact3Net
 from aceg_ros.encoders.corners import with_corners
 from aceg_ros.encoders.feature_map import FeatureMap
 from aceg_ros.encoders.sift import STRIDE as SIFT_STRIDE
@@ -24,6 +25,7 @@ from aceg_ros.networks.weights_file import WeightsFile, find_weights, identity_o
 from aceg_ros.utils.device import half_precision, to_device
 
 DEFAULT_ENCODER = "compact"
+KEYPOINT_NETS = (Compact2Net, Compact3Net)      # encoders with keypoints of their own
 SHORT_SIDE_PX = 480                     # of input images, for encoders without a weights file of ours
 
 
@@ -55,12 +57,12 @@ class Encoder:
     @torch.inference_mode()
     def extract(self, images: Tensor) -> FeatureMap:
         """Extract float32 features at the centres of cells, with reliabilities if the network predicts them."""
-        return self._run(self.net.at_centres if isinstance(self.net, Compact2Net) else self.net, images)
+        return self._run(self.net.at_centres if isinstance(self.net, KEYPOINT_NETS) else self.net, images)
 
     @torch.inference_mode()
     def detect(self, images: Tensor) -> FeatureMap:
         """Extract features at keypoints: those that the network predicts, else corners, if `corners` allows it."""
-        if isinstance(self.net, Compact2Net):
+        if isinstance(self.net, KEYPOINT_NETS):
             return self._run(self.net, images)
         found = self.extract(images)
         return with_corners(images, found, self.stride) if self.corners else found
@@ -119,12 +121,17 @@ def _load_dinov2(source: str, device: str) -> Encoder:
                    dim=net.dim, short_side_px=SHORT_SIDE_PX, net=to_device(net.eval().requires_grad_(False), device))
 
 
-def _build(weights: WeightsFile, path: Path) -> AceNet | AlikedNet | CompactNet:
+def _build(weights: WeightsFile, path: Path) -> AceNet | AlikedNet | CompactNet | Compact3Net:
     kind, state = weights.kind, {key: value.float() for key, value in weights.tensors.items()}
     try:
-        if kind in ("compact", "compact2"):
-            net = CompactNet(weights.config_as(CompactConfig)) if kind == "compact" else Compact2Net(
-                weights.config_as(Compact2Config))
+        if kind in ("compact", "compact2", "compact3"):
+            net: CompactNet | Compact3Net
+            if kind == "compact":
+                net = CompactNet(weights.config_as(CompactConfig))
+            elif kind == "compact2":
+                net = Compact2Net(weights.config_as(Compact2Config))
+            else:
+                net = Compact3Net(weights.config_as(Compact3Config))
             counters = {key: value for key, value in net.state_dict().items() if key.endswith("num_batches_tracked")}
             net.load_state_dict(state | counters)
             return fuse_batch_norm(net)

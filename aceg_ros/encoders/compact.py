@@ -8,6 +8,7 @@ for 640x480, 1.45 M parameters.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +101,10 @@ def _upsample(x: Tensor) -> Tensor:
     return functional.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
-def fuse_batch_norm(net: CompactNet) -> CompactNet:
+Net = TypeVar("Net", bound=nn.Module)
+
+
+def fuse_batch_norm(net: Net) -> Net:
     """Fold every batch norm into its convolution, in place: the same function with fewer memory accesses."""
     net.eval()
     for module in net.modules():

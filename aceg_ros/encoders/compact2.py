@@ -1,13 +1,12 @@
 """Our second encoder: keypoints with 128-D unit descriptors and reliabilities, one in each cell of 8x8 pixels.
 
-The trunk is that of `compact`, whose weights it can begin with. In addition it sees fine detail at half of the
+The trunk is that of `compact`, whose weights its training began with. In addition it sees fine detail at half of the
 resolution, which finds the keypoints and refines the descriptors, and has more layers at 1/4 and 1/8. Descriptors are
 sampled at the keypoints.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -63,15 +62,6 @@ class Compact2Net(CompactNet):
         self.peaks = nn.Conv2d(HALF, 4, 3, padding=1)
         self.peaks_context = nn.Conv2d(DIM, STRIDE * STRIDE, 1)
         self.rate_peak = nn.Parameter(torch.zeros(()))
-        self._start_as_compact()
-
-    def _start_as_compact(self) -> None:
-        """Make all that `compact` does not have add nothing, so that its weights give its descriptors."""
-        for block in (self.refine_fine.second, self.fine_to_quarter, self.refine_quarter.second,
-                      self.refine_eighth.second):
-            nn.init.zeros_(block.get_parameter("1.weight"))
-        for parameter in self.peaks_context.parameters():
-            nn.init.zeros_(parameter)
 
     def forward(self, images: Tensor) -> FeatureMap:
         return choose_keypoints(self.raw_output(images), self.rate_peak)
@@ -188,14 +178,3 @@ def window_mean(peaks: Tensor, x: Tensor, y: Tensor) -> Tensor:
     # No matrix product: autocast would round it to 16 bits.
     return torch.stack([(share * (offset - radius)).sum(2) for offset in (step.repeat(size),
                                                                           step.repeat_interleave(size))], 2)
-
-
-def start_from_compact(net: Compact2Net, state: Mapping[str, Tensor]) -> None:
-    """Load the weights of `compact` into a new network: its descriptors at the centres of cells are then the same.
-
-    Raises RuntimeError if `state` is not that of `compact`.
-    """
-    missing, unexpected = net.load_state_dict({key: value.float() for key, value in state.items()}, strict=False)
-    own = {key for key, _ in CompactNet().named_parameters()}
-    if unexpected or own & set(missing):
-        raise RuntimeError("these are not weights of the encoder 'compact'")

@@ -21,6 +21,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from aceg_ros.pretraining.common.distributed import ProcessGroup
 from aceg_ros.pretraining.common.run import load_checkpoint, log_statistics, save_checkpoint
@@ -90,6 +91,8 @@ class LoopOptions:
     log_mean: number of recent iterations whose losses are averaged for a line of the curve.
     evaluate_first: whether the untrained model is evaluated as well.
     draw_ahead: number of batches that threads draw ahead; 0 draws each batch just before its iteration.
+    processes: number of processes that draw batches ahead, forked from this one, instead of threads; for batches that
+    take much Python to draw, such as dataclasses of tensors.
     """
 
     run: Path
@@ -102,6 +105,7 @@ class LoopOptions:
     log_mean: int = 100
     evaluate_first: bool = False
     draw_ahead: int = 0
+    processes: int = 0
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -136,7 +140,10 @@ def run_training(task: TrainingTask, options: LoopOptions, group: ProcessGroup |
     if options.evaluate_first and done == 0 and group.is_main:
         log_statistics(options.run, iteration=0, **task.evaluate())
     curve = _Curve(options, done)
-    with closing(_batches(task, range(done, options.iterations), options.draw_ahead)) as batches:
+    iterations = range(done, options.iterations)
+    drawn = (batches_of_processes(task, iterations, options.processes) if options.processes
+             else _batches(task, iterations, options.draw_ahead))
+    with closing(drawn) as batches:
         for batch in batches:
             # Not between two optimizer steps: checkpoints do not contain accumulated gradients.
             if done % options.step_every == 0 and group.any(should_stop()):
@@ -185,6 +192,24 @@ def _batches(task: TrainingTask[Batch], iterations: range, ahead: int) -> Genera
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def batches_of_processes(task: TrainingTask[Batch], iterations: range, processes: int) -> Generator[Batch, None, None]:
+    """Yield the batches of these iterations in order, drawn ahead in processes. Batches that can be pinned, are."""
+    loader: DataLoader[Batch] = DataLoader(
+        _Drawn(task), batch_size=None, sampler=iterations, num_workers=processes,
+        multiprocessing_context="fork", pin_memory=torch.cuda.is_available())
+    yield from loader
+
+
+class _Drawn(Dataset[Batch]):
+    """The batches of a task, by their iteration."""
+
+    def __init__(self, task: TrainingTask[Batch]) -> None:
+        self._task = task
+
+    def __getitem__(self, iteration: int) -> Batch:
+        return self._task.draw(iteration)
 
 
 def batches_ahead(device: str) -> int:

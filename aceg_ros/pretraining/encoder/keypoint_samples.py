@@ -1,10 +1,10 @@
 """Training samples of the keypoint encoder: crops of two images with matched points and, where the correspondence is
-exact, a function that transfers any pixel of the first crop to the second."""
+exact, what transfers any pixel of the first crop to the second."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,8 +18,6 @@ from aceg_ros.pretraining.encoder.augment import photometric, random_warp, relit
 from aceg_ros.pretraining.encoder.chunks import Chunk
 from aceg_ros.pretraining.encoder.rendered_pairs import RoomViews, transfer_pixels
 
-Transfer = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-
 MIN_POINTS, MARGIN_PX = 24, 4.0
 MIN_SCORE = 0.3                                # of the teacher's keypoints; the places of weaker ones cannot be learned
 CORNER_WEIGHT, MIN_CORNER_QUALITY = 0.4, 0.4   # these count less than the teacher's, whose scores reach 1
@@ -29,13 +27,33 @@ ONE_FLOOR = "ie_"                              # scenes of one tower, whose floo
 
 
 @dataclass(frozen=True, kw_only=True)
+class Surface:
+    """The surface that two images of a pinhole camera show: depth_m (2, H, W) of both, b_from_a (4, 4) their relative
+    pose, and the camera's focal length, in pixels; its principal point is the middle of the image."""
+
+    depth_m: np.ndarray
+    b_from_a: np.ndarray
+    focal_px: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer:
+    """Moves pixels of a first crop to a second one: `back` (3, 3) into the first image, of size (width, height); along
+    the surface into the second image, the same one if `surface` is None; `forward` (3, 3) into the second crop."""
+
+    back: np.ndarray
+    forward: np.ndarray
+    size: tuple[int, int]
+    surface: Surface | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class KeypointSample:
     """Two crops (2, H, W, 3) uint8 of a scene.
 
     points: (2, N, 2) matched pixels, N may be 0; descriptors: (2, N, 128) of a teacher there, or None. detections: for
     each crop, where keypoints should be (K, 3), pixels and weights: a teacher's, and corners of the image before its
-    brightness was changed. transfer: moves pixels (M, 2) of the first crop to the second, and tells which are visible
-    there; None if that is not known exactly.
+    brightness was changed. transfer: None if it is not known exactly.
     """
 
     images: np.ndarray
@@ -105,12 +123,7 @@ class WarpedImages:
             return None
         anchor = found.pixels[rng.integers(len(found.pixels))]
         warps = _warps(rng, (anchor, anchor), size)
-        back = np.linalg.inv(warps[0])
-
-        def transfer(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            moved = warped(pixels, warps[1] @ back)
-            return moved, size.inside(moved) & _in_image(warped(pixels, back), image)
-
+        transfer = Transfer(back=np.linalg.inv(warps[0]), forward=warps[1], size=(image.shape[1], image.shape[0]))
         matched = found.pixels[:len(found.descriptors)]
         return _sample(rng, size, images=(image, image), warps=warps, scene=chunk.scene,
                        detections=(found.scored, found.scored), points=(matched, matched),
@@ -156,13 +169,10 @@ class RenderedRooms:
         anchor = int(rng.choice(np.flatnonzero(common.visible)))
         warps = _warps(rng, (pixels[anchor], common.pixels[anchor]), size)
 
-        def transfer(cropped: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            original = warped(cropped, np.linalg.inv(warps[0]))
-            known = _in_image(original, room.images[a])
-            found = transfer_pixels(room, np.where(known[:, None], original, 5.0), a, b)
-            moved = warped(found.pixels, warps[1])
-            return moved, known & found.visible & size.inside(moved)
-
+        surface = Surface(depth_m=room.depth_m[[a, b]], b_from_a=np.linalg.inv(room.poses[b]) @ room.poses[a],
+                          focal_px=room.focal_px)
+        transfer = Transfer(back=np.linalg.inv(warps[0]), forward=warps[1], surface=surface,
+                            size=(room.images.shape[2], room.images.shape[1]))
         empty, unscored = np.empty((0, 2)), np.empty((0, 3))
         return _sample(rng, size, images=(room.images[a], room.images[b]), warps=warps, scene=self._names[index],
                        detections=(unscored, unscored), points=(empty, empty), descriptors=None, transfer=transfer)
@@ -179,10 +189,6 @@ def _warps(rng, anchors: tuple[np.ndarray, np.ndarray], size: CropSize) -> tuple
     common_scale = np.exp(rng.uniform(np.log(0.6), np.log(1.3)))
     first, second = (random_warp(rng, anchor, (size.width, size.height), common_scale) for anchor in anchors)
     return first, second
-
-
-def _in_image(pixels: np.ndarray, image: np.ndarray) -> np.ndarray:
-    return np.all((pixels > 1.5) & (pixels < (image.shape[1] - 2.5, image.shape[0] - 2.5)), axis=1)
 
 
 def _sample(rng: np.random.Generator, size: CropSize, *, images: tuple[np.ndarray, np.ndarray],

@@ -15,9 +15,9 @@ from aceg_ros.datasets import open_scene
 from aceg_ros.encoders.feature_map import FeatureMap
 from aceg_ros.encoders.preprocess import image_to_tensor
 from aceg_ros.pretraining.encoder.chunks import fundamental_matrix, posed_views, same_direction
-from aceg_ros.pretraining.encoder.keypoint_samples import Transfer
 from aceg_ros.pretraining.encoder.rendered_pairs import RoomViews, transfer_pixels
 
+Transfer = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]      # pixels (N, 2): moved, and which are visible
 Extract = Callable[[Tensor], FeatureMap]
 
 KEYPOINTS = 800                                  # of each image, the most reliable

@@ -1,36 +1,37 @@
-"""Trains the keypoint encoder `compact2` on prepared chunks of real images and on rendered rooms."""
+"""Trains the keypoint encoder `compact3` on prepared chunks of real images and on rendered rooms."""
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import nn
 
 from aceg_ros.encoders.compact import DIM
-from aceg_ros.encoders.compact2 import Compact2Net, start_from_compact
+from aceg_ros.encoders.compact3 import Compact3Net
 from aceg_ros.errors import UserError
 from aceg_ros.networks.weights_file import find_weights, read_weights, write_weights
 from aceg_ros.pretraining.common.loop import (
     LoopOptions,
     Statistics,
     TrainingTask,
-    batches_ahead,
     never,
     run_training,
 )
 from aceg_ros.pretraining.common.run import lock_options
+from aceg_ros.pretraining.encoder.keypoint_batch import TEACHER_DIM, KeypointBatch, collate
 from aceg_ros.pretraining.encoder.keypoint_data import CHUNKS, ROOMS
 from aceg_ros.pretraining.encoder.keypoint_losses import keypoint_losses
 from aceg_ros.pretraining.encoder.keypoint_samples import (
     ChunkFiles,
     CropSize,
-    KeypointSample,
     MatchedImages,
     RenderedRooms,
     SampleSource,
@@ -47,15 +48,13 @@ from aceg_ros.pretraining.encoder.keypoint_scores import (
 from aceg_ros.pretraining.encoder.rendered_pairs import RoomViews
 from aceg_ros.utils.device import to_device
 
-KIND = "compact2"
-TEACHER_DIM = 128
+KIND = "compact3"
 HELD_OUT_ROOMS, PAIRS_PER_ROOM = 12, 2
 PAIRS_PER_SCENE, SCENE_GAP = 6, 4
 DRAWS_PER_SAMPLE = 20
-REFRESH_EVERY = 50                       # iterations between looks for new chunks
+REFRESH_EVERY = 50                       # iterations between looks for new chunks, where batches are drawn here
 AVERAGE = 0.998                          # of the weights, over iterations
-NEW_LAYERS_FACTOR = 3.0                  # of the learning rate
-WARMUP, DECAY_SHARE = 150, 0.6           # iterations; share of all at the end in which the rate falls
+WARMUP, DECAY_SHARE = 300, 0.7           # iterations; share of all at the end in which the rate falls
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,14 +63,16 @@ class KeypointTraining:
 
     data: folder of prepared data (`keypoint_data`); the first 12 rooms are held out. held_out: posed scenes to evaluate
     on, none of which is in the data. iterations: may be changed when a run is resumed; the learning rate falls over
-    the last 60 %. pairs: per batch. points: matches per pair. width, height: of
-    the crops, pixels. start: weights to begin with, of `compact` or of this network; None for random ones.
+    the last 70 %. minutes: the run ends after this time, and the rate falls accordingly; None for as long as it takes.
+    pairs: per batch. points: matches per pair. width, height: of the crops, pixels. start: weights to begin with; None
+    for random ones.
     """
 
     run: Path
     data: Path
     held_out: tuple[Path, ...] = ()
     iterations: int = 4000
+    minutes: float | None = None
     pairs: int = 8
     points: int = 256
     width: int = 320
@@ -79,13 +80,15 @@ class KeypointTraining:
     peak_rate: float = 8e-4
     seed: int = 0
     device: str = "cpu"
-    start: str | None = "compact"
+    start: str | None = None
     checkpoint_every: int = 200
 
     def loop_options(self) -> LoopOptions:
+        on_cpu = self.device == "cpu"
         return LoopOptions(run=self.run, iterations=self.iterations, peak_rate=self.peak_rate, weight_decay=1e-3,
-                           checkpoint_every=self.checkpoint_every, log_every=25, log_mean=25, evaluate_first=True,
-                           draw_ahead=0 if self.device == "cpu" else batches_ahead(self.device), device=self.device)
+                           checkpoint_every=self.checkpoint_every, log_every=25 if on_cpu else 100, log_mean=25,
+                           evaluate_first=True, processes=0 if on_cpu else max(1, (os.cpu_count() or 2) - 2),
+                           device=self.device)
 
 
 def train(options: KeypointTraining, *, should_stop: Callable[[], bool] = never) -> Path:
@@ -101,19 +104,21 @@ def train(options: KeypointTraining, *, should_stop: Callable[[], bool] = never)
     Raises:
         UserError: data or weights cannot be read, or the run was started with other options.
     """
+    cv2.setNumThreads(1)
     torch.manual_seed(options.seed)
-    net = Compact2Net()
+    torch.backends.cudnn.benchmark = True
+    net = Compact3Net()
     if options.start is not None:
         load_start(net, options.start)
     # How long a run lasts, and on how many images it is evaluated, are no part of what it is.
-    lock_options(options.run, replace(options, iterations=0, held_out=()))
+    lock_options(options.run, replace(options, iterations=0, minutes=None, held_out=()))
     task = KeypointTask(to_device(net, options.device), options)
-    run_training(task, options.loop_options(), should_stop=should_stop)
+    run_training(task, options.loop_options(), should_stop=lambda: task.time_share() >= 1.0 or should_stop())
     return task.result
 
 
-def load_start(net: Compact2Net, source: str) -> None:
-    """Load weights to begin with: a name or path of weights of `compact` or of this network.
+def load_start(net: Compact3Net, source: str) -> None:
+    """Load weights to begin with: a name or path.
 
     Raises:
         UserError: there are no such weights.
@@ -121,25 +126,21 @@ def load_start(net: Compact2Net, source: str) -> None:
     found = find_weights(source)
     if found is None:
         raise UserError(f"There are no weights '{source}'.")
-    weights = read_weights(found[0], "encoder")
-    state = {key: value.float() for key, value in weights.tensors.items()}
+    state = {key: value.float() for key, value in read_weights(found[0], "encoder").tensors.items()}
+    counters = {key: value for key, value in net.state_dict().items() if key.endswith("num_batches_tracked")}
     try:
-        if weights.kind == KIND:
-            counters = {key: value for key, value in net.state_dict().items() if key.endswith("num_batches_tracked")}
-            net.load_state_dict(state | counters)
-        else:
-            start_from_compact(net, state)
+        net.load_state_dict(state | counters)
     except RuntimeError as error:
         raise UserError(f"{source} does not hold weights to begin with ({error}).") from None
 
 
-class KeypointTask(TrainingTask[list[KeypointSample]]):
+class KeypointTask(TrainingTask[KeypointBatch]):
     """Trains the network, and a linear map from its descriptors to the teacher's. The moving average of its weights is
     what is evaluated and exported."""
 
-    def __init__(self, net: Compact2Net, options: KeypointTraining) -> None:
+    def __init__(self, net: Compact3Net, options: KeypointTraining) -> None:
         self.result = options.run / f"{KIND}.safetensors"
-        self._net, self._options = net, options
+        self._net, self._options, self._started = net, options, time.monotonic()
         self._average = deepcopy(net).requires_grad_(False).eval()
         self._student = nn.Linear(DIM, TEACHER_DIM, device=options.device)
         self.model = nn.ModuleDict({"net": net, "student": self._student, "average": self._average})
@@ -155,51 +156,45 @@ class KeypointTask(TrainingTask[list[KeypointSample]]):
         rendered = RenderedRooms(rooms[HELD_OUT_ROOMS:], [path.stem for path in paths[HELD_OUT_ROOMS:]])
         self._sources: list[SampleSource] = [matches, warps, matches, rendered]
 
-    def draw(self, iteration: int) -> list[KeypointSample]:
-        if iteration % REFRESH_EVERY == 0:
+    def draw(self, iteration: int) -> KeypointBatch:
+        if iteration % REFRESH_EVERY == 0 and self._options.device == "cpu":
             self._files.refresh()
         rng = np.random.default_rng((self._options.seed, iteration))
-        batch = []
+        samples = []
         for slot in range(self._options.pairs):
             for _ in range(DRAWS_PER_SAMPLE):
                 sample = self._sources[slot % len(self._sources)].draw(rng, self._size)
                 if sample is not None:
-                    batch.append(sample)
+                    samples.append(sample)
                     break
-        if not batch:
+        if not samples:
             raise UserError("No training pair with enough common points was found: prepare more images.")
-        return batch
+        return collate(samples, rng, self._options.points)
 
-    def add_gradients(self, batch: list[KeypointSample]) -> Statistics:
+    def add_gradients(self, batch: KeypointBatch) -> Statistics:
         self._update_average()
         self._net.train()
-        rng = np.random.default_rng(int(batch[0].images[0, 0].astype(int).sum()))
-        losses = keypoint_losses(self._net, batch, rng, device=self._options.device, student=self._student,
-                                 points=self._options.points)
+        losses = keypoint_losses(self._net, batch.to(self._options.device), self._student)
         losses.total.backward()
         return {name: value.detach() for name, value in (losses.terms | losses.statistics).items()}
 
     @torch.no_grad()
     def _update_average(self) -> None:
         new = self._net.state_dict()
-        for name, value in self._average.state_dict().items():
-            if value.is_floating_point():
-                value.lerp_(new[name], 1.0 - AVERAGE)
+        pairs = [(value, new[name]) for name, value in self._average.state_dict().items() if value.is_floating_point()]
+        torch._foreach_lerp_([old for old, _ in pairs], [value for _, value in pairs], 1.0 - AVERAGE)
 
     def clipped_parameters(self) -> Iterable[nn.Parameter]:
         return self._net.parameters()
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """The layers that `compact` does not have begin at random, and learn faster."""
-        new = [*self._net.fine.parameters(), *self._net.refine_fine.parameters(), *self._net.peaks.parameters()]
-        known = {id(parameter) for parameter in new}
-        old = [parameter for parameter in self.model.parameters()
-               if parameter.requires_grad and id(parameter) not in known]
-        return [{"params": old}, {"params": new, "rate_factor": NEW_LAYERS_FACTOR}]
+    def time_share(self) -> float:
+        """Return the share of the run's time that is over, 0 if it has no limit."""
+        minutes = self._options.minutes
+        return 0.0 if minutes is None else (time.monotonic() - self._started) / (60 * minutes)
 
     def learning_rate(self, done: int) -> float:
-        left = (self._options.iterations - done) / (DECAY_SHARE * self._options.iterations)
-        return self._options.peak_rate * min(1.0, done / WARMUP, max(left, 0.01))
+        over = max(done / self._options.iterations, self.time_share())
+        return self._options.peak_rate * min(1.0, done / WARMUP, max((1.0 - over) / DECAY_SHARE, 0.01))
 
     def evaluate(self) -> dict[str, float]:
         return score(self._average, self._rooms, self._posed, self._options.device)

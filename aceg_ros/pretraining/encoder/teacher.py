@@ -45,32 +45,58 @@ class Detections:
         return np.column_stack([self.pixels, self.scores])
 
 
-class Teacher:
-    """Detects keypoints and matches them.
+class Detector:
+    """Detects keypoints and describes them.
 
-    count: largest number of detections. described: number of those that get a descriptor and are matched.
+    count: largest number of detections. described: number of those that get a descriptor.
     """
 
-    def __init__(self, device: str = "cpu", count: int = 1200, described: int = 512) -> None:
-        """Raises UserError if the teacher's package is not installed."""
-        folder = _package_folder()
-        self._device, self._count, self._described = device, count, described
-        state = torch.load(folder / "pretrained_weights" / "aliked-n16.pth", map_location="cpu", weights_only=True)
-        self._net = AlikedNet.from_state(state).eval().to(device)
-        self._matcher = _load_matcher(folder).eval().to(device)
+    def __init__(self, net: AlikedNet, device: str, count: int = 1200, described: int = 512) -> None:
+        self._net, self._device, self._count, self._described = net, device, count, described
 
     @torch.inference_mode()
     def detect(self, image: np.ndarray) -> Detections:
         """Detect keypoints in an image (H, W, 3) uint8 RGB."""
+        dense = self._dense(image)
         with training_precision(self._device):
-            dense = self._net._dense(image_to_tensor(image, self._device))
             score = torch.sigmoid(self._net.score_head(dense).float())
         found = detect_peaks(score[0, 0], self._count)
         pixels, scores = found[:, :2], found[:, 2]
-        features = functional.normalize(dense.float(), dim=1)[0]
-        descriptors = self._net.desc_head(features, pixels[:self._described])
         return Detections(pixels=pixels.cpu().numpy(), scores=scores.cpu().numpy(),
-                          descriptors=descriptors.cpu().half().numpy())
+                          descriptors=self._describe(dense, pixels[:self._described]))
+
+    @torch.inference_mode()
+    def describe(self, image: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+        """Return descriptors (N, 128) float16 of an image (H, W, 3) uint8 RGB at pixels (N, 2)."""
+        return self._describe(self._dense(image), torch.from_numpy(pixels).float().to(self._device))
+
+    def _dense(self, image: np.ndarray) -> Tensor:
+        with training_precision(self._device):
+            return self._net._dense(image_to_tensor(image, self._device))
+
+    def _describe(self, dense: Tensor, pixels: Tensor) -> np.ndarray:
+        features = functional.normalize(dense.float(), dim=1)[0]
+        return self._net.desc_head(features, pixels).cpu().half().numpy()
+
+
+def load_detector(device: str = "cpu", count: int = 1200, described: int = 512) -> Detector:
+    """Load the teacher's detector. Raises UserError if the teacher's package is not installed."""
+    file = _package_folder() / "pretrained_weights" / "aliked-n16.pth"
+    net = AlikedNet.from_state(torch.load(file, map_location="cpu", weights_only=True))
+    return Detector(net.eval().to(device), device, count, described)
+
+
+class Teacher:
+    """Detects keypoints and matches them."""
+
+    def __init__(self, device: str = "cpu") -> None:
+        """Raises UserError if the teacher's package is not installed."""
+        self._device, self._detector = device, load_detector(device)
+        self._matcher = _load_matcher(_package_folder()).eval().to(device)
+
+    def detect(self, image: np.ndarray) -> Detections:
+        """Detect keypoints in an image (H, W, 3) uint8 RGB."""
+        return self._detector.detect(image)
 
     @torch.inference_mode()
     def match(self, a: Detections, b: Detections, sizes: tuple[tuple[int, int], tuple[int, int]]) -> np.ndarray:
