@@ -26,9 +26,6 @@ from aceg_ros.datasets.bag.transform_tree import TransformTree
 from aceg_ros.errors import UserError
 from aceg_ros.utils.stamps import NS_PER_S, ns_to_s
 
-NAME = "ROS bag"
-EXPECTED_FILES = ".mcap or .db3 files (also .zstd), with or without metadata.yaml, or a .bag file"
-
 _LOG = logging.getLogger("aceg_ros")
 _LONGEST_S = 1e9        # stands for an infinite end
 
