@@ -168,7 +168,7 @@ def _add_held_out(verb: Any) -> None:
 
 
 def _add_minutes(verb: Any) -> None:
-    verb.add_argument("--minutes", type=positive, metavar="N", help="stop after this time; the same command goes on")
+    verb.add_argument("--minutes", type=float, metavar="N", help="stop after this time; the same command goes on")
 
 
 def _time_limit(options: argparse.Namespace) -> Callable[[], bool]:
