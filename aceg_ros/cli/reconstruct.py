@@ -31,8 +31,12 @@ def add_reconstruction_flags(verb: argparse.ArgumentParser) -> None:
     group.add_argument("--camera", metavar="FILE", help="known intrinsics: camera_info YAML, JSON, or a text file with"
                        " K or a focal length; by default, those of the bag, or estimated, beginning with EXIF")
     group.add_argument("--scale-from", metavar="KIND", help="what tells the scale: tag=METRES (side of an AprilTag"
-                       " 36h11 or ArUco marker), distance=IMAGE,IMAGE,METRES (between where two were taken) or"
-                       " topic=TOPIC (poses or odometry of the bag); by default, the scale is arbitrary")
+                       " 36h11 or ArUco marker), distance=IMAGE,IMAGE,METRES (between where two were taken),"
+                       " topic=TOPIC (poses or odometry of the bag) or depth=TOPIC (its depth images, aligned to the"
+                       " images); by default, the scale is arbitrary")
+    group.add_argument("--imu", metavar="TOPIC", default="", help="topic of the bag's IMU whose accelerometer tells"
+                       " which way is up (default: the one with the most accelerations; without any, up is that of"
+                       " the images)")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -58,7 +62,8 @@ def reconstruct_to(source: Path, output: Path, options: argparse.Namespace) -> R
         height, width = first.image.shape[:2]
         camera = load_camera_file(options.camera, width, height)
     with _ProgressLine() as line:
-        known = ReconstructionOptions(max_images=options.images, camera=camera, scale=scale)
+        known = ReconstructionOptions(max_images=options.images, camera=camera, scale=scale,
+                                      imu=options.imu)
         found = reconstruct(images, output, known, line.show)
     for warning in found.warnings:
         print(f"aceg: {warning}", file=sys.stderr)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,10 +16,12 @@ from aceg_ros.datasets.bag.messages import pose_matrix, stamp_ns
 from aceg_ros.datasets.bag.reader import read_messages
 from aceg_ros.datasets.files import load_image
 from aceg_ros.errors import UserError
+from aceg_ros.reconstruction.bag_depth import depth_ratios
+from aceg_ros.reconstruction.sources import ImageSource
 from aceg_ros.reconstruction.structure import Structure
 from aceg_ros.utils.stamps import ns_to_s
 
-KINDS = "tag=METRES, distance=IMAGE,IMAGE,METRES or topic=TOPIC"
+KINDS = "tag=METRES, distance=IMAGE,IMAGE,METRES, topic=TOPIC or depth=TOPIC"
 DEPTH_WITHOUT_SCALE = 3.0           # median depth that is chosen if nothing tells the scale
 DICTIONARIES = ("DICT_APRILTAG_36h11", "DICT_4X4_50", "DICT_5X5_100", "DICT_6X6_250", "DICT_ARUCO_ORIGINAL")
 MIN_TAG_VIEWS, MAX_TAG_SPREAD = 2, 0.2
@@ -36,7 +39,8 @@ class Scale:
 
 @dataclass(frozen=True, kw_only=True)
 class ScaleSource:
-    """What tells the scale. kind: tag (its side in metres), distance (two images and metres), topic (of a bag)."""
+    """What tells the scale. kind: tag (its side in metres), distance (two images and metres), topic (poses of a bag),
+    depth (depth images of a bag)."""
 
     kind: str
     values: tuple[str, ...]
@@ -46,9 +50,9 @@ class ScaleSource:
         """Parse KIND=VALUE,... Raises UserError if it is none of `KINDS`."""
         kind, _, rest = text.partition("=")
         values = tuple(rest.split(","))
-        counts = {"tag": 1, "distance": 3, "topic": 1}
+        counts = {"tag": 1, "distance": 3, "topic": 1, "depth": 1}
         good = kind in counts and len(values) == counts[kind] and all(values)
-        if good and kind != "topic":
+        if good and kind in ("tag", "distance"):
             try:
                 good = float(values[-1]) > 0
             except ValueError:
@@ -59,7 +63,7 @@ class ScaleSource:
 
 
 def find_scale(structure: Structure, source: ScaleSource | None, *, images: Path, stamps: Mapping[str, float],
-               bag: Path | None) -> Scale:
+               bag: ImageSource | None) -> Scale:
     """Find the scale of a structure.
 
     Args:
@@ -70,7 +74,8 @@ def find_scale(structure: Structure, source: ScaleSource | None, *, images: Path
         bag: the bag that the images are from, if they are.
 
     Raises:
-        UserError: if the source does not tell it: no tag is seen, an image has no pose, the topic has too few poses.
+        UserError: if the source does not tell it: no tag is seen, an image has no pose, the topic has too few poses or
+            depth images at the images' stamps.
     """
     if source is None:
         depth = float(np.nanmedian(list(structure.depths.values())))
@@ -82,7 +87,20 @@ def find_scale(structure: Structure, source: ScaleSource | None, *, images: Path
         return _scale_of_distance(structure, source.values)
     if bag is None:
         raise UserError("A topic tells the scale of bags only: give tag=METRES or distance=IMAGE,IMAGE,METRES.")
-    return _scale_of_topic(structure, source.values[0], bag, stamps)
+    if source.kind == "depth":
+        return _scale_of_depth(structure, source.values[0], bag, stamps)
+    return _scale_of_topic(structure, source.values[0], bag.path, stamps)
+
+
+def _scale_of_depth(structure: Structure, topic: str, bag: ImageSource, stamps: Mapping[str, float]) -> Scale:
+    ratios = depth_ratios(structure, topic, bag, stamps)
+    return Scale(metres_per_unit=float(np.median(ratios)),
+                 sentence=f"scale from {len(ratios)} depths on {topic}, within {_spread(ratios):.0%}")
+
+
+def _spread(ratios: Any) -> float:
+    """Return how much ratios differ: their interquartile range as a share of the median."""
+    return float(np.subtract(*np.percentile(ratios, (75, 25))) / np.median(ratios))
 
 
 def _scale_of_distance(structure: Structure, values: Sequence[str]) -> Scale:
@@ -126,8 +144,8 @@ def _scale_of_topic(structure: Structure, topic: str, bag: Path, stamps: Mapping
     if len(ratios) < 5:
         raise UserError(f"The poses on {topic} do not tell the scale: they are beside the images' stamps, or the camera"
                         f" moved by less than {MIN_TRAVEL_M} m.")
-    spread = float(np.subtract(*np.percentile(ratios, (75, 25))) / np.median(ratios))
-    return Scale(metres_per_unit=float(np.median(ratios)), sentence=f"scale from {topic}, within {spread:.0%}")
+    return Scale(metres_per_unit=float(np.median(ratios)),
+                 sentence=f"scale from {topic}, within {_spread(ratios):.0%}")
 
 
 def _scale_of_tag(structure: Structure, side_m: float, images: Path) -> Scale:
@@ -192,4 +210,6 @@ def level(structure: Structure, metres_per_unit: float, up: np.ndarray | None = 
 
     points = metres_per_unit * (structure.points @ new_from_old[:3, :3].T + new_from_old[:3, 3])
     return replace(structure, poses={name: moved(pose) for name, pose in poses.items()}, points=points,
-                   depths={name: metres_per_unit * depth for name, depth in structure.depths.items()})
+                   depths={name: metres_per_unit * depth for name, depth in structure.depths.items()},
+                   observations={name: seen * (1.0, 1.0, metres_per_unit)
+                                 for name, seen in structure.observations.items()})

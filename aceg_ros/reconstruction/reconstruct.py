@@ -16,6 +16,7 @@ from aceg_ros.datasets import write_ace_scene
 from aceg_ros.datasets.ace import check_new_recording
 from aceg_ros.datasets.files import load_image
 from aceg_ros.errors import UserError
+from aceg_ros.reconstruction.gravity import Up, find_up
 from aceg_ros.reconstruction.metric import Scale, ScaleSource, find_scale, level
 from aceg_ros.reconstruction.selection import select_frames
 from aceg_ros.reconstruction.sources import ImageSource, UnposedImage
@@ -31,11 +32,13 @@ Progress = Callable[[str, int, int], None]                  # what is done, imag
 @dataclass(frozen=True, kw_only=True)
 class ReconstructionOptions:
     """max_images: number of images that are used at most; of more, evenly spread ones. camera: known intrinsics of all
-    images; None: those of a bag's camera_info, or else estimated. scale: what tells the scale; None: nothing does."""
+    images; None: those of a bag's camera_info, or else estimated. scale: what tells the scale; None: nothing does. imu:
+    topic of the accelerometer that tells up; empty: that of the bag, if it has one."""
 
     max_images: int = 200
     camera: Camera | None = None
     scale: ScaleSource | None = None
+    imu: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +47,8 @@ class Reconstruction:
 
     read: images of the source. used: images that were selected. posed: images with a pose. points: number of points.
     mean_error_px, mean_track: see `Structure`. models: number of parts that did not connect. focal_px: of the camera.
-    field_of_view_deg: horizontal. scale, scale_known: where the scale is from, and whether anything told it. warnings:
-    sentences.
+    field_of_view_deg: horizontal. scale, scale_known: where the scale is from, and whether anything told it. up: where
+    the direction of gravity is from. warnings: sentences.
     """
 
     read: int
@@ -59,13 +62,15 @@ class Reconstruction:
     field_of_view_deg: float
     scale: str
     scale_known: bool
+    up: str
     warnings: Sequence[str] = field(default_factory=tuple)
 
     def __str__(self) -> str:
         """Return two lines of text."""
         return (f"{self.posed} of {self.used} images have a pose ({self.read} were read), {self.points} points seen in"
                 f" {self.mean_track:.1f} images on average, reprojection error {self.mean_error_px:.2f} px\n"
-                f"focal length {self.focal_px:.0f} px ({self.field_of_view_deg:.0f} degrees wide); {self.scale}")
+                f"focal length {self.focal_px:.0f} px ({self.field_of_view_deg:.0f} degrees wide); {self.scale};"
+                f" {self.up}")
 
 
 def reconstruct(source: ImageSource, output: Path, options: ReconstructionOptions, progress: Progress
@@ -97,11 +102,12 @@ def reconstruct(source: ImageSource, output: Path, options: ReconstructionOption
         if structure is None or len(structure.poses) < MIN_IMAGES:
             raise UserError(_failure(len(used), source))
         stamps = {image.name: image.stamp_s for image in used}
-        scale = find_scale(structure, options.scale, images=images, stamps=stamps,
-                           bag=source.path if source.bag_options is not None else None)
-        structure = level(structure, scale.metres_per_unit)
+        bag = source if source.bag_options is not None else None
+        scale = find_scale(structure, options.scale, images=images, stamps=stamps, bag=bag)
+        up = find_up(structure, bag, stamps, options.imu)
+        structure = level(structure, scale.metres_per_unit, up.direction)
         write_ace_scene(output, _frames(images, used, structure), "jpg")
-    found = _quality(structure, scale, source.count, len(used))
+    found = _quality(structure, (scale, up), source.count, len(used))
     write_json(asdict(found), output / SUMMARY_FILE)
     return found
 
@@ -165,11 +171,12 @@ def _frames(images: Path, used: Sequence[_Used], structure: Structure) -> Iterat
                         stamp_s=image.stamp_s, map_from_camera=structure.poses[image.name], name=image.name)
 
 
-def _quality(structure: Structure, scale: Scale, read: int, used: int) -> Reconstruction:
+def _quality(structure: Structure, metric: tuple[Scale, Up], read: int, used: int) -> Reconstruction:
+    scale, up = metric
     camera = next(iter(structure.cameras.values()))
     focal_px = float(np.median([each.fx for each in structure.cameras.values()]))
     posed = len(structure.poses)
-    warnings = []
+    warnings = [up.warning] if up.warning else []
     if posed < FEW_SHARE * used:
         warnings.append(f"Only {posed} of {used} images have a pose: the others do not overlap enough with them.")
     if structure.models > 1:
@@ -184,4 +191,4 @@ def _quality(structure: Structure, scale: Scale, read: int, used: int) -> Recons
         read=read, used=used, posed=posed, points=len(structure.points), mean_error_px=structure.mean_error_px,
         mean_track=structure.mean_track, models=structure.models, focal_px=focal_px,
         field_of_view_deg=math.degrees(2 * math.atan(camera.width / 2 / focal_px)), scale=scale.sentence,
-        scale_known=scale.known, warnings=tuple(warnings))
+        scale_known=scale.known, up=up.sentence, warnings=tuple(warnings))

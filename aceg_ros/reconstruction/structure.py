@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ class Structure:
     """The posed images, by name, in units of their own.
 
     poses: map_from_camera (4, 4). cameras: of each. points: (T, 3). depths: median depth of the points in each image.
+    observations: (N, 3) of each image, the pixels at which it sees points, and their depths.
     mean_error_px: reprojection error. mean_track: images that see a point. models: number of parts that did not
     connect, this one included.
     """
@@ -54,6 +55,7 @@ class Structure:
     mean_error_px: float
     mean_track: float
     models: int
+    observations: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
 
 def import_pycolmap() -> Any:
@@ -183,7 +185,7 @@ def _map(pycolmap: Any, database: Path, folder: Path, workspace: Path, *, count:
 
 
 def _structure(model: Any, models: int) -> Structure:
-    poses, cameras, depths = {}, {}, {}
+    poses, cameras, depths, observations = {}, {}, {}, {}
     points = {number: point.xyz for number, point in model.points3D.items()}
     for image in model.images.values():
         if not image.has_pose:
@@ -192,12 +194,16 @@ def _structure(model: Any, models: int) -> Structure:
         camera_from_map[:3] = image.cam_from_world().matrix()
         poses[image.name] = invert(camera_from_map)
         cameras[image.name] = camera_of(model.cameras[image.camera_id])
-        seen = np.array([points[point.point3D_id] for point in image.points2D if point.has_point3D()]).reshape(-1, 3)
+        own = [point for point in image.points2D if point.has_point3D()]
+        seen = np.array([points[point.point3D_id] for point in own]).reshape(-1, 3)
         depth = seen @ camera_from_map[2, :3] + camera_from_map[2, 3]
+        pixels = np.array([point.xy for point in own]).reshape(-1, 2) - 0.5         # COLMAP's begin at the corner
+        observations[image.name] = np.column_stack([pixels, depth])
         depths[image.name] = float(np.median(depth)) if len(depth) else float("nan")
     return Structure(poses=poses, cameras=cameras, points=np.array(list(points.values())).reshape(-1, 3),
-                     depths=depths, mean_error_px=float(model.compute_mean_reprojection_error()),
-                     mean_track=float(model.compute_mean_track_length()), models=models)
+                     depths=depths, observations=observations, models=models,
+                     mean_error_px=float(model.compute_mean_reprojection_error()),
+                     mean_track=float(model.compute_mean_track_length()))
 
 
 def camera_of(camera: Any) -> Camera:

@@ -143,6 +143,21 @@ class Messages:
             distortion_model="plumb_bob" if camera.model == "pinhole" else camera.model, binning_x=0, binning_y=0,
             roi=roi, **fields)
 
+    def depth(self, depth_m, stamp_ns: int, frame: str = "cam"):
+        """A depth image in millimetres."""
+        pixels = np.round(depth_m * 1000).astype(np.uint16)
+        return self._types["sensor_msgs/msg/Image"](
+            self.header(stamp_ns, frame), depth_m.shape[0], depth_m.shape[1], "16UC1", 0, pixels[0].nbytes,
+            np.ascontiguousarray(pixels).view(np.uint8).ravel())
+
+    def acceleration(self, value, stamp_ns: int, frame: str, unknown: float = 0.0):
+        """An IMU's message without rotation. unknown: -1 says that there is no accelerometer."""
+        vector, nothing = self._types["geometry_msgs/msg/Vector3"], np.zeros(9)
+        covariance = np.full(9, unknown)
+        return self._types["sensor_msgs/msg/Imu"](
+            self.header(stamp_ns, frame), self._types["geometry_msgs/msg/Quaternion"](0.0, 0.0, 0.0, 1.0), nothing,
+            vector(0.0, 0.0, 0.0), nothing, vector(*map(float, value)), covariance)
+
     def compressed(self, data: bytes, form: str, stamp_ns: int):
         return self._types["sensor_msgs/msg/CompressedImage"](self.header(stamp_ns, "cam"), form,
                                                               np.frombuffer(data, np.uint8))
