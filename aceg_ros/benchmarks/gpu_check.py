@@ -46,6 +46,12 @@ from aceg_ros.benchmarks.gpu.methods import (
     check_trained_head,
 )
 from aceg_ros.benchmarks.gpu.session import Outcome, Session
+from aceg_ros.benchmarks.gpu.training import (
+    check_cross_image_training,
+    check_encoder_training,
+    check_pose_transformer_training,
+    check_regressor_training,
+)
 from aceg_ros.utils.atomic_file import without_nan, write_json, write_text
 from aceg_ros.utils.device import pick_device
 from aceg_ros.utils.malloc import configure_malloc
@@ -54,11 +60,14 @@ PASSED, DIFFERENT, FAILED = "passed", "different", "failed"
 CHECKS: dict[str, Callable[[Session], Outcome]] = {
     "renderer": check_renderer, "encoders": check_encoders, "mapping": check_mapping,
     "localization": check_localization, "encoder speed": check_encoder_speed,
-    "where time goes": check_where_time_goes, "priors": check_priors, "rigs": check_rigs,
+    "encoder training": check_encoder_training, "where time goes": check_where_time_goes, "priors": check_priors,
+    "rigs": check_rigs,
     "cross-image regressor": check_cross_image_regressor, "matched relative poses": check_matched_relative_poses,
     "relative pose networks": check_relative_pose_networks, "trained head": check_trained_head,
     "pose transformer": check_pose_transformer, "landmark regressor": check_landmark_regressor,
     "published regressor": check_published_regressor,
+    "regressor training": check_regressor_training, "cross-image training": check_cross_image_training,
+    "pose transformer training": check_pose_transformer_training,
     "mapping on the CPU": check_mapping_on_cpu, "compiled encoder": check_compiled_encoder}
 
 

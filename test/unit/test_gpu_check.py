@@ -1,6 +1,8 @@
 """`make gpu-check`: on a CPU, whether its checks run, and whether one that fails stops the others."""
 
 import json
+import subprocess
+import sys
 
 from aceg_ros.benchmarks import gpu_check
 from aceg_ros.benchmarks.gpu.session import Outcome, Session
@@ -36,3 +38,8 @@ def test_the_room_is_rendered_mapped_and_localized_in(tmp_path):
     assert [(report.name, report.status) for report in reports] == [(name, "passed") for name in names]
     assert reports[2].results["difference_to_cpu"]["max_m"] == 0.0
     assert reports[2].results["localized"] == reports[2].results["images"] == 6
+
+
+def test_neither_the_check_nor_localizing_needs_what_reads_bags():
+    code = "import sys, aceg_ros.benchmarks.gpu_check; print('rosbags' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from aceg_ros.benchmarks.made_up_scenes import write_encoder_data
 from aceg_ros.encoders.base import load_encoder
 from aceg_ros.encoders.compact import fuse_batch_norm
 from aceg_ros.encoders.compact2 import Compact2Net, find_keypoints, sample_rows
@@ -16,7 +17,7 @@ from aceg_ros.networks.weights_file import read_weights
 from aceg_ros.pretraining.common.loop import batches_of_processes
 from aceg_ros.pretraining.common.run import write_arrays
 from aceg_ros.pretraining.encoder import packing
-from aceg_ros.pretraining.encoder.chunks import Chunk, Match, chunk_indices
+from aceg_ros.pretraining.encoder.chunks import Chunk, chunk_indices
 from aceg_ros.pretraining.encoder.keypoint_batch import cell_targets, collate, transfer_pixels
 from aceg_ros.pretraining.encoder.keypoint_losses import keypoint_losses, repetition_loss
 from aceg_ros.pretraining.encoder.keypoint_samples import (
@@ -30,7 +31,7 @@ from aceg_ros.pretraining.encoder.keypoint_scores import exact_scores, room_pair
 from aceg_ros.pretraining.encoder.keypoint_train import KeypointTask, KeypointTraining, load_start, train
 from aceg_ros.pretraining.encoder.packing import pack, unpack
 from aceg_ros.pretraining.encoder.rendered_pairs import render_views
-from aceg_ros.pretraining.encoder.teacher import Detections, detect_peaks
+from aceg_ros.pretraining.encoder.teacher import detect_peaks
 from aceg_ros.synthetic.textures import load_atlas
 
 SIZE = CropSize(width=128, height=96)
@@ -42,19 +43,9 @@ def room():
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory, room):
-    """Prepared data: 14 times the same small room, and two chunks of its views, as if real."""
+def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    for number in range(14):
-        room.save(folder / "rendered" / f"room_{number:05d}.npz")
-    rng = np.random.default_rng(0)
-    pixels = rng.uniform((12, 12), (225, 170), (120, 2)).astype(np.float32)
-    found = Detections(pixels=pixels, scores=np.linspace(1, 0.1, 120, dtype=np.float32),
-                       descriptors=functional.normalize(torch.randn(100, 128), dim=1).half().numpy())
-    pairs = np.column_stack([np.arange(90), np.arange(90)])
-    for name in ("a_000", "b_000"):
-        Chunk(scene=name[0], images=[room.images[0], room.images[0]], detections=[found, found],
-              matches=[Match(a=0, b=1, indices=pairs)]).save(folder / "chunks" / f"{name}.npz")
+    write_encoder_data(folder)
     return folder
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from aceg_ros.benchmarks.made_up_scenes import coordinate_images
 from aceg_ros.camera import Camera, Frame
 from aceg_ros.datasets import write_ace_scene
 from aceg_ros.errors import UserError
@@ -23,7 +24,6 @@ from aceg_ros.networks.pose_transformer import PoseTransformer
 from aceg_ros.pretraining.common.run import write_arrays
 from aceg_ros.pretraining.marepo.coordinates import (
     CoordinateData,
-    CoordinateImages,
     load_coordinates,
     prepare_coordinates,
 )
@@ -38,20 +38,6 @@ EXACT = SampleOptions(batch=6, tokens=64, real_share=0.0, outliers=0.0, log_nois
 @pytest.fixture(scope="module")
 def geometry() -> Geometry:
     return cast_geometry(12, 3)
-
-
-def scene(frames: int = 6, cells: int = 200, seed: int = 0) -> CoordinateImages:
-    """Predictions of a made-up map: exact points of views of a wall and a floor, a third of the cells unreliable."""
-    rng = np.random.default_rng(seed)
-    rays = rng.uniform((-0.6, -0.45), (0.6, 0.45), (frames, cells, 2)).astype(np.float32)
-    depth = 2.0 / np.maximum(0.7, 1.0 + rays[..., 1:])
-    poses = np.tile(np.eye(4), (frames, 1, 1))
-    poses[:, :3, 3] = rng.normal(0, 0.5, (frames, 3))
-    points = np.concatenate([rays, np.ones((frames, cells, 1))], -1) * depth + poses[:, None, :3, 3]
-    return CoordinateImages(points=points.astype(np.float32), rays=rays, mask=np.ones((frames, cells), bool),
-                            reliability=rng.random((frames, cells)).astype(np.float32),
-                            truth=points.astype(np.float32), map_from_camera=poses,
-                            mapped=np.arange(frames) < frames // 2, focal_px=np.full(frames, 500.0))
 
 
 def reprojected(batch: PoseBatch) -> torch.Tensor:
@@ -80,7 +66,7 @@ def test_outliers_and_noise_have_the_size_that_is_asked_for(geometry):
 
 
 def test_samples_of_maps_use_trusted_cells_of_images_that_were_not_mapped(geometry):
-    images = scene()
+    images = coordinate_images()
     images.points[np.arange(len(images)), images.reliability.argmin(1)] = 1e3               # never trusted
     options = replace(EXACT, batch=8, real_share=1.0, seen_share=0.0, added_outliers=0.0, dropped_regions=1.0)
     batch = PoseSampler([images], geometry, options).draw((0, 3))
@@ -103,7 +89,7 @@ def test_training_learns_and_is_resumed(tmp_path, geometry):
     data = tmp_path / "data"
     data.mkdir()
     for number in range(2):
-        images = scene(seed=number)
+        images = coordinate_images(seed=number)
         write_arrays(data / f"room_{number:04d}_codes.npz", vars(images))
     write_arrays(data / "scene_bad_head.npz", {})                            # one that could not be mapped
     assert set(load_coordinates(data)) == {"room_0000_codes", "room_0001_codes"}
@@ -156,7 +142,7 @@ def test_without_coordinates_there_is_nothing_to_train_on(tmp_path):
 def test_fine_tuning_improves_on_the_images_of_the_scene():
     torch.manual_seed(0)
     net = PoseTransformer(TINY)
-    images = scene(frames=12)
+    images = coordinate_images(frames=12)
     tokens = [TokenImage(points=points, rays=rays, map_from_camera=pose) for points, rays, pose in
               zip(images.points, images.rays, images.map_from_camera, strict=True)]
     options = TuningOptions(tokens=64, repeats=16, rate=2e-3)
@@ -174,7 +160,7 @@ def test_fine_tuning_improves_on_the_images_of_the_scene():
 
 
 def test_fine_tuning_ends_with_its_budget():
-    images = scene()
+    images = coordinate_images()
     tokens = [TokenImage(points=images.points[0], rays=images.rays[0], map_from_camera=images.map_from_camera[0])]
     net = PoseTransformer(TINY)
     tuned, steps = tune_pose_regressor(net, tokens, TuningOptions(), MappingBudget.start(0.0))

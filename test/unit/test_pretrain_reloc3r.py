@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cross_image_scenes import SEEN, made_up_scene
 
+from aceg_ros.benchmarks.made_up_scenes import SEEN, cross_image_scene
 from aceg_ros.benchmarks.relative_pairs import main as main_of_benchmark
 from aceg_ros.cli import main
 from aceg_ros.datasets import open_scene
@@ -44,7 +44,7 @@ def test_the_network_is_symmetric_in_what_it_reads():
 
 def test_pairs_become_farther_and_their_poses_fit_their_rays():
     """A point's rays in both images meet: turning the camera turns the rays along."""
-    scene = SceneKeypoints.from_prepared(made_up_scene(images=30), SEEN)
+    scene = SceneKeypoints.from_prepared(cross_image_scene(images=30), SEEN)
     assert scene.descriptors.shape == (30, SEEN, 128) and len(scene.pairs) == len(scene.overlap) > 100
     assert (np.diff(scene.pairs, axis=1) != 0).all() and scene.overlap.min() >= 0.1
     angles = []
@@ -68,7 +68,7 @@ def prepared(tmp_path):
     (tmp_path / "data").mkdir()
     files = [*data.files(tmp_path / "data", held_out=False), *data.files(tmp_path / "data", held_out=True)]
     for number, path in enumerate(files):
-        made_up_scene(seed=number).save(path)
+        cross_image_scene(seed=number).save(path)
     return tmp_path / "data", data
 
 
@@ -93,7 +93,7 @@ def test_training_learns_and_a_resumed_run_ends_the_same(prepared, tmp_path):
 def test_the_command_trains_and_its_hardly_trained_weights_are_rejected_by_consensus(rendered_scene, tmp_path):
     run = tmp_path / "run"
     (file, *_) = CrossImageData(scenes=(Path("wall"),), rooms=0).files(tmp_path, held_out=False)
-    made_up_scene(count=4000, seen=600).save(file)
+    cross_image_scene(count=4000, seen=600).save(file)
     assert main(["pretrain", "reloc3r", "--run", str(run), "--data", str(tmp_path), "--stage", "train", "--scenes",
                  "wall", "--rooms", "1", "--width", "32", "--blocks", "1", "--batch", "4", "--iterations", "2",
                  "--device", "cpu"]) == 0
@@ -115,7 +115,7 @@ def test_nothing_to_train_on_is_said(tmp_path):
 
 def test_pairs_are_compared_by_overlap(tmp_path, capsys):
     """On a made-up wall, matches find the relative poses, and knowing nothing does not."""
-    made_up_scene(images=12).save(tmp_path / "wall.npz")
+    cross_image_scene(images=12).save(tmp_path / "wall.npz")
     assert main_of_benchmark([str(tmp_path / "wall.npz"), "--pairs", "4"]) == 0
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()[2:]]
     assert {row[2] for row in rows} == {"matches", "nothing"} and rows[-1][0] == "0.10 to 1.00"

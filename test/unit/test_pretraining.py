@@ -12,16 +12,15 @@ import numpy as np
 import pytest
 import torch
 from pretraining_scenes import (
-    SMALL_HEAD,
     InterruptedAt,
     StopAt,
-    made_up_scene,
-    made_up_split,
     map_code_options,
 )
 from safetensors.torch import load_file
 from scipy.spatial.transform import Rotation
 
+from aceg_ros.benchmarks.gpu.methods import SMALL_HEAD
+from aceg_ros.benchmarks.made_up_scenes import landmark_scene, landmark_split
 from aceg_ros.datasets import write_ace_scene
 from aceg_ros.encoders.base import load_encoder
 from aceg_ros.encoders.compact import CompactNet
@@ -136,11 +135,11 @@ def landmark_options(run, **changes):
 @pytest.mark.parametrize("query_share", [1.0, 0.0])
 def test_regressor_run_resumes_and_ends_as_one_that_was_not_interrupted(tmp_path, query_share):
     options = landmark_options(tmp_path / "whole", iterations=8, batch=64, checkpoint_every=4, query_share=query_share)
-    whole = load_file(landmarks.train(options, scenes=made_up_split()))
+    whole = load_file(landmarks.train(options, scenes=landmark_split()))
     parts = replace(options, run=tmp_path / "parts")
     with pytest.raises(KeyboardInterrupt):
-        landmarks.train(parts, scenes=made_up_split(), should_stop=InterruptedAt(7))
-    resumed = load_file(landmarks.train(parts, scenes=made_up_split()))
+        landmarks.train(parts, scenes=landmark_split(), should_stop=InterruptedAt(7))
+    resumed = load_file(landmarks.train(parts, scenes=landmark_split()))
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
     last = curve_of(tmp_path / "whole")[-1]
     assert last["iteration"] == 8 and last["recall"] == last["nearest_recall"] == 1.0
@@ -148,18 +147,18 @@ def test_regressor_run_resumes_and_ends_as_one_that_was_not_interrupted(tmp_path
 
 def test_a_run_that_is_asked_to_stop_keeps_what_it_has_and_goes_on_from_there(tmp_path):
     options = landmark_options(tmp_path / "whole", iterations=8, batch=64, checkpoint_every=8)
-    whole = load_file(landmarks.train(options, scenes=made_up_split()))
+    whole = load_file(landmarks.train(options, scenes=landmark_split()))
     parts = replace(options, run=tmp_path / "parts")
-    stopped = load_file(landmarks.train(parts, scenes=made_up_split(), should_stop=StopAt(6)))
+    stopped = load_file(landmarks.train(parts, scenes=landmark_split(), should_stop=StopAt(6)))
     assert torch.load(tmp_path / "parts" / "checkpoint.pt", weights_only=True)["iteration"] == 5
     assert any(not torch.equal(whole[key], stopped[key]) for key in whole)
-    resumed = load_file(landmarks.train(parts, scenes=made_up_split()))
+    resumed = load_file(landmarks.train(parts, scenes=landmark_split()))
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
 def test_regressor_learns_what_the_nearest_landmark_gets_wrong(tmp_path):
     options = landmark_options(tmp_path, iterations=120, batch=128, checkpoint_every=120, peak_rate=3e-3)
-    landmarks.train(options, scenes=made_up_split())
+    landmarks.train(options, scenes=landmark_split())
     curve = curve_of(tmp_path)
     losses = [entry["loss"] for entry in curve if "loss" in entry]
     before, after = (entry for entry in curve if "median_m" in entry)
@@ -194,14 +193,14 @@ def test_rooms_with_objects_moved_keep_their_walls():
 
 @pytest.mark.parametrize("interrupted", [InterruptedAt(5), StopAt(5)])       # asked every tenth iteration
 def test_code_pretraining_resumes_and_ends_as_one_that_was_not_interrupted(tmp_path, interrupted):
-    whole = load_file(map_codes.train(map_code_options(tmp_path / "whole"), scenes=made_up_split()))
+    whole = load_file(map_codes.train(map_code_options(tmp_path / "whole"), scenes=landmark_split()))
     try:
-        map_codes.train(map_code_options(tmp_path / "parts"), scenes=made_up_split(), should_stop=interrupted)
+        map_codes.train(map_code_options(tmp_path / "parts"), scenes=landmark_split(), should_stop=interrupted)
     except KeyboardInterrupt:
         assert isinstance(interrupted, InterruptedAt)
     kept = torch.load(tmp_path / "parts" / "checkpoint.pt", weights_only=True)["iteration"]
     assert kept == (30 if isinstance(interrupted, InterruptedAt) else 40)
-    parts = load_file(map_codes.train(map_code_options(tmp_path / "parts"), scenes=made_up_split()))
+    parts = load_file(map_codes.train(map_code_options(tmp_path / "parts"), scenes=landmark_split()))
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
     last = curve_of(tmp_path / "parts")[-1]
     assert last["iteration"] == 60 and np.isfinite(last["median_m"])
@@ -215,13 +214,13 @@ def test_code_pretraining_resumes_and_ends_as_one_that_was_not_interrupted(tmp_p
 def test_checkpoints_between_two_steps_are_rejected(tmp_path):
     """Gradients that no step has used yet are not kept."""
     with pytest.raises(UserError, match="multiple"):
-        map_codes.train(map_code_options(tmp_path, checkpoint_every=25), scenes=made_up_split())
+        map_codes.train(map_code_options(tmp_path, checkpoint_every=25), scenes=landmark_split())
     with pytest.raises(ValueError, match="multiple"):
         LoopOptions(run=tmp_path, iterations=10, peak_rate=1e-3, step_every=2, checkpoint_every=5)
 
 
 def test_similarity_transforms_move_a_scene_but_not_what_its_images_see():
-    scene = elsewhere(made_up_scene(0))
+    scene = elsewhere(landmark_scene(0))
     index = torch.arange(len(scene.features))
     mirrored = set()
     for seed in range(6):
@@ -252,7 +251,7 @@ def test_query_steps_train_the_regressor_and_leave_the_code_alone():
         options = map_code_options(Path(), lifetime=60, batch=256, query_share=share, feature_dropout=0.0)
         torch.manual_seed(0)
         net = TransformerHead(SMALL_HEAD)
-        fit = replace(CodeFit.start(made_up_scene(0), options, seed=0, lifetime=60), age=30)
+        fit = replace(CodeFit.start(landmark_scene(0), options, seed=0, lifetime=60), age=30)
         for step in range(3):
             losses = training_step(net, fit, np.random.default_rng(step), options)
             assert ("query_loss" in losses) == (share > 0) and fit.code.embeddings.grad is None
@@ -264,7 +263,7 @@ def test_query_steps_train_the_regressor_and_leave_the_code_alone():
 def test_a_code_can_be_fitted_to_a_scene():
     options = map_code_options(Path(), lifetime=60, batch=256)
     torch.manual_seed(0)
-    net, scene = TransformerHead(SMALL_HEAD), with_random_similarity(made_up_scene(0), np.random.default_rng(0))
+    net, scene = TransformerHead(SMALL_HEAD), with_random_similarity(landmark_scene(0), np.random.default_rng(0))
     start = CodeFit.start(scene, options, seed=0, lifetime=60).code
     fitted = fit_code(net, scene, options, 0)
     with torch.no_grad():
@@ -275,11 +274,12 @@ def test_a_code_can_be_fitted_to_a_scene():
 TRAIN_IN_PROCESS = """
 import sys
 from pathlib import Path
-from pretraining_scenes import made_up_split, map_code_options
+from pretraining_scenes import map_code_options
+from aceg_ros.benchmarks.made_up_scenes import landmark_split
 from aceg_ros.pretraining.ace_g import map_codes
 from aceg_ros.pretraining.common.loop import run_training
 run = Path(sys.argv[1])
-task = map_codes.prepare(map_code_options(run), made_up_split(4, 0))
+task = map_codes.prepare(map_code_options(run), landmark_split(4, 0))
 run_training(task, task.options.loop_options(), task.group)
 total = sum(float(parameter.double().sum()) for parameter in task.model.parameters())
 Path(run, f"sum_{task.group.rank}").write_text(repr(total))
@@ -292,7 +292,7 @@ def test_two_processes_train_one_network(tmp_path):
     script, run = tmp_path / "train.py", tmp_path / "run"
     script.write_text(TRAIN_IN_PROCESS)
     run.mkdir()
-    paths = [str(Path(made_up_scene.__code__.co_filename).parent), *sys.path]
+    paths = [str(Path(map_code_options.__code__.co_filename).parent), *sys.path]
     subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
                     str(script), str(run)], check=True, timeout=300, capture_output=True,
                    env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)})

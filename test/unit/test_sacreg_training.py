@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cross_image_scenes import IMAGES, made_up_scene
 from pretraining_scenes import StopAt
 
+from aceg_ros.benchmarks.made_up_scenes import IMAGES, cross_image_scene
 from aceg_ros.camera import Camera, project_map_points
 from aceg_ros.cli import main
 from aceg_ros.encoders.base import load_encoder
@@ -54,7 +54,7 @@ def with_scenes(training: CrossImageTraining) -> CrossImageTraining:
     """Write made-up scenes where prepared ones would be."""
     for number, path in enumerate((*training.data.files(training.folder, True),
                                    *training.data.files(training.folder, False))):
-        made_up_scene(number).save(path)
+        cross_image_scene(number).save(path)
     return training
 
 
@@ -80,7 +80,7 @@ def test_a_rendered_room_becomes_a_scene():
 
 def test_samples_are_consistent_in_their_random_coordinates():
     """A sample's truths and landmarks went through one similarity transform, except for the noisy landmarks."""
-    scene, rng = made_up_scene(), np.random.default_rng(0)
+    scene, rng = cross_image_scene(), np.random.default_rng(0)
     sample = drawn(scene, rng)
     points, truth = sample.points[sample.valid], torch.cat([query.truth for query in sample.queries])
     nearest = (truth[:, None] - points).norm(dim=-1).amin(1)
@@ -91,7 +91,7 @@ def test_samples_are_consistent_in_their_random_coordinates():
 
 
 def test_a_query_is_never_its_own_keyframe():
-    scene = made_up_scene()
+    scene = cross_image_scene()
     for image in range(IMAGES - 1):
         near = nearest_keyframes(scene, image)
         assert image not in near and set(near) == set(range(IMAGES - 1)) - {image}
@@ -109,7 +109,7 @@ def test_keypoints_are_spread_before_they_are_dense():
 
 def test_loss_falls_with_training():
     torch.manual_seed(0)
-    net, scene, rng = CrossImageRegressor(SMALL), made_up_scene(), np.random.default_rng(0)
+    net, scene, rng = CrossImageRegressor(SMALL), cross_image_scene(), np.random.default_rng(0)
     optimizer = torch.optim.AdamW(net.parameters(), 2e-3)
     losses = []
     for _ in range(40):
@@ -123,7 +123,7 @@ def test_loss_falls_with_training():
 
 
 def test_keypoints_without_known_points_do_not_count():
-    net, scene = CrossImageRegressor(SMALL), made_up_scene()
+    net, scene = CrossImageRegressor(SMALL), cross_image_scene()
     sample = drawn(scene, np.random.default_rng(0))
     query = sample.queries[0]
     even = torch.arange(len(query.truth))[:, None] % 2 == 0
@@ -166,14 +166,14 @@ def test_without_prepared_scenes_it_says_so(tmp_path):
 
 
 def test_scores_of_a_new_network_are_those_of_a_matcher():
-    scores = evaluate(CrossImageRegressor(CrossImageConfig()).eval(), [made_up_scene()], "cpu")
+    scores = evaluate(CrossImageRegressor(CrossImageConfig()).eval(), [cross_image_scene()], "cpu")
     assert scores["nearest_within_5px"] > 0.9 and scores["within_5px"] > 0.8
     assert scores["poses"] == 1.0 and scores["nearest_poses"] == 1.0
     assert 0.0 <= scores["confident_within_5px"] <= 1.0
 
 
 def test_the_camera_of_the_made_up_scene_sees_what_it_says():
-    scene = made_up_scene()
+    scene = cross_image_scene()
     rows = scene.keypoints_of(2)
     camera = Camera(width=640, height=480, fx=400.0, fy=400.0, cx=319.5, cy=239.5)
     pixels, _ = project_map_points(scene.truth[rows].astype(float), camera, scene.poses[2])
