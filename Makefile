@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Every target sets up what it needs; a second call starts at once. No ROS 2 installation is used or needed here:
 # where there is one, build this package with colcon instead.
 

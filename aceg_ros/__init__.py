@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Visual localization: posed images -> map -> pose of a new image with its covariance, or a rejection with a reason.
 
     import aceg_ros as ag

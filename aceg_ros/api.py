@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Python API: `build_map` builds a map from a recording, `Localizer` localizes images in it.
 
 The command line and the node call the same functions.

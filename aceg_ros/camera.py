@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Camera model and frame, which every reader yields and every method takes.
 
 Conventions of the whole package

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The result of localization: a pose with covariance, or a rejection with its reason."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rigid transforms (SE(3)) as (4, 4) float64 matrices, metres.
 
 `map_from_camera` maps camera-frame points into the map frame. Quaternions are (x, y, z, w), as in ROS and TUM files.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rigs: cameras that are mounted together, their images of one moment, and the pose that these give.
 
 The base is the frame that the cameras are mounted on, such as base_link of a robot. `rig_from_camera` maps points of a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # The command `aceg` alone, without ROS 2: map, localize, evaluate.
 #   docker build -f docker/aceg.Dockerfile -t aceg .
 #   docker run --rm -v $PWD:/data aceg map /data/recording -o /data/lab.map

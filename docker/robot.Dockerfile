@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # A robot: ROS 2 with this package, built by colcon.
 #   docker build -f docker/robot.Dockerfile --build-arg ROS_DISTRO=jazzy -t aceg_ros:jazzy .
 #   docker run --rm --network host --ipc host -v $PWD:/maps aceg_ros:jazzy \

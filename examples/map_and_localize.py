@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Map a recording, save the map, load it again and localize images in it.
 
     python examples/map_and_localize.py RECORDING MAP IMAGE...

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tell what the localizer node said of the images that it was given, from a bag of its status messages.
 
     aceg record -o run/ /localizer/status

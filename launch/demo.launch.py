@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Localize images played from a scene or rendered, and show the true poses as well. Ends with the drive.
 
 ros2 launch aceg_ros demo.launch.py map:=demo_output/scene.map                                  the rendered room

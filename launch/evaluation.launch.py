@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Replay a recording through the localizer over real topics, evaluate it, and compare with `aceg evaluate`; then end.
 
 ros2 launch aceg_ros evaluation.launch.py map:=lab.map scene:=/path/to/bag_or_folder output:=lab_evaluation

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Localize a camera in a map:
 
 ros2 launch aceg_ros localization.launch.py map:=lab.map image:=/camera/image camera_info:=/camera/camera_info

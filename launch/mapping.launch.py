@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Map a new scene while driving; the node localizes in it when the map is done.
 
 ros2 launch aceg_ros mapping.launch.py image:=/camera/image camera_info:=/camera/camera_info

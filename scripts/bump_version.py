@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Set the version of the package everywhere that it is written.
 
     python scripts/bump_version.py 0.3.0

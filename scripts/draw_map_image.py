@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Draw docs/images/localized.jpg, the image of the README: a query with its inliers, beside the map that they are in.
 
     python scripts/draw_map_image.py [OUTPUT]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Write what the documents take from the code: docs/cli.md from the parsers, the tables of parameters in
 docs/ros_interface.md from the dataclasses.
 

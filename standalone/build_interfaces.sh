@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Generates and builds the interface packages bond and tf2_msgs, or those that are named, into the .venv, beside the
 # ROS 2 wheels, so that they need no overlay and no search path of their own. About 30 s.
 set -euo pipefail

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Creates .venv, after a look at whether all is there that the set-up needs; says, or as root installs, what is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."

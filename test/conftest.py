@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What all tests share: a ROS 2 environment of their own, and the scenes beside the checkout."""
 
 from __future__ import annotations

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Benchmarks, each a command: `python -m aceg_ros.benchmarks.<name>`."""

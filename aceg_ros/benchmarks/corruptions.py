@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fixed corruptions of query images, for measuring the robustness of encoders and maps.
 
     python -m aceg_ros.benchmarks.corruptions IMAGE -o DIR

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compares the predicted chance of a pose with what the images of the benchmark of rigs measured.
 
     python -m aceg_ros.benchmarks.coverage OUTPUT [--rooms N] [--fit M] [--textures DIR]

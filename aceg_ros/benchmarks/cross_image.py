@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compares the cross-image regressor with matching in the same keyframe databases, by what has changed in a room, and
 measures its coordinates by their distance from the nearest landmark.
 

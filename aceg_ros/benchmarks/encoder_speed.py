@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measures the time of an encoder per image, for several precisions, memory layouts, thread counts and kinds of graph.
 
     python -m aceg_ros.benchmarks.encoder_speed -o DIR --encoder compact

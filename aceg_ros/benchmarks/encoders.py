@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measures the robustness of encoders: matching and localization under fixed corruptions of the query images.
 
     python -m aceg_ros.benchmarks.encoders ../shared/scenes/redkitchen7s -o DIR --encoder compact sift

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs every part that computes on a GPU once, compares it with the CPU, and measures times and memory.
 
     python -m aceg_ros.benchmarks.gpu_check -o DIR [--device cuda] [--seconds S] [--only NAME ...] [--quick]

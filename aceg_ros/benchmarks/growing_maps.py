@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Maps that grow: rendered rooms mapped by day, extended by night, then with furniture moved.
 
     python -m aceg_ros.benchmarks.growing_maps -o OUTPUT [--rooms N] [--images N] [--textures DIR]

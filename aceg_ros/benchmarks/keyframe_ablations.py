@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What each part of the keyframe database and its localizer is worth, on held-out chunks of mapping parts.
 
     python -m aceg_ros.benchmarks.keyframe_ablations SCENES [--only NAME ...] [-o TABLE.md]

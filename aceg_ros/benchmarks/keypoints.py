@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compares the keypoints of encoders, and those of SIFT, on rendered rooms and on real images whose poses are known.
 
     python -m aceg_ros.benchmarks.keypoints -o DIR --encoder compact sift --scenes ../shared/scenes/redkitchen7s/mapping

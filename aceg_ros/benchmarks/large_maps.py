@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Maps of up to 10,000 keyframes: time of a frame, memory, opening time, recall, wrong poses.
 
     python -m aceg_ros.benchmarks.large_maps MAP=SCENE -o FOLDER [--foreign MAP ...] [--images SCENE ...]

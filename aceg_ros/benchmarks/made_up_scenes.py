@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small made-up scenes in the form in which pre-trainings prepare theirs: for tests, and for the check of a GPU."""
 
 from __future__ import annotations

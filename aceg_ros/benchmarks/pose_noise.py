@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Maps rendered rooms whose mapping poses were made inexact, and localizes exact query images.
 
     python -m aceg_ros.benchmarks.pose_noise -o OUTPUT [--rooms N] [--position-cm 0 1 3 5] [--rotation-deg 0 0.3 1]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Localization with priors, right ones and wrong ones, beside localization without: time, recall, verdicts.
 
     python -m aceg_ros.benchmarks.priors MAP=SCENE [MAP=SCENE ...] [--every N] [--drift 0.1]

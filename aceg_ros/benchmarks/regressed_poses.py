@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compares a regressed pose, the same refined, a refinement without a regressed pose, and RANSAC, all on the same scene
 coordinates, also with outliers added.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Relative poses of pairs of images, by how much they overlap: matches with an essential matrix beside a network.
 
     python -m aceg_ros.benchmarks.relative_pairs PREPARED ... [--scene SCENE ...] [--network FILE] [--pairs N]

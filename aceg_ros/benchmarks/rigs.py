@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Maps rendered rooms with a simulated robot of four cameras, and localizes a later drive with one, two and four.
 
     python -m aceg_ros.benchmarks.rigs -o OUTPUT [--rooms N] [--textures DIR] [--budget S]

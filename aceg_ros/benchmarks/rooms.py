@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Maps rendered rooms that are not in the training data (but with its textures), and localizes images of a later
 session under other light and with objects moved.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Maps and evaluates a folder of scenes, each in a process of its own, and prints a table.
 
     python -m aceg_ros.benchmarks.scenes SCENES -o OUTPUT [--method M] [--budget S] [--every N]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Maps of a few keyframes: methods beside each other on the same images.
 
     python -m aceg_ros.benchmarks.small_maps SCENES -o OUTPUT [--only NAME ...] [--counts 10 20 40] [--methods ...]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compares pose solvers on recorded scene-coordinate predictions: `python -m aceg_ros.benchmarks.solver [PATH]`.
 
 PATH: a safetensors file with scene_coordinates (F, N, 3) on a 60x80 grid, camera_to_world (F, 4, 4) and intrinsics

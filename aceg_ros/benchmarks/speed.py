@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Times every stage of localization on this machine, and references in the same run.
 
     python -m aceg_ros.benchmarks.speed [--map MAP] [--device D] [--repeats N] [--json FILE]

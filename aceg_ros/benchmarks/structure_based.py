@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Maps and evaluates a folder of scenes with what a user would pick instead: structure from motion and PnP.
 
     pip install aceg_ros[colmap]

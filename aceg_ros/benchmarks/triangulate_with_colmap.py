@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Triangulates matched keypoints at known poses with pycolmap, which is optional."""
 
 from __future__ import annotations

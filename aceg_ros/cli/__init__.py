@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The `aceg` command: a module for each verb, with its flags (`add_parser`) and what it does (`run`)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`python -m aceg_ros.cli` is `aceg`."""
 
 import sys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Flags that several verbs share, and functions that check and convert their values."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`aceg batch`: maps and evaluates many recordings."""
 
 from __future__ import annotations

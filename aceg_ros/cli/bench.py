@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`aceg bench`: the time of each stage of localization."""
 
 from __future__ import annotations

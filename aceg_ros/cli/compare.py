@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`aceg compare`: several maps on one scene."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Progress bars and messages of the verbs on stderr, and Ctrl-C."""
 
 from __future__ import annotations

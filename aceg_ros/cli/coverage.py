@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`aceg coverage`: from where, and in which direction, a map is expected to localize."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`aceg demo`: mapping and localizing end to end over ROS 2 topics."""
 
 from __future__ import annotations

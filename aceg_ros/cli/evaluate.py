@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`aceg evaluate`: how well a map localizes the images of a scene."""
 
 from __future__ import annotations

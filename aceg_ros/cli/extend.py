@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`aceg extend`: a map grows by further recordings."""
 
 from __future__ import annotations

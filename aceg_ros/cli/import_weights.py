@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`aceg import`: published weights to files of this package."""
 
 from __future__ import annotations

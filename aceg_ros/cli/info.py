@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`aceg info`: what a map is and how it was made."""
 
 from __future__ import annotations

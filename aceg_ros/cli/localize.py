@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`aceg localize`: the poses of single images in a map."""
 
 from __future__ import annotations

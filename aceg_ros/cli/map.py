@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`aceg map`: posed images to a map file."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`aceg merge`: two maps become one."""
 
 from __future__ import annotations

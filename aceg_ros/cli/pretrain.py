@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`aceg pretrain`: the weights that ship with the package."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`aceg reconstruct`: a video, a folder of images or a bag to a recording with poses."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`aceg record`: ROS 2 topics into a bag."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Verbs that are ROS nodes."""
 
 from __future__ import annotations

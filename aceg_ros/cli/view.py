@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`aceg view`: a map, and how a scene is localized in it, in Rerun."""
 
 from __future__ import annotations

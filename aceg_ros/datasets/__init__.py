@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Readers, one file per format, all yielding `Frame`s: `open_scene(path)` finds the right one."""
 
 from aceg_ros.datasets.ace import write_ace_scene

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ACE folders: rgb/, poses/, calibration/ and optionally depth/, one file per frame, paired by name.
 
 rgb/NAME.jpg|png        the image

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads cameras from files: 3x3 K, focal length, ROS camera_info YAML, JSON."""
 
 from __future__ import annotations

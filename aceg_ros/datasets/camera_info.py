@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Converts a ROS camera_info to a `Camera`: messages of rclpy and of rosbags, and YAML files."""
 
 from __future__ import annotations

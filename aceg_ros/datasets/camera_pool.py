@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Shares one camera among cameras that differ by a fraction of a pixel, because of autofocus or rounding."""
 
 from __future__ import annotations

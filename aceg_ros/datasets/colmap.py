@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """COLMAP models, text or binary, in SCENE, SCENE/sparse or SCENE/sparse/0, with the image files in SCENE/images.
 
 SCENE may also be the model folder itself. Of several models (sparse/0, sparse/1 ...) the one with most images is taken;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The files of a COLMAP model: cameras and images, as text or binary. Points, rigs and frames are not read."""
 
 from __future__ import annotations

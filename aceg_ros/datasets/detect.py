@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Opens a path as a `Scene`, with the first format that can read it."""
 
 from __future__ import annotations

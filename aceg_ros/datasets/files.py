@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads file types that several formats share. Every failure is a UserError that names the file."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Decodes images and depth images from ROS messages, for the bag reader and for the nodes.
 
 It only reads the fields of a message, so it takes messages of rclpy and of rosbags alike and does not need ROS. What

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Converts grey values and colours of more than 8 bits to 8 bits, without losing the contrast of a narrow range.
 
 Images with 16 bits per channel rarely use the full range: a 12-bit sensor uses a sixteenth, a thermal camera a few

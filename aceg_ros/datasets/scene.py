@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`Scene`: the posed frames of one recording of any format, decoded one by one."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """7-Scenes: a sequence folder, a scene folder with its sequences, or one of its split files.
 
 seq-01/             frame-000000.color.png|jpg, .pose.txt (4x4 map_from_camera, metres), .depth.png (millimetres)

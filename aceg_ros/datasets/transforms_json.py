@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """transforms.json of nerfstudio and instant-ngp: SCENE/transforms.json (or transforms_train.json), or the file itself.
 
 Poses (transform_matrix) are camera-to-world with OpenGL camera axes (x right, y up, z backward); the world frame stays

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """TUM RGB-D: rgb.txt, groundtruth.txt and optionally depth.txt (16 bit, 5000 units per metre, registered to colour).
 
 Poses are interpolated between motion-capture samples to the stamps of the colour images; each colour image gets the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs the nodes of a demo in their own ROS domain: starts, monitors and reliably ends them."""
 
 from __future__ import annotations

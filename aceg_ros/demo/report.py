@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Evaluates a demo from its bag, that is, from the recorded topics alone."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs the demo: a camera drives, a map is built from its recording, a node localizes another drive in the map.
 
 Every image goes over real ROS 2 topics between processes. This file starts those processes and needs no ROS itself.

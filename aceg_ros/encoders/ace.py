@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The encoder of ACE (Brachmann et al., CVPR 2023): grey image -> features at stride 8.
 
 Implemented from the publication; computes the same as the authors' network with their weights (test_parity_ace.py).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ALIKED (Zhao et al., IEEE TIM 2023) as a dense encoder: its descriptor at the centre of every 8x8 patch.
 
 A published local-feature network whose weights can be imported (`aceg import aliked`). It is the baseline and the

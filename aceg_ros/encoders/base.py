@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The interface of all encoders, and loading one by its name (shipped) or by the path of an imported file."""
 
 from __future__ import annotations

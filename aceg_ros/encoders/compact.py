@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Our own encoder for robots without a GPU: RGB -> 128-D unit features at stride 8, with a reliability each.
 
 Most of the computation is at 1/16 and 1/32 of the resolution, where it enlarges the receptive field cheaply; two fusion

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Our second encoder: keypoints with 128-D unit descriptors and reliabilities, one in each cell of 8x8 pixels.
 
 The trunk is that of `compact`, whose weights its training began with. In addition it sees fine detail at half of the

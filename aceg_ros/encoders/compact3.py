@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Our third encoder: as `compact2`, a keypoint with a 128-D unit descriptor and a reliability in each cell of 8x8 px.
 
 It is larger at coarse resolutions, where capacity is cheap, and the descriptor of a keypoint sees two things: the

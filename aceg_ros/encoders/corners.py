@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Keypoints for encoders that predict none: the strongest corner in each cell, with the descriptor sampled there.
 
 The centre of a cell of 8 pixels is up to 4 px away from what the cell shows, and it shows something else in every

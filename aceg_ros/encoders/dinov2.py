@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DINOv2 with registers (Oquab et al., TMLR 2024; Darcet et al., ICLR 2024): the encoder of ACE-G's release.
 
 Loaded in the format of the Hugging Face hub through `transformers`, an optional dependency.

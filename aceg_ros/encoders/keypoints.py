@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The keypoints of one image: the most reliable cells of its feature map."""
 
 from __future__ import annotations

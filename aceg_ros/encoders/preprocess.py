@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Prepares frames for an encoder (undistort, resample, convert to a tensor), and computes the pixels of its cells."""
 
 from __future__ import annotations

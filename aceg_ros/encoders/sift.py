@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Dense RootSIFT (Lowe 2004; Arandjelovic & Zisserman 2012) with OpenCV: a baseline that needs no training."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Maps and evaluates many recordings: the jobs, how one of them is run, and the table of their results.
 
 A job runs `aceg map` and `aceg evaluate` as processes of their own, so that one that crashes costs no other. Its result

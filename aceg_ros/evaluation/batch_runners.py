@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs the jobs of a batch on this machine, or on a Ray cluster. What is done already is not done again."""
 
 from __future__ import annotations

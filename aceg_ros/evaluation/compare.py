@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Evaluates several maps on one scene, side by side."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Localizes every frame of a scene and compares the poses with the true ones."""
 
 from __future__ import annotations

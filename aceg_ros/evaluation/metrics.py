@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Statistics of localized frames: errors, recall, rejections, trajectory, availability, consistency, latency."""
 
 from __future__ import annotations

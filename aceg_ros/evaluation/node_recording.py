@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The results of a running localizer node, recorded from its topics."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes the plots and tables of an evaluation into a folder."""
 
 from __future__ import annotations

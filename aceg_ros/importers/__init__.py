@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Imports of published weights, one module per release."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files of the ACE release: the encoder, and the heads of scenes."""
 
 from __future__ import annotations

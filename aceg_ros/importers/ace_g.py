@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files of the ACE-G release: the regressor and its maps."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Imports of published encoders, which any method can use. torch is loaded only when one is imported."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files of the marepo release: the pose transformer. And its maps, made from maps with scene coordinates."""
 
 from __future__ import annotations

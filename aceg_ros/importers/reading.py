@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads published weight files safely: only tensors and plain values are unpickled, no code is run."""
 
 from __future__ import annotations

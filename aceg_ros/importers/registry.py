@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """All kinds of `aceg import`: those of the methods, and encoders."""
 
 from __future__ import annotations

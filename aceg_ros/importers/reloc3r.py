@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files of the Reloc3r release: the relative pose network, as safetensors."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ACE's augmentation of mapping images: in-plane rotation, scale, brightness and contrast, with adapted K and pose."""
 
 from __future__ import annotations

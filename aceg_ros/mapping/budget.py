@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The budget of a mapping run: its time limit, a stop request of the user, and progress reports."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Builds the keyframe database of a map: keypoints of all images, matches of covisible pairs, tracks, keyframes."""
 
 from __future__ import annotations

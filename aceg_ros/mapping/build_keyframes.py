@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Builds the posed keyframes of a map without landmarks: keypoints, visual words, measured depths."""
 
 from __future__ import annotations

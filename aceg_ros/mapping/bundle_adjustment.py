@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bundle adjustment: camera poses and points that together explain where the points were seen (Triggs et al. 1999).
 
 Levenberg-Marquardt on a Cauchy loss whose scale is taken from the residuals at every step. Points are eliminated block

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Calibrates the covariances of a map by the true errors of images that are held out of the mapping.
 
 The solver computes a covariance from the residuals within one image. Errors that all of its scene coordinates share

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds covisible mapping images: pairs with many matches that agree with the epipolar geometry of their poses."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Extends a keyframe database by a recording: new observations of its landmarks beside the old ones, and new landmarks.
 
 The known landmarks stay where they are. New keypoints that match their observations and agree with them are attached;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds landmarks that a recording should have seen and did not: things that were moved or taken away.
 
 An image confirms only a share of what it should see, and by night fewer than by day. A landmark counts as missed if the

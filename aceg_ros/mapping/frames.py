@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Collects the posed frames of a mapping run, and rejects unusable ones with a reason."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pairs of mapping images that show the same, and where: found in the images alone, whatever their poses say."""
 
 from __future__ import annotations

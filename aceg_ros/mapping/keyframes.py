@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Selects keyframes for mapping: sharp images taken far enough from the last keyframe."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Landmarks: patches of the mapping images with known 3D points.
 
 ACE-G optimises map codes from noise in thousands of training steps. Since the encoder's features already tell which

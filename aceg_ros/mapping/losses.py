@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Losses: ACE's reprojection loss (CVPR 2023, section 3.3), a soft-clamped pixel error whose clamp tightens during
 training; losses for patches of known depth; and the likelihoods of ACE-G."""
 

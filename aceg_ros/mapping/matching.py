@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Matches the patches of two mapping images along epipolar lines, since their poses are known."""
 
 from __future__ import annotations

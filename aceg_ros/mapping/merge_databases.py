@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Merges two keyframe databases in one map frame: landmarks that both have become one."""
 
 from __future__ import annotations

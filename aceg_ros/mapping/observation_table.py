@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A keyframe database while it grows: tables of keyframes, landmarks and observations that are joined and cut."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ACE-G's mapping with the published regressor, which stays frozen: optimises the map code by reprojection."""
 
 from __future__ import annotations

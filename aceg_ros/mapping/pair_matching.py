@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Matches the keypoints of all covisible pairs of mapping images, within bands that follow the noise of their poses."""
 
 from __future__ import annotations

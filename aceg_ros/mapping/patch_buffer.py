@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The patch buffer of ACE (section 3.2): features of random patches of augmented mapping images, with their cameras."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Predicts the coloured point cloud of a trained map."""
 
 from __future__ import annotations

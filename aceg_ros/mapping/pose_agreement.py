@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks that images and poses agree, on a few pairs of images, before minutes are spent on mapping.
 
 Pairs and their matches are found without the poses. By the poses, a point of the first image must be on an arc in the

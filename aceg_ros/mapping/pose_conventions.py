@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Conventions that wrong poses may follow: how to convert them, and what to tell the user."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Refines the given poses of mapping images together with the landmarks that they see.
 
 Poses of a robot are off by centimetres between visits of the same spot, which a pixel-precise map cannot use. Bundle

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks that poses are in metres, by the depths that are triangulated with them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trains pose transformers: the losses of a batch, and fine-tuning on the mapping images of a scene (marepo, CVPR 2024,
 section 3.5)."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Selects the keyframes of a database by what they add: landmarks, and how these look where they look different.
 
 A second visit under the same light shows what the map has already. By night, or with things moved, it shows other

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tracks: keypoints of several images that match each other become one landmark, triangulated from all views.
 
 Matches alone do not make tracks: a few wrong ones, or chains of neighbouring corners, join everything to one component.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training of an ACE head: random patches of all mapping images, supervised by reprojection and by known depths."""
 
 from __future__ import annotations

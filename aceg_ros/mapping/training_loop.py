@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The training loop of ACE heads and map codes: a one-cycle schedule within a time budget, with a cool-down if the user
 stops it."""
 

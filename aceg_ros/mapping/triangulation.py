@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Depths of mapping patches: matched between covisible images and triangulated with the known poses.
 
 ACE learns depth from reprojection alone, which takes tens of thousands of steps. If cameras look in all directions, two

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Predicts where a map localizes: how many of its landmarks an image would find from a pose, and the chance of a pose.
 
 A landmark is found again from where it was observed: the probability falls with the angle between the viewing

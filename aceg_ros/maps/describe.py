@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Describes a map in a few sentences, from the header of its file alone."""
 
 from __future__ import annotations

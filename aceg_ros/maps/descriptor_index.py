@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Matches the keypoints of an image with the landmarks of a keyframe database."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which matches tell a place from others that look alike."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The header of a map file: all but the tensors. Reading it loads neither these nor torch."""
 
 from __future__ import annotations

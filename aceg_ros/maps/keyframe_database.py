@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The keyframe database of a map: what the camera saw, and where.
 
 Keyframes are mapping images with the keypoints whose points are known. A landmark is a point with its observations in

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The history of a keyframe database that grew: which visit each keyframe is of, and what was missed since.
 
 Maps that were made of one recording have no such section: all their keyframes are of visit 0, and nothing was missed.

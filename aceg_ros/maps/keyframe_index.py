@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a large keyframe database is opened by: small tensors, from which the few keyframes of an image are found.
 
 The observations of a large map stay in its file and are read by keyframe. Each keyframe has a checksum, which is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tokens of the keyframes of a database, which a cross-image regressor compares with a query.
 
 They are made once, from the database alone, and quantised: a byte for each entry, or for each part of 8 entries.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A folder of maps, such as the floors of a building: which maps, and where they are in one frame, if that is known.
 
 maps.yaml in the folder lists them:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Converts maps of format 1, which the first releases wrote, to format 2 when they are read."""
 
 from __future__ import annotations

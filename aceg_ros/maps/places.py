@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which keyframes and poses of a map are at the same place."""
 
 from __future__ import annotations

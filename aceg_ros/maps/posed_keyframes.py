@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The posed keyframes of a map that has no landmarks: what each shows, as keypoints with descriptors and words.
 
 A handful of images far from each other have few points in common, so nothing is triangulated; what is known of the

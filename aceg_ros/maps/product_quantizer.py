@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Product quantisation of descriptors (Jegou et al., PAMI 2011): a byte for each part of a descriptor.
 
 Compact maps store descriptors this way; they are decoded when the map is loaded.

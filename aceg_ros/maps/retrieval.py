@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds the keyframes that show what an image shows, by a bag of visual words.
 
 Descriptors are quantised to the words of the map's vocabulary; images are compared by the cosine of their histograms

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`SceneMap`: the result of a mapping run, one safetensors file.
 
 The metadata contain a header (JSON, see `maps.header`), with checksums of itself and of each section. A section is a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The sections of a map file: groups of tensors, each read and verified when it is first accessed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ACE (Brachmann et al., CVPR 2023): a frozen encoder, and a small head per scene that is trained by reprojection."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ACE-G (Bruns et al., ICCV 2025): one frozen regressor for all scenes, and one code per scene as its input.
 
 By default the code is a keyframe database: what the camera saw, with descriptors and 3D points. With a regressor that

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mapping by ACE-G (Bruns et al., ICCV 2025): builds the code of a scene for the frozen regressor.
 
 By default the code is a keyframe database, built in seconds. For a regressor that reads landmarks these are clustered,

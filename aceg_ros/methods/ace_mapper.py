@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mapping by ACE (Brachmann et al., CVPR 2023): trains a head for the scene by reprojection.
 
 Unlike in the publication, depths are triangulated between the mapping images first (unless

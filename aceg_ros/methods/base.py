@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The two protocols that every method implements, and the options that all of them have.
 
 This module loads neither torch nor a method, so that the command line starts fast.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Builds a map with calibrated covariances from posed frames, with any method, and extends one."""
 
 from __future__ import annotations

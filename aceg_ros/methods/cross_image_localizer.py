@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The localizer of method sacreg.
 
 Its steps: extract keypoints, retrieve keyframes, regress the map points of the keypoints from the tokens of these,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Extends a map with a keyframe database by posed frames."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The localizer for maps with a keyframe database.
 
 Its steps: extract keypoints, retrieve a shortlist of keyframes, match with their landmarks, estimate hypotheses by

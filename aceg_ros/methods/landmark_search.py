@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The steps that localizing in a keyframe database takes, for one camera or for several."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What localizers that first extract something of an image do with a frame."""
 
 from __future__ import annotations

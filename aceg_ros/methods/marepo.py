@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """marepo (Chen et al., CVPR 2024): a transformer, trained once for all scenes, regresses the pose from the scene
 coordinates of an image; no RANSAC.
 

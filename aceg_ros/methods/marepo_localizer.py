@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The localizer of marepo.
 
 Its steps: prepare the image, extract features, regress a map point for each cell, regress the pose from all of them,

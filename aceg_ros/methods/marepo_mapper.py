@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mapping for marepo: builds the map that its scene coordinates come from, with the mapper of that method, and
 fine-tunes the pose transformer on the mapping images if this is wanted."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Merges two maps with keyframe databases into one, in the frame of the first."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Options of a method, declared as dataclass fields with a description; command line flags are made from them.
 
     @dataclass(frozen=True, kw_only=True)

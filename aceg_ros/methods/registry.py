@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The registry of methods: a `MethodSpec` for each.
 
 Command line flags, choices of ROS parameters, kinds of `aceg import`, benchmarks and help texts are made from the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reloc3r (Dong et al., CVPR 2025): relative poses to retrieved keyframes, averaged to one pose.
 
 A map is a handful of posed keyframes, made in seconds. Relative poses come from matches of the encoder's keypoints, or

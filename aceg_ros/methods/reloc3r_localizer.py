@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The localizer for maps of posed keyframes.
 
 Its steps: extract keypoints, retrieve a shortlist of keyframes, estimate a relative pose to each, average them. If they

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mapping by Reloc3r: images become posed keyframes, in seconds."""
 
 from __future__ import annotations

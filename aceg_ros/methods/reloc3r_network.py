@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Relative poses from a network: the published one, which keeps the tokens of keyframes in the map, or on keypoints."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where method reloc3r gets relative poses from: matches and an essential matrix, or a network."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The localizer of rigs of cameras, for maps with a keyframe database.
 
 Its steps are those of one camera (`keyframe_localizer`), with one pose of the base for all images: extract and match

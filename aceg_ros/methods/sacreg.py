@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SACReg (Revaud et al., CVPRW 2024): a network, trained once for all scenes, regresses the scene coordinates of an
 image from retrieved keyframes with their landmarks.
 

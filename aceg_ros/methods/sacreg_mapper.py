@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mapping by SACReg: the keyframe database of ace_g, and the tokens of its keyframes."""
 
 from __future__ import annotations

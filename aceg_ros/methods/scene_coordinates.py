@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The localizer that all methods with scene coordinate regression share.
 
 Its steps: prepare the image, extract features, select cells, regress a map point for each, estimate the pose from these

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Localizes in one of several maps: the present one as long as that works, else the two that look most alike."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The scene coordinate head of ACE (CVPR 2023): a small MLP that maps a patch feature to a point of the map."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scene contraction (Barron et al., Mip-NeRF 360, CVPR 2022, section 3): all points beyond a radius are mapped to
 within twice the radius.
 

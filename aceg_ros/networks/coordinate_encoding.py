@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SACReg's encoding of coordinates by periodic functions (Revaud et al., CVPRW 2024): encoding, loss and decoding.
 
 A coordinate t is encoded as [cos f_i t, sin f_i t] for six frequencies, so that a network can regress it with the same

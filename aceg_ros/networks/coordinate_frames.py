@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Normalises the scene coordinates of an image: a frame of its own, about that of the camera, and a unit of length.
 
 So a network that reads them works on scenes of any extent, wherever their origin is and however their axes lie, and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Points of an image's keypoints from groups of keyframes, and the weights file of the network that regresses them.
 
 Early fusion: one group of several keyframes. Late fusion: each keyframe is a group of its own, and each keypoint keeps

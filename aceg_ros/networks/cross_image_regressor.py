@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Our SACReg (Revaud et al., CVPRW 2024): regresses where keypoints of an image are in the map, from a handful of
 keyframes with their landmarks, without any training for the scene.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Attention among tokens at pixels of images, which knows where they are: rotary positions and a bias by distance."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SACReg's 3D mixer (Revaud et al., CVPRW 2024): tells the tokens of a keyframe where their points are.
 
 Image-level blocks (self-attention, attention to point tokens, MLP) alternate with point-level blocks (attention to

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small relative pose network on the keypoints of an encoder, symmetric as Reloc3r's, for known intrinsics.
 
 A token is a keypoint: its descriptor and its ray, so that lenses may differ. Two decoders of shared weights attend to

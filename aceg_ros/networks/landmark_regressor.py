@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Our regressor for method ace_g, with which mapping takes seconds on a CPU.
 
 Unlike ACE-G's, the code of a scene is a set of landmarks instead of learned embeddings, and a patch attends only to the

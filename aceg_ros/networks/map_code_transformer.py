@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The published regressor of ACE-G (Bruns et al., ICCV 2025): one frozen transformer for all scenes, which attends to
 the code of a scene by cross-attention.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads and writes pose transformers, and regresses poses in the map with them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pose transformer of marepo (Chen et al., CVPR 2024): the scene coordinates of an image -> the pose of its camera.
 
 It is trained once for all scenes. Cells of the image are tokens: each has its map point and its viewing ray. No

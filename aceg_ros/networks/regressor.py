@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads and writes the frozen regressors of method ace_g: ours (shipped, trained by `aceg pretrain ace-g`) and the
 published one (`aceg import ace-g`)."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The relative pose network of Reloc3r (Dong et al., CVPR 2025): two images -> the pose of each in the other's frame.
 
 A ViT encodes each image, two decoders of shared weights attend to each other, and a head reads a rotation and a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads and writes networks that predict the relative pose of two images: the published one, after import, and those on
 keypoints, which this package trains."""
 

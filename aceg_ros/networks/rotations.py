@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rotation matrices from what networks put out."""
 
 from __future__ import annotations

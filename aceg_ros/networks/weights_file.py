@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Weights files (safetensors): tensors, with the kind of network and its configuration in the metadata.
 
 The configuration is a frozen dataclass of the network, with its sizes and all constants that change its outputs. Files

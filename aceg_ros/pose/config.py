@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Settings of pose estimation and of the gates. docs/benchmarks/2026-11-21-pose-solver.md says how the defaults were
 chosen."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """2D-3D correspondences, their residuals under a pose, and its inliers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Covariance of a camera pose from the residuals of its 2D-3D correspondences."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Relative poses from matches of two images: essential matrix by RANSAC, and its significance."""
 
 from __future__ import annotations

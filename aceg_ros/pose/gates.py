@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Gates: tests that an estimated pose must pass to be accepted.
 
 Each gate returns a `Rejection`, or None if the pose passes. The thresholds are in `config.GateConfig`;

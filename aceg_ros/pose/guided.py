@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Poses from correspondences that are searched for around projections: hypotheses, their significance, refinement."""
 
 from __future__ import annotations

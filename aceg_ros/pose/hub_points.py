@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Points from the matches of one image with several keyframes: the image is the hub that links their keypoints.
 
 A keypoint of the image that matches in two keyframes with known poses has a point where these see it, without any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A pose from the matches of an image with several keyframes at once, without landmarks.
 
 Each match has to lie on the epipolar line of its keypoint in the other image. The matches of one pair determine

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From relative poses with their matches to one pose that is accepted or rejected.
 
 Motion averaging gives rotation and candidates for the centre, the matches of all keyframes decide between them and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Averages relative poses of one image to several keyframes to its pose in the map (Reloc3r, Dong et al., CVPR 2025).
 
 A relative pose turns the camera and tells a direction to move in, but not how far. Each pair so gives the rotation of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Accepts localized poses that agree with odometry; others stay pending until further poses confirm them.
 
 A Kalman filter over the camera pose: odometry propagates the pose and increases its covariance, a localized pose

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Decides which images are localized with a prior, so that a wrong one cannot keep itself alive."""
 
 from __future__ import annotations

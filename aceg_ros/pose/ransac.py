@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """RANSAC on a subset of the correspondences that is spread over the image, with PoseLib or OpenCV."""
 
 from __future__ import annotations

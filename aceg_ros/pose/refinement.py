@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Robust refinement of a camera pose on all 2D-3D correspondences.
 
 Graduated non-convexity as in Black & Rangarajan (IJCV 1996): Gauss-Newton steps on a Geman-McClure loss whose scale

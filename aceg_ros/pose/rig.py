@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Correspondences of several cameras that are mounted together, under one pose of their base.
 
 They are used like those of one image: a pose is that of the base, image blocks are those of all images, and residuals

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How unlikely it is that a pose agrees with its correspondences by chance, and the inlier threshold that shows it.
 
 A-contrario reasoning (Moisan and Stival, A Probabilistic Criterion to Detect Rigid Point Matches, IJCV 2004; Moisan,

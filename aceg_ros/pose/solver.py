@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Estimates a pose hypothesis: RANSAC on a spatially stratified subset of correspondences, then robust refinement.
 
 A solver finds some pose even for random correspondences, so `verify.verify_pose` decides whether it is accepted.

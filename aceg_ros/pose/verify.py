@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Verifies a pose: counts its inliers again, applies the gates and computes its covariance.
 
 The pose may come from any source: RANSAC, a transformer, motion averaging, tracking.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The scale that depth images of a bag tell: the depths of a structure's points beside the measured ones."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The direction of gravity that the accelerometer of a bag tells."""
 
 from __future__ import annotations

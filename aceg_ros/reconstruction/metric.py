@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scale and direction of gravity of a structure, which images alone do not tell."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From images alone to a recording: select, find poses, scale, level, write."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Selects the frames of a video that are sharp and show something new."""
 
 from __future__ import annotations

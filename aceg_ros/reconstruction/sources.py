@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Images without poses, one by one: from a video, a folder or a bag."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Poses of images by pycolmap: SIFT features, matches of neighbours and of similar images, incremental mapping."""
 
 from __future__ import annotations

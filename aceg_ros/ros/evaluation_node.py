@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Executable: `python -m aceg_ros.ros.evaluation_node`, the same as `ros2 run aceg_ros evaluation_node`."""
 
 import sys

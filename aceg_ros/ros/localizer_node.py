@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Executable: `python -m aceg_ros.ros.localizer_node`, the same as `ros2 run aceg_ros localizer_node`."""
 
 import sys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Executable: `python -m aceg_ros.ros.scene_player`, the same as `ros2 run aceg_ros scene_player`."""
 
 import sys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Executable: `python -m aceg_ros.ros.sim_camera`, the same as `ros2 run aceg_ros sim_camera`."""
 
 import sys

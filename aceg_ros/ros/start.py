@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Start a node as a process: what has to be in force before anything that takes time is imported."""
 
 from __future__ import annotations

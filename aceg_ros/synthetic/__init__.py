@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Procedural rooms, rendered by ray casting with exact depth and scene coordinates."""

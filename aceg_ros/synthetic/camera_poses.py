@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Random camera poses in a room: viewpoints, and poses near one."""
 
 from __future__ import annotations

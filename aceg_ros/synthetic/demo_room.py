@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The fixed room of the demo and of tests, with a mapping drive and a different query drive."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two sessions in a long hall: a mapping walk that sees every part once, and a later query walk under other light."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Changes a room as between two sessions: moves and removes objects."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Simulated wheel odometry: smooth, with an error that grows with the distance travelled."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Renders a room by ray casting: image, exact depth and exact scene coordinates, under a given light."""
 
 from __future__ import annotations

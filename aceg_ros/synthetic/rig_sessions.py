@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two drives of a robot with cameras around it in a random room: a mapping drive, and a later query drive."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Procedural rooms: a shell full of textured boxes (tables, shelves with books, cabinets, posters on the walls)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sessions in a random room that differ in one thing: light, objects, viewpoint, or texture that there never was."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two recording sessions in a random room: a mapping session, and a later one under other light with objects moved."""
 
 from __future__ import annotations

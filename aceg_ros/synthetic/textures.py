@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Texture tiles of rendered rooms, procedural or from a folder, with mip levels for distant surfaces."""
 
 from __future__ import annotations

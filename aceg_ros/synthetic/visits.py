@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Visits of one random room: by day, by night, and by day with furniture moved, each with images to map and others to
 localize."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Atomic writes: after a crash, a file is either the old one or the complete new one."""
 
 from __future__ import annotations

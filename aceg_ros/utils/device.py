@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The device that torch computes on, and the precision it uses there."""
 
 from __future__ import annotations

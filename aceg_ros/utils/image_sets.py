@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Groups images of several cameras by their stamps: those that were taken at one moment belong together."""
 
 from __future__ import annotations

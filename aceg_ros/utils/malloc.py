@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Settings of glibc's malloc: keep freed memory in the process, because every image allocates large tensors again.
 
 By default glibc returns blocks above 32 MB to the kernel at once and gets new ones page by page. On virtual machines

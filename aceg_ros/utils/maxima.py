@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The greatest values of matrices of similarities, fast on the CPU too."""
 
 from __future__ import annotations

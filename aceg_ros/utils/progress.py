@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Progress reports of a mapping run, and their display."""
 
 from __future__ import annotations

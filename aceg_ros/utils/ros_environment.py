@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Environment variables that the ROS 2 nodes of this package need."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Conversions between ROS stamps (fields sec and nanosec), nanoseconds (int) and seconds (float).
 
 A double cannot hold nanoseconds since 1970 exactly: compare and subtract stamps as integers.

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Debug images and the Rerun viewer."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Draws the correspondences of an estimate, of one image or of a rig's: inliers, outliers, and the reprojection of the
 map points."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Shows a map and the localization of a recording in it in the Rerun viewer (pip install rerun-sdk)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Draws an image beside the keyframes that it was matched with, and the matches that agree with its pose."""
 
 from __future__ import annotations

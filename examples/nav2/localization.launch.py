@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Nav2's localization_launch.py with this localizer in place of AMCL.
 
 ros2 launch examples/nav2/localization.launch.py grid:=hall.yaml map:=hall.map image:=/camera/image ...

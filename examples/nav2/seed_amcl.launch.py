@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tell AMCL where the robot is: at the start, and when it is lost. AMCL publishes map -> odom, the localizer no TF.
 
 ros2 launch examples/nav2/seed_amcl.launch.py map:=hall.map image:=/camera/image camera_info:=/camera/camera_info

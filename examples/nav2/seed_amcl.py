@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Publish the localizer's pose on initialpose while AMCL does not know where it is, or is lost."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stand-in for cv_bridge with the calls that aceg_ros uses, for where ROS 2 is not installed.
 
 As the original: encodings that name colours (mono8, bgr8, bayer_rggb8, ...) convert into one another, scaling between

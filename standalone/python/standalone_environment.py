@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The environment of a ROS 2 program that runs from this checkout's .venv, set at every start of its Python.
 
 `make setup` leaves a .pth file in the .venv that imports this module, so that nothing has to be sourced. Only what is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ACE folders: read back exactly as written; every kind of damage named with its file."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rigs of cameras in bags: images of one moment, poses of the base, and where the cameras are mounted."""
 
 from __future__ import annotations

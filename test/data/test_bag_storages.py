@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bags as they lie on disks: compressed, split, without metadata, cut off, with channels of others in them."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is said of camera_info and of topics that are not read; rectified images; cameras that nearly agree."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Poses from TF and from topics: of the right robot, and the true reason where there is none."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bags as scenes: every storage, pose source and image kind gives the frames that were written."""
 
 import shutil

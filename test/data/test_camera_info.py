@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """camera_info, as messages and as YAML: what drivers and calibrators write is read as OpenCV takes it, or named."""
 
 from types import SimpleNamespace

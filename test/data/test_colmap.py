@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """COLMAP models: text and binary, every camera model, damage named with its file."""
 
 import struct

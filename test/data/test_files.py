@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Image and camera files: every kind is read, or named with the reason."""
 
 import cv2

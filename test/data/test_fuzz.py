@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The short part of `make fuzz`, the same every time: strange inputs are rejected with a reason, or are read."""
 
 import pytest

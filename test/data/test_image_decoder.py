@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The one decoder of bags and nodes: every encoding, the byte order, padded rows, compressed images, depth."""
 
 import io

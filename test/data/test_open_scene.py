@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Opening scenes: every n-th frame, access by index, names, unusable paths; the recorded scenes beside the checkout."""
 
 import datasets_fixtures as write

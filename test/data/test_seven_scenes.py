@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """7-Scenes: sequences, splits, the cameras of colour and depth."""
 
 import datasets_fixtures as write

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """cv_bridge as the nodes use it: every encoding there and back. Runs on the real package as well."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """transforms.json: cameras and poses read back, damage named with its file."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """TUM RGB-D: poses interpolated at the stamps, the nearest depth, damaged samples."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the tests of the localizer node share: a map of the fake localizer, and the node around it."""
 
 from __future__ import annotations

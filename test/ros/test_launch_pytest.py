@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Each launch file under launch_pytest, as a user's own system tests would start it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """examples/nav2: its launch files as far as they can be read without launch, and what seeds AMCL."""
 
 from __future__ import annotations

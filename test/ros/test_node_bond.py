@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The bond by which Nav2's lifecycle manager notices that the node is gone."""
 
 import time

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Players, recorders and the bag as processes, over real topics."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The evaluation node beside player and localizer: what it writes is what `aceg evaluate` says."""
 
 import json

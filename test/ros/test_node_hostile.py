@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ten thousand messages that no camera should send: no crash, no pose, and as good as before afterwards."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The localizer node as a process, over real topics, with a localizer whose results are known."""
 
 import signal

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mapping on the robot: while localizing, from TF and topics, with depth, and cut off at every stage."""
 
 import os

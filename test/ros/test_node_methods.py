@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The real node with maps of the methods that are not the default, and `aceg compare` of these on a bag."""
 
 import json

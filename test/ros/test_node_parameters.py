@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Parameters of all nodes: what `ros2 param describe` shows of them, and old names."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mapping on a robot with several cameras: what is recorded, and localizing with all of them in the new map."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The localizer node with several cameras: one pose of the base for the images of one moment."""
 
 from __future__ import annotations

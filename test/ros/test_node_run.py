@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How the process of a node ends."""
 
 import os

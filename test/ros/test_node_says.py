@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the node says of what is missing: one line in its log, the truth on /diagnostics, a name in every answer."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Services, lifecycle and inputs of the localizer node, over real topics, with a localizer whose results are known."""
 
 import time

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Poses and TF of the node against exact truth: each policy, drifting odometry, wrong fixes, late images, clocks."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`aceg play` and `aceg record` over real topics: what is played is what is recorded."""
 
 import signal

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """docs/ros_interface.md has the parameters of all nodes as their dataclasses declare them."""
 
 from __future__ import annotations

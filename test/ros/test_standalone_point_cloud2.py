@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """sensor_msgs_py.point_cloud2 as the nodes use it. Runs on the real package as well."""
 
 from __future__ import annotations

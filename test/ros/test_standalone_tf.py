@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """tf2_ros as the nodes use it, against numbers worked out by hand. Runs on the real package as well."""
 
 from __future__ import annotations

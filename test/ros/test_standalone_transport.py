@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Fast DDS profile: camera images between processes all arrive, which without it they do not."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes frames into ROS bags of every kind that the reader knows."""
 
 from __future__ import annotations

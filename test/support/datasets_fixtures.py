@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes one small recording, known exactly, in every format that a reader reads."""
 
 from __future__ import annotations

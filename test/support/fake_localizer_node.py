@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The real localizer node around a localizer whose results a test can predict.
 
 Its map is a JSON file with the fields of `FakeLocalizer`, and load_s, the seconds that loading takes.

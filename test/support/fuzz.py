@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fuzz the package for a time: `make fuzz`. Prints how many inputs each target took, and what they found.
 
     python test/support/fuzz.py --seconds 600 [--seed 0] [TARGET...]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Inputs that no honest program writes: strategies of hypothesis for messages, for bytes and for JSON."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is fuzzed: each target takes one strange input and passes if the package reads it or raises UserError.
 
 Anything else that is raised, and whatever takes longer than LONGEST_S, is a finding.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Publishes 640x480 rgb8 images on /image, best effort, and leaves: the other process of test_standalone_transport.
 
 The first four bytes of each image are its number. Starts when somebody listens; ends when nobody does any more.

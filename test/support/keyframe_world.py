@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A made-up world for keyframe databases, without an encoder: random descriptors, exact projections."""
 
 import numpy as np

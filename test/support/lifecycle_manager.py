@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A lifecycle manager as a node sees Nav2's: transitions by service, and a bond that tells whether the node lives."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Listens to what a localizer node publishes, by the stamps of the images."""
 
 from __future__ import annotations

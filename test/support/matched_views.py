@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Simulated matches of an image with posed keyframes, of different cameras, with wrong ones among them."""
 
 from __future__ import annotations

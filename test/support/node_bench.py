@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A camera and a listener at a localizer node, for tests of one image at a time."""
 
 from __future__ import annotations

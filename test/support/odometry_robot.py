@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A robot on a curve, with drifting odometry, whose images carry their own pose for the fake localizer."""
 
 from __future__ import annotations

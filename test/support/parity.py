@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The reference weights and outputs of ../shared/parity."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Options for small pre-trainings of ace_g, and ways to stop them, shared by tests and by what torchrun starts."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A rig of cameras in the process of the test that shows the moments of a drive, with TF."""
 
 from __future__ import annotations

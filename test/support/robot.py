@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A robot that is played or simulated in a process of its own, and what the localizer publishes beside it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A ROS graph of its own for one test: processes under test, and a node of the test that talks to them."""
 
 from __future__ import annotations

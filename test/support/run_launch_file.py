@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`ros2 launch FILE name:=value ...` for where the ros2 command is not installed."""
 
 import sys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A camera in the process of the test that shows the frames of a scene, with their poses."""
 
 from __future__ import annotations

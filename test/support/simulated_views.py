@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Simulated 2D-3D correspondences, right and wrong, and the error of a pose estimated from them."""
 
 from __future__ import annotations

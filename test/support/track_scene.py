@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Exact cameras and points in a room, and their observations with noise and outliers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A cheap scene with depth: a patterned wall with a patterned board in front of it, seen by a moving camera."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The wheel, installed by pip into an environment with nothing in it, brings all that the core needs, and no ROS.
 
 The wheel is built from the source distribution, so that both are tried.

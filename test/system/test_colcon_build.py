@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The package builds with colcon and installs where `ros2 run` and `ros2 launch` look."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The demo: what it guarantees if something fails, and one small run of all of it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The notebook among the examples runs from top to bottom."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What describes the package agrees with itself and with the code, and what is built holds all that it should."""
 
 from __future__ import annotations

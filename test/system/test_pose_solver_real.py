@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pose solver on real predictions.
 
 Bounds: the worst of 5 seeds in docs/benchmarks/2026-11-21-pose-solver.md, and some slack.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Real images (../shared/scenes): a map of the kitchen localizes its query part, and nothing else.
 
 The bounds are well below what was measured (docs/benchmarks).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The whole story over real topics: a robot with drifting odometry maps a scene by service and is localized in it."""
 
 import numpy as np

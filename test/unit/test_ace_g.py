@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ACE-G: the published regressor and its files, ours, its codes, and mapping with both."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The method that docs/adding_a_method.md shows: its very text is registered, maps and localizes."""
 
 from __future__ import annotations

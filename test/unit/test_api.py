@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Python API: what `import aceg_ros` offers, and the script of the README."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a bag tells beside its images: scale from depth images, gravity from an accelerometer; and all with pycolmap."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Batches of jobs: what a file of jobs may say, retries, going on where it stopped, the table, and a Ray cluster."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The covariance where most landmarks are far away, and wrong ones among the few near ones determine the position."""
 
 from __future__ import annotations

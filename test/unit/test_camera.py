@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Camera model against OpenCV's formulas, written out, on random cameras."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command line on a rendered room: map, info, localize, evaluate; and bad usage and bad files."""
 
 import io

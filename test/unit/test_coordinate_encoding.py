@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SACReg's encoding, loss and decoding against values computed by hand from the formulas of the paper."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Corners as keypoints: they stay on the same point of the scene when the image moves by a fraction of a pixel."""
 
 import cv2

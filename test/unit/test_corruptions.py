@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fixed changes of query pictures: pose and camera follow the geometric ones."""
 
 import numpy as np

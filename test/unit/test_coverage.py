@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The predicted coverage of a map: which landmarks an image finds, the grid, the page and the message."""
 
 from __future__ import annotations

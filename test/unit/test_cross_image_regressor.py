@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The cross-image regressor: a new one is a matcher, and its attention knows keyframes and pixels."""
 
 from __future__ import annotations

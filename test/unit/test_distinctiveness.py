@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Matches with things that are at several places of a map are not distinctive."""
 
 from __future__ import annotations

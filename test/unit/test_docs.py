@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The documents: links, what they take from the code, and what they say about messages."""
 
 from __future__ import annotations

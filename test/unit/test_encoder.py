@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The compact encoder and how encoders are found."""
 
 from itertools import islice, pairwise

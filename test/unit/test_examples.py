@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The examples that are scripts, as somebody starts them, and the script that draws the README's image."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Maps that grow: a second recording beside the first, things that are gone, bounded size, and damage."""
 
 from __future__ import annotations

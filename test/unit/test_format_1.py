@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Maps of format 1, written by the first release (test/data/fixtures), are still read."""
 
 from pathlib import Path

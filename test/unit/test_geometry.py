@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rigid transforms: definitions, round trips, limits."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`make gpu-check`: on a CPU, whether its checks run, and whether one that fails stops the others."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Gates of poses whose correspondences were searched for around projections, and what competes with them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rules of the code, read from the code: sizes, calls, dataclasses, names of methods, private names, words."""
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = sorted((ROOT / "aceg_ros").rglob("*.py"))
 TESTS = sorted((ROOT / "test").rglob("*.py"))
 LAUNCH = sorted((ROOT / "launch").rglob("*.py"))
+OTHER_SOURCES = [ROOT / "setup.py", ROOT / "Makefile", ROOT / ".ci" / "run", *(
+    path for folder in ("scripts", "examples", "standalone", "docker") for path in sorted((ROOT / folder).rglob("*"))
+    if path.suffix in (".py", ".sh", ".Dockerfile"))]
+LICENCE = "# SPDX-License-Identifier: Apache-2.0"
 MAX_LINES, MAX_FUNCTION_LINES, MAX_POSITIONAL = 400, 60, 4
 
 
@@ -34,6 +39,17 @@ def at(path: Path, node: ast.AST, what: str = "") -> str:
 
 def report(offenders: list[str]) -> None:
     assert not offenders, f"{len(offenders)}:\n" + "\n".join(offenders)
+
+
+# --- licence --------------------------------------------------------------------------------------------------------
+
+
+def test_every_source_file_names_its_licence():
+    """On the first line, or the second of a script, so that a file that is copied elsewhere still says it."""
+    assert (ROOT / "LICENSE").read_text().split()[:2] == ["Apache", "License"] and len(OTHER_SOURCES) > 10
+    report([f"{path.relative_to(ROOT)}: the first line must be {LICENCE}"
+            for path in [*PACKAGE, *TESTS, *LAUNCH, *OTHER_SOURCES]
+            if LICENCE != next((line for line in lines(path) if not line.startswith("#!")), "")])
 
 
 # --- sizes ----------------------------------------------------------------------------------------------------------

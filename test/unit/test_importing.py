@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`aceg import`: files of the ACE release, as the release writes them."""
 
 import inspect

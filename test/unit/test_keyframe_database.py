@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The keyframe database without a network: random descriptors, exact projections."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Large keyframe databases: found by their index, read from the file by keyframe, damage noticed when it is used."""
 
 from dataclasses import replace

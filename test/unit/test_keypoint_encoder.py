@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The encoder with keypoints of its own, and its training."""
 
 import cv2

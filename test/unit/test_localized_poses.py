@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Keyframe poses from localization itself, and the command that extends a map on the robot."""
 
 from __future__ import annotations

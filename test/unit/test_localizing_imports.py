@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Localizing loads neither mapping nor training code: a robot that only localizes starts fast and stays small."""
 
 import subprocess

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Head, contraction and losses, against values worked out by hand."""
 
 import numpy as np

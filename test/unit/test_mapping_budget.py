@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The budget of a mapping run and of its phases, by a clock that the tests set."""
 
 import dataclasses

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """marepo: files of the release, its maps, frames of coordinates, and what it says where it cannot work."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """marepo from the command line: mapping with landmarks, localizing, evaluating; what happens to a regressed pose."""
 
 import json

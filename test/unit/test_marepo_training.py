@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pre-training and fine-tuning of the pose transformer."""
 
 from dataclasses import replace

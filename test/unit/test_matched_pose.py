@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Poses from matches with posed keyframes: essential matrices, points of the hub, all matches at once, rejections."""
 
 from dataclasses import replace

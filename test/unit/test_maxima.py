@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Maxima of similarities against torch's own."""
 
 import pytest

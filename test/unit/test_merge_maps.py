@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two maps become one: with a transform that is given, or found; and when they have too little in common."""
 
 from __future__ import annotations

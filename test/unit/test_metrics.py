@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Statistics of a run against values worked out by hand; covariances against errors drawn from them."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Motion averaging: parity, outliers, and what does not determine a scale."""
 
 import numpy as np

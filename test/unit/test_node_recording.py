@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Results of a running node from its messages: what was evaluated, what was not, and the frames' results."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The odometry gate: drifting odometry, wrong poses in between, and a kidnapped robot."""
 
 import numpy as np

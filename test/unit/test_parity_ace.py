@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ACE networks reproduce what their authors' implementation computes (../shared/parity)."""
 
 import pytest

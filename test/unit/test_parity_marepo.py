@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pose transformer reproduces what its authors' implementation computes (../shared/parity)."""
 
 import pytest

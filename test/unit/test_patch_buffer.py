@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Augmentation, the pixel convention, the patch buffer, and which cells are localized by."""
 
 from dataclasses import replace

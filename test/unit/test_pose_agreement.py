@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Images and poses that do not agree are recognised before mapping, with the convention that would agree."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every rejection of a pose, on simulated correspondences."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The benchmark of inexact mapping poses: the errors are as large as it says, and it maps with them."""
 
 import numpy as np

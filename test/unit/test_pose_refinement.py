@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Refined poses of mapping images, against exact geometry."""
 
 from dataclasses import replace

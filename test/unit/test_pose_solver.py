@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pose solver on simulated correspondences: recovery, weights and masks, covariance."""
 
 from __future__ import annotations

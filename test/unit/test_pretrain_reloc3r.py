@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`aceg pretrain reloc3r`: the network on keypoints learns, a run is resumed, and its weights localize or reject."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training of the encoder and of both regressors: losses, and that an interrupted run ends as an uninterrupted one."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Localizing with a prior in a made-up keyframe database: right ones save the search, wrong ones change nothing."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Poses from images alone: selection, pairs, scale, level; and the whole on a rendered video, with pycolmap."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The registry: methods by name, which one is the default, flags and their rejections made from a method's options."""
 
 from __future__ import annotations

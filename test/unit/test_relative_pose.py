@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The published relative pose network: parity, conventions, and files of the release."""
 
 import json

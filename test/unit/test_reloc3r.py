@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Method reloc3r: maps of a few keyframes, their files, and localizing in them, with matches and with a network."""
 
 from __future__ import annotations

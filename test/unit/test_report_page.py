@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The HTML page of an evaluation: complete, offline, and every number in it that of the JSON."""
 
 import html

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Localizing rigs of cameras in a made-up world of four walls, each with a camera that looks at it."""
 
 from __future__ import annotations

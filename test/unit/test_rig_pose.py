@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Poses of rigs: correspondences of several cameras under one pose of their base."""
 
 from __future__ import annotations

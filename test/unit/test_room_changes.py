@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sessions in a room that differ in one thing."""
 
 from __future__ import annotations

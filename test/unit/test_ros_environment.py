@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The transport profile that nodes get unless the user has chosen one."""
 
 import pytest

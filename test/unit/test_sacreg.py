@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Method sacreg on a keyframe database. A new network is a matcher, which is enough for a made-up world."""
 
 from __future__ import annotations

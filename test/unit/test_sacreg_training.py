@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SACReg's training data and training, on made-up scenes and on a rendered room."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The map file: what goes in comes out; sections are read when asked for; damage, foreign files and other versions are
 rejected with a sentence."""
 

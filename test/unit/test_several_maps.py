@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One of several maps: found from one image, kept while it works, and left when the robot is elsewhere."""
 
 from __future__ import annotations

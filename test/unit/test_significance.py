@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Significance: matches at random are not significant, right ones are, and the threshold follows their noise."""
 
 import numpy as np

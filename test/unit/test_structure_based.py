@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The benchmark of what a user would pick instead: structure from motion and PnP, in a tiny rendered room."""
 
 import json

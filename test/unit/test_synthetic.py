@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rendered rooms: exact geometry, repeatable, and different under different light."""
 
 import numpy as np

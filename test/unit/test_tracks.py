@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tracks of exact views of random points: they come back from noisy pixels and wrong matches."""
 
 import numpy as np

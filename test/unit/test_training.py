@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The training loop and its schedule; heads and map codes that learn from a toy buffer."""
 
 from types import SimpleNamespace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Depths from matched patches: against exact geometry, with features whose matches are known."""
 
 from dataclasses import replace

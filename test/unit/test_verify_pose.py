@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Verification of a pose from anywhere against 2D-3D correspondences."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is shown in Rerun, saved to a file; only where Rerun is installed (pip install rerun-sdk)."""
 
 import sys

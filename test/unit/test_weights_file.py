@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Weights files: what changes the result of weights is in the file and in the identity of the network."""
 
 import json

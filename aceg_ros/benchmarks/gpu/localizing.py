@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks of mapping and localization on a device, against the CPU."""
 
 from __future__ import annotations

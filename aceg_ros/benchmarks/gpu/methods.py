@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks of the other methods on a device: mapping for a short time, and localization.
 
 Where no weights ship, those of small random networks are taken: they find no pose, but run what real ones run.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the checks of a device share: the device, a rendered room, its images and its map."""
 
 from __future__ import annotations

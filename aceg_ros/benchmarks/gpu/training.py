@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks of the pre-trainings on a device: a few steps on made-up data, with evaluation, checkpoint and export."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ROS bags as scenes. What reads them, and so rosbags, is loaded when a path is tried: localizing needs neither."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The cameras of a recording's images, from their camera_info."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Decompression of bags (zstd and lz4, by the libraries that rosbags depends on)."""
 
 from __future__ import annotations

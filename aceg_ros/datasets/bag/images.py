@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The images of a bag, decoded one by one."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads .mcap files of rosbag2, also without an index, truncated, or with channels other than ROS messages.
 
 The format is specified at https://mcap.dev/spec, which names the records as here.

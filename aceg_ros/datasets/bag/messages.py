@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads stamps, frames and poses from messages of rclpy and rosbags, ROS 1 and ROS 2."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The poses of a recording's images, from TF or from a pose topic."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ROS bags: rosbag2 (mcap, sqlite3) and ROS 1, read without ROS.
 
 Topics of images, cameras and poses are found by their types, or named in `BagOptions`. Poses are interpolated to the

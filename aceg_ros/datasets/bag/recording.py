@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads the messages of a bag from its files: rosbag2 (mcap, sqlite3; also split or compressed) and ROS 1."""
 
 from __future__ import annotations

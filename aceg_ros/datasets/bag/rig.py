@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Recordings of rigs: the images of several cameras in a bag, put together by their stamps."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The interface of a file of a bag, and the implementations for sqlite3 (rosbag2) and .bag files (ROS 1).
 
 metadata.yaml is not needed: a recorder that was killed has not written it.

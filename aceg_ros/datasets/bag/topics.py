@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Chooses the topics of a bag: those named in the options, or the only ones of a suitable type."""
 
 from __future__ import annotations

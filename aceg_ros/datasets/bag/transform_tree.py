@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The transforms of a recording over time, with lookups as in TF. Does not need ROS."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pool of scenes that a process maps in turn, each from noise and under a random similarity transform."""
 
 from __future__ import annotations

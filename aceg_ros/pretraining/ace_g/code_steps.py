@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The steps of training with map codes: mapping steps fit the code of a scene, query steps train the regressor."""
 
 from __future__ import annotations

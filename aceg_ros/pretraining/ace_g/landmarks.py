@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trains our regressor to predict the scene coordinates of query patches from the landmarks of a map.
 
 This is ACE-G's query pre-training (Bruns et al., ICCV 2025, section 3.3) with landmarks as codes: every step draws

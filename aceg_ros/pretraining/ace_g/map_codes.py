@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ACE-G's query pre-training as published (Bruns et al., ICCV 2025, section 3.3): map codes are optimized from noise.
 
 A pool of scenes is mapped at the same time, each from scratch under a random similarity transform. Mapping steps fit a

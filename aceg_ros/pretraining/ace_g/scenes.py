@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scenes for ACE-G's pre-training: landmarks of a mapping session, and patches of query images of the same scene with
 known points (rendered rooms) or poses (real scenes). They are prepared once per run folder."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Distributed training with torchrun: several processes train one network, each on its own scenes."""
 
 from __future__ import annotations

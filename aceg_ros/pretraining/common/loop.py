@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The training loop of all pre-trainings: resumable, and possibly distributed.
 
 Each iteration draws a batch and accumulates its gradients; the optimizer steps every `step_every` iterations. Tasks

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Muon (Jordan et al., 2024) for weight matrices and AdamW for all other parameters, as one optimizer.
 
 Two cores have time for a few thousand steps only, and Muon converges in fewer.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The folder of a training run, with its options, training curve, checkpoint and prepared data."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Augmentation: makes training samples of fixed size from a `Pair` by random warps and photometric changes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Prepared real images: chunks of a few images of one scene with a teacher's detections, and verified matches of it.
 
 Each chunk is one file. So preparation can stop and go on at any time, and a training may start on the first chunks.

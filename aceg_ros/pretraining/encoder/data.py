@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The training data of the encoder: rendered rooms, real images, and a teacher's descriptors of both. It is prepared
 once per run folder; an interrupted preparation is resumed."""
 

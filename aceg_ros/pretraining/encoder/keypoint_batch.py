@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Batches of the keypoint encoder's training: samples as arrays of equal sizes, so that losses are computed at once."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The training data of the keypoint encoder: chunks of real images and rendered rooms, in one folder."""
 
 from __future__ import annotations

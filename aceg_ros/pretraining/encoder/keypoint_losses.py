@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Losses of the keypoint encoder: detection, repetition and precision of keypoints; contrast, distillation and
 reliability of descriptors. Nothing loops over images, so that a GPU computes large batches at once."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training samples of the keypoint encoder: crops of two images with matched points and, where the correspondence is
 exact, what transfers any pixel of the first crop to the second."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scores of keypoints and their descriptors on held-out images: the same for all encoders."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trains the keypoint encoder `compact3` on prepared chunks of real images and on rendered rooms."""
 
 from __future__ import annotations

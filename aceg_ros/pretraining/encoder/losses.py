@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Losses of the encoder: contrast, reliability, scene coordinates of heads solved in closed form, distillation."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Prepared chunks in few small files, which travel to another machine, such as a lent GPU.
 
     python -m aceg_ros.pretraining.encoder.packing pack cache/encoder/chunks packed --megabytes 46

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Image pairs with known point correspondences, the training data of the encoder.
 
 There are three sources: two views of a rendered room (`rendered_pairs`: exact, from depth), a real image paired with

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pairs of real images: an image with itself, and two images of one scene with verified matches."""
 
 from __future__ import annotations

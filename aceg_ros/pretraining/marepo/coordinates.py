@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scene coordinates for the pre-training: what maps of rendered rooms and of recordings predict for images that they
 were not made from, with the errors of such predictions. Each scene is mapped once and kept in a file."""
 

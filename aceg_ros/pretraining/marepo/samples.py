@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Draws batches of scene coordinates with poses: predictions of maps, and simulated ones, both augmented."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trains the pose transformer (marepo, CVPR 2024, section 3.4) on scene coordinates of maps and on simulated ones."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pairs of posed images of one scene, as keypoints, first such as see the same, then such as have little in common."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trains the keypoint relative pose network on pairs of posed images; resumable."""
 
 from __future__ import annotations

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trains the cross-image regressor of method sacreg."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training samples of SACReg: keypoints of a query image, keyframes near it with their landmarks, and augmentation."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scenes for SACReg's training: keypoints of posed images with the points that they show, prepared once.
 
 Rendered rooms have exact points for every keypoint, and images of a later session under other light and with objects

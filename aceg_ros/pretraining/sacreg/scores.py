@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scores of a cross-image regressor on held-out scenes, beside matching alone."""
 
 from __future__ import annotations

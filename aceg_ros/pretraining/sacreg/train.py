@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trains the cross-image regressor of method sacreg, with the published loss (Revaud et al., CVPRW 2024)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An executor that runs short callbacks in one thread, and each callback that may wait in a thread of its own.
 
 rclpy's MultiThreadedExecutor submits a message to its pool again and again until a thread has started on it, so that a

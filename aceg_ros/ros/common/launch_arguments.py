@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Check the arguments of launch files before anything is started: a failure later leaves processes behind."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Conversions between ROS messages and core types. They raise UserError with the reason if a message is unusable."""
 
 from __future__ import annotations

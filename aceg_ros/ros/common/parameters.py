@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Node parameters as frozen dataclasses, which `ParameterGroup` declares, describes and validates.
 
     @dataclass(frozen=True, kw_only=True)

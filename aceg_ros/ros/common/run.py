@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Run one node as a process: clean exit on SIGINT and SIGTERM, one sentence and exit code 2 on bad input."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Services that run an action and respond with its outcome: a success flag and a sentence."""
 
 from __future__ import annotations

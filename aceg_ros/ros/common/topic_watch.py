@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Say why nothing comes on a topic that a node listens to."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Look up poses in TF at the stamp of an image, and who is whose parent there."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Evaluate the poses that a localizer node published for a scene, and compare them with an offline evaluation."""
 
 from __future__ import annotations

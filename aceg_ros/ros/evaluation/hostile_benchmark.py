@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Send a localizer node messages that no camera should send, and watch its poses, its memory and whether it lives.
 
     python -m aceg_ros.ros.evaluation.hostile_benchmark MAP [--messages 100000]

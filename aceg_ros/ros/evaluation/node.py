@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Evaluate a localizer node over its topics while a scene is played, and compare with `aceg evaluate`."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measure the speed of the localizer node from outside, while a scene is played at a fixed rate.
 
     python -m aceg_ros.ros.evaluation.node_benchmark MAP SCENE --rate 15 --seconds 30 [--mapping]

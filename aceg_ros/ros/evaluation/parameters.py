@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The parameters of the evaluation node, except those of the scene (aceg_ros.ros.players.scene_player)."""
 
 from __future__ import annotations

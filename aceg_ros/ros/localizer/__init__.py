@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The localizer node: localizes images in a map and publishes pose, TF and status.
 
 The steps from an image to its pose, and the thread of each:

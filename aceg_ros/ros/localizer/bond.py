@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The node's side of the bond by which Nav2's lifecycle manager notices that a node is gone.
 
 The protocol is that of the packages bondcpp and bondpy: both sides publish bond/Status with a common id, the name of

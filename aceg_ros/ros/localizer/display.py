@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Display of map and results: point cloud, debug image, Rerun viewer."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Receive images and camera_infos, and pair them into requests."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Load maps in a separate thread, and keep the one in use."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """LocalizerNode: connects the parts of this package and implements the lifecycle.
 
 The docstring of `aceg_ros.ros.localizer` lists the steps from an image to its pose.

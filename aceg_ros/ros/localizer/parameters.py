@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The parameters of the localizer node, except those of mapping (aceg_ros.ros.mapping.parameters)."""
 
 from __future__ import annotations

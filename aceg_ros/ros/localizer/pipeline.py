@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The steps from an image to its result, from top to bottom: received, localized, checked and published, reported."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Publish accepted poses: check them against odometry, then ~/pose, ~/path and the transform from the map."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Prior pose of the robot before the first fix: from RViz's 2D Pose Estimate, or the last pose saved on disk."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The input and output of the localization thread: a request and a result for each image."""
 
 from __future__ import annotations

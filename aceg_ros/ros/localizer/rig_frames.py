@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Turn the request of a rig into what its localizer takes, and its estimate into that of one image."""
 
 from __future__ import annotations

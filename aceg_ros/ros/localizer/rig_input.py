@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Receive the images of a rig's cameras, and put those of one moment together into a request."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The services of the localizer node. Each responds when it is done, ~/stop_mapping when the training has started."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Count images by their results, measure rates and ages, and report both in diagnostic messages.
 
 The keys of these messages (received, answered, replaced, ...) must not change: users' programs read them.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Publish status: of each image at once, of the node and of mapping every second and at each change."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Publish the transform from the map, after each pose and periodically in between."""
 
 from __future__ import annotations

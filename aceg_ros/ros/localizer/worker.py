@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The thread that localizes images, always the newest one. Submitting an image never blocks."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mapping on the robot: collect keyframes, train a map from them, switch to the new map."""
 
 from __future__ import annotations

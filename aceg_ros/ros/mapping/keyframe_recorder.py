@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Record keyframes (image, camera, pose and, if available, depth) to disk while the robot drives."""
 
 from __future__ import annotations

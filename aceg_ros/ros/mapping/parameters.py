@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The parameters of mapping on the robot."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sources of the camera poses while mapping: TF, a pose topic, or localization itself."""
 
 from __future__ import annotations

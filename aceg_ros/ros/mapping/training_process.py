@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Train a map in a separate process, so that the localizer stays responsive."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Publish frames as a camera driver would, together with their true poses."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Play frames through a CameraPublisher, at a constant rate or with their recorded times."""
 
 from __future__ import annotations

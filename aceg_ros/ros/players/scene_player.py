@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Play a recording of any supported format as a camera."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Simulate a camera that drives through a rendered room, with exact true poses."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Record topics into an mcap bag, without deserializing the messages."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Record the images of a camera with their true poses as an ACE folder, for mapping."""
 
 from __future__ import annotations

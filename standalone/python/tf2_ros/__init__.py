@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stand-in for tf2_ros with the calls that aceg_ros uses, for where ROS 2 is not installed."""
 
 from tf2_ros.broadcaster import StaticTransformBroadcaster, TransformBroadcaster

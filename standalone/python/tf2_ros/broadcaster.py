@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Publishes transforms on /tf and /tf_static."""
 
 from __future__ import annotations

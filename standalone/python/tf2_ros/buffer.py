@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stores transforms over time and answers what joins two frames at a moment.
 
 Follows tf2: linear interpolation of the translation, spherical of the rotation, no extrapolation; Time() asks for the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fills a Buffer from /tf and /tf_static."""
 
 from __future__ import annotations
