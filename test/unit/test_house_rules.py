@@ -49,7 +49,7 @@ def test_every_source_file_names_its_licence():
     assert (ROOT / "LICENSE").read_text().split()[:2] == ["Apache", "License"] and len(OTHER_SOURCES) > 10
     report([f"{path.relative_to(ROOT)}: the first line must be {LICENCE}"
             for path in [*PACKAGE, *TESTS, *LAUNCH, *OTHER_SOURCES]
-            if LICENCE != next((line for line in lines(path) if not line.startswith("#!")), "")])
+            if next((line for line in lines(path) if not line.startswith("#!")), "") != LICENCE])
 
 
 # --- sizes ----------------------------------------------------------------------------------------------------------
