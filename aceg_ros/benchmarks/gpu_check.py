@@ -30,11 +30,13 @@ from aceg_ros.benchmarks.gpu.encoders import (
     check_renderer,
 )
 from aceg_ros.benchmarks.gpu.localizing import (
+    check_graphed_encoder,
     check_localization,
     check_mapping,
     check_mapping_on_cpu,
     check_priors,
     check_rigs,
+    check_throughput,
     check_where_time_goes,
 )
 from aceg_ros.benchmarks.gpu.methods import (
@@ -62,7 +64,7 @@ CHECKS: dict[str, Callable[[Session], Outcome]] = {
     "renderer": check_renderer, "encoders": check_encoders, "mapping": check_mapping,
     "localization": check_localization, "encoder speed": check_encoder_speed,
     "encoder training": check_encoder_training, "where time goes": check_where_time_goes, "priors": check_priors,
-    "rigs": check_rigs,
+    "rigs": check_rigs, "encoder as a CUDA graph": check_graphed_encoder, "threads": check_throughput,
     "cross-image regressor": check_cross_image_regressor, "matched relative poses": check_matched_relative_poses,
     "relative pose networks": check_relative_pose_networks, "trained head": check_trained_head,
     "pose transformer": check_pose_transformer, "landmark regressor": check_landmark_regressor,

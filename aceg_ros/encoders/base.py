@@ -18,6 +18,7 @@ from aceg_ros.encoders.compact import CompactConfig, CompactNet, fuse_batch_norm
 from aceg_ros.encoders.compact2 import Compact2Config, Compact2Net
 from aceg_ros.encoders.compact3 import Compact3Config, Compact3Net
 from aceg_ros.encoders.corners import with_corners
+from aceg_ros.encoders.cuda_graphs import CudaGraphs
 from aceg_ros.encoders.feature_map import FeatureMap
 from aceg_ros.encoders.sift import STRIDE as SIFT_STRIDE
 from aceg_ros.encoders.sift import SiftNet
@@ -36,7 +37,8 @@ class Encoder:
 
     identity: name and content hash; a map can only be used with the encoder that it was made with. source: the argument
     of `load_encoder` that loads it again. short_side_px: the image size that the network expects. corners: whether its
-    descriptors may be moved from the centres of cells to corners (`detect`).
+    descriptors may be moved from the centres of cells to corners (`detect`). graphs: if given, single images are
+    computed as CUDA graphs.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Encoder:
     short_side_px: int
     net: nn.Module
     corners: bool = False
+    graphs: CudaGraphs | None = None
 
     @property
     def device(self) -> torch.device:
@@ -68,11 +71,10 @@ class Encoder:
         found = self.extract(images)
         return with_corners(images, found, self.stride) if self.corners else found
 
-    @staticmethod
-    def _run(extract: Callable[[Tensor], FeatureMap], images: Tensor) -> FeatureMap:
+    def _run(self, extract: Callable[[Tensor], FeatureMap], images: Tensor) -> FeatureMap:
         images = images.to(memory_format=torch.channels_last)
         with half_precision(images.device.type):
-            found = extract(images)
+            found = extract(images) if self.graphs is None or len(images) > 1 else self.graphs.run(extract, images)
         return FeatureMap(found.features.float(), None if found.reliability is None else found.reliability.float(),
                           None if found.keypoints is None else found.keypoints.float())
 

@@ -8,6 +8,7 @@ import io
 import pstats
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -15,13 +16,18 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from aceg_ros.benchmarks.gpu.session import Outcome, Results, Session, localization_results, milliseconds_of
+from aceg_ros.encoders.cuda_graphs import CudaGraphs
 from aceg_ros.estimate import PriorPose
 from aceg_ros.evaluation.metrics import FrameResult
 from aceg_ros.geometry import pose_error
-from aceg_ros.maps.keyframe_database import SECTION
+from aceg_ros.maps.keyframe_database import SECTION, KeyframeDatabase
 from aceg_ros.maps.scene_map import SceneMap
+from aceg_ros.methods.base import Localizer
+from aceg_ros.methods.keyframe_localizer import KeyframeLocalizer
+from aceg_ros.methods.landmark_search import KeyframeLocalizerConfig
 from aceg_ros.methods.registry import make_localizer
 from aceg_ros.methods.rig_localizer import RigLocalizer
+from aceg_ros.methods.scene_coordinates import encoder_of
 from aceg_ros.rig import Rig, RigFrame
 from aceg_ros.synthetic.render import EVENING
 from aceg_ros.utils.atomic_file import write_text
@@ -117,6 +123,38 @@ def check_priors(session: Session) -> Outcome:
     found = session.localize(lambda frame: localizer.localize(frame, by_image[id(frame.image)]))
     tracked = sum("solve" not in each.estimate.stage_ms for each in found if each.estimate.accepted)
     return Outcome(results={**localization_results(found), "answered_by_tracking": tracked}, problems=_problems(found))
+
+
+def check_graphed_encoder(session: Session) -> Outcome:
+    """Localize with the encoder as a CUDA graph, and with one computed as usual."""
+    encoder = encoder_of(session.scene_map, session.device)
+    graphed = replace(encoder, graphs=CudaGraphs() if session.device == "cuda" else None)
+    database = KeyframeDatabase.from_section(session.scene_map.sections[SECTION])
+    localizers = [KeyframeLocalizer(encoder=one, database=database, config=KeyframeLocalizerConfig())
+                  for one in (graphed, encoder)]
+    runs = [session.localize(localizer.localize) for localizer in localizers]
+    difference, problems = _difference(*runs)
+    return Outcome(results={"graphed": localization_results(runs[0]), "difference": difference}, problems=problems)
+
+
+def check_throughput(session: Session) -> Outcome:
+    """Localize in several threads, with a localizer each."""
+    images = [replace(frame, map_from_camera=None, depth_m=None) for frame in session.queries[:PROFILED]]
+    results: Results = {}
+    for count in (1, 2) if session.quick else (1, 2, 4, 8):
+        localizers = [make_localizer(session.scene_map, session.device) for _ in range(count)]
+
+        def localize_all(localizer: Localizer) -> int:
+            return sum(localizer.localize(image).accepted for image in images)
+
+        with ThreadPoolExecutor(count) as pool:
+            for localizer in localizers:
+                localizer.localize(images[0])
+            started = time.perf_counter()
+            accepted = list(pool.map(localize_all, localizers))
+            seconds = time.perf_counter() - started
+        results[f"{count} threads"] = {"frames_per_s": count * len(images) / seconds, "localized": sum(accepted)}
+    return Outcome(results=results)
 
 
 def _near(pose: np.ndarray | None, rng: np.random.Generator) -> PriorPose:
