@@ -20,7 +20,7 @@ from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.base import MappingOptions
 from aceg_ros.methods.build_map import build_map
 from aceg_ros.methods.registry import default_method, make_method_options
-from aceg_ros.synthetic.demo_room import World, demo_world, mapping_path, query_path
+from aceg_ros.synthetic.demo_room import TILE_SEED, TILES, World, demo_world, mapping_path, query_path
 from aceg_ros.synthetic.render import DAYLIGHT, EVENING, Light, render
 from aceg_ros.synthetic.textures import make_atlas, paint_tiles
 
@@ -49,13 +49,13 @@ class Session:
 
     @cached_property
     def world(self) -> World:
-        """The demo's room; its textures are on the device if that works."""
+        """The demo's room, with textures on the CPU."""
         return demo_world()
 
     @cached_property
     def device_world(self) -> World:
-        tiles = paint_tiles(len(self.world.atlas), 3)
-        return replace(self.world, atlas=make_atlas(tiles, self.device))
+        """The same with textures on the device."""
+        return replace(self.world, atlas=make_atlas(paint_tiles(TILES, TILE_SEED), self.device))
 
     def render_frame(self, pose: np.ndarray, light: Light = DAYLIGHT, name: str = "") -> Frame:
         """Render an image on the device; if that does not work, on the CPU."""
