@@ -46,6 +46,7 @@ def _add_encoder(networks: Any) -> None:
                         " %(default)s)")
     _add_data_flags(second, stages=f"{STAGES}; a training also uses what another process prepares in the meantime")
     _add_held_out(second)
+    second.add_argument("--only-keypoints", action="store_true", help="train the layers that place keypoints alone")
     second.add_argument("--pairs", type=positive, default=8, metavar="N", help="image pairs per step (default:"
                         " %(default)s)")
     _add_minutes(second)
@@ -239,6 +240,7 @@ def _run_keypoint_encoder(options: argparse.Namespace) -> int:
             run=run, data=folder, held_out=_paths(options.held_out),
             iterations=options.iterations, pairs=options.pairs, peak_rate=options.rate or 1.5e-3, seed=options.seed,
             device=device, start=options.start, minutes=options.minutes,
+            only_keypoints=options.only_keypoints,
             checkpoint_every=200 if device == "cpu" else 2000)
         print(f"weights: {train(training)}")
     return 0

@@ -63,6 +63,7 @@ class Compact3Net(nn.Module):
         self.detail = nn.Linear(PATCH * PATCH * HALF, DIM)
         self.describe = nn.Linear(DIM, DIM)
         self.rate = nn.Conv2d(EIGHTH, 1, 1)
+        self.refine_peaks = _Residual(HALF)
         self.peaks = nn.Conv2d(HALF, 4, 3, padding=1)
         self.peaks_context = nn.Conv2d(EIGHTH, STRIDE * STRIDE, 1)
         self.rate_peak = nn.Parameter(torch.zeros(()))
@@ -83,6 +84,10 @@ class Compact3Net(nn.Module):
         features = self._features(raw, centres.expand(batch, -1, -1, -1))
         return FeatureMap(features, torch.sigmoid(raw.reliability.float()))
 
+    def keypoint_layers(self) -> list[nn.Module]:
+        """Return the layers that place and rate keypoints: descriptors at given pixels do not depend on them."""
+        return [self.refine_peaks, self.peaks, self.peaks_context, self.rate]
+
     def raw_output(self, images: Tensor) -> RawOutput:
         """Compute everything that does not depend on the choice of keypoints."""
         x = _standardise(images, self.config)
@@ -95,7 +100,7 @@ class Compact3Net(nn.Module):
         sixteenth = self.sixteenth(eighth)
         sixteenth = self.fuse_sixteenth(sixteenth + _upsample(self.to_sixteenth(self.thirtysecond(sixteenth))))
         fused = self.fuse_eighth(eighth + _upsample(self.to_eighth(sixteenth)))
-        peaks = _unfold(self.peaks(fine), 2) + _unfold(self.peaks_context(fused), STRIDE)
+        peaks = _unfold(self.peaks(self.refine_peaks(fine)), 2) + _unfold(self.peaks_context(fused), STRIDE)
         fused = fused[:, :, :rows, :columns]
         return RawOutput(context=self.to_context(fused), fine=fine, reliability=self.rate(fused)[:, 0],
                          peaks=peaks[:, :rows * STRIDE, :columns * STRIDE])

@@ -65,7 +65,7 @@ class KeypointTraining:
     data: folder of prepared data (`keypoint_data`); the first 12 rooms are held out. held_out: posed scenes to evaluate
     on, none of which is in the data. iterations: may be changed when a run is resumed; the learning rate falls over
     the last 70 %. minutes: the run ends after this time, and the rate falls accordingly; None for as long as it takes.
-    pairs: per batch. points: matches per pair. width, height: of the crops, pixels. start: weights to begin with; None
+    only_keypoints: train the layers that place keypoints alone. pairs: per batch. points: matches per pair. width, height: of the crops, pixels. start: weights to begin with; None
     for random ones.
     """
 
@@ -74,6 +74,7 @@ class KeypointTraining:
     held_out: tuple[Path, ...] = ()
     iterations: int = 4000
     minutes: float | None = None
+    only_keypoints: bool = False
     pairs: int = 8
     points: int = 256
     width: int = 320
@@ -142,6 +143,11 @@ class KeypointTask(TrainingTask[KeypointBatch]):
     def __init__(self, net: Compact3Net, options: KeypointTraining) -> None:
         self.result = options.run / f"{KIND}.safetensors"
         self._net, self._options, self._started = net, options, time.monotonic()
+        self._trained: list[nn.Module] = net.keypoint_layers() if options.only_keypoints else [net]
+        net.requires_grad_(False)
+        net.rate_peak.requires_grad_(True)
+        for layer in self._trained:
+            layer.requires_grad_(True)
         self._average = deepcopy(net).requires_grad_(False).eval()
         self._student = nn.Linear(DIM, TEACHER_DIM, device=options.device)
         self.model = nn.ModuleDict({"net": net, "student": self._student, "average": self._average})
@@ -174,7 +180,9 @@ class KeypointTask(TrainingTask[KeypointBatch]):
 
     def add_gradients(self, batch: KeypointBatch) -> Statistics:
         self._update_average()
-        self._net.train()
+        self._net.eval()
+        for layer in self._trained:
+            layer.train()
         losses = keypoint_losses(self._net, batch.to(self._options.device), self._student)
         losses.total.backward()
         return {name: value.detach() for name, value in (losses.terms | losses.statistics).items()}
