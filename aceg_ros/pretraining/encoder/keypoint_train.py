@@ -65,8 +65,8 @@ class KeypointTraining:
     data: folder of prepared data (`keypoint_data`); the first 12 rooms are held out. held_out: posed scenes to evaluate
     on, none of which is in the data. iterations: may be changed when a run is resumed; the learning rate falls over
     the last 70 %. minutes: the run ends after this time, and the rate falls accordingly; None for as long as it takes.
-    only_keypoints: train the layers that place keypoints alone. pairs: per batch. points: matches per pair. width, height: of the crops, pixels. start: weights to begin with; None
-    for random ones.
+    only_keypoints: train the layers that place keypoints alone. pairs: per batch. points: matches per pair. width,
+    height: of the crops, pixels. start: weights to begin with; None for random ones.
     """
 
     run: Path
