@@ -105,26 +105,26 @@ def match_projections(query: Keypoints, database: KeyframeDatabase, observations
         return _matches(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
     stored = _descriptors(database, observations, query.descriptors.device)
     similarity = _similarity_of_pairs(stored, pixels[:, 1], query, pairs=(which, keypoints), radius_px=radius_px)
-    order = np.lexsort((-similarity, which))
-    best = order[_first_of_each(which[order])]
+    best = _greatest_of_each(which, similarity)
     found = _matches(keypoints[best], database.landmark_array[observations[which[best]]], similarity[best])
     order = np.lexsort((-found.similarity, found.keypoints))
     return found.subset(order[_first_of_each(found.keypoints[order])])
 
 
 def _pairs_within(query: Keypoints, pixels: np.ndarray, radius_px: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return all pairs (P,), (P,) of pixels (N, 2) and keypoints that are within radius_px of each other."""
+    """Return all pairs (P,), (P,) of pixels (N, 2) and keypoints that are within radius_px of each other, in the order
+    of the pixels."""
     height, width = query.map_size
     reach = int(np.ceil(radius_px / query.stride))
-    grid = np.full((height + 2 * reach, width + 2 * reach), -1)
+    grid = np.full((height + 2 * reach, width + 2 * reach), -1, np.int32)
     grid[query.cells // width + reach, query.cells % width + reach] = np.arange(len(query))
     offset = np.arange(2 * reach + 1)
     column, row = (np.clip(((axis + 0.5) / query.stride).astype(int), 0, size - 1)
                    for axis, size in zip(pixels.T, (width, height), strict=True))
-    nearby = grid[row[:, None, None] + offset[:, None], column[:, None, None] + offset]
-    nearby = nearby.reshape(len(pixels), len(offset) ** 2)
-    which, slot = np.nonzero(nearby >= 0)
-    keypoints = nearby[which, slot]
+    around = (offset[:, None] * grid.shape[1] + offset).ravel()
+    nearby = grid.ravel()[((row * grid.shape[1] + column)[:, None] + around).ravel()]
+    chosen = np.flatnonzero(nearby >= 0)
+    which, keypoints = chosen // len(around), nearby[chosen]
     close = np.square(query.pixels[keypoints] - pixels[which]).sum(1) < radius_px**2
     return which[close], keypoints[close]
 
@@ -170,6 +170,14 @@ def _one_per_landmark(matches: LandmarkMatches) -> LandmarkMatches:
     """Keep the most similar match of each landmark, which may have been observed in several keyframes."""
     order = np.lexsort((-matches.similarity, matches.landmarks))
     return matches.subset(np.sort(order[_first_of_each(matches.landmarks[order])]))
+
+
+def _greatest_of_each(groups: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return the position of the first greatest value of each run of equal groups (P,)."""
+    starts = np.flatnonzero(_first_of_each(groups))
+    greatest = np.maximum.reduceat(values, starts)
+    candidates = np.flatnonzero(values == np.repeat(greatest, np.diff(starts, append=len(groups))))
+    return candidates[_first_of_each(groups[candidates])]
 
 
 def _first_of_each(sorted_values: np.ndarray) -> np.ndarray:

@@ -10,8 +10,8 @@ Poses here are camera_from_map, perturbed in the camera frame: Y' = exp(w) Y + d
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from aceg_ros.pose.correspondences import CameraFromMap, UsableCorrespondences
 
@@ -29,7 +29,7 @@ def refine(data: UsableCorrespondences, pose: CameraFromMap, scales_px: tuple[fl
             # Slight damping: a rank-deficient problem must not fail here; the gates reject it later.
             hessian[np.diag_indices(6)] += 1e-9 * np.trace(hessian) + 1e-12
             step = -np.linalg.solve(hessian, weighted @ residuals.pixels.astype(np.float32).ravel())
-            turn = Rotation.from_rotvec(step[3:]).as_matrix()
+            turn = cv2.Rodrigues(step[3:])[0]
             rotation, translation = turn @ rotation, turn @ translation + step[:3]
     return CameraFromMap(rotation=rotation, translation=translation)
 
