@@ -30,6 +30,7 @@ PIXEL_SCALE, UNKNOWN_PIXEL = 16, -1 # pixels are in sixteenths, as int16
 PART_DIM = 4                        # entries of a descriptor that share a byte in compact maps
 LARGE = 1_000_000                   # observations from which a database has an index, and is read by keyframe
 CONVERTED_AT_ONCE = 65_536           # descriptors, which bounds the memory
+_TABLE_LANDMARKS = 1_000_000         # up to which a table of all is faster than sorting some
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,8 +223,12 @@ class KeyframeDatabase:
     def first_observations(self, keyframes: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return one observation (M,) for each landmark in some keyframes, that in the first of them, in order."""
         rows = self.observations_of(keyframes)
-        _, index = np.unique(self.landmark_array[rows], return_index=True)
-        return rows[np.sort(index)]
+        seen, number = self.landmark_array[rows], np.arange(len(rows))
+        if len(self.points) > _TABLE_LANDMARKS:
+            return rows[np.sort(np.unique(seen, return_index=True)[1])]
+        first = np.empty(len(self.points), np.int64)
+        first[seen[::-1]] = number[::-1]            # of equal indices, the last one counts
+        return rows[first[seen] == number]
 
     def nearest_keyframes(self, map_from_camera: np.ndarray, count: int) -> np.ndarray:
         """Return the keyframes (count,) that see most alike from a pose: near, in depths, and in direction."""

@@ -4,9 +4,9 @@
 Its steps: extract keypoints, retrieve a shortlist of keyframes, match with their landmarks, estimate hypotheses by
 RANSAC, look again for every landmark that should be visible from each, take the most significant pose, verify it.
 
-With a prior, the keyframes near it are matched first, beside the best one retrieved of another place. A good pose there
-is the answer, without RANSAC; else all is done as without a prior, and the keyframes near it are matched again if no
-pose is accepted.
+With a prior, the keyframes near it are matched first, beside the best one retrieved of another place, and with fewer
+keypoints and landmarks. A good pose where the prior says is the answer, without RANSAC; else all is done as without a
+prior, and the keyframes near it are matched again if no pose is accepted.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class KeyframeLocalizer:
         stopwatch.lap("retrieve")
         matcher, estimate = ObservationMatcher(query, self._search.database), None
         if prior is not None:
-            estimate = self._track(matcher, shortlist, prior)
+            estimate = self._track(query.best(self._config.tracked_keypoints), shortlist, prior)
             stopwatch.lap("track")
         if estimate is None:
             estimate = self._find(matcher, shortlist, stopwatch, prior)
@@ -106,9 +106,11 @@ class KeyframeLocalizer:
             stopwatch.lap("prior")
         return estimate
 
-    def _track(self, matcher: ObservationMatcher, shortlist: Shortlist, prior: PriorPose) -> PoseEstimate | None:
-        """Return the pose near a prior if it is good, and as good as those at other places that look alike."""
-        search, config, query = self._search, self._config, matcher.query
+    def _track(self, query: Keypoints, shortlist: Shortlist, prior: PriorPose) -> PoseEstimate | None:
+        """Return the pose near a prior if it is good, as good as those at other places that look alike, and where the
+        prior says: else the prior was wrong, and so few matches are no reason not to search the map."""
+        search, config = self._search, self._config
+        matcher = ObservationMatcher(query, search.database)
         near = search.database.nearest_keyframes(prior.map_from_camera, config.tracked_keyframes)
         radius_px = self._window_px(prior, query, near[0])
         if radius_px > config.max_tracking_window * query.camera.width:
@@ -119,14 +121,14 @@ class KeyframeLocalizer:
         first = self._match(matcher, np.concatenate([near, others[:1]]))
         start = CameraFromMap.from_pose(prior.map_from_camera)
         refined = refine_from_prior(first.correspondences, start, radius_px, config.guided)
-        pose = None if refined is None else self._look(query, refined)
+        pose = None if refined is None else self._look(query, refined, config.tracked_landmarks)
         if pose is None or not search.is_any_good([pose], first):
             return None
         groups = [near, *(group for group in search.other_places(shortlist, good=False)
                           if not show_place_of(search.database, group, near[0]).any())]
         poses = [pose, *self._poses_of(matcher, twin_groups(groups, shortlist, config.twin_similarity), [pose])]
         estimate = self._verify(*self._most_significant(query, poses), first)
-        return estimate if estimate.accepted else None
+        return estimate if prior.agrees_with(estimate) else None
 
     def _find_near(self, matcher: ObservationMatcher, prior: PriorPose, poses: list[GuidedPose]) -> PoseEstimate | None:
         """Return the pose that the keyframes near a prior give, if it is accepted beside all that were found before and
@@ -190,7 +192,7 @@ class KeyframeLocalizer:
         best = self._search.settle(best, partial(self._look, query))
         return best, greatest_beside(competing, best, self._config.guided)
 
-    def _look(self, query: Keypoints, pose: CameraFromMap) -> GuidedPose | None:
+    def _look(self, query: Keypoints, pose: CameraFromMap, count: int | None = None) -> GuidedPose | None:
         """Look for the landmarks that should be visible from a pose, and refine it on those found."""
-        correspondences, similarity = self._search.look_for_visible(query, pose.map_from_camera)
+        correspondences, similarity = self._search.look_for_visible(query, pose.map_from_camera, count)
         return refine_guided(correspondences, similarity, pose, self._config.guided)

@@ -38,7 +38,9 @@ class KeyframeLocalizerConfig:
     of more than twin_similarity, as a share of the best. further_looks: at most, as long as the best pose becomes more
     significant. group_hypotheses: number of further hypotheses from groups of keyframes that show the same place.
     max_further_log10_nfa: largest logarithm of the number of poses that agree by chance as well as a further hypothesis
-    for it to be tried. tracked_keyframes: number of keyframes that are matched near a prior. max_tracking_window:
+    for it to be tried. tracked_keyframes, tracked_keypoints, tracked_landmarks: number of keyframes that are matched
+    near a prior, of the most reliable keypoints, and of landmarks that are then searched for: where these are not
+    enough, all is done as without one. max_tracking_window:
     largest uncertainty of a prior, as a share of the image's width, for it to be tried first. covariance_scale: of the
     map, see `mapping.calibration`. seed: of RANSAC.
     """
@@ -59,6 +61,8 @@ class KeyframeLocalizerConfig:
     group_hypotheses: int = 2
     max_further_log10_nfa: float = 0.0
     tracked_keyframes: int = 2
+    tracked_keypoints: int = 750
+    tracked_landmarks: int = 1500
     max_tracking_window: float = 0.5
     covariance_scale: float = MIN_COVARIANCE_SCALE
     seed: int = 0
@@ -122,12 +126,14 @@ class LandmarkSearch:
         return FirstMatches(correspondences=self.correspondences(query, matches), landmarks=matches.landmarks,
                             descriptors=query.descriptors[matches.keypoints], total=len(query))
 
-    def look_for_visible(self, query: Keypoints, map_from_camera: np.ndarray) -> tuple[Correspondences, np.ndarray]:
-        """Look for the landmarks that should be visible from a pose. Returns the matches, and their similarity (N,)."""
+    def look_for_visible(self, query: Keypoints, map_from_camera: np.ndarray, count: int | None = None
+                         ) -> tuple[Correspondences, np.ndarray]:
+        """Look for the landmarks that should be visible from a pose, at most count (None: visible_landmarks). Returns
+        the matches, and their similarity (N,)."""
         nearby = self.database.nearest_keyframes(map_from_camera, self.config.visible_keyframes)
         matches = match_projections(query, self.database, self.database.first_observations(nearby), map_from_camera,
                                     radius_px=self.config.guided.search_radius_px,
-                                    max_count=self.config.visible_landmarks)
+                                    max_count=count or self.config.visible_landmarks)
         return self.correspondences(query, matches), matches.similarity
 
     def correspondences(self, query: Keypoints, matches: LandmarkMatches) -> Correspondences:

@@ -69,6 +69,27 @@ def test_landmarks_of_both_become_one(wings):
     assert len(np.unique(seen, axis=0)) == len(seen), "a keyframe sees a landmark once"
 
 
+def test_three_common_keyframes_are_enough_and_two_are_not():
+    """Two wings that were both seen from one doorway, and nowhere else."""
+    doorway, beyond = np.array([-2.4, -2.0, -1.6]), np.linspace(3.5, 5.0, 6)
+    left = build_map("ace_g", OPTIONS, wing(np.r_[np.linspace(-5.0, -2.8, 6), doorway]), MappingBudget.start(300.0))[0]
+
+    def right(common: np.ndarray) -> SceneMap:
+        frames = in_frame_b(wing(np.r_[common + 0.04, beyond]))
+        return build_map("ace_g", OPTIONS, frames, MappingBudget.start(300.0))[0]
+
+    merged, found = merge_maps(left, right(doorway), None, budget=MappingBudget.start(300.0))
+    distance, angle_deg = pose_error(found.a_from_b, A_FROM_B)
+    assert found.agreeing == 3 and distance < 0.06 and angle_deg < 0.6, (found.agreeing, distance, angle_deg)
+    localizer = make_localizer(merged, "cpu")
+    for frame in wing(np.array([-4.3, -1.8, 3.9, 4.6])):
+        estimate = localizer.localize(replace(frame, map_from_camera=None))
+        assert estimate.map_from_camera is not None, estimate.message
+        assert pose_error(estimate.map_from_camera, frame.map_from_camera)[0] < 0.15
+    with pytest.raises(UserError, match="too little in common"):
+        merge_maps(left, right(doorway[1:]), None, budget=MappingBudget.start(300.0))
+
+
 def test_maps_with_nothing_in_common_are_refused(wings, tmp_path, capsys):
     far = build_map("ace_g", OPTIONS, in_frame_b(wing(np.linspace(3.4, 5.2, 8))), MappingBudget.start(300.0))[0]
     left = build_map("ace_g", OPTIONS, wing(np.linspace(-5.0, -3.2, 8)), MappingBudget.start(300.0))[0]

@@ -44,6 +44,14 @@ def test_a_good_prior_finds_the_same_pose_without_a_search(world, localizer):
         assert distance < 0.005 and angle_deg < 0.1
 
 
+def test_an_answer_that_is_not_where_the_prior_says_is_searched_for_in_the_whole_map(world, localizer):
+    pose = world.pose(2, 0.3)
+    found, _ = world.keypoints(pose, clutter=300)
+    surprised = localizer.localize_keypoints(found, prior=prior(pose, 0.3))
+    assert surprised.accepted and "track" in surprised.stage_ms and "solve" in surprised.stage_ms
+    assert np.array_equal(surprised.map_from_camera, localizer.localize_keypoints(found).map_from_camera)
+
+
 @pytest.mark.parametrize("wrong", [{"aside_m": 3.0}, {"turned_deg": 40.0}, {"aside_m": 3.0, "turned_deg": 40.0},
                                    {"turned_deg": 180.0}, {"std": 3.0}])
 def test_a_wrong_prior_changes_no_answer(world, localizer, wrong):

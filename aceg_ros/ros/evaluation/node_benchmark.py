@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure the speed of the localizer node from outside, while a scene is played at a fixed rate.
 
-    python -m aceg_ros.ros.evaluation.node_benchmark MAP SCENE --rate 15 --seconds 30 [--mapping]
+    python -m aceg_ros.ros.evaluation.node_benchmark MAP SCENE --rate 15 --seconds 30 [--mapping] [--odometry]
 
 It measures the published status of each image, the arrival of its pose, and twice a second a service call. With
---mapping, the node first records the scene, and is measured while it trains a map.
+--mapping, the node first records the scene, and is measured while it trains a map. With --odometry, the player has
+odometry, and images are localized near the pose that it predicts.
 """
 
 from __future__ import annotations
@@ -112,18 +113,21 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=15.0)
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--mapping", action="store_true")
+    parser.add_argument("--odometry", action="store_true")
     options = parser.parse_args()
     os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     with tempfile.TemporaryDirectory() as folder, Processes(Path(folder) / "logs") as processes:
+        frames = {"odom_frame": "odom", "base_frame": "base_link"} if options.odometry else {}
         localizer = processes.start("aceg_ros.ros.localizer_node", {
             "map_path": options.map.resolve(), "data_folder": Path(folder) / "data", "mapping_pose_source": "pose",
-            "mapping_budget": MAPPING_BUDGET_S}, {"mapping_pose": "/scene_player/ground_truth"})
+            "mapping_budget": MAPPING_BUDGET_S, **frames}, {"mapping_pose": "/scene_player/ground_truth"})
         processes.wait_for_line(localizer, "Localizing in")
         rclpy.init()
         observer = Observer()
         processes.start("aceg_ros.ros.scene_player", {"scene": options.scene.resolve(), "rate": options.rate,
-                                                      "loop": True, "start_delay": 2.0})
+                                                      "loop": True, "start_delay": 2.0,
+                                                      "odometry": options.odometry})
         observer.wait(lambda: bool(observer.outcomes), 120.0)
         if options.mapping:
             observer.trigger("start_mapping")
@@ -146,6 +150,9 @@ def main() -> int:
               f" most {max(values, default=float('nan')):.0f} ms")
     stages = ", ".join(f"{stage} {median(values):.1f}" for stage, values in observer.stages_ms.items())
     print(f"stages of an image, p50: {stages or 'none'} ms")
+    if options.odometry:
+        tracked, searched = len(observer.stages_ms["track"]), len(observer.stages_ms["solve"])
+        print(f"of {localized} images, {tracked} had a prior, and {localized - searched} needed no search")
     return 0
 
 
