@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One map of a rendered site of furnished rooms, some of them twins, and images of a later visit: wrong poses.
 
     python -m aceg_ros.benchmarks.site -o OUTPUT [--rooms N] [--twins N] [--images N] [--queries N] [--textures DIR]
@@ -46,7 +47,7 @@ def run(output: Path, *, rooms: int, twins: int, images: int, queries: int, text
     folders = [output / f"room_{room.number}" for room in site]
     for room, folder in zip(site, folders, strict=True):
         if not (folder / "complete").exists():
-            mapping, query = room.visit(atlas, mapping=images, query=queries)
+            mapping, query = room.render_sessions(atlas, mapping=images, query=queries)
             write_ace_scene(folder / "mapping", mapping, "jpg")
             write_ace_scene(folder / "query", query, "jpg")
             (folder / "complete").touch()

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A building of furnished rooms in one map frame, some of them twins, with a mapping visit and a later one of each."""
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ POSITION_M, TARGET_M, ROLL_RAD = 0.6, 0.45, 0.08
 @dataclass(frozen=True, kw_only=True)
 class SiteRoom:
     """One room of a site. twin: number of the room that it is a twin of, None if it is like no other. exact: whether
-    it equals its twin, so that no image can tell them apart; else it is alike. site_from_room: (4, 4), a translation.
-    seed: of its visits."""
+    it equals its twin, so that no image can tell which it shows; else it is alike. site_from_room: (4, 4), a
+    translation. seed: of its sessions."""
 
     room: Room
     number: int
@@ -34,7 +35,8 @@ class SiteRoom:
     twin: int | None = None
     exact: bool = False
 
-    def visit(self, atlas: TextureAtlas, *, mapping: int, query: int) -> tuple[Iterator[Frame], Iterator[Frame]]:
+    def render_sessions(self, atlas: TextureAtlas, *, mapping: int, query: int
+                        ) -> tuple[Iterator[Frame], Iterator[Frame]]:
         """Render the images of the mapping visit, under one light, and of a later one under other lights, with objects
         moved and removed, from near viewpoints that both share. Poses are in the frame of the site."""
         rng = np.random.default_rng(self.seed)

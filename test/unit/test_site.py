@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A rendered site with twin rooms, and the benchmark that counts poses in the wrong one."""
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ def test_twins_are_equal_or_alike_and_stand_elsewhere():
 def test_a_visit_is_rendered_in_the_frame_of_the_site():
     atlas = make_atlas(paint_tiles(40, 1))
     room = make_site(5, 40, rooms=5, twins=1)[3]
-    mapping, query = (list(frames) for frames in room.visit(atlas, mapping=2, query=1))
+    mapping, query = (list(frames) for frames in room.render_sessions(atlas, mapping=2, query=1))
     assert len(mapping) == 2 and len(query) == 1 and mapping[0].name == "room3_000000"
     inside = (invert(room.site_from_room) @ mapping[0].map_from_camera)[:3, 3]
     assert (np.abs(inside[:2]) < np.array(room.room.size[:2]) / 2).all()
-    again = list(room.visit(atlas, mapping=2, query=1)[0])
+    again = list(room.render_sessions(atlas, mapping=2, query=1)[0])
     assert np.array_equal(mapping[1].image, again[1].image)
 
 
