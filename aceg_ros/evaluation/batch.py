@@ -18,11 +18,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from aceg_ros.errors import UserError
 from aceg_ros.utils.atomic_file import write_json
 from aceg_ros.utils.child_process import die_with_parent
+from aceg_ros.utils.yaml_list import read_yaml_list
 
 USAGE_ERROR = 2                     # exit code of `aceg`: the same command fails again
 RECALL_KEYS = ("0.05m_5deg", "0.25m_5deg")
@@ -71,12 +70,7 @@ class BatchJob:
 
 def read_jobs(path: Path) -> list[BatchJob]:
     """Read a file of jobs; paths in it are relative to its folder. Raises UserError with the job that is wrong."""
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"The jobs {path} cannot be read: {error}.") from None
-    if not isinstance(content, dict) or not isinstance(content.get("jobs"), list) or not content["jobs"]:
-        raise UserError(f"{path} has no list 'jobs': give a name and a recording to map for each.")
+    content = read_yaml_list(path, "jobs", "give a name and a recording to map for each")
     unknown = set(content) - {"output", "flags", "jobs"}
     if unknown:
         raise UserError(f"{path} has unknown keys: {', '.join(sorted(map(str, unknown)))}.")

@@ -26,7 +26,7 @@ def describe(path: Path | str) -> dict[str, str]:
     file = open_map(path)
     header, shapes = file.header, file.shapes()
     rows = {"map": _file(file), "covers": _extent(header), "holds": _contents(shapes),
-            "made from": _origin(header), "good for": _use(header, shapes), "covariances": _covariances(header)}
+            "made from": _origin(header), "good for": _use(shapes), "covariances": _covariances(header)}
     rows |= {role: f"{network.source}, as {network.identity}" for role, network in header.networks.items()}
     settings = [f"{name.replace('_', ' ')} {_text(value)}" for name, value in header.settings.items()]
     if settings:
@@ -107,7 +107,7 @@ def _cameras(cameras: Sequence[Camera]) -> str:
     return f"{_counted(len(cameras), 'camera')} ({'; '.join(told)}{more})"
 
 
-def _use(header: MapHeader, shapes: Mapping[str, tuple[int, ...]]) -> str:
+def _use(shapes: Mapping[str, tuple[int, ...]]) -> str:
     keyframes, landmarks = _count(shapes, f"{DATABASE}.poses"), _count(shapes, f"{DATABASE}.landmarks")
     if not keyframes:
         return "single images of any calibrated camera that see what was mapped, from near where it was"

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from aceg_ros.errors import UserError
 from aceg_ros.maps.sections import BLOCK_CHECKSUMS, BLOCK_TENSORS
+from aceg_ros.maps.word_histograms import count_words, rarity_of
 
 PREFIX = "index_"
 VECTOR_DIM, VECTOR_SCALE = 512, 127     # of the short vectors, int8
@@ -82,23 +83,18 @@ class KeyframeIndex:
     @classmethod
     def build(cls, database: IndexedDatabase) -> KeyframeIndex:
         """Build the index of a database in memory."""
-        first, words = database.first.numpy(), database.words.numpy().astype(np.int64)
-        kinds = [np.unique(words[start:end], return_counts=True) for start, end in pairwise(first)]
-        size = len(database.vocabulary)
-        containing = np.bincount(np.concatenate([kind for kind, _ in kinds]), minlength=size)
-        rarity = np.log((1.0 + len(kinds)) / (1.0 + containing)).astype(np.float32)
-        projection = projection_of(size)
-        vectors, lengths = np.zeros((len(kinds), VECTOR_DIM), np.float32), np.zeros(len(kinds), np.float32)
-        for keyframe, (kind, count) in enumerate(kinds):
-            weights = np.sqrt(count.clip(max=255)) * rarity[kind]
-            lengths[keyframe] = max(float(np.linalg.norm(weights)), 1e-9)
-            vectors[keyframe] = weights @ projection[kind]
+        histograms = count_words(database.words.numpy(), database.first.numpy(), len(database.vocabulary))
+        words, counts, offsets = histograms.indices, histograms.data.clip(max=255), histograms.indptr
+        rarity, projection = rarity_of(histograms), projection_of(len(database.vocabulary))
+        weights, keyframes = np.sqrt(counts) * rarity[words], len(offsets) - 1
+        vectors, lengths = np.zeros((keyframes, VECTOR_DIM), np.float32), np.zeros(keyframes, np.float32)
+        for keyframe, (start, end) in enumerate(pairwise(offsets)):
+            lengths[keyframe] = max(float(np.linalg.norm(weights[start:end])), 1e-9)
+            vectors[keyframe] = weights[start:end] @ projection[words[start:end]]
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
         scale = VECTOR_SCALE / max(float(np.abs(vectors).max()), 1e-9)
-        counts = np.concatenate([count for _, count in kinds]).clip(max=255)
-        sums = [block_checksum(database, keyframe) for keyframe in range(len(kinds))]
-        return cls(offsets=torch.from_numpy(np.cumsum([0] + [len(kind) for kind, _ in kinds])),
-                   words=torch.from_numpy(np.concatenate([kind for kind, _ in kinds]).astype(np.int16)),
+        sums = [block_checksum(database, keyframe) for keyframe in range(keyframes)]
+        return cls(offsets=torch.from_numpy(offsets.astype(np.int64)), words=torch.from_numpy(words.astype(np.int16)),
                    counts=torch.from_numpy(counts.astype(np.uint8)),
                    rarity=torch.from_numpy(rarity), lengths=torch.from_numpy(lengths),
                    vectors=torch.from_numpy(np.round(vectors * scale).astype(np.int8)),

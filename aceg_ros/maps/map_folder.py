@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from aceg_ros.errors import UserError
 from aceg_ros.geometry import pose_from_quaternion
+from aceg_ros.utils.yaml_list import read_yaml_list
 
 INDEX = "maps.yaml"
 
@@ -47,13 +47,7 @@ def list_maps(folder: Path) -> list[ListedMap]:
         if not maps:
             raise UserError(f"{folder} is a folder with neither {INDEX} nor maps (*.map).")
         return maps
-    try:
-        content = yaml.safe_load(index.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{index} cannot be read: {error}.") from None
-    if not isinstance(content, dict) or not isinstance(content.get("maps"), list) or not content["maps"]:
-        raise UserError(f"{index} has no list 'maps'.")
-    maps = [_listed(entry, folder) for entry in content["maps"]]
+    maps = [_listed(entry, folder) for entry in read_yaml_list(index, "maps")["maps"]]
     if len({each.name for each in maps}) < len(maps):
         raise UserError(f"{index} lists a map twice.")
     known = sum(each.common_from_map is not None for each in maps)

@@ -13,12 +13,12 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix
 from torch import Tensor
 from torch.nn import functional
 
 from aceg_ros.maps.keyframe_database import KeyframeDatabase
 from aceg_ros.maps.keyframe_index import KeyframeIndex
+from aceg_ros.maps.word_histograms import count_words, rarity_of
 from aceg_ros.utils.maxima import row_maxima, row_values
 
 _AT_ONCE = 100          # descriptors that are compared with all landmarks: larger products do not stay in the cache
@@ -66,13 +66,8 @@ class WordRetrieval:
             self._rarity = index.rarity.numpy()
 
     def _make_histograms(self, database: KeyframeWords) -> None:
-        count = len(database.vocabulary)
-        keyframes = np.repeat(np.arange(len(database)), np.diff(database.starts))
-        words = database.words.numpy().astype(np.int64)
-        histograms = csr_matrix((np.ones(len(words), np.float32), (keyframes, words)), shape=(len(database), count))
-        histograms.sum_duplicates()
-        containing = np.bincount(histograms.indices, minlength=count)
-        self._rarity = np.log((1.0 + len(database)) / (1.0 + containing)).astype(np.float32)
+        counts = count_words(database.words.numpy(), database.starts, len(database.vocabulary))
+        self._rarity, histograms = rarity_of(counts), counts.astype(np.float32)
         histograms.data = np.sqrt(histograms.data) * self._rarity[histograms.indices]
         length = np.sqrt(np.asarray(histograms.multiply(histograms).sum(1)).ravel())
         histograms.data /= np.repeat(np.maximum(length, 1e-9), np.diff(histograms.indptr))

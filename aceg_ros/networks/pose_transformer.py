@@ -203,23 +203,6 @@ def encode_rays(x: Tensor, width: int) -> Tensor:
                        -1).flatten(-2)
 
 
-def cell_rays(intrinsics: Tensor, cells: Tensor, stride: int, at_corner: bool) -> Tensor:
-    """Return the viewing rays of cells, as the network takes them.
-
-    Args:
-        intrinsics: (B, 4) fx, fy, cx, cy of the images in pixels; the centre of the first pixel is (0.5, 0.5) for
-            `at_corner`, as in the release, else (0, 0).
-        cells: (N, 2) column and row of the cells.
-        stride: pixels a cell.
-        at_corner: see `PoseTransformerConfig`.
-
-    Returns:
-        (B, N, 2)
-    """
-    pixels = cells.float() * stride + (0.5 if at_corner else (stride - 1) / 2)
-    return (pixels - intrinsics[:, None, 2:]) / intrinsics[:, None, :2]
-
-
 def transformer_from_release(state: dict[str, Tensor], heads: int = 8, group: int = 4) -> PoseTransformer:
     """Build the network from a state dict of the release; sizes come from the shapes, but for `heads` and `group`.
 

@@ -4,6 +4,7 @@
 import numpy as np
 import pytest
 import torch
+from coordinate_grid import coordinates_of_cells
 from scipy.spatial.transform import Rotation
 
 from aceg_ros.camera import Camera, Frame
@@ -17,11 +18,12 @@ from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods import marepo
 from aceg_ros.methods.base import MappingOptions
 from aceg_ros.methods.marepo import as_marepo_map
+from aceg_ros.methods.marepo_localizer import token_arrays
 from aceg_ros.methods.registry import make_localizer, make_mapper
 from aceg_ros.networks.ace_head import SceneHead
 from aceg_ros.networks.coordinate_frames import image_frame
 from aceg_ros.networks.pose_regressor import load_pose_regressor, regress_pose, save_pose_regressor
-from aceg_ros.networks.pose_transformer import PoseTransformer, PoseTransformerConfig, cell_rays
+from aceg_ros.networks.pose_transformer import PoseTransformer, PoseTransformerConfig
 
 SMALL = PoseTransformerConfig(width=32, heads=4, layers=2, group=1)
 OURS = PoseTransformerConfig(width=32, heads=4, layers=2, group=1, frame="image", masked_pool=True, at_corner=False,
@@ -92,10 +94,11 @@ def test_other_files_are_rejected_with_a_sentence(tmp_path, capsys, spoil, sente
 
 @pytest.mark.parametrize(("height", "width", "stride"), [(30, 40, 8), (9, 17, 14), (60, 33, 4)])
 def test_any_image_size_and_stride(height, width, stride):
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    cells = torch.stack([columns.flatten(), rows.flatten()], 1)
-    rays = cell_rays(torch.tensor([[500.0, 510.0, 160.5, 120.5]]), cells, stride, True)
-    assert rays[0, 1].tolist() == pytest.approx([(stride + 0.5 - 160.5) / 500, (0.5 - 120.5) / 510])
+    found = coordinates_of_cells(np.ones((height, width, 3)), stride, (500.0, 510.0, 160.0, 120.0))
+    rays = torch.from_numpy(token_arrays(found, stride, True)[1])[None]
+    assert rays[0, 1].tolist() == pytest.approx([(stride - 160.0) / 500, -120.0 / 510])
+    assert token_arrays(found, stride, False)[1][0] == pytest.approx([((stride - 1) / 2 - 160.0) / 500,
+                                                                      ((stride - 1) / 2 - 120.0) / 510])
     points = torch.cat([rays, torch.ones_like(rays[..., :1])], -1) * 3
     pose = network(SMALL)(points, rays)[-1]
     assert pose.rotation.shape == (1, 3, 3) and torch.isfinite(pose.translation).all()

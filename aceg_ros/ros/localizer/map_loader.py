@@ -8,20 +8,23 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Generic, ParamSpec, Protocol, TypeVar, cast
 
 import numpy as np
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
 from aceg_ros.camera import Camera, Frame
 from aceg_ros.errors import UserError
-from aceg_ros.estimate import PoseEstimate, PriorPose
 from aceg_ros.rig import RigEstimate, RigFrame
 from aceg_ros.utils.malloc import release_free_memory
 
 if TYPE_CHECKING:      # a node starts seconds sooner without torch
     from aceg_ros.maps.scene_map import SceneMap
     from aceg_ros.methods.base import Localizer
+
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 class LocalizesRigs(Protocol):
@@ -104,29 +107,17 @@ class MapLoader:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _LocalizerOnThreads:
-    """A localizer that uses this number of torch threads. torch keeps the number per calling thread."""
+class _OnThreads(Generic[Arguments, Result]):
+    """A localizer of images or of rigs that uses this number of torch threads. torch keeps the number per calling
+    thread. estimate: the localizer's `localize`."""
 
-    localizer: Localizer
+    estimate: Callable[Arguments, Result]
     threads: int
 
-    def localize(self, frame: Frame, prior: PriorPose | None = None) -> PoseEstimate:
+    def localize(self, *arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
         import torch
         torch.set_num_threads(self.threads)
-        return self.localizer.localize(frame, prior)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _RigsOnThreads:
-    """A localizer of rigs that uses this number of torch threads."""
-
-    localizer: LocalizesRigs
-    threads: int
-
-    def localize(self, frame: RigFrame) -> RigEstimate:
-        import torch
-        torch.set_num_threads(self.threads)
-        return self.localizer.localize(frame)
+        return self.estimate(*arguments, **named)
 
 
 def load_rig_localizer(path: str, device: str, seed: int, threads: int = 0) -> LoadedMap:
@@ -139,9 +130,9 @@ def load_rig_localizer(path: str, device: str, seed: int, threads: int = 0) -> L
         raise UserError(f"{path} is a folder of maps: a rig of cameras is localized in one map.")
     loaded = load_localizer(path, device, seed, threads)
     assert loaded.scene_map is not None
-    localizer = _RigsOnThreads(localizer=RigLocalizer.from_map(loaded.scene_map, device=device, seed=seed),
-                               threads=threads or _half_of_the_cores())
-    return replace(loaded, rig_localizer=localizer)
+    localizer = RigLocalizer.from_map(loaded.scene_map, device=device, seed=seed)
+    return replace(loaded, rig_localizer=_OnThreads(estimate=localizer.localize,
+                                                    threads=threads or _half_of_the_cores()))
 
 
 def _half_of_the_cores() -> int:
@@ -167,8 +158,8 @@ def load_localizer(path: str, device: str, seed: int, threads: int = 0) -> Loade
         loaded = SeveralMapsLocalizer.load(Path(path), device=device, seed=seed)
     else:
         scene_map = SceneMap.load(path)
-    localizer = _LocalizerOnThreads(localizer=loaded or make_localizer(cast(SceneMap, scene_map), device, seed),
-                                    threads=threads or _half_of_the_cores())
+    used = loaded or make_localizer(cast(SceneMap, scene_map), device, seed)
+    localizer = _OnThreads(estimate=used.localize, threads=threads or _half_of_the_cores())
     release_free_memory()        # left over from loading this map and earlier ones
     noise = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
     camera = Camera(width=640, height=480, fx=500.0, fy=500.0, cx=320.0, cy=240.0)
