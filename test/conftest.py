@@ -194,7 +194,7 @@ def node():
 
 @pytest.fixture(scope="session")
 def rendered_scene(made_once) -> Path:
-    """The demo room as folders mapping/ (48 pictures) and query/ (12, another drive in the evening light)."""
+    """The demo room as folders mapping/ (48 images) and query/ (12, another drive in the evening light)."""
     from aceg_ros.datasets import write_ace_scene
     from aceg_ros.synthetic.demo_room import demo_world, mapping_path, query_path
     from aceg_ros.synthetic.render import DAYLIGHT, EVENING
