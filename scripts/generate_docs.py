@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from importlib import import_module
@@ -163,4 +164,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(DOCS.parent))        # of the code beside these documents, whatever is installed
     main()

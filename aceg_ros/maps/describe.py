@@ -12,7 +12,7 @@ from aceg_ros.camera import Camera
 from aceg_ros.maps.header import MIN_COVARIANCE_SCALE, MapFile, MapHeader, MappingStatistics, open_map
 
 DATABASE = "database"               # as `keyframe_database.SECTION`, whose module would load torch
-DISPLAY_SECTIONS = ("cloud", "trajectory")          # sections that are not parameters of the method
+DISPLAY_SECTIONS = ("cloud", "trajectory")
 MAX_CAMERAS = 3
 FEW_LANDMARKS = 100                                 # a keyframe: with fewer, images from elsewhere are often rejected
 
@@ -31,8 +31,7 @@ def describe(path: Path | str) -> dict[str, str]:
     settings = [f"{name.replace('_', ' ')} {_text(value)}" for name, value in header.settings.items()]
     if settings:
         rows["settings"] = ", ".join(settings)
-    parameters = sum(size for name, size in _section_sizes(shapes).items() if name not in DISPLAY_SECTIONS)
-    return rows | {"parameters": f"{parameters:,}"}
+    return rows
 
 
 def _file(file: MapFile) -> str:

@@ -140,7 +140,7 @@ def test_a_large_map_is_described_and_opened_without_reading_it(tmp_path):
                "from aceg_ros.maps.header import open_map\n"
                "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
                "before = peak()\n"
-               "assert describe(sys.argv[1])['parameters'] == '50,000,000'\n"
+               "assert '50,000,000 numbers' in describe(sys.argv[1])['holds']\n"
                "assert 'torch' not in sys.modules\n"
                "assert peak() - before < 10_000, peak() - before\n"
                "from aceg_ros.maps.scene_map import SceneMap\n"
