@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from aceg_ros.camera import Camera
-from aceg_ros.geometry import invert, skew
+from aceg_ros.geometry import skew
 from aceg_ros.pose.correspondences import (
     BLOCK_COUNT,
     CameraFromMap,
@@ -145,8 +145,3 @@ class UsableRigCorrespondences(UsableCorrespondences):
         if counts[main] < MAIN_IMAGE_SHARE * max(int(counts.sum()), 1):
             return None
         return Consensus.from_pose(self.parts[main][1], self.views[main].pose(consensus.pose), consensus.threshold_px)
-
-
-def rig_pose_of_camera(map_from_camera: np.ndarray, rig_from_camera: np.ndarray) -> np.ndarray:
-    """Return map_from_rig (4, 4) of the pose of one of its cameras."""
-    return map_from_camera @ invert(rig_from_camera)
