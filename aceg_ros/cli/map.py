@@ -22,6 +22,7 @@ from aceg_ros.cli.arguments import (
 )
 from aceg_ros.cli.console import StopOnInterrupt, frame_bar, mapping_progress, print_skipped
 from aceg_ros.cli.reconstruct import add_reconstruction_flags, reconstruct_to
+from aceg_ros.encoders import SHIPPED_ENCODERS
 from aceg_ros.errors import UserError
 from aceg_ros.methods import registry
 from aceg_ros.methods.base import MappingOptions
@@ -42,8 +43,8 @@ def add_parser(verbs: Any) -> None:
     described = ", ".join(f"{spec.name} ({spec.summary})" for spec in registry.specs())
     verb.add_argument("--method", metavar="METHOD", help=f"mapping method: {described}; by default, the first of"
                       f" {', '.join(registry.default_names())} that supports the encoder and the given flags")
-    verb.add_argument("--encoder", help="shipped encoder (compact, compact2) or a file from 'aceg import' (default:"
-                      " the one that suits the method best)")
+    verb.add_argument("--encoder", help=f"shipped encoder ({', '.join(SHIPPED_ENCODERS)}) or a file from 'aceg import'"
+                      " (default: the one that suits the method best)")
     verb.add_argument("--budget", type=seconds, metavar="S", help="time limit in seconds for reading and mapping"
                       " (default: 300 on a CPU, 120 on a GPU)")
     conflicting = {"use_depth": verb.add_mutually_exclusive_group()}

@@ -12,6 +12,7 @@ import cv2
 import torch
 from torch import Tensor, nn
 
+from aceg_ros.encoders import SHIPPED_ENCODERS
 from aceg_ros.encoders.ace import AceEncoderConfig, AceNet
 from aceg_ros.encoders.aliked import AlikedConfig, AlikedNet
 from aceg_ros.encoders.compact import CompactConfig, CompactNet, fuse_batch_norm
@@ -83,8 +84,8 @@ def load_encoder(source: str | None = None, device: str = "cpu") -> Encoder:
     """Load an encoder.
 
     Args:
-        source: "compact" or "compact2" (shipped), "sift" (no weights, for comparisons), "dinov2:" followed by a folder
-            or a name of the Hugging Face hub, or the path of a file written by `aceg import`. None: DEFAULT_ENCODER.
+        source: one of SHIPPED_ENCODERS, "sift" (no weights, for comparisons), "dinov2:" followed by a folder or a name
+            of the Hugging Face hub, or the path of a file written by `aceg import`. None: DEFAULT_ENCODER.
         device: "cpu" or "cuda".
 
     Raises:
@@ -98,8 +99,8 @@ def load_encoder(source: str | None = None, device: str = "cpu") -> Encoder:
         return _load_dinov2(source, device)
     found = find_weights(source)
     if found is None:
-        raise UserError(f"No encoder '{source}': give 'compact' or 'compact2', which are shipped, or a file made"
-                        " by 'aceg import'.")
+        raise UserError(f"No encoder '{source}': give one of {', '.join(SHIPPED_ENCODERS)}, which are shipped, or a"
+                        " file made by 'aceg import'.")
     path, source = found
     state = path.stat()
     return _load(path, source, device, (state.st_mtime_ns, state.st_size))
@@ -127,7 +128,7 @@ def _load_dinov2(source: str, device: str) -> Encoder:
 def _build(weights: WeightsFile, path: Path) -> AceNet | AlikedNet | CompactNet | Compact3Net:
     kind, state = weights.kind, {key: value.float() for key, value in weights.tensors.items()}
     try:
-        if kind in ("compact", "compact2", "compact3"):
+        if kind in SHIPPED_ENCODERS:
             net: CompactNet | Compact3Net
             if kind == "compact":
                 net = CompactNet(weights.config_as(CompactConfig))

@@ -12,7 +12,7 @@ from aceg_ros.maps.retrieval import WordRetrieval
 from aceg_ros.utils.maxima import row_values
 
 SAME_DEPTHS, ELSEWHERE_DEPTHS = 0.05, 0.25      # distances of landmarks from a point, in median depths of the map
-MIN_LEAD = 0.1                                  # in cosine similarity over all landmarks elsewhere
+MIN_LEAD = 0.12                                 # in cosine similarity over all landmarks elsewhere
 SAMPLE = 64                                     # matches that are compared with all landmarks; their share is taken
 ALIKE = 40                                      # keyframes of a large map that matches are compared with
 

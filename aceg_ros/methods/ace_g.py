@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from aceg_ros.encoders import SHIPPED_ENCODERS
 from aceg_ros.errors import UserError
 from aceg_ros.methods.base import Localizer, Mapper, MappingOptions
 from aceg_ros.methods.options import option
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from aceg_ros.networks.map_code_transformer import PredictedPoints, TransformerHead
 
 SECTION = "database"                # of maps with a keyframe database (`maps.keyframe_database`)
-DATABASE_ENCODER = "compact2"       # for these, unless the user names another one
+DATABASE_ENCODER = "compact3"       # for these, unless the user names another one
 SHIPPED_REGRESSOR, SHIPPED_REGRESSOR_ENCODER = "ace_g", "compact"
 
 
@@ -105,7 +106,7 @@ SPEC = MethodSpec(
     make_localizer=make_localizer,
     after_growth=lambda scene_map, device, seed: scene_map,
     priority=2,
-    supports=lambda options: options.encoder in (None, SHIPPED_REGRESSOR_ENCODER, DATABASE_ENCODER),
+    supports=lambda options: options.encoder in (None, *SHIPPED_ENCODERS),
     importers=(
         ImporterSpec(kind="ace-g", description="the regressor of the ACE-G release",
                      function="aceg_ros.importers.ace_g:import_regressor"),
