@@ -36,6 +36,7 @@ def test_a_visit_is_rendered_in_the_frame_of_the_site():
     assert np.array_equal(mapping[1].image, again[1].image)
 
 
+@pytest.mark.slow
 def test_the_benchmark_tells_poses_in_the_twin_from_others(tmp_path):
     text = benchmark.run(tmp_path, rooms=3, twins=1, images=8, queries=3, budget_s=60.0)
     rows = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in text.splitlines() if line.startswith("| ")}
