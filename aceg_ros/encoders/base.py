@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from aceg_ros.encoders import SHIPPED_ENCODERS
 from aceg_ros.encoders.ace import AceEncoderConfig, AceNet
@@ -30,6 +31,17 @@ from aceg_ros.utils.device import half_precision, to_device
 DEFAULT_ENCODER = "compact"
 KEYPOINT_NETS = (Compact2Net, Compact3Net)      # encoders with keypoints of their own
 SHORT_SIDE_PX = 480                     # of input images, for encoders without a weights file of ours
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestKeypoints:
+    """N keypoints of an image: cells (N,), flat indices into a map of height and width map_size; pixels (N, 2);
+    descriptors (N, C) of unit length."""
+
+    cells: Tensor
+    pixels: Tensor
+    descriptors: Tensor
+    map_size: tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +83,23 @@ class Encoder:
             return self._run(self.net, images)
         found = self.extract(images)
         return with_corners(images, found, self.stride) if self.corners else found
+
+    @torch.inference_mode()
+    def detect_best(self, images: Tensor, choose: Callable[[Tensor], Tensor]) -> BestKeypoints | None:
+        """Describe some keypoints of one image alone, which is faster; None if the network describes all at once.
+
+        choose: returns the cells to describe (N,), given the reliabilities (h, w).
+        """
+        if not isinstance(self.net, Compact3Net) or self.graphs is not None:
+            return None
+        with half_precision(images.device.type):
+            raw = self.net.raw_output(images.to(memory_format=torch.channels_last))
+            keypoints, reliability = self.net.find(raw)
+            cells = choose(reliability[0])
+            pixels = keypoints[0].flatten(1).T[cells]
+            described = self.net.describe_pixels(raw, pixels[None])[0].float()
+        return BestKeypoints(cells=cells, pixels=pixels, descriptors=functional.normalize(described, dim=1),
+                             map_size=(keypoints.shape[2], keypoints.shape[3]))
 
     def _run(self, extract: Callable[[Tensor], FeatureMap], images: Tensor) -> FeatureMap:
         images = images.to(memory_format=torch.channels_last)

@@ -70,9 +70,13 @@ class Compact3Net(nn.Module):
 
     def forward(self, images: Tensor) -> FeatureMap:
         raw = self.raw_output(images)
+        keypoints, reliability = self.find(raw)
+        return FeatureMap(self._features(raw, keypoints), reliability, keypoints)
+
+    def find(self, raw: RawOutput) -> tuple[Tensor, Tensor]:
+        """Return the keypoints (B, 2, h, w) of an output, and their reliabilities (B, h, w)."""
         keypoints, log_share = find_keypoints(raw.peaks.float())
-        logit = raw.reliability.float() + self.rate_peak.float() * log_share
-        return FeatureMap(self._features(raw, keypoints), torch.sigmoid(logit), keypoints)
+        return keypoints, torch.sigmoid(raw.reliability.float() + self.rate_peak.float() * log_share)
 
     def at_centres(self, images: Tensor) -> FeatureMap:
         """Compute features and reliabilities at the centres of cells, and no keypoints."""

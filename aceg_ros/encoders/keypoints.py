@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -59,7 +60,12 @@ def extract_keypoints(image: np.ndarray, camera: Camera, encoder: Encoder, *, ma
         mask: (H, W) bool, pixels that the camera saw; None: all.
         max_count: largest number of keypoints.
     """
-    found = encoder.detect(image_to_tensor(image, encoder.device))
+    images = image_to_tensor(image, encoder.device)
+    best = encoder.detect_best(images, partial(_most_reliable, mask=mask, stride=encoder.stride, max_count=max_count))
+    if best is not None:
+        return Keypoints(pixels=best.pixels.cpu().numpy().astype(np.float32), descriptors=best.descriptors,
+                         cells=best.cells.cpu().numpy(), map_size=best.map_size, stride=encoder.stride, camera=camera)
+    found = encoder.detect(images)
     return select_keypoints(found, camera, encoder.stride, mask=mask, max_count=max_count)
 
 
@@ -68,13 +74,12 @@ def select_keypoints(found: FeatureMap, camera: Camera, stride: int, *, mask: np
                      max_count: int) -> Keypoints:
     """Select the most reliable keypoints of the feature map of one image; the other arguments as above."""
     height, width = found.features.shape[2:]
-    usable = torch.from_numpy(valid_cells(mask, height, width, stride).ravel()).to(found.features.device)
     if found.reliability is None:
+        usable = torch.from_numpy(valid_cells(mask, height, width, stride).ravel()).to(found.features.device)
         cells = usable.nonzero()[:, 0]
         cells = cells[torch.linspace(0, len(cells) - 1, min(max_count, len(cells)), device=cells.device).long()]
     else:
-        score = found.reliability[0].flatten() * usable
-        cells = score.topk(min(max_count, int((score > 0).sum()))).indices
+        cells = _most_reliable(found.reliability[0], mask=mask, stride=stride, max_count=max_count)
     if found.keypoints is None:
         pixels = patch_centres(cells % width, cells // width, stride)
     else:
@@ -82,6 +87,13 @@ def select_keypoints(found: FeatureMap, camera: Camera, stride: int, *, mask: np
     descriptors = functional.normalize(found.features[0].flatten(1).T[cells], dim=1)
     return Keypoints(pixels=pixels.cpu().numpy().astype(np.float32), descriptors=descriptors,
                      cells=cells.cpu().numpy(), map_size=(height, width), stride=stride, camera=camera)
+
+
+def _most_reliable(reliability: Tensor, *, mask: np.ndarray | None, stride: int, max_count: int) -> Tensor:
+    """Return the most reliable cells (N,) of a map (h, w) that are inside the mask."""
+    usable = torch.from_numpy(valid_cells(mask, reliability.shape[0], reliability.shape[1], stride).ravel()).to(reliability.device)
+    score = reliability.flatten() * usable
+    return score.topk(min(max_count, int((score > 0).sum()))).indices
 
 
 def spread_over_image(pixels: np.ndarray, count: int, block_px: int) -> np.ndarray:

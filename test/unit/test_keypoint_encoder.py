@@ -13,6 +13,8 @@ from aceg_ros.encoders.compact import fuse_batch_norm
 from aceg_ros.encoders.compact2 import Compact2Net, find_keypoints, sample_rows
 from aceg_ros.encoders.compact3 import Compact3Net, bilinear_rows, patches_around
 from aceg_ros.encoders.corners import sample
+from aceg_ros.encoders.keypoints import extract_keypoints, select_keypoints
+from aceg_ros.encoders.preprocess import image_to_tensor
 from aceg_ros.errors import UserError
 from aceg_ros.networks.weights_file import read_weights
 from aceg_ros.pretraining.common.loop import batches_of_processes
@@ -243,6 +245,18 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(data, tmp_path):
     encoder = load_encoder(str(whole))
     found = encoder.detect(torch.rand(1, 3, 96, 128))
     assert encoder.identity.startswith("compact3:") and found.keypoints.shape == (1, 2, 12, 16)
+
+
+def test_described_alone_the_best_keypoints_are_the_same(room):
+    encoder = load_encoder("compact3")
+    mask = np.arange(room.images.shape[2]) < 150
+    mask = np.broadcast_to(mask, room.images.shape[1:3])
+    few = extract_keypoints(room.images[0], room.camera, encoder, mask=mask, max_count=100)
+    every = select_keypoints(encoder.detect(image_to_tensor(room.images[0], "cpu")), room.camera, encoder.stride,
+                             mask=mask, max_count=100)
+    assert np.array_equal(few.cells, every.cells) and np.array_equal(few.pixels, every.pixels)
+    assert (few.pixels[:, 0] < 155).all() and len(few) == 100
+    assert torch.allclose(few.descriptors, every.descriptors, atol=0.02)
 
 
 def test_weights_to_begin_with_must_fit(tmp_path):
