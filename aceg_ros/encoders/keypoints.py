@@ -91,8 +91,9 @@ def select_keypoints(found: FeatureMap, camera: Camera, stride: int, *, mask: np
 
 def _most_reliable(reliability: Tensor, *, mask: np.ndarray | None, stride: int, max_count: int) -> Tensor:
     """Return the most reliable cells (N,) of a map (h, w) that are inside the mask."""
-    usable = torch.from_numpy(valid_cells(mask, reliability.shape[0], reliability.shape[1], stride).ravel()).to(reliability.device)
-    score = reliability.flatten() * usable
+    height, width = reliability.shape
+    usable = torch.from_numpy(valid_cells(mask, height, width, stride).ravel())
+    score = reliability.flatten() * usable.to(reliability.device)
     return score.topk(min(max_count, int((score > 0).sum()))).indices
 
 
