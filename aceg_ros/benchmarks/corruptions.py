@@ -14,6 +14,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -22,8 +23,6 @@ import numpy as np
 from aceg_ros.camera import Camera, Frame
 from aceg_ros.datasets import load_image
 from aceg_ros.utils.atomic_file import write_bytes
-
-ROLL_RAD, ZOOM = np.radians(20.0), 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,21 +68,21 @@ def _warped(frame: Frame, warp: np.ndarray, *, old_from_new: np.ndarray | None =
     return Corrupted(frame=warped, pixels_from_original=warp)
 
 
-def _rolled(frame: Frame) -> Corrupted:
+def _rolled(frame: Frame, angle_deg: float) -> Corrupted:
     """Roll the camera about its optical axis."""
-    cos, sin = np.cos(ROLL_RAD), np.sin(ROLL_RAD)
+    cos, sin = np.cos(np.radians(angle_deg)), np.sin(np.radians(angle_deg))
     rotation = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
     old_from_new = np.eye(4)
     old_from_new[:3, :3] = rotation.T
     return _warped(frame, frame.camera.K @ rotation @ np.linalg.inv(frame.camera.K), old_from_new=old_from_new)
 
 
-def _zoomed(frame: Frame) -> Corrupted:
+def _zoomed(frame: Frame, factor: float) -> Corrupted:
     """Increase the focal length at the same image size."""
-    zoom = np.diag([ZOOM, ZOOM, 1.0])
+    zoom = np.diag([factor, factor, 1.0])
     shift = np.eye(3)
     shift[:2, 2] = frame.camera.cx, frame.camera.cy
-    return _warped(frame, shift @ zoom @ np.linalg.inv(shift), zoom=ZOOM)
+    return _warped(frame, shift @ zoom @ np.linalg.inv(shift), zoom=factor)
 
 
 CORRUPTIONS: dict[str, Callable[[Frame], Corrupted]] = {
@@ -96,8 +95,10 @@ CORRUPTIONS: dict[str, Callable[[Frame], Corrupted]] = {
     "blurred": _photometric(lambda image: cv2.GaussianBlur(image, (0, 0), 2.0)),
     "motion blur": _photometric(_motion_blur),
     "noise": _photometric(_noise),
-    "turned 20 deg": _rolled,
-    "zoomed 1.5": _zoomed,
+    "turned 20 deg": partial(_rolled, angle_deg=20.0),
+    "turned 45 deg": partial(_rolled, angle_deg=45.0),
+    "zoomed 1.5": partial(_zoomed, factor=1.5),
+    "zoomed 2": partial(_zoomed, factor=2.0),
 }
 
 

@@ -45,7 +45,7 @@ class KeyframeLocalizerConfig:
     map, see `mapping.calibration`. seed: of RANSAC.
     """
 
-    keypoints: int = 1200
+    keypoints: int = 1500
     retrieval_keypoints: int = 600
     shortlist: int = 4
     ranked_shortlist: int = 8
