@@ -69,21 +69,22 @@ class Correspondences:
 
     def select_usable(self) -> UsableCorrespondences:
         """Select what `usable` returns, which is kept there."""
-        pixels, points = np.asarray(self.pixels, np.float64), np.asarray(self.points, np.float64)
-        count = len(pixels)
+        pixels, points = (np.ascontiguousarray(np.asarray(part, np.float64).T) for part in (self.pixels, self.points))
+        count = pixels.shape[1]
         weights = np.ones(count) if self.weights is None else np.asarray(self.weights, np.float64)
         mask = np.ones(count, bool) if self.mask is None else np.asarray(self.mask, bool)
         # Written so that NaN fails: every comparison with NaN is false.
-        usable = (mask & (np.abs(pixels) < MAX_COORDINATE).all(1) & (np.abs(points) < MAX_COORDINATE).all(1)
+        usable = (mask & (np.abs(pixels) < MAX_COORDINATE).all(0) & (np.abs(points) < MAX_COORDINATE).all(0)
                   & (weights > 0) & (weights < np.inf))
         indices = np.flatnonzero(usable)
         kept = weights[indices]
         if kept.size:
             kept = kept / kept.max()
             kept = np.maximum(kept / kept.mean(), 1e-12)
-        return UsableCorrespondences(pixels=np.ascontiguousarray(pixels[indices].T),
-                                     points=np.ascontiguousarray(points[indices].T), weights=kept, camera=self.camera,
-                                     indices=indices, total_count=int(mask.sum()))
+        if len(indices) < count:
+            pixels, points = pixels[:, indices], points[:, indices]
+        return UsableCorrespondences(pixels=pixels, points=points, weights=kept, camera=self.camera, indices=indices,
+                                     total_count=int(mask.sum()))
 
 
 @dataclass(frozen=True, kw_only=True)
