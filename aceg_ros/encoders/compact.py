@@ -34,17 +34,19 @@ class CompactConfig:
     min_deviation: float = 0.02
 
 
-def _conv(dim_in: int, dim_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
+def conv_block(dim_in: int, dim_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
     """Convolution, batch norm, ReLU. Even kernels keep the centres of cells at the centres of pixel blocks."""
     padding = (kernel - stride + 1) // 2
     return nn.Sequential(nn.Conv2d(dim_in, dim_out, kernel, stride, padding, bias=False), nn.BatchNorm2d(dim_out),
                          nn.ReLU(inplace=True))
 
 
-class _Residual(nn.Module):
+class Residual(nn.Module):
+    """Two convolutions whose result is added to their input."""
+
     def __init__(self, dim: int):
         super().__init__()
-        self.first = _conv(dim, dim, 3)
+        self.first = conv_block(dim, dim, 3)
         self.second = nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1, bias=False), nn.BatchNorm2d(dim))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -60,15 +62,15 @@ class CompactNet(nn.Module):
     def __init__(self, config: CompactConfig | None = None) -> None:
         super().__init__()
         self.config = config or CompactConfig()
-        self.quarter = nn.Sequential(_conv(3, QUARTER, 4, 4), _conv(QUARTER, QUARTER, 3))
-        self.eighth = nn.Sequential(_conv(QUARTER, EIGHTH, 2, 2), _conv(EIGHTH, EIGHTH, 3))
-        self.sixteenth = nn.Sequential(_conv(EIGHTH, SIXTEENTH, 2, 2), _Residual(SIXTEENTH))
-        self.thirtysecond = nn.Sequential(_conv(SIXTEENTH, THIRTYSECOND, 2, 2), _Residual(THIRTYSECOND),
-                                          _Residual(THIRTYSECOND))
+        self.quarter = nn.Sequential(conv_block(3, QUARTER, 4, 4), conv_block(QUARTER, QUARTER, 3))
+        self.eighth = nn.Sequential(conv_block(QUARTER, EIGHTH, 2, 2), conv_block(EIGHTH, EIGHTH, 3))
+        self.sixteenth = nn.Sequential(conv_block(EIGHTH, SIXTEENTH, 2, 2), Residual(SIXTEENTH))
+        self.thirtysecond = nn.Sequential(conv_block(SIXTEENTH, THIRTYSECOND, 2, 2), Residual(THIRTYSECOND),
+                                          Residual(THIRTYSECOND))
         self.to_sixteenth = nn.Conv2d(THIRTYSECOND, SIXTEENTH, 1)
-        self.fuse_sixteenth = _Residual(SIXTEENTH)
+        self.fuse_sixteenth = Residual(SIXTEENTH)
         self.to_eighth = nn.Conv2d(SIXTEENTH, EIGHTH, 1)
-        self.fuse_eighth = _conv(EIGHTH, DIM, 1)
+        self.fuse_eighth = conv_block(EIGHTH, DIM, 1)
         self.describe = nn.Conv2d(DIM, DIM, 1)
         self.rate = nn.Conv2d(DIM, 1, 1)
 
@@ -85,8 +87,8 @@ class CompactNet(nn.Module):
         eighth = self.eighth(self.quarter(x))
         sixteenth = self.sixteenth(eighth)
         context = self.to_sixteenth(self.thirtysecond(sixteenth))
-        sixteenth = self.fuse_sixteenth(sixteenth + _upsample(context))
-        fused = self.fuse_eighth(eighth + _upsample(self.to_eighth(sixteenth)))
+        sixteenth = self.fuse_sixteenth(sixteenth + upsample(context))
+        fused = self.fuse_eighth(eighth + upsample(self.to_eighth(sixteenth)))
         fused = fused[:, :, :height // STRIDE, :width // STRIDE]
         return self.describe(fused), self.rate(fused)[:, 0]
 
@@ -98,7 +100,8 @@ def standardise(images: Tensor, config: CompactConfig) -> Tensor:
     return (images - mean) * (1.0 / variance.sqrt().clamp(min=config.min_deviation))
 
 
-def _upsample(x: Tensor) -> Tensor:
+def upsample(x: Tensor) -> Tensor:
+    """Double the resolution, bilinearly."""
     return functional.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 

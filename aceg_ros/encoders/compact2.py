@@ -22,9 +22,9 @@ from aceg_ros.encoders.compact import (
     STRIDE,
     CompactConfig,
     CompactNet,
-    _conv,
-    _Residual,
-    _upsample,
+    Residual,
+    conv_block,
+    upsample,
 )
 from aceg_ros.encoders.feature_map import FeatureMap
 
@@ -55,11 +55,11 @@ class Compact2Net(CompactNet):
 
     def __init__(self, config: Compact2Config | None = None) -> None:
         super().__init__(config or Compact2Config())
-        self.fine = nn.Sequential(_conv(3, HALF, 4, 2), _conv(HALF, HALF, 3))
-        self.refine_fine = _Residual(HALF)
+        self.fine = nn.Sequential(conv_block(3, HALF, 4, 2), conv_block(HALF, HALF, 3))
+        self.refine_fine = Residual(HALF)
         self.fine_to_quarter = nn.Sequential(nn.Conv2d(HALF, QUARTER, 4, 2, 1, bias=False), nn.BatchNorm2d(QUARTER))
-        self.refine_quarter = _Residual(QUARTER)
-        self.refine_eighth = _Residual(EIGHTH)
+        self.refine_quarter = Residual(QUARTER)
+        self.refine_eighth = Residual(EIGHTH)
         self.peaks = nn.Conv2d(HALF, 4, 3, padding=1)
         self.peaks_context = nn.Conv2d(DIM, STRIDE * STRIDE, 1)
         self.rate_peak = nn.Parameter(torch.zeros(()))
@@ -75,7 +75,7 @@ class Compact2Net(CompactNet):
 
     def raw_output(self, images: Tensor) -> RawOutput:
         """Compute everything that does not depend on the choice of keypoints."""
-        x = _standardise(images, self.config)
+        x = standardise_rows(images, self.config)
         height, width = x.shape[2:]
         rows, columns = height // STRIDE, width // STRIDE
         if height % 32 or width % 32:
@@ -85,18 +85,18 @@ class Compact2Net(CompactNet):
         eighth = self.eighth(self.refine_quarter(quarter))
         sixteenth = self.sixteenth(eighth)
         context = self.to_sixteenth(self.thirtysecond(sixteenth))
-        sixteenth = self.fuse_sixteenth(sixteenth + _upsample(context))
+        sixteenth = self.fuse_sixteenth(sixteenth + upsample(context))
         # The sum is not rectified before the refinement: `compact` adds both without a rectifier.
-        summed = eighth + _upsample(self.to_eighth(sixteenth))
+        summed = eighth + upsample(self.to_eighth(sixteenth))
         summed = summed + self.refine_eighth.second(self.refine_eighth.first(summed))
         fused = self.fuse_eighth(summed)
-        peaks = _unfold(self.peaks(fine), 2) + _unfold(self.peaks_context(fused), STRIDE)
+        peaks = unfold_pixels(self.peaks(fine), 2) + unfold_pixels(self.peaks_context(fused), STRIDE)
         fused = fused[:, :, :rows, :columns]
         return RawOutput(self.describe(fused), self.rate(fused)[:, 0],
                          peaks[:, :rows * STRIDE, :columns * STRIDE])
 
 
-def _standardise(images: Tensor, config: CompactConfig) -> Tensor:
+def standardise_rows(images: Tensor, config: CompactConfig) -> Tensor:
     """The same as `standardise`, as one operation on rows of pixels, which is faster on CPUs."""
     batch, channels, height, width = images.shape
     sampled = slice(config.statistics_step // 2, None, config.statistics_step)
@@ -107,33 +107,41 @@ def _standardise(images: Tensor, config: CompactConfig) -> Tensor:
     return torch.addcmul(shifts, rows, gains).reshape(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
-def _unfold(x: Tensor, factor: int) -> Tensor:
+def unfold_pixels(x: Tensor, factor: int) -> Tensor:
     """(B, factor^2, h, w) -> (B, factor h, factor w), as `pixel_shuffle`, faster where channels are last in memory."""
     batch, _, height, width = x.shape
     blocks = x.permute(0, 2, 3, 1).reshape(batch, height, width, factor, factor)
     return blocks.permute(0, 1, 3, 2, 4).reshape(batch, height * factor, width * factor)
 
 
-def sample_rows(features: Tensor, keypoints: Tensor) -> Tensor:
-    """Sample features (B, C, h, w) bilinearly at keypoints (B, 2, h, w), one in each cell; unit vectors times sqrt(C).
+def bilinear_rows(grid: Tensor, places: Tensor) -> Tensor:
+    """Sample a grid (B, C, h, w) bilinearly at places (B, N, 2), (x, y) in cells, the border repeated: (B, N, C).
 
-    The same as `corners.sample`, as a sum of rows of the map, which is faster on CPUs.
+    A weighted sum of rows of the grid, which on CPUs is faster than `grid_sample`.
     """
-    batch, dim, height, width = features.shape
-    place = ((keypoints + 0.5) / STRIDE - 0.5).flatten(2)                                   # in cells
-    x, y = place[:, 0].clamp(0, width - 1), place[:, 1].clamp(0, height - 1)
+    batch, dim, height, width = grid.shape
+    x, y = places[..., 0].clamp(0, width - 1), places[..., 1].clamp(0, height - 1)
     left, top = x.floor().clamp(max=max(width - 2, 0)), y.floor().clamp(max=max(height - 2, 0))
     right, low = x - left, y - top
-    first = torch.arange(batch, device=features.device)[:, None] * (height * width)
+    first = torch.arange(batch, device=grid.device)[:, None] * (height * width)
     index = first + (top * width + left).long()
     step_x, step_y = min(1, width - 1), width * min(1, height - 1)
     index = torch.stack([index, index + step_x, index + step_y, index + step_x + step_y], 2)
     weights = torch.stack([(1 - right) * (1 - low), right * (1 - low), (1 - right) * low, right * low], 2)
-    rows = features.permute(0, 2, 3, 1).reshape(-1, dim)
-    sampled = functional.embedding_bag(index.reshape(-1, 4), rows, per_sample_weights=weights.reshape(-1, 4),
-                                       mode="sum")
-    scaled = functional.normalize(sampled, dim=1) * dim**0.5
-    return scaled.reshape(batch, height, width, dim).permute(0, 3, 1, 2)
+    rows = grid.float().permute(0, 2, 3, 1).reshape(-1, dim)
+    summed = functional.embedding_bag(index.reshape(-1, 4), rows, per_sample_weights=weights.reshape(-1, 4).float(),
+                                      mode="sum")
+    return summed.reshape(batch, -1, dim)
+
+
+def sample_rows(features: Tensor, keypoints: Tensor) -> Tensor:
+    """Sample features (B, C, h, w) bilinearly at keypoints (B, 2, h, w), one in each cell; unit vectors times sqrt(C).
+
+    The same as `corners.sample`, faster on CPUs.
+    """
+    sampled = bilinear_rows(features, ((keypoints + 0.5) / STRIDE - 0.5).flatten(2).transpose(1, 2))
+    scaled = functional.normalize(sampled, dim=2) * features.shape[1]**0.5
+    return scaled.unflatten(1, features.shape[2:]).permute(0, 3, 1, 2)
 
 
 def choose_keypoints(raw: RawOutput, rate_peak: Tensor) -> FeatureMap:

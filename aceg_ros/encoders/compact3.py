@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from aceg_ros.encoders.compact import DIM, STRIDE, CompactConfig, _conv, _Residual, _upsample
-from aceg_ros.encoders.compact2 import _standardise, _unfold, find_keypoints
+from aceg_ros.encoders.compact import DIM, STRIDE, CompactConfig, Residual, conv_block, upsample
+from aceg_ros.encoders.compact2 import bilinear_rows, find_keypoints, standardise_rows, unfold_pixels
 from aceg_ros.encoders.feature_map import FeatureMap
 
 HALF, QUARTER, EIGHTH, SIXTEENTH, THIRTYSECOND = 16, 32, 80, 160, 256     # channels at 1/2 ... 1/32 of the resolution
@@ -49,21 +49,21 @@ class Compact3Net(nn.Module):
     def __init__(self, config: Compact3Config | None = None) -> None:
         super().__init__()
         self.config = config or Compact3Config()
-        self.fine = nn.Sequential(_conv(3, HALF, 4, 2), _Residual(HALF))
-        self.quarter = nn.Sequential(_conv(HALF, QUARTER, 4, 2), _Residual(QUARTER))
-        self.eighth = nn.Sequential(_conv(QUARTER, EIGHTH, 2, 2), _Residual(EIGHTH))
-        self.sixteenth = nn.Sequential(_conv(EIGHTH, SIXTEENTH, 2, 2), _Residual(SIXTEENTH))
-        self.thirtysecond = nn.Sequential(_conv(SIXTEENTH, THIRTYSECOND, 2, 2), _Residual(THIRTYSECOND),
-                                          _Residual(THIRTYSECOND))
+        self.fine = nn.Sequential(conv_block(3, HALF, 4, 2), Residual(HALF))
+        self.quarter = nn.Sequential(conv_block(HALF, QUARTER, 4, 2), Residual(QUARTER))
+        self.eighth = nn.Sequential(conv_block(QUARTER, EIGHTH, 2, 2), Residual(EIGHTH))
+        self.sixteenth = nn.Sequential(conv_block(EIGHTH, SIXTEENTH, 2, 2), Residual(SIXTEENTH))
+        self.thirtysecond = nn.Sequential(conv_block(SIXTEENTH, THIRTYSECOND, 2, 2), Residual(THIRTYSECOND),
+                                          Residual(THIRTYSECOND))
         self.to_sixteenth = nn.Conv2d(THIRTYSECOND, SIXTEENTH, 1)
-        self.fuse_sixteenth = _Residual(SIXTEENTH)
+        self.fuse_sixteenth = Residual(SIXTEENTH)
         self.to_eighth = nn.Conv2d(SIXTEENTH, EIGHTH, 1)
-        self.fuse_eighth = _Residual(EIGHTH)
+        self.fuse_eighth = Residual(EIGHTH)
         self.to_context = nn.Conv2d(EIGHTH, DIM, 1)
         self.detail = nn.Linear(PATCH * PATCH * HALF, DIM)
         self.describe = nn.Linear(DIM, DIM)
         self.rate = nn.Conv2d(EIGHTH, 1, 1)
-        self.refine_peaks = _Residual(HALF)
+        self.refine_peaks = Residual(HALF)
         self.peaks = nn.Conv2d(HALF, 4, 3, padding=1)
         self.peaks_context = nn.Conv2d(EIGHTH, STRIDE * STRIDE, 1)
         self.rate_peak = nn.Parameter(torch.zeros(()))
@@ -94,7 +94,7 @@ class Compact3Net(nn.Module):
 
     def raw_output(self, images: Tensor) -> RawOutput:
         """Compute everything that does not depend on the choice of keypoints."""
-        x = _standardise(images, self.config)
+        x = standardise_rows(images, self.config)
         height, width = x.shape[2:]
         rows, columns = height // STRIDE, width // STRIDE
         if height % 32 or width % 32:
@@ -102,9 +102,9 @@ class Compact3Net(nn.Module):
         fine = self.fine(x)
         eighth = self.eighth(self.quarter(fine))
         sixteenth = self.sixteenth(eighth)
-        sixteenth = self.fuse_sixteenth(sixteenth + _upsample(self.to_sixteenth(self.thirtysecond(sixteenth))))
-        fused = self.fuse_eighth(eighth + _upsample(self.to_eighth(sixteenth)))
-        peaks = _unfold(self.peaks(self.refine_peaks(fine)), 2) + _unfold(self.peaks_context(fused), STRIDE)
+        sixteenth = self.fuse_sixteenth(sixteenth + upsample(self.to_sixteenth(self.thirtysecond(sixteenth))))
+        fused = self.fuse_eighth(eighth + upsample(self.to_eighth(sixteenth)))
+        peaks = unfold_pixels(self.peaks(self.refine_peaks(fine)), 2) + unfold_pixels(self.peaks_context(fused), STRIDE)
         fused = fused[:, :, :rows, :columns]
         return RawOutput(context=self.to_context(fused), fine=fine, reliability=self.rate(fused)[:, 0],
                          peaks=peaks[:, :rows * STRIDE, :columns * STRIDE])
@@ -120,26 +120,6 @@ class Compact3Net(nn.Module):
         described = self.describe_pixels(raw, keypoints.flatten(2).transpose(1, 2)).float()
         scaled = functional.normalize(described, dim=2) * DIM**0.5
         return scaled.unflatten(1, keypoints.shape[2:]).permute(0, 3, 1, 2)
-
-
-def bilinear_rows(grid: Tensor, places: Tensor) -> Tensor:
-    """Sample a grid (B, C, h, w) bilinearly at places (B, N, 2), (x, y) in cells, the border repeated: (B, N, C).
-
-    A weighted sum of rows of the grid, which on CPUs is faster than `grid_sample`.
-    """
-    batch, dim, height, width = grid.shape
-    x, y = places[..., 0].clamp(0, width - 1), places[..., 1].clamp(0, height - 1)
-    left, top = x.floor().clamp(max=max(width - 2, 0)), y.floor().clamp(max=max(height - 2, 0))
-    right, low = x - left, y - top
-    first = torch.arange(batch, device=grid.device)[:, None] * (height * width)
-    index = first + (top * width + left).long()
-    step_x, step_y = min(1, width - 1), width * min(1, height - 1)
-    index = torch.stack([index, index + step_x, index + step_y, index + step_x + step_y], 2)
-    weights = torch.stack([(1 - right) * (1 - low), right * (1 - low), (1 - right) * low, right * low], 2)
-    rows = grid.float().permute(0, 2, 3, 1).reshape(-1, dim)
-    summed = functional.embedding_bag(index.reshape(-1, 4), rows, per_sample_weights=weights.reshape(-1, 4).float(),
-                                      mode="sum")
-    return summed.reshape(batch, -1, dim)
 
 
 def patches_around(fine: Tensor, pixels: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ from torch.nn import functional
 from aceg_ros.benchmarks.made_up_scenes import write_encoder_data
 from aceg_ros.encoders.base import load_encoder
 from aceg_ros.encoders.compact import fuse_batch_norm
-from aceg_ros.encoders.compact2 import Compact2Net, find_keypoints, sample_rows
-from aceg_ros.encoders.compact3 import Compact3Net, bilinear_rows, patches_around
+from aceg_ros.encoders.compact2 import Compact2Net, bilinear_rows, find_keypoints, sample_rows
+from aceg_ros.encoders.compact3 import Compact3Net, patches_around
 from aceg_ros.encoders.corners import sample
 from aceg_ros.encoders.keypoints import extract_keypoints, select_keypoints
 from aceg_ros.encoders.preprocess import image_to_tensor
