@@ -133,7 +133,7 @@ def test_evaluate_and_map_read_rigs(rendered_map, tmp_path, capsys):
     assert all(camera["images"] == 3 and camera["median_inliers"] > 50 for camera in statistics["cameras"].values())
     assert (tmp_path / "report" / "report.html").exists()
     assert main(["map", str(bag), "-o", str(tmp_path / "rig.map"), *rig, "--budget", "60"]) == 0
-    assert "6 frames" in capsys.readouterr().out
+    assert "made from 6 images" in capsys.readouterr().out
     assert main(["evaluate", str(rendered_map), str(bag), *rig, "--image", "/ahead/image"]) != 0
     assert "--image" in capsys.readouterr().err
 

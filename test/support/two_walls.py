@@ -23,9 +23,9 @@ def drive(count: int = 16) -> np.ndarray:
         for angle in angles])
 
 
-def frames(poses: np.ndarray, *, depth: bool = False) -> list[Frame]:
-    """What the camera sees from these poses."""
-    wall, board = pattern(0, 14.0, 8.0), pattern(1, 1.6, 1.2)
+def frames(poses: np.ndarray, *, depth: bool = False, seed: int = 0) -> list[Frame]:
+    """What the camera sees from these poses. seed: of the patterns."""
+    wall, board = pattern(seed, 14.0, 8.0), pattern(seed + 1, 1.6, 1.2)
     return [render(pose, wall, board, number, depth=depth) for number, pose in enumerate(poses)]
 
 

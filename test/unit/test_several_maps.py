@@ -119,18 +119,16 @@ def test_folders_are_listed(tmp_path):
 
 def test_real_maps_of_two_floors(tmp_path):
     """Two different patterns; each image is localized on its floor, and one of neither is rejected."""
-    frames = two_walls.frames(two_walls.drive(16))
-    upside_down = [replace(frame, image=np.ascontiguousarray(255 - frame.image)) for frame in frames]
-    mirrored = [replace(frame, image=np.ascontiguousarray(frame.image[::-1])) for frame in frames]
-    for name, recording in (("ground", frames), ("first", upside_down)):
+    ground, first, unknown = (two_walls.frames(two_walls.drive(16), seed=seed) for seed in (0, 10, 20))
+    for name, recording in (("ground", ground), ("first", first)):
         build_map("ace_g", MappingOptions(device="cpu", trust_poses=True), recording[::2],
                   MappingBudget.start(300.0))[0].save(tmp_path / f"{name}.map")
     localizer = SeveralMapsLocalizer.load(tmp_path, device="cpu")
-    for recording, name in ((frames, "ground"), (upside_down, "first"), (frames, "ground")):
+    for recording, name in ((ground, "ground"), (first, "first"), (ground, "ground")):
         for frame in recording[5:10:2]:
             estimate = localizer.localize(replace(frame, map_from_camera=None))
             if estimate.accepted:
                 assert estimate.map_name == name
                 assert pose_error(estimate.map_from_camera, frame.map_from_camera)[0] < 0.1
         assert localizer.present == name
-    assert not any(localizer.localize(replace(frame, map_from_camera=None)).accepted for frame in mirrored[5:10:2])
+    assert not any(localizer.localize(replace(frame, map_from_camera=None)).accepted for frame in unknown[5:10:2])
