@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from aceg_ros.encoders.compact import STRIDE
-from aceg_ros.pretraining.encoder.keypoint_samples import CropSize, KeypointSample, Transfer
+from aceg_ros.pretraining.encoder.keypoint_samples import MARGIN_PX, CropSize, KeypointSample, Transfer
 
 TEACHER_DIM = 128
 
@@ -116,11 +116,8 @@ def transfer_pixels(batch: KeypointBatch, pixels: Tensor) -> tuple[Tensor, Tenso
         original = original.index_copy(0, batch.surfaces, moved)
         visible = visible.index_copy(0, batch.surfaces, visible[batch.surfaces] & unoccluded)
     there = _warped(original, batch.forward)
-    largest = torch.tensor([width, height], device=pixels.device) - 1 - MARGIN
-    return there, visible & ((there > MARGIN) & (there < largest)).all(2)
-
-
-MARGIN = 4.0                                   # pixels closer to the edge of a crop are not in it
+    largest = torch.tensor([width, height], device=pixels.device) - 1 - MARGIN_PX
+    return there, visible & ((there > MARGIN_PX) & (there < largest)).all(2)
 
 
 def _along_surfaces(batch: KeypointBatch, pixels: Tensor) -> tuple[Tensor, Tensor]:
