@@ -237,11 +237,10 @@ def _run_keypoint_encoder(options: argparse.Namespace) -> int:
             device=device), folder)
     if options.stage != "prepare":
         training = KeypointTraining(
-            run=run, data=folder, held_out=_paths(options.held_out),
-            iterations=options.iterations, pairs=options.pairs, peak_rate=options.rate or 1.5e-3, seed=options.seed,
-            device=device, start=options.start, minutes=options.minutes,
-            only_keypoints=options.only_keypoints,
-            checkpoint_every=200 if device == "cpu" else 2000)
+            run=run, data=folder, held_out=_paths(options.held_out), iterations=options.iterations,
+            minutes=options.minutes, only_keypoints=options.only_keypoints, pairs=options.pairs,
+            peak_rate=options.rate or KeypointTraining.peak_rate, seed=options.seed, device=device,
+            start=options.start, checkpoint_every=200 if device == "cpu" else 2000)
         print(f"weights: {train(training)}")
     return 0
 

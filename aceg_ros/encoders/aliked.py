@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aceg_ros.encoders.feature_map import FeatureMap
+from aceg_ros.networks.weights_file import load_without_counters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,8 +132,7 @@ class AlikedNet(nn.Module):
         positions, dim, _ = state["desc_head.agg_weights"].shape
         c1, c2, c3 = (state[f"conv{level}.weight"].shape[1] for level in (1, 2, 3))
         net = cls((c1, c2, c3), dim, positions, config)
-        counters = {key: value for key, value in net.state_dict().items() if key.endswith("num_batches_tracked")}
-        net.load_state_dict(state | counters)
+        load_without_counters(net, state)
         return net
 
     def forward(self, images: Tensor) -> FeatureMap:

@@ -17,19 +17,21 @@ from aceg_ros.encoders import SHIPPED_ENCODERS
 from aceg_ros.encoders.ace import AceEncoderConfig, AceNet
 from aceg_ros.encoders.aliked import AlikedConfig, AlikedNet
 from aceg_ros.encoders.compact import CompactConfig, CompactNet, fuse_batch_norm
-from aceg_ros.encoders.compact2 import Compact2Config, Compact2Net
-from aceg_ros.encoders.compact3 import Compact3Config, Compact3Net
+from aceg_ros.encoders.compact2 import Compact2Net
+from aceg_ros.encoders.compact3 import Compact3Net
 from aceg_ros.encoders.corners import with_corners
 from aceg_ros.encoders.cuda_graphs import CudaGraphs
 from aceg_ros.encoders.feature_map import FeatureMap
 from aceg_ros.encoders.sift import STRIDE as SIFT_STRIDE
 from aceg_ros.encoders.sift import SiftNet
 from aceg_ros.errors import UserError
-from aceg_ros.networks.weights_file import WeightsFile, find_weights, identity_of, read_weights
+from aceg_ros.networks.weights_file import WeightsFile, find_weights, identity_of, load_without_counters, read_weights
 from aceg_ros.utils.device import half_precision, to_device
 
 DEFAULT_ENCODER = "compact"
 KEYPOINT_NETS = (Compact2Net, Compact3Net)      # encoders with keypoints of their own
+OWN_NETS: dict[str, type[CompactNet | Compact3Net]] = {"compact": CompactNet, "compact2": Compact2Net,
+                                                       "compact3": Compact3Net}
 SHORT_SIDE_PX = 480                     # of input images, for encoders without a weights file of ours
 
 
@@ -157,16 +159,9 @@ def _load_dinov2(source: str, device: str) -> Encoder:
 def _build(weights: WeightsFile, path: Path) -> AceNet | AlikedNet | CompactNet | Compact3Net:
     kind, state = weights.kind, {key: value.float() for key, value in weights.tensors.items()}
     try:
-        if kind in SHIPPED_ENCODERS:
-            net: CompactNet | Compact3Net
-            if kind == "compact":
-                net = CompactNet(weights.config_as(CompactConfig))
-            elif kind == "compact2":
-                net = Compact2Net(weights.config_as(Compact2Config))
-            else:
-                net = Compact3Net(weights.config_as(Compact3Config))
-            counters = {key: value for key, value in net.state_dict().items() if key.endswith("num_batches_tracked")}
-            net.load_state_dict(state | counters)
+        if kind in OWN_NETS:
+            net = OWN_NETS[kind](weights.config_as(CompactConfig))
+            load_without_counters(net, state)
             return fuse_batch_norm(net)
         if kind == "ace":
             return AceNet.from_state(state, weights.config_as(AceEncoderConfig))

@@ -80,11 +80,8 @@ class CompactNet(nn.Module):
 
     def raw(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return unnormalised features (B, 128, h, w) and the logits (B, h, w) of their reliability."""
-        x = standardise(images, self.config)
-        height, width = x.shape[2:]
-        if height % 32 or width % 32:
-            x = functional.pad(x, (0, -width % 32, 0, -height % 32), mode="replicate")
-        eighth = self.eighth(self.quarter(x))
+        height, width = images.shape[2:]
+        eighth = self.eighth(self.quarter(padded(standardise(images, self.config))))
         sixteenth = self.sixteenth(eighth)
         context = self.to_sixteenth(self.thirtysecond(sixteenth))
         sixteenth = self.fuse_sixteenth(sixteenth + upsample(context))
@@ -98,6 +95,12 @@ def standardise(images: Tensor, config: CompactConfig) -> Tensor:
     sampled = slice(config.statistics_step // 2, None, config.statistics_step)
     variance, mean = torch.var_mean(images[:, :, sampled, sampled], (2, 3), keepdim=True)
     return (images - mean) * (1.0 / variance.sqrt().clamp(min=config.min_deviation))
+
+
+def padded(x: Tensor) -> Tensor:
+    """Repeat the right and the lower border until both sides are multiples of 32, which the coarsest layers need."""
+    height, width = x.shape[2:]
+    return functional.pad(x, (0, -width % 32, 0, -height % 32), mode="replicate") if height % 32 or width % 32 else x
 
 
 def upsample(x: Tensor) -> Tensor:

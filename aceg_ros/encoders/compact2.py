@@ -8,7 +8,6 @@ sampled at the keypoints.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -24,17 +23,13 @@ from aceg_ros.encoders.compact import (
     CompactNet,
     Residual,
     conv_block,
+    padded,
     upsample,
 )
 from aceg_ros.encoders.feature_map import FeatureMap
 
 HALF = 16                               # channels at half of the resolution
 WINDOW_RADIUS_PX = 2                    # around the best pixel of a cell, for the sub-pixel position
-
-
-@dataclass(frozen=True, kw_only=True)
-class Compact2Config(CompactConfig):
-    """Constants that the weights were trained with."""
 
 
 class RawOutput(NamedTuple):
@@ -53,8 +48,8 @@ class Compact2Net(CompactNet):
     """(B, 3, H, W) in [0, 1], H and W multiples of 8 -> `FeatureMap` at stride 8 with keypoints; features are unit
     vectors times sqrt(128)."""
 
-    def __init__(self, config: Compact2Config | None = None) -> None:
-        super().__init__(config or Compact2Config())
+    def __init__(self, config: CompactConfig | None = None) -> None:
+        super().__init__(config or CompactConfig())
         self.fine = nn.Sequential(conv_block(3, HALF, 4, 2), conv_block(HALF, HALF, 3))
         self.refine_fine = Residual(HALF)
         self.fine_to_quarter = nn.Sequential(nn.Conv2d(HALF, QUARTER, 4, 2, 1, bias=False), nn.BatchNorm2d(QUARTER))
@@ -75,11 +70,8 @@ class Compact2Net(CompactNet):
 
     def raw_output(self, images: Tensor) -> RawOutput:
         """Compute everything that does not depend on the choice of keypoints."""
-        x = standardise_rows(images, self.config)
-        height, width = x.shape[2:]
-        rows, columns = height // STRIDE, width // STRIDE
-        if height % 32 or width % 32:
-            x = functional.pad(x, (0, -width % 32, 0, -height % 32), mode="replicate")
+        rows, columns = images.shape[2] // STRIDE, images.shape[3] // STRIDE
+        x = padded(standardise_rows(images, self.config))
         fine = self.refine_fine(self.fine(x))
         quarter = functional.relu(self.quarter(x) + self.fine_to_quarter(fine), inplace=True)
         eighth = self.eighth(self.refine_quarter(quarter))
@@ -140,8 +132,13 @@ def sample_rows(features: Tensor, keypoints: Tensor) -> Tensor:
     The same as `corners.sample`, faster on CPUs.
     """
     sampled = bilinear_rows(features, ((keypoints + 0.5) / STRIDE - 0.5).flatten(2).transpose(1, 2))
-    scaled = functional.normalize(sampled, dim=2) * features.shape[1]**0.5
-    return scaled.unflatten(1, features.shape[2:]).permute(0, 3, 1, 2)
+    return as_map(sampled, features.shape[2], features.shape[3])
+
+
+def as_map(described: Tensor, height: int, width: int) -> Tensor:
+    """Return features (B, C, height, width), unit vectors times sqrt(C), of vectors (B, height width, C)."""
+    scaled = functional.normalize(described, dim=2) * described.shape[2]**0.5
+    return scaled.unflatten(1, (height, width)).permute(0, 3, 1, 2)
 
 
 def choose_keypoints(raw: RawOutput, rate_peak: Tensor) -> FeatureMap:

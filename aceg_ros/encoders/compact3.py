@@ -7,24 +7,19 @@ context of its cell, sampled at the keypoint, and the fine detail around it, 8x8
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from aceg_ros.encoders.compact import DIM, STRIDE, CompactConfig, Residual, conv_block, upsample
-from aceg_ros.encoders.compact2 import bilinear_rows, find_keypoints, standardise_rows, unfold_pixels
+from aceg_ros.encoders.compact import DIM, STRIDE, CompactConfig, Residual, conv_block, padded, upsample
+from aceg_ros.encoders.compact2 import as_map, bilinear_rows, find_keypoints, standardise_rows, unfold_pixels
 from aceg_ros.encoders.feature_map import FeatureMap
+from aceg_ros.encoders.preprocess import patch_centres
 
 HALF, QUARTER, EIGHTH, SIXTEENTH, THIRTYSECOND = 16, 32, 80, 160, 256     # channels at 1/2 ... 1/32 of the resolution
 PATCH = 4                                                                 # side of the fine detail, at 1/2
-
-
-@dataclass(frozen=True, kw_only=True)
-class Compact3Config(CompactConfig):
-    """Constants that the weights were trained with."""
 
 
 class RawOutput(NamedTuple):
@@ -46,9 +41,9 @@ class Compact3Net(nn.Module):
 
     dim, stride = DIM, STRIDE
 
-    def __init__(self, config: Compact3Config | None = None) -> None:
+    def __init__(self, config: CompactConfig | None = None) -> None:
         super().__init__()
-        self.config = config or Compact3Config()
+        self.config = config or CompactConfig()
         self.fine = nn.Sequential(conv_block(3, HALF, 4, 2), Residual(HALF))
         self.quarter = nn.Sequential(conv_block(HALF, QUARTER, 4, 2), Residual(QUARTER))
         self.eighth = nn.Sequential(conv_block(QUARTER, EIGHTH, 2, 2), Residual(EIGHTH))
@@ -71,22 +66,25 @@ class Compact3Net(nn.Module):
     def forward(self, images: Tensor) -> FeatureMap:
         raw = self.raw_output(images)
         keypoints, reliability = self.find(raw)
-        return FeatureMap(self._features(raw, keypoints), reliability, keypoints)
+        return FeatureMap(self._features(raw, keypoints.flatten(2).transpose(1, 2)), reliability, keypoints)
 
     def find(self, raw: RawOutput) -> tuple[Tensor, Tensor]:
         """Return the keypoints (B, 2, h, w) of an output, and their reliabilities (B, h, w)."""
         keypoints, log_share = find_keypoints(raw.peaks.float())
-        return keypoints, torch.sigmoid(raw.reliability.float() + self.rate_peak.float() * log_share)
+        return keypoints, torch.sigmoid(self.rate_keypoints(raw, log_share))
+
+    def rate_keypoints(self, raw: RawOutput, log_share: Tensor) -> Tensor:
+        """Return logits (B, h, w) of the reliability of keypoints, given the logarithms of their shares in their
+        cells."""
+        return raw.reliability.float() + self.rate_peak.float() * log_share
 
     def at_centres(self, images: Tensor) -> FeatureMap:
         """Compute features and reliabilities at the centres of cells, and no keypoints."""
         raw = self.raw_output(images)
         batch, _, height, width = raw.context.shape
-        rows, columns = torch.meshgrid(torch.arange(height, device=images.device),
-                                       torch.arange(width, device=images.device), indexing="ij")
-        centres = (torch.stack([columns, rows]) + 0.5) * STRIDE - 0.5
-        features = self._features(raw, centres.expand(batch, -1, -1, -1))
-        return FeatureMap(features, torch.sigmoid(raw.reliability.float()))
+        cells = torch.arange(height * width, device=images.device)
+        centres = patch_centres(cells % width, cells // width, STRIDE)
+        return FeatureMap(self._features(raw, centres.expand(batch, -1, -1)), torch.sigmoid(raw.reliability.float()))
 
     def keypoint_layers(self) -> list[nn.Module]:
         """Return the layers that place and rate keypoints: descriptors at given pixels do not depend on them."""
@@ -94,12 +92,8 @@ class Compact3Net(nn.Module):
 
     def raw_output(self, images: Tensor) -> RawOutput:
         """Compute everything that does not depend on the choice of keypoints."""
-        x = standardise_rows(images, self.config)
-        height, width = x.shape[2:]
-        rows, columns = height // STRIDE, width // STRIDE
-        if height % 32 or width % 32:
-            x = functional.pad(x, (0, -width % 32, 0, -height % 32), mode="replicate")
-        fine = self.fine(x)
+        rows, columns = images.shape[2] // STRIDE, images.shape[3] // STRIDE
+        fine = self.fine(padded(standardise_rows(images, self.config)))
         eighth = self.eighth(self.quarter(fine))
         sixteenth = self.sixteenth(eighth)
         sixteenth = self.fuse_sixteenth(sixteenth + upsample(self.to_sixteenth(self.thirtysecond(sixteenth))))
@@ -115,11 +109,9 @@ class Compact3Net(nn.Module):
         detail = self.detail(patches_around(raw.fine, pixels))
         return self.describe(functional.relu(seen + detail))
 
-    def _features(self, raw: RawOutput, keypoints: Tensor) -> Tensor:
-        """Return features (B, 128, h, w) at keypoints (B, 2, h, w)."""
-        described = self.describe_pixels(raw, keypoints.flatten(2).transpose(1, 2)).float()
-        scaled = functional.normalize(described, dim=2) * DIM**0.5
-        return scaled.unflatten(1, keypoints.shape[2:]).permute(0, 3, 1, 2)
+    def _features(self, raw: RawOutput, pixels: Tensor) -> Tensor:
+        """Return features (B, 128, h, w) at a pixel of each cell (B, h w, 2)."""
+        return as_map(self.describe_pixels(raw, pixels).float(), raw.context.shape[2], raw.context.shape[3])
 
 
 def patches_around(fine: Tensor, pixels: Tensor) -> Tensor:

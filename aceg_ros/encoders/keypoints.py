@@ -75,8 +75,7 @@ def select_keypoints(found: FeatureMap, camera: Camera, stride: int, *, mask: np
     """Select the most reliable keypoints of the feature map of one image; the other arguments as above."""
     height, width = found.features.shape[2:]
     if found.reliability is None:
-        usable = torch.from_numpy(valid_cells(mask, height, width, stride).ravel()).to(found.features.device)
-        cells = usable.nonzero()[:, 0]
+        cells = _usable_cells(found.features[0, 0], mask, stride).nonzero()[:, 0]
         cells = cells[torch.linspace(0, len(cells) - 1, min(max_count, len(cells)), device=cells.device).long()]
     else:
         cells = _most_reliable(found.reliability[0], mask=mask, stride=stride, max_count=max_count)
@@ -91,10 +90,14 @@ def select_keypoints(found: FeatureMap, camera: Camera, stride: int, *, mask: np
 
 def _most_reliable(reliability: Tensor, *, mask: np.ndarray | None, stride: int, max_count: int) -> Tensor:
     """Return the most reliable cells (N,) of a map (h, w) that are inside the mask."""
-    height, width = reliability.shape
-    usable = torch.from_numpy(valid_cells(mask, height, width, stride).ravel())
-    score = reliability.flatten() * usable.to(reliability.device)
+    score = reliability.flatten() * _usable_cells(reliability, mask, stride)
     return score.topk(min(max_count, int((score > 0).sum()))).indices
+
+
+def _usable_cells(grid: Tensor, mask: np.ndarray | None, stride: int) -> Tensor:
+    """Return which cells (h w,) of a map (h, w) are inside the mask."""
+    height, width = grid.shape
+    return torch.from_numpy(valid_cells(mask, height, width, stride).ravel()).to(grid.device)
 
 
 def spread_over_image(pixels: np.ndarray, count: int, block_px: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from aceg_ros.errors import UserError
 from aceg_ros.utils.atomic_file import atomic_replacement
@@ -73,6 +73,13 @@ def read_weights(path: Path, role: str) -> WeightsFile:
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path} is not a readable {role} file ({error}).") from None
     return WeightsFile(kind=metadata.get("kind", ""), config=config, tensors=tensors, metadata=metadata)
+
+
+def load_without_counters(net: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load weights that lack the counters of batch norms, which inference does not need. Raises RuntimeError if they
+    are not those of the network."""
+    counters = {key: value for key, value in net.state_dict().items() if key.endswith("num_batches_tracked")}
+    net.load_state_dict({**state, **counters})
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor], *, kind: str, config: DataclassInstance,

@@ -75,6 +75,7 @@ def keypoint_losses(net: Compact3Net, batch: KeypointBatch, student: nn.Module) 
     peaks = raw.peaks.float()
     keypoints, log_share = find_keypoints(peaks)
     pixels = keypoints.flatten(2).transpose(1, 2).unflatten(0, (count, 2))                        # (B, 2, M, 2)
+    ratings = net.rate_keypoints(raw, log_share).flatten(1).unflatten(0, (count, 2))
     log_share = log_share.flatten(1).unflatten(0, (count, 2))
     shares = _cell_shares(peaks).unflatten(0, (count, 2))                                         # (B, 2, M, 64)
     with torch.no_grad():
@@ -98,9 +99,8 @@ def keypoint_losses(net: Compact3Net, batch: KeypointBatch, student: nn.Module) 
     back, _ = _contrast(same_points, queries=b, answers=a, there=matches.a, others=first)
     terms["contrast"] = 0.5 * (_mean(forth, matches.valid) + _mean(back, matches.valid))
     own = matches.valid & ~matches.given
-    logit = raw.reliability.float().flatten(1).unflatten(0, (count, 2))[:, 0] + net.rate_peak * log_share[:, 0]
     terms["reliability"] = _mean(functional.binary_cross_entropy_with_logits(
-        logit.gather(1, matches.cells), found, reduction="none"), own)
+        ratings[:, 0].gather(1, matches.cells), found, reduction="none"), own)
     distilled = matches.valid & matches.given & batch.distilled[:, None]
     terms["teacher"] = torch.stack([
         _mean(1.0 - functional.cosine_similarity(student(side), batch.teacher[:, index].float(), dim=2), distilled)

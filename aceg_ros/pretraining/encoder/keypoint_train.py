@@ -18,7 +18,7 @@ from torch import nn
 from aceg_ros.encoders.compact import DIM
 from aceg_ros.encoders.compact3 import Compact3Net
 from aceg_ros.errors import UserError
-from aceg_ros.networks.weights_file import find_weights, read_weights, write_weights
+from aceg_ros.networks.weights_file import find_weights, load_without_counters, read_weights, write_weights
 from aceg_ros.pretraining.common.loop import (
     LoopOptions,
     Statistics,
@@ -79,7 +79,7 @@ class KeypointTraining:
     points: int = 256
     width: int = 320
     height: int = 256
-    peak_rate: float = 8e-4
+    peak_rate: float = 1.5e-3
     seed: int = 0
     device: str = "cpu"
     start: str | None = None
@@ -129,9 +129,8 @@ def load_start(net: Compact3Net, source: str) -> None:
     if found is None:
         raise UserError(f"There are no weights '{source}'.")
     state = {key: value.float() for key, value in read_weights(found[0], "encoder").tensors.items()}
-    counters = {key: value for key, value in net.state_dict().items() if key.endswith("num_batches_tracked")}
     try:
-        net.load_state_dict(state | counters)
+        load_without_counters(net, state)
     except RuntimeError as error:
         raise UserError(f"{source} does not hold weights to begin with ({error}).") from None
 
