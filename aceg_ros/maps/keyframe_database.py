@@ -263,6 +263,7 @@ def quantised(vectors: Tensor) -> Tensor:
     """Return vectors (N, C) of unit length as int8, times DESCRIPTOR_SCALE."""
     return (vectors.float() * DESCRIPTOR_SCALE).round().to(torch.int8)
 
+
 def camera_of(intrinsics: np.ndarray, size: np.ndarray) -> Camera:
     """Return the pinhole camera of a keyframe, from its intrinsics (4,) and its width and height (2,)."""
     fx, fy, cx, cy = (float(value) for value in intrinsics)

@@ -40,9 +40,8 @@ class KeyframeLocalizerConfig:
     max_further_log10_nfa: largest logarithm of the number of poses that agree by chance as well as a further hypothesis
     for it to be tried. tracked_keyframes, tracked_keypoints, tracked_landmarks: number of keyframes that are matched
     near a prior, of the most reliable keypoints, and of landmarks that are then searched for: where these are not
-    enough, all is done as without one. max_tracking_window:
-    largest uncertainty of a prior, as a share of the image's width, for it to be tried first. covariance_scale: of the
-    map, see `mapping.calibration`. seed: of RANSAC.
+    enough, all is done as without one. max_tracking_window: largest uncertainty of a prior, as a share of the image's
+    width, for it to be tried first. covariance_scale: of the map, see `mapping.calibration`. seed: of RANSAC.
     """
 
     keypoints: int = 1500
@@ -66,8 +65,8 @@ class KeyframeLocalizerConfig:
     max_tracking_window: float = 0.5
     covariance_scale: float = MIN_COVARIANCE_SCALE
     seed: int = 0
-    solver: SolverConfig = field(default_factory=lambda: SolverConfig(min_iterations=50, max_iterations=400,
-                                                                            refine_steps=2))
+    solver: SolverConfig = field(
+        default_factory=lambda: SolverConfig(min_iterations=50, max_iterations=400, refine_steps=2))
     guided: GuidedConfig = field(default_factory=GuidedConfig)
     gates: GateConfig = field(default_factory=GateConfig)
 

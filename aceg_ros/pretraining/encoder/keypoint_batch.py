@@ -14,6 +14,7 @@ from aceg_ros.encoders.compact import STRIDE
 from aceg_ros.pretraining.encoder.keypoint_samples import MARGIN_PX, CropSize, KeypointSample, Transfer
 
 TEACHER_DIM = 128
+_UNKNOWN = Transfer(back=np.eye(3), forward=np.eye(3), size=(1, 1))       # of pixels that cannot be transferred
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +64,8 @@ def collate(samples: Sequence[KeypointSample], rng: np.random.Generator, points:
     height, width = samples[0].images.shape[1:3]
     size = CropSize(width=width, height=height)
     chosen = [rng.permutation(len(one.points[0]))[:points if one.transfer is None else points // 2] for one in samples]
-    matched, teacher = np.zeros((len(samples), 2, points, 2), np.float32), np.zeros((len(samples), 2, points,
-                                                                                     TEACHER_DIM), np.float16)
+    matched = np.zeros((len(samples), 2, points, 2), np.float32)
+    teacher = np.zeros((len(samples), 2, points, TEACHER_DIM), np.float16)
     for index, (one, those) in enumerate(zip(samples, chosen, strict=True)):
         matched[index, :, :len(those)] = one.points[:, those]
         if one.descriptors is not None:
@@ -87,9 +88,6 @@ def collate(samples: Sequence[KeypointSample], rng: np.random.Generator, points:
         depth_m=torch.from_numpy(np.stack(depth)[:len(surfaces)]), b_from_a=_floats(relative)[:len(surfaces)],
         focal_px=torch.tensor([surface.focal_px for _, surface in surfaces], dtype=torch.float32),
         chance=torch.from_numpy(rng.random((len(samples), (height // STRIDE) * (width // STRIDE)), np.float32)))
-
-
-_UNKNOWN = Transfer(back=np.eye(3), forward=np.eye(3), size=(1, 1))
 
 
 def _floats(arrays: Sequence) -> Tensor:

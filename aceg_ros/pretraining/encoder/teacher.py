@@ -10,8 +10,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-import types
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ class Detector:
 
 def load_detector(device: str = "cpu", count: int = 1200, described: int = 512) -> Detector:
     """Load the teacher's detector. Raises UserError if the teacher's package is not installed."""
-    file = _package_folder(PACKAGE) / "pretrained_weights" / "aliked-n16.pth"
+    file = Path(str(_find(PACKAGE).origin)).parent / "pretrained_weights" / "aliked-n16.pth"
     net = AlikedNet.from_state(torch.load(file, map_location="cpu", weights_only=True))
     return Detector(net.eval().to(device), device, count, described)
 
@@ -137,18 +137,13 @@ def import_module_alone(package: str, name: str) -> Any:
 
     Raises UserError if the package is not installed.
     """
-    folder = _package_folder(package)
     if package not in sys.modules:
-        module = types.ModuleType(package)
-        module.__path__ = [str(folder)]
-        sys.modules[package] = module
+        sys.modules[package] = importlib.util.module_from_spec(_find(package))      # not executed
     return importlib.import_module(f"{package}.{name}")
 
 
-def _package_folder(package: str) -> Path:
-    found = importlib.util.find_spec(package) if package not in sys.modules else None
-    if found is not None and found.origin is not None:
-        return Path(found.origin).parent
-    if package in sys.modules:
-        return Path(sys.modules[package].__path__[0])
-    raise UserError(f"This needs the Python package {package.replace('_', '-')}: install it beside this one.")
+def _find(package: str) -> ModuleSpec:
+    found = importlib.util.find_spec(package)
+    if found is None:
+        raise UserError(f"This needs the Python package {package.replace('_', '-')}: install it beside this one.")
+    return found
