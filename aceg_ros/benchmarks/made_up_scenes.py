@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from aceg_ros.geometry import look_at
 from aceg_ros.pretraining.ace_g.scenes import SceneSplit, TrainingScene
+from aceg_ros.pretraining.encoder.augment import Sample
 from aceg_ros.pretraining.encoder.chunks import Chunk, Match
 from aceg_ros.pretraining.encoder.rendered_pairs import render_views
 from aceg_ros.pretraining.encoder.teacher import Detections
@@ -88,6 +89,17 @@ def coordinate_images(frames: int = 6, cells: int = 200, seed: int = 0) -> Coord
                             reliability=rng.random((frames, cells)).astype(np.float32),
                             truth=points.astype(np.float32), map_from_camera=poses,
                             mapped=np.arange(frames) < frames // 2, focal_px=np.full(frames, 500.0))
+
+
+def encoder_batch() -> list[Sample]:
+    """Return two samples of `compact`'s training that together have every kind of loss: noise and its mirror image."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 255, (96, 128, 3), np.uint8)
+    points = np.stack([rng.uniform(8, 88, (64, 2))] * 2)
+    return [Sample(images=np.stack([image, image[::-1].copy()]), points=points, scene="a",
+                   map_points=rng.uniform(0, 3, (64, 3)), teacher_descriptors=None),
+            Sample(images=np.stack([image, image]), points=points, scene="b", map_points=None,
+                   teacher_descriptors=rng.normal(size=(64, 16)).astype(np.float16))]
 
 
 def write_encoder_data(folder: Path) -> None:

@@ -16,7 +16,7 @@ from aceg_ros.datasets.image_decoder import decode_depth
 from aceg_ros.errors import UserError
 from aceg_ros.reconstruction.sources import ImageSource
 from aceg_ros.reconstruction.structure import Structure
-from aceg_ros.utils.stamps import NS_PER_S, ns_to_s
+from aceg_ros.utils.stamps import NS_PER_S, ns_to_s, s_to_ns
 
 MAX_STAMP_DIFFERENCE_S = 0.05       # between an image and its depth image
 MIN_IMAGES, MIN_POINTS = 3, 50      # that have both depths
@@ -39,8 +39,9 @@ def depth_ratios(structure: Structure, topic: str, bag: ImageSource, stamps: Map
         UserError: the topic holds no depth images of the images' frame and shape, or too few are at their stamps.
     """
     entries = sorted(list_entries(bag.path, bag.bag_options), key=lambda entry: entry.header.stamp_ns)
+    entry_ns = [entry.header.stamp_ns for entry in entries]
     names = sorted(structure.poses, key=lambda name: stamps[name])
-    times_ns = [round(NS_PER_S * stamps[name]) for name in names]
+    times_ns = [s_to_ns(stamps[name]) for name in names]
     found: dict[str, tuple[int, np.ndarray]] = {}           # by image: difference of the stamps, and ratios
     heard = False
     for _, message in read_messages(bag.path, [topic]):
@@ -52,7 +53,7 @@ def depth_ratios(structure: Structure, topic: str, bag: ImageSource, stamps: Map
         name = names[index]
         if difference_ns <= MAX_STAMP_DIFFERENCE_S * NS_PER_S and (
                 name not in found or difference_ns < found[name][0]):
-            entry = entries[nearest([entry.header.stamp_ns for entry in entries], times_ns[index])]
+            entry = entries[nearest(entry_ns, times_ns[index])]
             found[name] = difference_ns, _ratios(structure.observations[name], message, entry, topic)
     if not heard:
         raise UserError(f"The bag has no depth images on {topic}.")
@@ -65,8 +66,9 @@ def depth_ratios(structure: Structure, topic: str, bag: ImageSource, stamps: Map
 
 def nearest(sorted_ns: Sequence[int], wanted_ns: int) -> int:
     """Return the index of the stamp nearest to the wanted one. There must be a stamp."""
-    after = min(max(bisect_left(sorted_ns, wanted_ns), 1), len(sorted_ns) - 1) if len(sorted_ns) > 1 else 0
-    return min((max(after - 1, 0), after), key=lambda index: abs(sorted_ns[index] - wanted_ns))
+    after = bisect_left(sorted_ns, wanted_ns)
+    around = range(max(after - 1, 0), min(after + 1, len(sorted_ns)))
+    return min(around, key=lambda index: abs(sorted_ns[index] - wanted_ns))
 
 
 def _ratios(observed: np.ndarray, message: Any, entry: BagEntry, topic: str) -> np.ndarray:

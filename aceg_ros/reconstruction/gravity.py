@@ -19,7 +19,7 @@ from aceg_ros.errors import UserError
 from aceg_ros.reconstruction.bag_depth import nearest
 from aceg_ros.reconstruction.sources import ImageSource
 from aceg_ros.reconstruction.structure import Structure
-from aceg_ros.utils.stamps import NS_PER_S
+from aceg_ros.utils.stamps import NS_PER_S, s_to_ns
 
 IMU = "sensor_msgs/msg/Imu"
 WINDOW_S = 0.15                     # around the stamp of an image, over which accelerations are averaged
@@ -135,7 +135,7 @@ def _ups(structure: Structure, measured: _Accelerations, tree: TransformTree, *,
     times_ns, values = np.array(measured.stamps_ns), np.array(measured.values)
     ups = []
     for name, pose in structure.poses.items():
-        stamp = round(NS_PER_S * stamps[name])
+        stamp = s_to_ns(stamps[name])
         around = np.abs(times_ns - stamp) <= WINDOW_S * NS_PER_S
         if around.any():
             camera = entries[nearest(entry_ns, stamp)].header.frame_id

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,8 @@ from scipy.spatial.transform import Rotation
 
 from aceg_ros.geometry import look_at
 from aceg_ros.synthetic.room import Room, free_position
+
+POSITION_M, TARGET_M, ROLL_RAD = 0.6, 0.45, 0.08        # standard deviations of the poses of a visit near a viewpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,3 +49,10 @@ def pose_near(room: Room, viewpoint: Viewpoint, rng: np.random.Generator, *, pos
     pose = look_at(position, target)
     pose[:3, :3] = pose[:3, :3] @ Rotation.from_rotvec((0, 0, rng.normal(0, roll_rad))).as_matrix()
     return pose
+
+
+def poses_near(room: Room, viewpoints: Sequence[Viewpoint], rng: np.random.Generator, count: int, *,
+               spread: float = 1.0) -> list[np.ndarray]:
+    """Draw `count` poses of a visit, near the viewpoints in turn. spread: factor of the usual distances from them."""
+    return [pose_near(room, viewpoints[index % len(viewpoints)], rng, position_m=spread * POSITION_M,
+                      target_m=spread * TARGET_M, roll_rad=ROLL_RAD) for index in range(count)]

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from aceg_ros.camera import Camera, Frame
-from aceg_ros.synthetic.camera_poses import pose_near, random_viewpoint
+from aceg_ros.synthetic.camera_poses import poses_near, random_viewpoint
 from aceg_ros.synthetic.move_objects import with_objects_moved
 from aceg_ros.synthetic.render import random_light
 from aceg_ros.synthetic.room import Room, random_room
@@ -18,7 +18,6 @@ from aceg_ros.synthetic.textures import TextureAtlas
 
 CHANGES = ("none", "light", "objects", "viewpoint", "texture")
 MOVED, REMOVED = 0.5, 0.2           # shares of the boxes when objects change
-POSITION_M, TARGET_M = 0.6, 0.45    # standard deviations of poses near a viewpoint
 FAR = 3.0                           # times as much when the viewpoint changes
 PLAIN_SHARE, PLAIN_TILE_M = 0.7, 40.0       # of faces without texture, where a tile is so large that it is plain
 
@@ -41,13 +40,8 @@ def render_changed_session(seed: int, atlas: TextureAtlas, change: str, *, mappi
     camera = Camera(width=WIDTH, height=HEIGHT, fx=focal, fy=focal, cx=(WIDTH - 1) / 2, cy=(HEIGHT - 1) / 2)
     chosen = [random_viewpoint(room, rng) for _ in range(viewpoints)]
     light = random_light(rng)
-
-    def poses(count: int, spread: float) -> list[np.ndarray]:
-        return [pose_near(room, chosen[index % viewpoints], rng, position_m=spread * POSITION_M,
-                          target_m=spread * TARGET_M, roll_rad=0.08) for index in range(count)]
-
-    mapping_poses = poses(mapping, 1.0)
-    query_poses = poses(query, FAR if change == "viewpoint" else 1.0)
+    mapping_poses = poses_near(room, chosen, rng, mapping)
+    query_poses = poses_near(room, chosen, rng, query, spread=FAR if change == "viewpoint" else 1.0)
     later = with_objects_moved(room, rng, MOVED, REMOVED) if change == "objects" else room
     if change == "texture":
         room = later = _plain(room, rng)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from aceg_ros.camera import Camera, Frame
-from aceg_ros.synthetic.camera_poses import pose_near, random_viewpoint
+from aceg_ros.synthetic.camera_poses import poses_near, random_viewpoint
 from aceg_ros.synthetic.move_objects import with_objects_moved
 from aceg_ros.synthetic.render import Light, random_light, render
 from aceg_ros.synthetic.room import Room, random_room
@@ -38,8 +38,7 @@ def render_room_sessions(seed: int, atlas: TextureAtlas, *, mapping: int = 24, q
     camera = Camera(width=WIDTH, height=HEIGHT, fx=focal, fy=focal, cx=(WIDTH - 1) / 2, cy=(HEIGHT - 1) / 2)
     chosen = [random_viewpoint(room, rng) for _ in range(viewpoints)]
     mapping_light = random_light(rng)
-    poses = [pose_near(room, chosen[index % viewpoints], rng, position_m=0.6, target_m=0.45, roll_rad=0.08)
-             for index in range(mapping + query)]
+    poses = poses_near(room, chosen, rng, mapping + query)
     changed = with_objects_moved(room, rng)
     query_lights = [random_light(rng) for _ in range(query)]
     return (render_frames(room, atlas, camera, poses[:mapping], lights=[mapping_light] * mapping, device=device),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from aceg_ros.camera import Camera, Frame
-from aceg_ros.synthetic.camera_poses import pose_near, random_viewpoint
+from aceg_ros.synthetic.camera_poses import poses_near, random_viewpoint
 from aceg_ros.synthetic.move_objects import with_objects_moved
 from aceg_ros.synthetic.render import random_light
 from aceg_ros.synthetic.room import Room, random_room
@@ -19,7 +19,6 @@ from aceg_ros.synthetic.textures import TextureAtlas
 SPACING_M = 12.0                        # between the middles of rooms, which are 9 m wide at most
 FOCAL_PX = 400.0
 TWIN_MOVED, TWIN_REMOVED = 0.15, 0.1    # shares of the boxes by which a twin that is alike differs
-POSITION_M, TARGET_M, ROLL_RAD = 0.6, 0.45, 0.08
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +41,7 @@ class SiteRoom:
         rng = np.random.default_rng(self.seed)
         camera = Camera(width=WIDTH, height=HEIGHT, fx=FOCAL_PX, fy=FOCAL_PX, cx=(WIDTH - 1) / 2, cy=(HEIGHT - 1) / 2)
         chosen = [random_viewpoint(self.room, rng) for _ in range(max(3, mapping // 8))]
-        poses = [pose_near(self.room, chosen[index % len(chosen)], rng, position_m=POSITION_M, target_m=TARGET_M,
-                           roll_rad=ROLL_RAD) for index in range(mapping + query)]
+        poses = poses_near(self.room, chosen, rng, mapping + query)
         light, later = random_light(rng), with_objects_moved(self.room, rng)
         lights = [random_light(rng) for _ in range(query)]
         return (self._placed(render_frames(self.room, atlas, camera, poses[:mapping], lights=[light] * mapping)),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from aceg_ros.camera import Camera, Frame
-from aceg_ros.synthetic.camera_poses import pose_near, random_viewpoint
+from aceg_ros.synthetic.camera_poses import poses_near, random_viewpoint
 from aceg_ros.synthetic.move_objects import with_objects_moved
 from aceg_ros.synthetic.render import Light
 from aceg_ros.synthetic.room import random_room
@@ -23,7 +23,6 @@ VISITS = ("day", "night", "moved")
 MOVED, REMOVED = 0.5, 0.2           # shares of the boxes
 NOISE = {"day": 1.5, "night": 5.0, "moved": 1.5}        # of a pixel, in grey values
 VIEWPOINTS = 5
-POSITION_M, TARGET_M, ROLL_RAD = 0.6, 0.45, 0.08        # standard deviations of poses near a viewpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +44,7 @@ def render_visits(seed: int, atlas: TextureAtlas, *, mapping: int = 40, query: i
     viewpoints = [random_viewpoint(room, rng) for _ in range(VIEWPOINTS)]
     moved = with_objects_moved(room, rng, MOVED, REMOVED)
     for name in VISITS:
-        poses = [pose_near(room, viewpoints[index % VIEWPOINTS], rng, position_m=POSITION_M, target_m=TARGET_M,
-                           roll_rad=ROLL_RAD) for index in range(mapping + query)]
+        poses = poses_near(room, viewpoints, rng, mapping + query)
         frames = [_noisy(frame, NOISE[name], rng) for frame in render_frames(
             moved if name == "moved" else room, atlas, camera, poses,
             lights=[NIGHT if name == "night" else DAY] * len(poses))]

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from scipy.spatial.transform import Rotation
 
 from aceg_ros.benchmarks.gpu.methods import SMALL_HEAD
-from aceg_ros.benchmarks.made_up_scenes import landmark_scene, landmark_split
+from aceg_ros.benchmarks.made_up_scenes import encoder_batch, landmark_scene, landmark_split
 from aceg_ros.datasets import write_ace_scene
 from aceg_ros.encoders.base import load_encoder
 from aceg_ros.encoders.compact import CompactNet
@@ -35,7 +35,6 @@ from aceg_ros.pretraining.ace_g.code_steps import CodeFit, fit_code, query_loss,
 from aceg_ros.pretraining.ace_g.landmarks import LandmarkTraining
 from aceg_ros.pretraining.ace_g.scenes import TrainingScene, TrainingSceneData, make_training_scene
 from aceg_ros.pretraining.common.loop import LoopOptions
-from aceg_ros.pretraining.encoder.augment import Sample
 from aceg_ros.pretraining.encoder.data import EncoderData
 from aceg_ros.pretraining.encoder.losses import coordinate_loss, encoder_losses, sample_at
 from aceg_ros.pretraining.encoder.train import EncoderTraining, train
@@ -64,14 +63,8 @@ def test_coordinate_loss_rewards_features_that_tell_the_position_of_a_point():
 
 def test_losses_fall_when_a_batch_is_learned():
     """A few steps on one batch, with every kind of loss in it."""
-    rng = np.random.default_rng(0)
     torch.manual_seed(0)
-    image = rng.integers(0, 255, (96, 128, 3), np.uint8)
-    points = np.stack([rng.uniform(8, 88, (64, 2))] * 2)
-    batch = [Sample(images=np.stack([image, image[::-1].copy()]), points=points, scene="a",
-                    map_points=rng.uniform(0, 3, (64, 3)), teacher_descriptors=None),
-             Sample(images=np.stack([image, image]), points=points, scene="b", map_points=None,
-                    teacher_descriptors=rng.normal(size=(64, 16)).astype(np.float16))]
+    batch = encoder_batch()
     net, student = CompactNet(), torch.nn.Linear(128, 16)
     optimizer = torch.optim.AdamW([*net.parameters(), *student.parameters()], lr=2e-3)
     totals = []

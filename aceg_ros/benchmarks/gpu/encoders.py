@@ -14,19 +14,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aceg_ros.benchmarks.gpu.session import Outcome, Results, Session
+from aceg_ros.encoders import SHIPPED_ENCODERS
 from aceg_ros.encoders.base import KEYPOINT_NETS, Encoder, load_encoder
-from aceg_ros.encoders.compact import fuse_batch_norm
-from aceg_ros.encoders.compact3 import Compact3Net
 from aceg_ros.encoders.corners import with_corners
+from aceg_ros.encoders.cuda_graphs import capture
 from aceg_ros.encoders.feature_map import FeatureMap
 from aceg_ros.encoders.keypoints import extract_frame_keypoints
 from aceg_ros.encoders.preprocess import image_to_tensor
-from aceg_ros.networks.weights_file import find_weights
 from aceg_ros.synthetic.demo_room import mapping_path
 from aceg_ros.synthetic.render import render
-from aceg_ros.utils.device import half_precision, to_device
+from aceg_ros.utils.device import half_precision
 
-ENCODERS = ("compact", "compact2", "compact3")
 KEYPOINTS = 1500                        # as the default method takes
 MIN_COSINE, NEAR_PX, SAME_PX = 0.99, 0.1, 0.5
 MIN_SAME_PIXELS = 0.995
@@ -56,27 +54,17 @@ def check_encoders(session: Session) -> Outcome:
     results: Results = {}
     problems = []
     image = session.mapping_frames[1].image
-    for name in ENCODERS:
-        expected = _in_fp32(load(name, "cpu"), image_to_tensor(image, "cpu"))
-        encoder = load(name, session.device)
+    for name in SHIPPED_ENCODERS:
+        expected = _in_fp32(load_encoder(name, "cpu"), image_to_tensor(image, "cpu"))
+        encoder = load_encoder(name, session.device)
         on_device = image_to_tensor(image, session.device)
         for precision, found in (("as used", encoder.detect(on_device)), ("fp32", _in_fp32(encoder, on_device))):
             compared = _compare(found, expected)
             results[f"{name}, {precision}"] = compared
-            same = encoder.identity == "" or compared["same_keypoints"] >= MIN_SAME_SHARE[precision]
-            if compared["median_cosine"] < MIN_COSINE or not same:
+            if (compared["median_cosine"] < MIN_COSINE
+                    or compared["same_keypoints"] < MIN_SAME_SHARE[precision]):
                 problems.append(f"{name} ({precision}) differs from the CPU")
     return Outcome(results=results, problems=problems)
-
-
-def load(name: str, device: str) -> Encoder:
-    """Load a shipped encoder; if it does not ship yet, with random weights."""
-    if find_weights(name) is not None:
-        return load_encoder(name, device)
-    torch.manual_seed(0)
-    net = fuse_batch_norm(Compact3Net().eval())
-    return Encoder(name=name, identity="", source="", stride=net.stride, dim=net.dim,
-                   short_side_px=net.config.short_side_px, net=to_device(net.requires_grad_(False), device))
 
 
 @torch.inference_mode()
@@ -103,8 +91,8 @@ def check_encoder_speed(session: Session) -> Outcome:
     """Time the encoders at 640x480: as used, eagerly in both precisions, and as a CUDA graph."""
     results: Results = {}
     problems = []
-    for name in ENCODERS:
-        encoder, frame = load(name, session.device), session.queries[0]
+    for name in SHIPPED_ENCODERS:
+        encoder, frame = load_encoder(name, session.device), session.queries[0]
         results[f"{name}, image to keypoints, as used"] = session.time(
             partial(extract_frame_keypoints, frame, encoder, KEYPOINTS))
         images = image_to_tensor(frame.image, session.device).to(memory_format=torch.channels_last)
@@ -139,28 +127,15 @@ def _eager(net: nn.Module, images: Tensor, autocast: str | None) -> Callable[[],
 
 
 def _graphed(net: nn.Module, images: Tensor, device: str) -> Callable[[], Any]:
-    """Capture the network as a CUDA graph; the call replays it."""
-    call, graph = _eager(net, images, device), torch.cuda.CUDAGraph()
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            call()
-    torch.cuda.current_stream().wait_stream(stream)
-    with torch.cuda.graph(graph):
-        kept = call()
-
-    def replay() -> Any:
-        graph.replay()
-        return kept
-
-    return replay
+    """Capture the network as a CUDA graph, which the call replays."""
+    captured = capture(lambda given: _eager(net, given, device)(), images)
+    return lambda: captured.replay()
 
 
 def check_compiled_encoder(session: Session) -> Outcome:
     """Time the last encoder compiled by torch.compile (reduce-overhead), which takes long to compile."""
-    encoder = load(ENCODERS[-1], session.device)
+    encoder = load_encoder(SHIPPED_ENCODERS[-1], session.device)
     images = image_to_tensor(session.queries[0].image, session.device).to(memory_format=torch.channels_last)
     compiled = torch.compile(deepcopy(encoder.net), mode="reduce-overhead")
     with torch.no_grad(), half_precision(session.device):
-        return Outcome(results={f"{ENCODERS[-1]}, network": session.time(lambda: compiled(images))})
+        return Outcome(results={f"{SHIPPED_ENCODERS[-1]}, network": session.time(lambda: compiled(images))})

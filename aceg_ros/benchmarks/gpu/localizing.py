@@ -15,7 +15,14 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
-from aceg_ros.benchmarks.gpu.session import Outcome, Results, Session, localization_results, milliseconds_of
+from aceg_ros.benchmarks.gpu.session import (
+    WARM_UP,
+    Outcome,
+    Results,
+    Session,
+    localization_results,
+    milliseconds_of,
+)
 from aceg_ros.encoders.cuda_graphs import CudaGraphs
 from aceg_ros.estimate import PriorPose
 from aceg_ros.evaluation.metrics import FrameResult
@@ -111,7 +118,7 @@ def check_where_time_goes(session: Session) -> Outcome:
     counts = {event.key: event.count for event in averages}
     wanted = ("cudaLaunchKernel", "cudaMemcpyAsync", "cudaStreamSynchronize", "cudaDeviceSynchronize", "aten::item",
               "aten::copy_", "aten::index", "aten::nonzero")
-    images = len(frames[:10]) + min(3, len(frames))
+    images = len(frames[:10]) + min(WARM_UP, len(frames))
     return Outcome(results={"calls_per_frame": {key: counts[key] / images for key in wanted if key in counts}})
 
 

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from aceg_ros.benchmarks.gpu.methods import SMALL_HEAD, SMALL_KEYPOINT_PAIR, SMALL_POSE
@@ -17,6 +16,7 @@ from aceg_ros.benchmarks.gpu.session import Outcome, Results, Session
 from aceg_ros.benchmarks.made_up_scenes import (
     coordinate_images,
     cross_image_scene,
+    encoder_batch,
     landmark_split,
     write_encoder_data,
 )
@@ -29,7 +29,6 @@ from aceg_ros.pretraining.ace_g.landmarks import LandmarkTraining
 from aceg_ros.pretraining.ace_g.scenes import TrainingSceneData
 from aceg_ros.pretraining.common.run import write_arrays
 from aceg_ros.pretraining.encoder import keypoint_train
-from aceg_ros.pretraining.encoder.augment import Sample
 from aceg_ros.pretraining.encoder.losses import encoder_losses
 from aceg_ros.pretraining.marepo.samples import SampleOptions
 from aceg_ros.pretraining.marepo.train import PoseTraining
@@ -57,14 +56,8 @@ def check_encoder_training(session: Session) -> Outcome:
 
 
 def _compact_losses(device: str) -> Results:
-    rng = np.random.default_rng(0)
     torch.manual_seed(0)
-    image = rng.integers(0, 255, (96, 128, 3), np.uint8)
-    points = np.stack([rng.uniform(8, 88, (64, 2))] * 2)
-    batch = [Sample(images=np.stack([image, image[::-1].copy()]), points=points, scene="a",
-                    map_points=rng.uniform(0, 3, (64, 3)), teacher_descriptors=None),
-             Sample(images=np.stack([image, image]), points=points, scene="b", map_points=None,
-                    teacher_descriptors=rng.normal(size=(64, 16)).astype(np.float16))]
+    batch = encoder_batch()
     losses = encoder_losses(CompactNet().to(device), batch, device, student=torch.nn.Linear(128, 16, device=device))
     losses.total.backward()
     return {name: float(value.detach()) for name, value in losses.terms.items()}
