@@ -27,6 +27,7 @@ from aceg_ros.maps.retrieval import Shortlist
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.landmark_search import FirstMatches, KeyframeLocalizerConfig, LandmarkSearch
 from aceg_ros.methods.localize_frame import localize_frame
+from aceg_ros.methods.other_views import localize_other_views
 from aceg_ros.methods.scene_coordinates import encoder_of
 from aceg_ros.pose.correspondences import CameraFromMap
 from aceg_ros.pose.guided import GuidedPose, greatest_beside, refine_from_prior, refine_guided
@@ -35,6 +36,7 @@ from aceg_ros.pose.verify import verify_guided_pose
 from aceg_ros.utils.device import pick_device
 from aceg_ros.utils.stopwatch import Stopwatch
 
+UNUSABLE = (Status.BAD_IMAGE, Status.BAD_CAMERA)
 PRIOR_SIGMAS = 3.0      # of a prior, within which the pose is searched for
 
 
@@ -57,9 +59,15 @@ class KeyframeLocalizer:
 
     def localize(self, frame: Frame, prior: PriorPose | None = None) -> PoseEstimate:
         """Estimate the pose of the camera in the map, or reject the image. A good prior saves time; a wrong one costs
-        some."""
-        return localize_frame(frame, self.extract, lambda query, stopwatch: self.localize_keypoints(
+        some. An image without a prior that is rejected is looked at smaller and turned, which takes as long again."""
+        estimate = localize_frame(frame, self.extract, lambda query, stopwatch: self.localize_keypoints(
             query, stopwatch, prior=prior))
+        if estimate.accepted or prior is not None or estimate.status in UNUSABLE or not self._config.other_views:
+            return estimate
+        stopwatch = Stopwatch()
+        found = localize_other_views(frame, self._encoder, self, self._config.keypoints) or estimate
+        stopwatch.lap("other views")
+        return replace(found, stage_ms=estimate.stage_ms | stopwatch.laps_ms)
 
     def extract(self, frame: Frame) -> Keypoints:
         """Extract the keypoints of a frame, which must have passed `reject_image`."""

@@ -41,7 +41,8 @@ class KeyframeLocalizerConfig:
     for it to be tried. tracked_keyframes, tracked_keypoints, tracked_landmarks: number of keyframes that are matched
     near a prior, of the most reliable keypoints, and of landmarks that are then searched for: where these are not
     enough, all is done as without one. max_tracking_window: largest uncertainty of a prior, as a share of the image's
-    width, for it to be tried first. covariance_scale: of the map, see `mapping.calibration`. seed: of RANSAC.
+    width, for it to be tried first. other_views: an image that is rejected is looked at smaller and turned.
+    covariance_scale: of the map, see `mapping.calibration`. seed: of RANSAC.
     """
 
     keypoints: int = 1500
@@ -63,6 +64,7 @@ class KeyframeLocalizerConfig:
     tracked_keypoints: int = 750
     tracked_landmarks: int = 1500
     max_tracking_window: float = 0.5
+    other_views: bool = True
     covariance_scale: float = MIN_COVARIANCE_SCALE
     seed: int = 0
     solver: SolverConfig = field(
