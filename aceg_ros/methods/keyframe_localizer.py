@@ -59,7 +59,7 @@ class KeyframeLocalizer:
 
     def localize(self, frame: Frame, prior: PriorPose | None = None) -> PoseEstimate:
         """Estimate the pose of the camera in the map, or reject the image. A good prior saves time; a wrong one costs
-        some. An image without a prior that is rejected is looked at smaller and turned, which takes as long again."""
+        some. An image without a prior that is rejected is tried smaller and turned, which takes as long again."""
         estimate = localize_frame(frame, self.extract, lambda query, stopwatch: self.localize_keypoints(
             query, stopwatch, prior=prior))
         if estimate.accepted or prior is not None or estimate.status in UNUSABLE or not self._config.other_views:

@@ -41,7 +41,7 @@ class KeyframeLocalizerConfig:
     for it to be tried. tracked_keyframes, tracked_keypoints, tracked_landmarks: number of keyframes that are matched
     near a prior, of the most reliable keypoints, and of landmarks that are then searched for: where these are not
     enough, all is done as without one. max_tracking_window: largest uncertainty of a prior, as a share of the image's
-    width, for it to be tried first. other_views: an image that is rejected is looked at smaller and turned.
+    width, for it to be tried first. other_views: an image that is rejected is tried smaller and turned.
     covariance_scale: of the map, see `mapping.calibration`. seed: of RANSAC.
     """
 
