@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Looks at an image that was rejected in another way: smaller, or turned.
+"""Tries an image that was rejected in other views: smaller, or turned.
+
 Encoders know images as they were taken for mapping. Of a tele lens' image, one that is out of focus, or one of a camera
 that lies on its side, another view has the keypoints that the map has.
 """
