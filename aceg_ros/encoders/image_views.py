@@ -13,6 +13,7 @@ from aceg_ros.encoders.base import Encoder
 from aceg_ros.encoders.keypoints import Keypoints, extract_keypoints
 from aceg_ros.encoders.preprocess import prepare, resample
 from aceg_ros.estimate import PoseEstimate
+from aceg_ros.pose.correspondences import CameraFromMap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,11 @@ class ImageView:
         """Rotation (3, 3) from the camera's frame into that of the view."""
         cos, sin = np.cos(np.radians(self.roll_deg)), np.sin(np.radians(self.roll_deg))
         return np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
+
+    def pose_of(self, pose: CameraFromMap) -> CameraFromMap:
+        """Return the pose of the camera of this view, given that of the camera."""
+        return CameraFromMap(rotation=self.view_from_camera @ pose.rotation,
+                             translation=self.view_from_camera @ pose.translation)
 
     def extract(self, frame: Frame, encoder: Encoder, max_count: int) -> Keypoints:
         """Extract the keypoints of a frame in this view, whose camera they have. `to_image` takes what is found with

@@ -18,6 +18,7 @@ import numpy as np
 
 from aceg_ros.camera import Frame
 from aceg_ros.encoders.base import Encoder
+from aceg_ros.encoders.image_views import ImageView
 from aceg_ros.encoders.keypoints import Keypoints, extract_frame_keypoints
 from aceg_ros.estimate import ImageCorrespondences, PoseEstimate, PriorPose, Status
 from aceg_ros.maps.descriptor_index import ObservationMatcher
@@ -59,15 +60,18 @@ class KeyframeLocalizer:
 
     def localize(self, frame: Frame, prior: PriorPose | None = None) -> PoseEstimate:
         """Estimate the pose of the camera in the map, or reject the image. A good prior saves time; a wrong one costs
-        some. An image without a prior that is rejected is tried smaller and turned, which takes as long again."""
-        estimate = localize_frame(frame, self.extract, lambda query, stopwatch: self.localize_keypoints(
-            query, stopwatch, prior=prior))
+        some. An image without a prior that is rejected is tried smaller and turned, which takes longer than the image
+        itself."""
+        poses: list[GuidedPose] = []
+        estimate = localize_frame(frame, self.extract, lambda query, stopwatch: self._localize_beside(
+            query, stopwatch, prior, poses))
         if estimate.accepted or prior is not None or estimate.status in UNUSABLE or not self._config.other_views:
             return estimate
         stopwatch = Stopwatch()
-        found = localize_other_views(frame, self._encoder, self, self._config.keypoints) or estimate
+        found = localize_other_views(frame, self._encoder, partial(self._localize_view, known=poses),
+                                     similarity=self.greatest_similarity, max_count=self._config.keypoints)
         stopwatch.lap("other views")
-        return replace(found, stage_ms=estimate.stage_ms | stopwatch.laps_ms)
+        return replace(found or estimate, stage_ms=estimate.stage_ms | stopwatch.laps_ms)
 
     def extract(self, frame: Frame) -> Keypoints:
         """Extract the keypoints of a frame, which must have passed `reject_image`."""
@@ -80,7 +84,11 @@ class KeyframeLocalizer:
     def localize_keypoints(self, query: Keypoints, stopwatch: Stopwatch | None = None, *,
                            prior: PriorPose | None = None) -> PoseEstimate:
         """Estimate the pose of the camera from the keypoints of its image."""
-        stopwatch = stopwatch or Stopwatch()
+        return self._localize_beside(query, stopwatch or Stopwatch(), prior, [])
+
+    def _localize_beside(self, query: Keypoints, stopwatch: Stopwatch, prior: PriorPose | None, poses: list[GuidedPose]
+                  ) -> PoseEstimate:
+        """Estimate the pose beside those that are known, and add all that are found to them."""
         shortlist = self._search.shortlist(query)
         stopwatch.lap("retrieve")
         matcher, estimate = ObservationMatcher(query, self._search.database), None
@@ -88,23 +96,29 @@ class KeyframeLocalizer:
             estimate = self._track(query.best(self._config.tracked_keypoints), shortlist, prior)
             stopwatch.lap("track")
         if estimate is None:
-            estimate = self._find(matcher, shortlist, stopwatch, prior)
+            estimate = self._find(matcher, shortlist, stopwatch, prior=prior, poses=poses)
         return replace(estimate.with_covariance_times(self._config.covariance_scale), stage_ms=stopwatch.laps_ms)
 
-    def _find(self, matcher: ObservationMatcher, shortlist: Shortlist, stopwatch: Stopwatch, prior: PriorPose | None
-              ) -> PoseEstimate:
-        """Find the pose in the whole map; if none is accepted, at the place of the prior."""
-        search, config = self._search, self._config
-        first = self._match(matcher, shortlist.keyframes[:config.shortlist])
-        stopwatch.lap("match")
-        poses = self._new_poses(matcher.query, first, [], chance_is_tried=True)
-        good = search.is_any_good(poses, first)
-        if not good:
-            shortlist = search.ranked(matcher.query, shortlist)
-            first = self._match(matcher, shortlist.keyframes[:config.ranked_shortlist])
-            poses += self._new_poses(matcher.query, first, poses)
-            good = search.is_any_good(poses, first)
-        poses += self._poses_of(matcher, search.other_places(shortlist, good), poses)
+    def _localize_view(self, query: Keypoints, view: ImageView, known: list[GuidedPose]) -> PoseEstimate:
+        """Estimate the pose of the camera of a view of an image that was rejected. Only if that would be accepted, it
+        is compared with poses at other places, also those that the image as it is has given."""
+        shortlist = self._search.shortlist(query)
+        matcher = ObservationMatcher(query, self._search.database)
+        poses: list[GuidedPose] = []
+        first, shortlist, good = self._find_first(matcher, shortlist, Stopwatch(), poses)
+        estimate = self._verify(*self._most_significant(query, poses), first)
+        if estimate.accepted:
+            seen = (self._look(query, view.pose_of(other.pose)) for other in known)
+            poses += [pose for pose in seen if pose is not None]
+            poses += self._poses_of(matcher, self._search.other_places(shortlist, good), poses)
+            estimate = self._verify(*self._most_significant(query, poses), first)
+        return estimate.with_covariance_times(self._config.covariance_scale)
+
+    def _find(self, matcher: ObservationMatcher, shortlist: Shortlist, stopwatch: Stopwatch, *,
+              prior: PriorPose | None, poses: list[GuidedPose]) -> PoseEstimate:
+        """Find the pose in the whole map; if none is accepted, at the place of the prior. Adds all poses to `poses`."""
+        first, shortlist, good = self._find_first(matcher, shortlist, stopwatch, poses)
+        poses += self._poses_of(matcher, self._search.other_places(shortlist, good), poses)
         found, competitor = self._most_significant(matcher.query, poses)
         stopwatch.lap("solve")
         estimate = self._verify(found, competitor, first)
@@ -113,6 +127,22 @@ class KeyframeLocalizer:
             estimate = self._find_near(matcher, prior, poses) or estimate
             stopwatch.lap("prior")
         return estimate
+
+    def _find_first(self, matcher: ObservationMatcher, shortlist: Shortlist, stopwatch: Stopwatch,
+                    poses: list[GuidedPose]) -> tuple[FirstMatches, Shortlist, bool]:
+        """Add the pose at the most similar keyframes to `poses`, and if it is not good, the one after these are ranked.
+        Returns the last matches and shortlist, and whether a pose is good."""
+        search, config = self._search, self._config
+        first = self._match(matcher, shortlist.keyframes[:config.shortlist])
+        stopwatch.lap("match")
+        poses += self._new_poses(matcher.query, first, [], chance_is_tried=True)
+        good = search.is_any_good(poses, first)
+        if not good:
+            shortlist = search.ranked(matcher.query, shortlist)
+            first = self._match(matcher, shortlist.keyframes[:config.ranked_shortlist])
+            poses += self._new_poses(matcher.query, first, poses)
+            good = search.is_any_good(poses, first)
+        return first, shortlist, good
 
     def _track(self, query: Keypoints, shortlist: Shortlist, prior: PriorPose) -> PoseEstimate | None:
         """Return the pose near a prior if it is good, as good as those at other places that look alike, and where the

@@ -7,8 +7,8 @@ that lies on its side, another view has the keypoints that the map has.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
 
 from aceg_ros.camera import Frame
 from aceg_ros.encoders.base import Encoder
@@ -20,44 +20,37 @@ HALF_SIZE = ImageView(scale=0.5)
 ROLLS_DEG = (45.0, -45.0, 90.0, -90.0, 180.0)
 
 
-class KeypointLocalizer(Protocol):
-    """What finds the pose of keypoints, and says how similar, in [0, 1], they are to its map."""
-
-    def greatest_similarity(self, query: Keypoints) -> float: ...
-
-    def localize_keypoints(self, query: Keypoints) -> PoseEstimate: ...
-
-
-def localize_other_views(frame: Frame, encoder: Encoder, localizer: KeypointLocalizer, max_count: int
-                         ) -> PoseEstimate | None:
+def localize_other_views(frame: Frame, encoder: Encoder, localize: Callable[[Keypoints, ImageView], PoseEstimate], *,
+                         similarity: Callable[[Keypoints], float], max_count: int) -> PoseEstimate | None:
     """Localize an image by other views of it: at half of its size, then turned by the angle at which it is most similar
     to the map, if it is more so than upright.
 
     Args:
         frame: must have passed `reject_image`.
         encoder: of the map.
-        localizer: takes the keypoints of each view.
+        localize: estimates the pose of the camera of a view from its keypoints.
+        similarity: of keypoints to the map.
         max_count: largest number of keypoints.
 
     Returns:
         What was accepted, or None.
     """
-    def localize(view: ImageView, query: Keypoints) -> PoseEstimate | None:
-        estimate = localizer.localize_keypoints(query)
+    def try_view(view: ImageView, query: Keypoints) -> PoseEstimate | None:
+        estimate = localize(query, view)
         if not estimate.accepted:
             return None
         in_image = view.to_image(estimate, frame.camera.rectified())
         return replace(in_image, message=f"{estimate.message}, in the image {view}")
 
     smaller = HALF_SIZE.extract(frame, encoder, max_count)
-    found = localize(HALF_SIZE, smaller)
+    found = try_view(HALF_SIZE, smaller)
     if found is not None:
         return found
     # All at half of the size: that is a quarter of the work, and their similarities can be compared.
-    similarity = {roll: localizer.greatest_similarity(replace(HALF_SIZE, roll_deg=roll).extract(
-        frame, encoder, max_count)) for roll in ROLLS_DEG}
-    roll = max(similarity, key=lambda angle: similarity[angle])
-    if similarity[roll] <= localizer.greatest_similarity(smaller):
+    of_rolls = {roll: similarity(replace(HALF_SIZE, roll_deg=roll).extract(frame, encoder, max_count))
+                for roll in ROLLS_DEG}
+    roll = max(of_rolls, key=lambda angle: of_rolls[angle])
+    if of_rolls[roll] <= similarity(smaller):
         return None
     turned = ImageView(roll_deg=roll)
-    return localize(turned, turned.extract(frame, encoder, max_count))
+    return try_view(turned, turned.extract(frame, encoder, max_count))
