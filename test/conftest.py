@@ -221,21 +221,14 @@ def rendered_map(rendered_scene: Path, made_once) -> Path:
 
 @pytest.fixture(scope="session")
 def marepo_folder(rendered_scene: Path, made_once) -> Path:
-    """A folder with an untrained transformer, marepo.safetensors, and a map of the rendered scene, room.map."""
-    import torch
-
+    """A folder with maps of the rendered scene with the shipped transformer: room.map, as users make it, and codes.map,
+    with coordinates of landmarks that a regressor reads, refined and fine-tuned."""
     from aceg_ros.cli import main
-    from aceg_ros.networks.pose_regressor import save_pose_regressor
-    from aceg_ros.networks.pose_transformer import PoseTransformer, PoseTransformerConfig
 
     def make(folder: Path) -> None:
-        torch.manual_seed(0)
-        tiny = PoseTransformerConfig(width=32, heads=4, layers=2, group=1, frame="image", masked_pool=True,
-                                     at_corner=False, max_cells=2400)
-        save_pose_regressor(PoseTransformer(tiny), folder / "marepo.safetensors")
-        assert main(["map", str(rendered_scene / "mapping"), "-o", str(folder / "room.map"), "--method", "marepo",
-                     "--codes", "4000", "--regressor", str(folder / "marepo.safetensors"), "--refine", "--fine-tune"]
-                    ) == 0
+        command = ["map", str(rendered_scene / "mapping"), "--method", "marepo", "-o"]
+        assert main([*command, str(folder / "room.map")]) == 0
+        assert main([*command, str(folder / "codes.map"), "--codes", "4000", "--refine", "--fine-tune"]) == 0
 
     return made_once("marepo_map", make)
 

@@ -15,7 +15,7 @@ from aceg_ros.pretraining.encoder.augment import Sample
 from aceg_ros.pretraining.encoder.chunks import Chunk, Match
 from aceg_ros.pretraining.encoder.rendered_pairs import render_views
 from aceg_ros.pretraining.encoder.teacher import Detections
-from aceg_ros.pretraining.marepo.coordinates import CoordinateImages
+from aceg_ros.pretraining.marepo.coordinates import CoordinateImage
 from aceg_ros.pretraining.sacreg.scenes import KEYFRAME, QUERY, CrossImageScene
 from aceg_ros.synthetic.textures import load_atlas
 
@@ -77,18 +77,19 @@ def cross_image_scene(seed: int = 0, images: int = IMAGES, *, count: int = 400, 
         intrinsics=np.tile([400.0, 400.0, 319.5, 239.5], (images, 1)), sizes=np.tile([640, 480], (images, 1)))
 
 
-def coordinate_images(frames: int = 6, cells: int = 200, seed: int = 0) -> CoordinateImages:
-    """Return predictions of a map: exact points of views of a wall and a floor, a third of the cells unreliable."""
+def coordinate_images(frames: int = 6, tokens: int = 200, seed: int = 0) -> list[CoordinateImage]:
+    """Return what a map predicts for images: exact points of views of a wall and a floor."""
     rng = np.random.default_rng(seed)
-    rays = rng.uniform((-0.6, -0.45), (0.6, 0.45), (frames, cells, 2)).astype(np.float32)
-    depth = 2.0 / np.maximum(0.7, 1.0 + rays[..., 1:])
-    poses = np.tile(np.eye(4), (frames, 1, 1))
-    poses[:, :3, 3] = rng.normal(0, 0.5, (frames, 3))
-    points = np.concatenate([rays, np.ones((frames, cells, 1))], -1) * depth + poses[:, None, :3, 3]
-    return CoordinateImages(points=points.astype(np.float32), rays=rays, mask=np.ones((frames, cells), bool),
-                            reliability=rng.random((frames, cells)).astype(np.float32),
-                            truth=points.astype(np.float32), map_from_camera=poses,
-                            mapped=np.arange(frames) < frames // 2, focal_px=np.full(frames, 500.0))
+    images = []
+    for _ in range(frames):
+        rays = rng.uniform((-0.6, -0.45), (0.6, 0.45), (tokens, 2)).astype(np.float32)
+        depth = 2.0 / np.maximum(0.7, 1.0 + rays[:, 1:])
+        pose = np.eye(4)
+        pose[:3, 3] = rng.normal(0, 0.5, 3)
+        points = np.c_[rays, np.ones(tokens)] * depth + pose[:3, 3]
+        images.append(CoordinateImage(points=points.astype(np.float32), rays=rays, map_from_camera=pose,
+                                      confidence=rng.random(tokens).astype(np.float32)))
+    return images
 
 
 def encoder_batch() -> list[Sample]:

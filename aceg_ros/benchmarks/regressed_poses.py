@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares a regressed pose, the same refined, a refinement without a regressed pose, and RANSAC, all on the same scene
-coordinates, also with outliers added.
+"""Compares a regressed pose, the same refined, what the geometry of all tokens gives without a network, and RANSAC, all
+on the same scene coordinates, also with outliers added.
 
     python -m aceg_ros.benchmarks.regressed_poses MAP=SCENE ... [--regressor FILE] [--every N] [--outliers X ...]
 
-MAP: a map with scene coordinates for each cell (of ace, or of ace_g with --codes). SCENE: images with poses that the
-map was not made from. Added outliers are cells that get the map point of another cell; they come on top of those that
-the map's predictions have.
+MAP: a map with scene coordinates, that is one with a keyframe database, of ace, or of ace_g with --codes. SCENE: images
+with poses that the map was not made from. Added outliers are tokens that get the map point of another one; they come on
+top of those that the map's predictions have.
 """
 
 from __future__ import annotations
@@ -26,16 +26,11 @@ from aceg_ros.encoders.preprocess import reject_image
 from aceg_ros.geometry import pose_error
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.marepo import as_marepo_map
-from aceg_ros.methods.marepo_localizer import (
-    MarepoConfig,
-    MarepoLocalizer,
-    refine_pose,
-    token_arrays,
-    trusted_cells,
-)
+from aceg_ros.methods.marepo_localizer import MIN_CELLS, MarepoConfig, MarepoLocalizer, refine_pose, tokens_of
 from aceg_ros.methods.scene_coordinates import SceneCoordinates
-from aceg_ros.networks.coordinate_frames import image_frame
 from aceg_ros.networks.pose_regressor import PoseRegressor, load_pose_regressor
+from aceg_ros.networks.rotations import nearest_rotation
+from aceg_ros.networks.weighing_transformer import WeighingConfig, WeighingTransformer, start_pose
 from aceg_ros.pose.correspondences import Correspondences
 from aceg_ros.pose.gates import Rejection
 from aceg_ros.pose.solver import estimate_pose
@@ -44,7 +39,7 @@ from aceg_ros.pose.verify import verify_pose, verify_unrefined_pose
 COLUMNS = ("map", "outliers added", "pose", "images", "median m", "median deg", "within 0.25 m, 5 deg", "accepted",
            "accepted: 0.05/5", "0.1/5", "0.25/5", "wrong", "ms")
 WRONG_M, WRONG_DEG = 0.5, 10.0
-REGRESSED = "regressed"
+REGRESSED, STARTED = "regressed", "no network"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +64,7 @@ def run(pairs: Sequence[tuple[Path, Path]], regressor: PoseRegressor | None, *, 
         pairs: maps, each with a scene.
         regressor: the pose transformer; None for the shipped one.
         every: take every n-th image.
-        outliers: shares of cells that become outliers.
+        outliers: shares of tokens that become outliers.
     """
     rows = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
     for map_path, scene in pairs:
@@ -96,32 +91,39 @@ def estimators(localizer: MarepoLocalizer) -> dict[str, Estimator]:
         pose = localizer.regress_pose(found)
         return None if pose is None else refine_pose(pose, correspondences, config)
 
-    def of_frame(found: SceneCoordinates, correspondences: Correspondences) -> np.ndarray | None:
-        return refine_pose(frame_pose(found), correspondences, config)
+    def started(found: SceneCoordinates, correspondences: Correspondences) -> np.ndarray | None:
+        return pose_of_geometry(found)
+
+    def started_refined(found: SceneCoordinates, correspondences: Correspondences) -> np.ndarray | None:
+        pose = pose_of_geometry(found)
+        return None if pose is None else refine_pose(pose, correspondences, config)
 
     def ransac(found: SceneCoordinates, correspondences: Correspondences) -> np.ndarray | None:
         hypothesis = estimate_pose(correspondences)
         return None if isinstance(hypothesis, Rejection) else hypothesis.map_from_camera
 
-    return {REGRESSED: regressed, "regressed, refined": refined, "frame alone, refined": of_frame, "RANSAC": ransac}
+    return {REGRESSED: regressed, "regressed, refined": refined, STARTED: started,
+            f"{STARTED}, refined": started_refined, "RANSAC": ransac}
 
 
-def frame_pose(found: SceneCoordinates) -> np.ndarray:
-    """Return the pose (4, 4) that the frame of an image's coordinates suggests without a network: its axes, and the
-    camera two median distances before the points. What a network adds shows in comparison with it."""
-    points, rays, mask = token_arrays(found, 1, False)
-    kept = trusted_cells(mask, found.reliability)
-    frame = image_frame(torch.from_numpy(points[kept])[None], torch.from_numpy(rays[kept])[None], extent=1.0)
+@torch.inference_mode()
+def pose_of_geometry(found: SceneCoordinates) -> np.ndarray | None:
+    """Return the pose (4, 4) that our network starts from, without it. What the network adds shows in comparison."""
+    tokens = tokens_of(found, 1, WeighingTransformer(WeighingConfig(layers=0)))
+    if len(tokens.points) < MIN_CELLS:
+        return None
+    middle = np.median(tokens.points, 0)
+    points, rays = (torch.from_numpy(each)[None] for each in (tokens.points - middle, tokens.rays))
+    start = start_pose(points, rays)
     pose = np.eye(4)
-    pose[:3, :3] = frame.rotation[0].double()
-    forward = pose[:3, :3] @ (*np.median(rays[kept], 0), 1.0)
-    pose[:3, 3] = frame.centre[0].double().numpy() - 2.0 * float(frame.unit_m) * forward
+    pose[:3, :3] = nearest_rotation(start.rotation.double())[0].T
+    pose[:3, 3] = middle - pose[:3, :3] @ start.translation[0].double().numpy()
     return pose
 
 
 def evaluate(localizer: MarepoLocalizer, name: str, found: SceneCoordinates, truth: np.ndarray) -> Result:
     """Estimate the pose of one image by the estimator of this name, and verify it."""
-    estimator, unrefined = estimators(localizer)[name], name == REGRESSED
+    estimator, unrefined = estimators(localizer)[name], name in (REGRESSED, STARTED)
     correspondences = localizer.most_reliable(found)
     _ = correspondences.usable                              # not part of the time
     started = perf_counter()
@@ -137,7 +139,7 @@ def evaluate(localizer: MarepoLocalizer, name: str, found: SceneCoordinates, tru
 
 
 def with_outliers(found: SceneCoordinates, share: float, seed: int) -> SceneCoordinates:
-    """Give this share of the cells the map point of another cell."""
+    """Give this share of the tokens the map point of another one."""
     rng = np.random.default_rng(seed)
     wrong = rng.random(len(found.points)) < share
     return replace(found, points=np.where(wrong[:, None], found.points[rng.permutation(len(wrong))], found.points))

@@ -96,18 +96,20 @@ def _add_sacreg(networks: Any) -> None:
 
 def _add_marepo(networks: Any) -> None:
     verb = add_verb(networks, "marepo", run_marepo, "train the pose transformer of method marepo")
-    _add_common(verb, rooms=24, iterations=20_000, iterations_text="20000")
-    _add_encoder_flag(verb, "encoder of the maps whose scene coordinates are learned from")
-    _add_data_flags(verb, data="scene coordinates", stages="map the scenes that are missing in the data, train on what"
-                    " there is, or one after the other")
-    verb.add_argument("--size", choices=("small", "published"), default="small", help="small: for two CPU cores, in"
-                      " frames of the images; published: 12 layers of 256 (default: %(default)s)")
-    verb.add_argument("--without", nargs="*", default=(), choices=("reattention", "rays", "maps", "simulation"),
-                      help="parts of the network or of the data to leave out, for ablations")
+    _add_common(verb, rooms=60, iterations=40_000, iterations_text="40000")
+    _add_encoder_flag(verb, "encoder whose keypoints are matched")
+    _add_data_flags(verb, data="scenes, which are those of aceg pretrain sacreg and reloc3r")
+    _add_held_out(verb)
+    verb.add_argument("--size", choices=("small", "published"), default="small", help="small: ours, which weighs the"
+                      " coordinates; published: 12 layers of 256 that regress the pose (default: %(default)s)")
+    verb.add_argument("--without", nargs="*", default=(), choices=("reattention", "ray_encoding", "errors",
+                      "confidence", "maps", "simulation"), help="parts of the network or of the data to leave out, for"
+                      " ablations; errors and confidence are those of the small network alone")
     verb.add_argument("--batch", type=positive, default=16, metavar="N", help="images per step (default: %(default)s)")
-    verb.add_argument("--tokens", type=positive, default=128, metavar="N", help="cells of an image per step (default:"
+    verb.add_argument("--tokens", type=positive, default=192, metavar="N", help="tokens of an image per step (default:"
                       " %(default)s)")
-    _add_minutes(verb)
+    verb.add_argument("--minutes", type=float, metavar="N", help="end the run after this time, all its parts together,"
+                      " with a learning rate that falls accordingly")
 
 
 def _add_reloc3r(networks: Any) -> None:
@@ -296,24 +298,26 @@ def run_ace_g(options: argparse.Namespace) -> int:
 def run_marepo(options: argparse.Namespace) -> int:
     from dataclasses import replace
 
-    from aceg_ros.pretraining.marepo import coordinates, train
+    from aceg_ros.pretraining.encoder.chunks import scene_name
+    from aceg_ros.pretraining.marepo import train
     from aceg_ros.pretraining.marepo.samples import SampleOptions
+    from aceg_ros.pretraining.sacreg.scenes import prepare_scenes
     from aceg_ros.utils.device import pick_device
 
     is_over = _time_limit(options)
     device, run, folder = pick_device(options.device), Path(options.run_folder), _data_folder(options)
 
-    size = train.SMALL if options.size == "small" else train.PUBLISHED
-    size = replace(size, reattention="reattention" not in options.without, ray_encoding="rays" not in options.without)
+    size: Any = train.SMALL if options.size == "small" else train.PUBLISHED
+    size = replace(size, **{name: False for name in ("reattention", "ray_encoding", "errors", "confidence")
+                            if name in options.without})
     if options.stage != "train":
-        coordinates.prepare_coordinates(coordinates.CoordinateData(
-            encoder=options.encoder, scenes=_paths(options.scenes), rooms=options.rooms,
-            textures=_textures(options), max_cells=size.max_cells,
-            seed=options.seed, device=device), folder, is_over)
+        prepare_scenes(_cross_image_data(options), folder, is_over)
     if options.stage != "prepare":
         real_share = 0.0 if "maps" in options.without else 1.0 if "simulation" in options.without else 0.5
         samples = SampleOptions(batch=options.batch, tokens=options.tokens, real_share=real_share)
-        weights = train.train(train.PoseTraining(run=run, data=folder, iterations=options.iterations, size=size,
-                                                 samples=samples, seed=options.seed, device=device), is_over)
+        weights = train.train(train.PoseTraining(
+            run=run, data=folder, held_out=tuple(scene_name(Path(path)) for path in options.held_out),
+            iterations=options.iterations, minutes=options.minutes, size=size, samples=samples, seed=options.seed,
+            device=device))
         print(f"weights: {weights}")
     return 0

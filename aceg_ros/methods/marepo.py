@@ -2,8 +2,10 @@
 """marepo (Chen et al., CVPR 2024): a transformer, trained once for all scenes, regresses the pose from the scene
 coordinates of an image; no RANSAC.
 
-The coordinates come from a map of another method: the head that ACE trains, or landmarks that ACE-G's small regressor
-reads.
+The coordinates come from a map of another method: the best matches in the keyframe database of ACE-G, the head that
+ACE trains, or landmarks that ACE-G's small regressor reads. The shipped network is a small variant of our own: it
+weighs the coordinates, and a closed form gives the pose (`networks.weighing_transformer`). The published one reads
+whole grids.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 ROLE, SECTION = "pose_regressor", "pose_regressor"       # of the network, and of what a map keeps for it
 TUNED_PREFIX = "net."                                    # of the keys of a fine-tuned network in that section
 SHIPPED = "marepo"
+DATABASE = ace_g.SECTION                                 # of maps whose coordinates are matches
 
 # Methods whose maps give a point for each cell: how to load their regressor.
 _COORDINATES: dict[str, Callable[[SceneMap, str], SceneCoordinateRegressor]] = {
@@ -39,14 +42,15 @@ class MarepoOptions:
     """What a user may choose about mapping by marepo.
 
     regressor: file of the pose transformer; None for the shipped one. codes: take the coordinates from at most this
-    many landmarks, instead of from a head that is trained. refine: refine the poses.
-    fine_tune: train the pose transformer further on the mapping images.
+    many landmarks, instead of from a keyframe database, or from a head that is trained if the transformer is one as
+    published. refine: refine the poses. fine_tune: train the pose transformer further on the mapping images.
     """
 
-    regressor: str | None = option(None, "the pose transformer: a file from 'aceg import marepo' or 'aceg pretrain"
-                                   " marepo'", metavar="FILE")
+    regressor: str | None = option(None, "the pose transformer: a file from 'aceg import marepo', which takes the"
+                                   " coordinates of a head that is trained for the scene, or from 'aceg pretrain"
+                                   " marepo' (default: the shipped one)", metavar="FILE")
     codes: int | None = option(None, "scene coordinates from at most this many landmarks of the shipped regressor of"
-                               " ace_g, instead of from a head that is trained for the scene", metavar="N", minimum=1)
+                               " ace_g, instead of from a keyframe database or a head", metavar="N", minimum=1)
     refine: bool = option(False, "refine regressed poses on the correspondences, one local step without RANSAC")
     fine_tune: bool = option(False, "train the pose transformer further on the mapping images, two passes over them;"
                              " the map then keeps it")
@@ -54,7 +58,7 @@ class MarepoOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class MarepoMapSettings:
-    """Settings of a map of this method. coordinates: method whose regressor gives the scene coordinates.
+    """Settings of a map of this method. coordinates: method whose regressor gives the scene coordinates, or DATABASE.
     patch_offset_px: as in maps of that method. refine: whether poses are refined."""
 
     coordinates: str
@@ -102,35 +106,47 @@ def as_marepo_map(scene_map: SceneMap, regressor: PoseRegressor | None = None, *
     """Make a map of this method from one of a method with scene coordinates.
 
     Args:
-        scene_map: a map of ACE, or of ACE-G with codes.
+        scene_map: a map with a keyframe database, of ACE, or of ACE-G with codes.
         regressor: the pose transformer; None for the shipped one.
         refine: whether poses are refined.
 
     Raises:
-        UserError: the map gives no scene coordinates, or there is no pose transformer.
+        UserError: the map gives no scene coordinates that the pose transformer reads.
     """
     from aceg_ros.maps.header import NetworkReference
     regressor = regressor or load_shipped()
-    if scene_map.method not in _COORDINATES or ace_g.SECTION in scene_map.sections:
-        has = "a keyframe database" if ace_g.SECTION in scene_map.sections else f"method '{scene_map.method}'"
-        raise UserError(f"A map of {has} has no scene coordinates for each cell: take one of"
-                        f" {' or '.join(_COORDINATES)} (the latter made with --codes).")
-    patch_offset_px = (scene_map.settings_as(ace_g.AceGMapSettings) if scene_map.method == ace_g.SPEC.name
-                       else scene_map.settings_as(ace.AceMapSettings)).patch_offset_px
-    settings = MarepoMapSettings(coordinates=scene_map.method, refine=refine, patch_offset_px=patch_offset_px)
+    settings = replace(_coordinate_settings(scene_map, reads_grids(regressor)), refine=refine)
     networks = {**scene_map.networks, ROLE: NetworkReference.from_network(regressor)}
     return replace(scene_map, method=SPEC.name, networks=networks, settings=asdict(settings),
                    sections={**scene_map.sections, SECTION: {"centre": _mean_camera_centre(scene_map)}})
 
 
+def reads_grids(regressor: PoseRegressor) -> bool:
+    """Return whether a pose transformer reads a point for each cell of a grid, as the published one does; ours reads
+    any."""
+    from aceg_ros.networks.pose_transformer import PoseTransformer
+    return isinstance(regressor.net, PoseTransformer)
+
+
+def _coordinate_settings(scene_map: SceneMap, grid: bool) -> MarepoMapSettings:
+    """Return the settings for a map's scene coordinates, of each cell of a grid if asked for. Raises UserError if it
+    has none."""
+    has_database = DATABASE in scene_map.sections
+    if has_database and not grid:
+        return MarepoMapSettings(coordinates=DATABASE)
+    if has_database or scene_map.method not in _COORDINATES:
+        has = "a keyframe database" if has_database else f"method '{scene_map.method}'"
+        others = "" if grid else " with a keyframe database,"
+        raise UserError(f"A map of {has} has no scene coordinates for each cell: take one{others} of"
+                        f" {' or '.join(_COORDINATES)} (the latter made with --codes).")
+    settings = (scene_map.settings_as(ace_g.AceGMapSettings) if scene_map.method == ace_g.SPEC.name
+                else scene_map.settings_as(ace.AceMapSettings))
+    return MarepoMapSettings(coordinates=scene_map.method, patch_offset_px=settings.patch_offset_px)
+
+
 def load_shipped(device: str = "cpu") -> PoseRegressor:
-    """Return the shipped pose transformer. Raises UserError if none ships with this version."""
+    """Return the shipped pose transformer."""
     from aceg_ros.networks.pose_regressor import load_pose_regressor
-    from aceg_ros.networks.weights_file import find_weights
-    if find_weights(SHIPPED) is None:
-        raise UserError("No weights of the pose transformer ship with this version, and untrained ones find no pose:"
-                        " take a file from 'aceg import marepo' or 'aceg pretrain marepo', and give it to 'aceg map"
-                        " --method marepo --regressor FILE', or to 'aceg import marepo-map' for a map that there is.")
     return load_pose_regressor(SHIPPED, device)
 
 

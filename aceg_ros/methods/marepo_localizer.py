@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The localizer of marepo.
 
-Its steps: prepare the image, extract features, regress a map point for each cell, regress the pose from all of them,
-refine it if the map says so, verify it on the most reliable ones.
+Its steps: find map points for keypoints or cells of the image, regress the pose from all that may be right, refine it
+if the map says so, verify it on the most reliable ones.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,8 +18,10 @@ from aceg_ros.encoders.preprocess import reject_image
 from aceg_ros.estimate import ImageCorrespondences, PoseEstimate, PriorPose, Status
 from aceg_ros.maps.header import MIN_COVARIANCE_SCALE
 from aceg_ros.maps.scene_map import SceneMap
-from aceg_ros.methods.marepo import SECTION, MarepoMapSettings, load_coordinates, load_transformer
+from aceg_ros.methods.marepo import DATABASE, SECTION, MarepoMapSettings, load_coordinates, load_transformer
+from aceg_ros.methods.matched_coordinates import MatchedCoordinates
 from aceg_ros.methods.scene_coordinates import (
+    MAX_CELLS,
     MAX_RELIABLE_CELLS,
     SceneCoordinateConfig,
     SceneCoordinateLocalizer,
@@ -26,6 +29,7 @@ from aceg_ros.methods.scene_coordinates import (
     encoder_of,
 )
 from aceg_ros.networks import pose_regressor
+from aceg_ros.networks.pose_regressor import Net
 from aceg_ros.networks.pose_transformer import PoseTransformer
 from aceg_ros.pose.correspondences import CameraFromMap, Correspondences
 from aceg_ros.pose.refinement import refine
@@ -35,6 +39,7 @@ from aceg_ros.utils.stopwatch import Stopwatch
 
 MIN_CELLS = 12                         # that are trusted; fewer say nothing about a pose
 ALL_CELLS = 1_000_000
+MAX_TOKENS = 600                       # of our network, which bounds its time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +65,7 @@ class MarepoConfig:
 class MarepoLocalizer:
     """A `Localizer` that regresses the pose from scene coordinates."""
 
-    def __init__(self, *, coordinates: SceneCoordinateLocalizer, net: PoseTransformer, centre: torch.Tensor,
+    def __init__(self, *, coordinates: SceneCoordinateLocalizer | MatchedCoordinates, net: Net, centre: torch.Tensor,
                  config: MarepoConfig):
         self._coordinates, self._net, self._centre, self._config = coordinates, net, centre, config
 
@@ -73,8 +78,7 @@ class MarepoLocalizer:
         config = MarepoConfig(reliable_cells=MAX_RELIABLE_CELLS[device], refine=settings.refine, seed=seed,
                               covariance_scale=scene_map.covariance_scale)
         centre = scene_map.sections[SECTION]["centre"].float().to(device)
-        coordinates = coordinates_of(scene_map, device, max_cells=net.config.max_cells,
-                                     patch_offset_px=settings.patch_offset_px)
+        coordinates = coordinates_of(scene_map, settings, device, net)
         return cls(coordinates=coordinates, net=net, centre=centre, config=config)
 
     def localize(self, frame: Frame, prior: PriorPose | None = None) -> PoseEstimate:
@@ -108,13 +112,12 @@ class MarepoLocalizer:
     def regress_pose(self, found: SceneCoordinates) -> np.ndarray | None:
         """Regress map_from_camera (4, 4) from the trusted cells of an image; None if there are too few or the network
         gives no finite pose."""
-        points, rays, mask = token_arrays(found, self._coordinates.stride, self._net.config.at_corner)
-        mask = trusted_cells(mask, found.reliability)
-        if mask.sum() < MIN_CELLS:
+        tokens = tokens_of(found, self._coordinates.stride, self._net)
+        if tokens.mask.sum() < MIN_CELLS:
             return None
-        device = self._centre.device
-        tensors = [torch.from_numpy(each)[None].to(device) for each in (points, rays, mask)]
-        pose = pose_regressor.regress_pose(self._net, *tensors, centre=self._centre)
+        tensors = {name: torch.from_numpy(value)[None].to(self._centre.device)
+                   for name, value in tokens._asdict().items()}
+        pose = pose_regressor.regress_pose(self._net, **tensors, centre=self._centre)
         result = np.eye(4)
         result[:3, :3], result[:3, 3] = pose.rotation[0].double().cpu(), pose.translation[0].double().cpu()
         if not np.isfinite(result).all():
@@ -132,24 +135,49 @@ class MarepoLocalizer:
                                mask=None if found.mask is None else found.mask[order])
 
 
-def coordinates_of(scene_map: SceneMap, device: str, *, max_cells: int, patch_offset_px: float = 0.0
-                   ) -> SceneCoordinateLocalizer:
-    """Return what predicts the scene coordinates of the cells that a network reads, in a map. max_cells: see
-    `PoseTransformerConfig`."""
-    config = SceneCoordinateConfig(max_cells=max_cells or ALL_CELLS, patch_offset_px=patch_offset_px)
-    return SceneCoordinateLocalizer(encoder=encoder_of(scene_map, device), device=device, config=config,
-                                    regressor=load_coordinates(scene_map, device))
+def coordinates_of(scene_map: SceneMap, settings: MarepoMapSettings, device: str, net: Net
+                   ) -> SceneCoordinateLocalizer | MatchedCoordinates:
+    """Return what predicts the scene coordinates that a network reads, in a map of this method or of that which the
+    coordinates come from."""
+    if settings.coordinates == DATABASE:
+        return MatchedCoordinates.from_map(scene_map, device)
+    max_cells = ALL_CELLS if isinstance(net, PoseTransformer) else MAX_CELLS[device]
+    return SceneCoordinateLocalizer(
+        encoder=encoder_of(scene_map, device), device=device, regressor=load_coordinates(scene_map, device),
+        config=SceneCoordinateConfig(max_cells=max_cells, patch_offset_px=settings.patch_offset_px))
 
 
-def token_arrays(found: SceneCoordinates, stride: int, at_corner: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return points (N, 3), rays (N, 2) and mask (N,) of the cells of an image, as the network takes them."""
+class Tokens(NamedTuple):
+    """The tokens of an image: points (N, 3), rays (N, 2), mask (N,), confidence (N,), NaN if unknown."""
+
+    points: np.ndarray
+    rays: np.ndarray
+    mask: np.ndarray
+    confidence: np.ndarray
+
+    def subset(self, chosen: np.ndarray) -> Tokens:
+        """Return the chosen tokens, by indices or a mask."""
+        return Tokens(*(each[chosen] for each in self))
+
+
+def tokens_of(found: SceneCoordinates, stride: int, net: Net) -> Tokens:
+    """Return the scene coordinates of an image as a network takes them: the published one all cells, the more reliable
+    half of them in its mask; ours the most confident of these."""
     camera = found.camera
+    at_corner = isinstance(net, PoseTransformer) and net.config.at_corner
     shift = (stride - 1) / 2 if at_corner else 0.0
     rays = (found.pixels - shift - (camera.cx, camera.cy)) / (camera.fx, camera.fy)
     finite = np.isfinite(found.points).all(1)
-    mask = finite if found.mask is None else finite & found.mask
-    points = np.where(finite[:, None], found.points, 0.0)
-    return points.astype(np.float32), rays.astype(np.float32), mask
+    mask = trusted_cells(finite if found.mask is None else finite & found.mask, found.reliability)
+    confidence = found.reliability if found.confidence is None else found.confidence
+    if confidence is None:
+        confidence = np.full(len(rays), np.nan)
+    tokens = Tokens(np.where(finite[:, None], found.points, 0.0).astype(np.float32), rays.astype(np.float32), mask,
+                    confidence.astype(np.float32))
+    if isinstance(net, PoseTransformer):
+        return tokens
+    tokens = tokens.subset(mask)
+    return tokens.subset(np.sort(np.argsort(-tokens.confidence, kind="stable")[:MAX_TOKENS]))
 
 
 def trusted_cells(mask: np.ndarray, reliability: np.ndarray | None) -> np.ndarray:

@@ -22,8 +22,9 @@ from aceg_ros.methods.marepo import (
     MarepoOptions,
     as_marepo_map,
     load_shipped,
+    reads_grids,
 )
-from aceg_ros.methods.marepo_localizer import MIN_CELLS, coordinates_of, token_arrays, trusted_cells
+from aceg_ros.methods.marepo_localizer import MIN_CELLS, coordinates_of, tokens_of
 from aceg_ros.networks.pose_regressor import load_pose_regressor
 from aceg_ros.utils.device import pick_device
 
@@ -34,7 +35,10 @@ ENCODING_SHARE = 0.3                # of the time for fine-tuning
 
 
 class MarepoMapper:
-    """Passes posed frames on to the mapper of the scene coordinates, and adds the pose transformer to its map."""
+    """Passes posed frames on to the mapper of the scene coordinates, and adds the pose transformer to its map.
+
+    coordinates: that mapper.
+    """
 
     def __init__(self, options: MappingOptions, method_options: MarepoOptions):
         self._options, self._method_options = options, method_options
@@ -42,12 +46,12 @@ class MarepoMapper:
         source = method_options.regressor
         self._regressor = (load_shipped(self._device) if source is None
                            else load_pose_regressor(source, self._device))
-        self._coordinates = make_coordinate_mapper(options, method_options.codes)
+        self.coordinates = _make_coordinate_mapper(options, method_options.codes, reads_grids(self._regressor))
         self._frames: list[Frame] = []                      # for fine-tuning
 
     def add(self, frame: Frame) -> None:
         """Add one posed frame. Raises UserError if its pose or image is unusable."""
-        self._coordinates.add(frame)
+        self.coordinates.add(frame)
         if self._method_options.fine_tune:
             self._frames.append(frame)
 
@@ -55,7 +59,7 @@ class MarepoMapper:
         """Build the map of the scene coordinates within the budget, and fine-tune."""
         tunes = self._method_options.fine_tune
         mapping = budget.reserve(TUNING_SHARE * budget.remaining_s()) if tunes else budget
-        scene_map = as_marepo_map(self._coordinates.build(mapping), self._regressor,
+        scene_map = as_marepo_map(self.coordinates.build(mapping), self._regressor,
                                   refine=self._method_options.refine)
         return self._fine_tune(scene_map, budget.phase("fine-tuning")) if tunes else scene_map
 
@@ -74,9 +78,8 @@ class MarepoMapper:
 
     def _token_images(self, scene_map: SceneMap, budget: MappingBudget) -> list[TokenImage]:
         """Predict the scene coordinates of mapping images in the map, as long as there is time."""
-        config = self._regressor.net.config
-        offset_px = scene_map.settings_as(MarepoMapSettings).patch_offset_px
-        localizer = coordinates_of(scene_map, self._device, max_cells=config.max_cells, patch_offset_px=offset_px)
+        net = self._regressor.net
+        localizer = coordinates_of(scene_map, scene_map.settings_as(MarepoMapSettings), self._device, net)
         found = []
         chosen = np.unique(np.linspace(0, len(self._frames) - 1, TUNING_IMAGES).astype(int))
         for index in np.random.default_rng(self._options.seed).permutation(chosen):
@@ -84,16 +87,17 @@ class MarepoMapper:
                 break
             frame = self._frames[index]
             predicted = localizer.scene_coordinates(frame)
-            points, rays, mask = token_arrays(predicted, localizer.stride, config.at_corner)
-            kept = trusted_cells(mask, predicted.reliability)
-            if kept.sum() >= MIN_CELLS:
-                found.append(TokenImage(points=points[kept], rays=rays[kept],
+            tokens = tokens_of(predicted, localizer.stride, net)
+            kept = tokens.subset(tokens.mask)
+            if len(kept.points) >= MIN_CELLS:
+                found.append(TokenImage(points=kept.points, rays=kept.rays, confidence=kept.confidence,
                                         map_from_camera=np.asarray(frame.map_from_camera)))
         return found
 
 
-def make_coordinate_mapper(options: MappingOptions, codes: int | None = None) -> Mapper:
-    """Return a mapper of scene coordinates: a head that is trained, or with `codes` at most this many landmarks."""
-    if codes is None:
+def _make_coordinate_mapper(options: MappingOptions, codes: int | None, grid: bool) -> Mapper:
+    """Return a mapper of scene coordinates: with `codes` at most this many landmarks for a regressor; else a head that
+    is trained, if a point for each cell of a grid is asked for, or a keyframe database."""
+    if codes is None and grid:
         return ace.SPEC.make_mapper(options, ace.AceOptions())
     return ace_g.SPEC.make_mapper(options, ace_g.AceGOptions(codes=codes))

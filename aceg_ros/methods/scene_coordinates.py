@@ -61,7 +61,8 @@ class SceneCoordinates:
 
     pixels (N, 2) of the rectified, resampled `camera`, and their map points (N, 3) in metres. mask (N,) bool: usable
     ones, which are confident and inside the undistorted image; None: all. reliability (N,): of their descriptors, None
-    if the encoder predicts none. stage_ms: duration of each step.
+    if the encoder predicts none. confidence (N,): the more, the likelier a point is right, in any unit; None if nothing
+    tells. stage_ms: duration of each step.
     """
 
     pixels: np.ndarray
@@ -70,6 +71,7 @@ class SceneCoordinates:
     mask: np.ndarray | None
     reliability: np.ndarray | None
     stage_ms: dict[str, float]
+    confidence: np.ndarray | None = None
 
 
 class Cells(NamedTuple):

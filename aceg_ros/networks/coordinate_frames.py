@@ -32,22 +32,6 @@ class CoordinateFrame:
         """Convert map points (B, N, 3) to the frame."""
         return (points - self.centre[:, None]) @ self.rotation / self.unit_m[:, None, None]
 
-    def pose_to_frame(self, rotation: Tensor, translation: Tensor) -> tuple[Tensor, Tensor]:
-        """Convert poses in the map, rotation (B, 3, 3) and translation (B, 3), to poses in the frame."""
-        turned = self.rotation.transpose(1, 2)
-        return turned @ rotation, _apply(turned, translation - self.centre) / self.unit_m[:, None]
-
-    def pose_to_map(self, rotation: Tensor, translation: Tensor) -> tuple[Tensor, Tensor]:
-        """Convert poses in the frame to poses in the map: the inverse of `pose_to_frame`."""
-        return (self.rotation @ rotation,
-                self.centre + self.unit_m[:, None] * _apply(self.rotation, translation))
-
-
-def map_frame(centre: Tensor, count: int) -> CoordinateFrame:
-    """Return the frame of the published network for `count` images: only shifted to a centre (3,)."""
-    return CoordinateFrame(rotation=torch.eye(3, device=centre.device).expand(count, 3, 3),
-                           centre=centre.expand(count, 3), unit_m=torch.ones(count, device=centre.device))
-
 
 def image_frame(points: Tensor, rays: Tensor, mask: Tensor | None = None, *, extent: float) -> CoordinateFrame:
     """Find the frame of the coordinates of each image.
@@ -65,7 +49,7 @@ def image_frame(points: Tensor, rays: Tensor, mask: Tensor | None = None, *, ext
     kept = torch.ones_like(points[..., 0]) if mask is None else mask.to(points.dtype)
     centre = _geometric_median(points, kept)
     shifted = points - centre[:, None]
-    size = _masked_median(shifted.norm(dim=-1), kept).clamp(min=MIN_EXTENT)
+    size = masked_median(shifted.norm(dim=-1), kept).clamp(min=MIN_EXTENT)
     shifted = shifted / size[:, None, None]
     axes = _fit_axes(shifted, rays, kept)
     return CoordinateFrame(rotation=axes, centre=centre, unit_m=size / extent)
@@ -82,7 +66,7 @@ def _fit_axes(points: Tensor, rays: Tensor, kept: Tensor) -> Tensor:
         normal = normal + 1e-6 * torch.eye(3, device=points.device) * weights.sum(1)[:, None, None]
         fit = torch.linalg.solve(normal, weighted.transpose(1, 2) @ points)
         residual = (points - design @ fit).norm(dim=-1)
-        scale = MIN_WEIGHT_SCALE * _masked_median(residual, kept)[:, None] + 1e-6
+        scale = MIN_WEIGHT_SCALE * masked_median(residual, kept)[:, None] + 1e-6
         weights = kept / (residual + scale)
     u, _, vh = torch.linalg.svd(fit[:, :2].transpose(1, 2) + 1e-9 * torch.eye(3, 2, device=points.device),
                                 full_matrices=False)
@@ -96,15 +80,11 @@ def _geometric_median(points: Tensor, kept: Tensor) -> Tensor:
     for _ in range(FIT_STEPS + 1):
         centre = (weights[..., None] * points).sum(1) / weights.sum(1)[:, None].clamp(min=MIN_EXTENT)
         distance = (points - centre[:, None]).norm(dim=-1)
-        weights = kept / (distance + MIN_WEIGHT_SCALE * _masked_median(distance, kept)[:, None] + MIN_EXTENT)
+        weights = kept / (distance + MIN_WEIGHT_SCALE * masked_median(distance, kept)[:, None] + MIN_EXTENT)
         weights = weights / weights.amax(1, keepdim=True).clamp(min=MIN_EXTENT)
     return centre
 
 
-def _masked_median(values: Tensor, kept: Tensor) -> Tensor:
+def masked_median(values: Tensor, kept: Tensor) -> Tensor:
     """Return the median (B,) of values (B, N) over the kept ones; zero if there are none."""
     return torch.where(kept > 0, values, torch.nan).nanmedian(1).values.nan_to_num(0.0)
-
-
-def _apply(rotation: Tensor, vectors: Tensor) -> Tensor:
-    return (rotation @ vectors[..., None])[..., 0]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,57 +12,74 @@ import torch
 from torch import Tensor
 
 from aceg_ros.errors import UserError
-from aceg_ros.networks.coordinate_frames import CoordinateFrame, image_frame, map_frame
+from aceg_ros.networks.coordinate_frames import masked_median
 from aceg_ros.networks.pose_transformer import PoseTransformer, PoseTransformerConfig, RegressedPose
-from aceg_ros.networks.weights_file import find_weights, identity_of, read_weights, write_weights
+from aceg_ros.networks.weighing_transformer import (
+    WeighingConfig,
+    WeighingTransformer,
+    ranked,
+    start_pose,
+    weighted_pose,
+)
+from aceg_ros.networks.weights_file import WeightsFile, find_weights, identity_of, read_weights, write_weights
 from aceg_ros.utils.device import half_precision
 
-KIND = "marepo"
+KIND, WEIGHING_KIND = "marepo", "marepo-weights"
+_NETWORKS: dict[str, tuple[type, type]] = {KIND: (PoseTransformer, PoseTransformerConfig),
+                                           WEIGHING_KIND: (WeighingTransformer, WeighingConfig)}
+Net = PoseTransformer | WeighingTransformer
 
 
 @dataclass(frozen=True, kw_only=True)
 class PoseRegressor:
-    """A pose transformer. identity: kind and content hash. source: the argument of `load_pose_regressor` that loads it
-    again."""
+    """A pose transformer, as published or ours. identity: kind and content hash. source: the argument of
+    `load_pose_regressor` that loads it again."""
 
-    net: PoseTransformer
+    net: Net
     identity: str
     source: str
 
 
-def frame_of(config: PoseTransformerConfig, points: Tensor, rays: Tensor, mask: Tensor | None, *, centre: Tensor
-             ) -> CoordinateFrame:
-    """Return the frame in which a network takes points (B, N, 3). centre: (3,), mean camera centre of the map."""
-    if config.frame == "map":
-        return map_frame(centre, len(points))
-    return image_frame(points, rays, mask, extent=config.extent_m)
-
-
-def regress_pose(net: PoseTransformer, points: Tensor, rays: Tensor, mask: Tensor | None = None, *, centre: Tensor
-                 ) -> RegressedPose:
+def regress_pose(net: Net, points: Tensor, rays: Tensor, mask: Tensor | None = None, *, centre: Tensor,
+                 confidence: Tensor | None = None) -> RegressedPose:
     """Regress the poses of images in the map.
 
     Args:
         net: the network.
-        points: (B, N, 3) map points of the cells.
+        points: (B, N, 3) map points of the tokens.
         rays: (B, N, 2) their viewing rays.
-        mask: (B, N) bool, the cells that may be used; None: all.
-        centre: (3,) mean camera centre of the mapping images.
+        mask: (B, N) bool, the tokens that may be used; None: all.
+        centre: (3,) mean camera centre of the mapping images, which the published network takes.
+        confidence: (B, N) of the tokens, any unit, which ours takes; None or NaN if unknown.
     """
-    frame = frame_of(net.config, points, rays, mask, centre=centre)
+    if isinstance(net, WeighingTransformer):
+        return _weigh_and_solve(net, points, rays, mask=mask, confidence=confidence)
+    with half_precision(points.device.type):
+        found = net(points - centre, rays, mask)[-1]
+    return RegressedPose(found.rotation, found.translation + centre)
+
+
+def _weigh_and_solve(net: WeighingTransformer, points: Tensor, rays: Tensor, *, mask: Tensor | None,
+                     confidence: Tensor | None) -> RegressedPose:
+    """Weigh the tokens and solve for the pose, in each pass from the pose of the last one."""
+    kept = torch.ones_like(rays[..., 0]) if mask is None else mask.to(rays.dtype)
+    middle = torch.stack([masked_median(points[..., axis], kept) for axis in range(3)], -1)
+    points = torch.where(kept[..., None] > 0, points - middle[:, None], 0.0)
+    known = torch.full_like(rays[..., 0], torch.nan) if confidence is None else confidence
+    ranks = ranked(known, mask)
+    pose = start_pose(points, rays, mask)
     for _ in range(net.config.passes):
-        in_frame = frame.to_frame(points)
-        with half_precision(points.device.type):            # frames need full precision
-            found = net(in_frame, rays, mask)[-1]
-        pose = RegressedPose(*frame.pose_to_map(found.rotation, found.translation))
-        frame = replace(frame, rotation=pose.rotation)
-    return pose
+        with half_precision(points.device.type):
+            found = net(pose.apply(points), rays, ranks, mask)[-1]
+        pose = weighted_pose(points, rays, found.weights, last=pose, mask=mask)
+    rotation = pose.rotation.transpose(1, 2)
+    return RegressedPose(rotation, middle - (rotation @ pose.translation[..., None])[..., 0])
 
 
-def save_pose_regressor(net: PoseTransformer, path: Path, half: bool = True) -> None:
+def save_pose_regressor(net: Net, path: Path, half: bool = True) -> None:
     """Write the weights, in fp16 if `half`, and the configuration."""
     state = {key: value.half() if half else value for key, value in net.state_dict().items()}
-    write_weights(path, state, kind=KIND, config=net.config)
+    write_weights(path, state, kind=_kind_of(net), config=net.config)
 
 
 def load_pose_regressor(source: str, device: str = "cpu") -> PoseRegressor:
@@ -75,16 +93,25 @@ def load_pose_regressor(source: str, device: str = "cpu") -> PoseRegressor:
                         f" {KIND}'.")
     path, source = found
     weights = read_weights(path, "pose regressor")
-    if weights.kind != KIND:
+    if weights.kind not in _NETWORKS:
         raise UserError(f"{path} is a file of kind '{weights.kind}', not a pose regressor.")
     try:
-        net = PoseTransformer(weights.config_as(PoseTransformerConfig))
+        net = _make(weights)
         net.load_state_dict({key: value.float() for key, value in weights.tensors.items()})
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} is not a readable pose regressor ({error!r}).") from None
-    identity = identity_of(KIND, weights.tensors, net.config)
+    identity = identity_of(weights.kind, weights.tensors, net.config)
     return PoseRegressor(net=net.eval().requires_grad_(False).to(torch.device(device)), identity=identity,
                          source=source)
+
+
+def _make(weights: WeightsFile) -> Net:
+    network, config = _NETWORKS[weights.kind]
+    return network(weights.config_as(config))
+
+
+def _kind_of(net: Net) -> str:
+    return next(kind for kind, (network, _) in _NETWORKS.items() if isinstance(net, network))
 
 
 def with_weights(regressor: PoseRegressor, weights: Mapping[str, Tensor]) -> PoseRegressor:
@@ -92,7 +119,7 @@ def with_weights(regressor: PoseRegressor, weights: Mapping[str, Tensor]) -> Pos
 
     Raises UserError if they do not fit.
     """
-    net = PoseTransformer(regressor.net.config)
+    net = copy.deepcopy(regressor.net)
     try:
         net.load_state_dict({key: value.float() for key, value in weights.items()})
     except RuntimeError as error:

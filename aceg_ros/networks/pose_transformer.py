@@ -31,11 +31,6 @@ class PoseTransformerConfig:
     max_m: of the encoding of points, which are clipped to +-max_m. ray_scale: factor for rays before their encoding.
     at_corner: whether the ray of a cell is that of its first pixel, not of its centre. reattention, ray_encoding:
     False leaves out the sum after each group, and the encoding of rays; for ablations.
-    masked_pool: whether the head leaves masked cells out; the published one does not. frame: frame of the points: "map"
-    (only shifted by the mean camera centre of the map), or "image", see `coordinate_frames`. extent_m: extent of the
-    points in the frame of the image. translation_unit_m: of the outputs. passes: number of times that a pose is
-    regressed, each time in a frame with the axes of the last pose. max_cells: if an image has more, one of each 2x2 is
-    a token; 0: all are.
     """
 
     width: int = 256
@@ -50,16 +45,10 @@ class PoseTransformerConfig:
     at_corner: bool = True
     reattention: bool = True
     ray_encoding: bool = True
-    masked_pool: bool = False
-    frame: str = "map"
-    extent_m: float = 10.0
-    translation_unit_m: float = 1.0
-    passes: int = 1
-    max_cells: int = 0
 
     def __post_init__(self) -> None:
-        if self.rotation not in ROTATIONS or self.frame not in ("map", "image"):
-            raise ValueError(f"unknown rotation '{self.rotation}' or frame '{self.frame}'")
+        if self.rotation not in ROTATIONS:
+            raise ValueError(f"unknown rotation '{self.rotation}'")
         if self.width % (4 * self.heads) or self.layers % self.group:
             raise ValueError("width must be a multiple of 4 heads, and layers one of group")
 
@@ -71,7 +60,7 @@ class RegressedPose(NamedTuple):
     translation: Tensor
 
 
-class _Layer(nn.Module):
+class AttentionLayer(nn.Module):
     """Linear self-attention (Katharopoulos et al., ICML 2020) as in LoFTR: no softmax, so its cost is linear in N."""
 
     def __init__(self, width: int, heads: int):
@@ -109,16 +98,15 @@ class _PointEncoding(nn.Module):
 
     def forward(self, points: Tensor) -> Tensor:
         config = self._config
-        x = points.clamp(-config.max_m, config.max_m) * (math.pi / config.max_m)
-        waves = [wave(2**k * x) for k in range(config.frequencies) for wave in (torch.sin, torch.cos)]
-        return self.pre_pe_dim_manipulator(torch.cat([x, *waves], -1))
+        return self.pre_pe_dim_manipulator(encode_points(points.clamp(-config.max_m, config.max_m) / config.max_m,
+                                                         config.frequencies))
 
 
 class _Transformer(nn.Module):
     def __init__(self, config: PoseTransformerConfig):
         super().__init__()
         self._config = config
-        self.layers = nn.ModuleList(_Layer(config.width, config.heads) for _ in range(config.layers))
+        self.layers = nn.ModuleList(AttentionLayer(config.width, config.heads) for _ in range(config.layers))
 
     def forward(self, x: Tensor, mask: Tensor | None) -> list[Tensor]:
         """Return the tokens after each group of layers."""
@@ -177,21 +165,23 @@ class PoseTransformer(nn.Module):
             x = self.pos_encoding(points)
             if self.config.ray_encoding:
                 x = x + encode_rays(self.config.ray_scale * rays, self.config.width)
-        return [self._regress_pose(tokens, mask) for tokens in self.transformer(x, mask)]
+        return [self._regress_pose(tokens) for tokens in self.transformer(x, mask)]
 
-    def _regress_pose(self, x: Tensor, mask: Tensor | None) -> RegressedPose:
+    def _regress_pose(self, x: Tensor) -> RegressedPose:
         for block in self.res_conv:
             x = block(x)
-        if mask is None or not self.config.masked_pool:
-            x = x.mean(1)
-        else:
-            x = (x * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
-        x = self.more_mlps(x)
+        x = self.more_mlps(x.mean(1))
         with torch.autocast(x.device.type, enabled=False):          # poses need more than the 8 bits of bf16
             rows = self.fc_rot(x.float()).unflatten(1, (-1, 3))
             rotation = rotation_from_two_rows(rows[:, 0], rows[:, 1]) if self.config.rotation == "6D" else \
                 nearest_rotation(rows)
-            return RegressedPose(rotation, dehomogenize(self.fc_t(x.float())) * self.config.translation_unit_m)
+            return RegressedPose(rotation, dehomogenize(self.fc_t(x.float())))
+
+
+def encode_points(points: Tensor, frequencies: int) -> Tensor:
+    """Encode points (..., 3) from -1 to 1 as waves of so many frequencies, beside themselves."""
+    x = math.pi * points
+    return torch.cat([x, *(wave(2**k * x) for k in range(frequencies) for wave in (torch.sin, torch.cos))], -1)
 
 
 def encode_rays(x: Tensor, width: int) -> Tensor:

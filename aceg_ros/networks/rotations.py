@@ -27,3 +27,10 @@ def nearest_rotation(matrices: Tensor) -> Tensor:
     sign = torch.ones_like(matrices[:, 0])
     sign[:, 2] = torch.det(u @ vh).sign()
     return (u * sign[:, None]) @ vh
+
+
+def rotation_from_vector(vectors: Tensor) -> Tensor:
+    """Return the rotations (B, 3, 3) about vectors (B, 3) by their length in radians."""
+    x, y, z = vectors.unbind(1)
+    zero = torch.zeros_like(x)
+    return torch.linalg.matrix_exp(torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], 1).unflatten(1, (3, 3)))

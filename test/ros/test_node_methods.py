@@ -16,8 +16,8 @@ from aceg_ros.methods.registry import make_localizer
 from aceg_ros.ros.common.messages import image_message, info_message
 from aceg_ros.utils.stamps import stamp_to_ns
 
-# At least so many of every fourth image of the other drive are accepted; the transformer of marepo is untrained.
-METHODS = {"reloc3r": 2, "sacreg": 2, "marepo": 0}
+# At least so many of every fourth image of the other drive are accepted.
+METHODS = {"reloc3r": 2, "sacreg": 2, "marepo": 2}
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """marepo: files of the release, its maps, frames of coordinates, and what it says where it cannot work."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,25 +17,28 @@ from aceg_ros.errors import UserError
 from aceg_ros.estimate import Status
 from aceg_ros.maps.header import NetworkReference
 from aceg_ros.maps.scene_map import SceneMap
-from aceg_ros.methods import marepo
+from aceg_ros.methods.ace_g_mapper import AceGMapper
+from aceg_ros.methods.ace_mapper import AceMapper
 from aceg_ros.methods.base import MappingOptions
-from aceg_ros.methods.marepo import as_marepo_map
-from aceg_ros.methods.marepo_localizer import token_arrays
-from aceg_ros.methods.registry import make_localizer, make_mapper
+from aceg_ros.methods.marepo import MarepoOptions, as_marepo_map
+from aceg_ros.methods.marepo_localizer import MAX_TOKENS, tokens_of
+from aceg_ros.methods.marepo_mapper import MarepoMapper
+from aceg_ros.methods.registry import make_localizer
 from aceg_ros.networks.ace_head import SceneHead
 from aceg_ros.networks.coordinate_frames import image_frame
 from aceg_ros.networks.pose_regressor import load_pose_regressor, regress_pose, save_pose_regressor
 from aceg_ros.networks.pose_transformer import PoseTransformer, PoseTransformerConfig
+from aceg_ros.networks.weighing_transformer import WeighingConfig, WeighingTransformer, ranked, start_pose
+from aceg_ros.networks.weighted_pose import solve_weighted_pose
 
 SMALL = PoseTransformerConfig(width=32, heads=4, layers=2, group=1)
-OURS = PoseTransformerConfig(width=32, heads=4, layers=2, group=1, frame="image", masked_pool=True, at_corner=False,
-                             max_cells=2400)
+OURS = WeighingConfig(width=32, heads=4, layers=2, group=1)
 SCALES = {"max_scale": 4.0, "min_scale": 0.01, "max_inv_scale": 0.25, "min_inv_scale": 100.0, "h_beta": 0.924}
 
 
-def network(config: PoseTransformerConfig) -> PoseTransformer:
+def network(config):
     torch.manual_seed(3)
-    return PoseTransformer(config).eval()
+    return (PoseTransformer if isinstance(config, PoseTransformerConfig) else WeighingTransformer)(config).eval()
 
 
 def release_state(net: PoseTransformer, mean: tuple[float, float, float] = (1.0, 2.0, 3.0)) -> dict[str, torch.Tensor]:
@@ -95,14 +100,23 @@ def test_other_files_are_rejected_with_a_sentence(tmp_path, capsys, spoil, sente
 @pytest.mark.parametrize(("height", "width", "stride"), [(30, 40, 8), (9, 17, 14), (60, 33, 4)])
 def test_any_image_size_and_stride(height, width, stride):
     found = coordinates_of_cells(np.ones((height, width, 3)), stride, (500.0, 510.0, 160.0, 120.0))
-    rays = torch.from_numpy(token_arrays(found, stride, True)[1])[None]
+    rays = torch.from_numpy(tokens_of(found, stride, network(SMALL)).rays)[None]
     assert rays[0, 1].tolist() == pytest.approx([(stride - 160.0) / 500, -120.0 / 510])
-    assert token_arrays(found, stride, False)[1][0] == pytest.approx([((stride - 1) / 2 - 160.0) / 500,
-                                                                      ((stride - 1) / 2 - 120.0) / 510])
+    assert tokens_of(found, stride, network(OURS)).rays[0] == pytest.approx([((stride - 1) / 2 - 160.0) / 500,
+                                                                             ((stride - 1) / 2 - 120.0) / 510])
     points = torch.cat([rays, torch.ones_like(rays[..., :1])], -1) * 3
     pose = network(SMALL)(points, rays)[-1]
     assert pose.rotation.shape == (1, 3, 3) and torch.isfinite(pose.translation).all()
     assert torch.allclose(pose.rotation @ pose.rotation.mT, torch.eye(3), atol=1e-5)
+
+
+def test_our_network_takes_the_most_confident_of_the_usable_tokens():
+    found = coordinates_of_cells(np.ones((30, 40, 3)), 8, (500.0, 500.0, 160.0, 120.0))
+    confidence = np.arange(1200.0)
+    mask = confidence < 1000
+    tokens = tokens_of(replace(found, confidence=confidence, mask=mask), 8, network(OURS))
+    assert tokens.confidence.tolist() == list(range(1000 - MAX_TOKENS, 1000)) and tokens.mask.all()
+    assert ranked(torch.tensor([[5.0, torch.nan, 1.0, 3.0]])).nan_to_num(9.0).tolist() == [[1.0, 9.0, -1.0, 0.0]]
 
 
 def test_masked_cells_do_not_count_in_our_networks():
@@ -115,6 +129,63 @@ def test_masked_cells_do_not_count_in_our_networks():
     # The sums are over other numbers of zeros, and the layers compute in bf16 where the processor can.
     assert torch.allclose(found.rotation, expected.rotation, atol=2e-2)
     assert torch.allclose(found.translation, expected.translation, atol=2e-2 * float(points.std()))
+
+
+@pytest.mark.parametrize("part", ["reattention", "ray_encoding", "errors", "confidence"])
+def test_every_part_of_our_network_changes_the_weights(part):
+    points, rays, _ = view()
+    confidence = torch.linspace(-1, 1, points.shape[1])[None]
+    whole, without = (network(replace(OURS, **{part: value}))(points, rays, confidence)[-1] for value in (True, False))
+    assert (whole.trust - without.trust).abs().max() > 1e-3
+
+
+# --- the solver -----------------------------------------------------------------------------------------------------
+
+
+def test_exact_points_give_the_exact_pose_whatever_it_is():
+    for seed in range(8):
+        points, rays, pose = view(count=20, seed=seed)
+        rotation, translation = solve_weighted_pose(points, rays, torch.ones(1, 20))
+        assert np.allclose(rotation[0].T, pose[:3, :3], atol=1e-4)
+        assert np.allclose(-rotation[0].T @ translation[0], pose[:3, 3], atol=1e-3)
+
+
+def test_points_on_a_plane_and_points_without_weight_are_no_problem():
+    points, rays, pose = view(seed=1)
+    local = torch.cat([rays, torch.ones_like(rays[..., :1])], -1) * (2.0 + rays[..., :1])
+    points = (local @ torch.from_numpy(pose[:3, :3]).float().T + torch.from_numpy(pose[:3, 3]).float())
+    weights = (torch.arange(300) % 2).float()[None]
+    points[:, ::2] += 3.0
+    rotation, _ = solve_weighted_pose(points, rays, weights)
+    assert np.allclose(rotation[0].T, pose[:3, :3], atol=1e-3)
+
+
+def test_the_solver_is_differentiable_in_the_weights():
+    points, rays, _ = view(count=40, seed=2)
+    generator = torch.Generator().manual_seed(0)
+    points = points.double() + 0.02 * torch.randn(points.shape, generator=generator, dtype=torch.float64)
+    weights = torch.rand((1, 40), generator=generator, dtype=torch.float64).add(0.5).requires_grad_(True)
+
+    def value(weights):
+        rotation, translation = solve_weighted_pose(points, rays, weights)
+        return rotation[0, 0, 1] + translation[0, 2]
+
+    value(weights).backward()
+    step = torch.randn((1, 40), generator=generator, dtype=torch.float64)
+    with torch.no_grad():
+        expected = (value(weights + 1e-4 * step) - value(weights - 1e-4 * step)) / 2e-4
+    assert float((weights.grad * step).sum()) == pytest.approx(float(expected), rel=0.05)
+
+
+def test_the_first_pose_is_right_without_outliers_and_near_with_some():
+    degrees = {0.0: [], 0.3: []}
+    for seed in range(6):
+        points, rays, pose = view(seed=seed)
+        for share, found in degrees.items():
+            wrong = torch.rand(points.shape[:2], generator=torch.Generator().manual_seed(seed)) < share
+            start = start_pose(torch.where(wrong[..., None], points.flip(1), points), rays)
+            found.append(np.rad2deg(Rotation.from_matrix(start.rotation[0].numpy() @ pose[:3, :3]).magnitude()))
+    assert max(degrees[0.0]) < 0.1 and np.median(degrees[0.3]) < 5.0
 
 
 # --- frames ---------------------------------------------------------------------------------------------------------
@@ -182,13 +253,22 @@ def test_a_map_of_ace_becomes_one_of_marepo(ace_map):
 
 
 def test_maps_without_scene_coordinates_are_rejected(ace_map):
-    regressor = load_pose_regressor(str(ace_map / "marepo.safetensors"))
+    published = load_pose_regressor(str(ace_map / "marepo.safetensors"))
     scene_map = SceneMap.load(ace_map / "scene.map")
-    database = SceneMap(method="ace_g", networks=scene_map.networks, sections={"database": {}})
+    database = replace(scene_map, method="ace_g", sections={
+        "database": {}, "trajectory": {"map_from_camera": torch.eye(4).repeat(2, 1, 1)}})
     with pytest.raises(UserError, match="keyframe database has no scene coordinates for each cell: take one of ace or"):
-        as_marepo_map(database, regressor)
+        as_marepo_map(database, published)
+    assert as_marepo_map(database).settings["coordinates"] == "database"
     with pytest.raises(UserError, match="method 'marepo' has no scene coordinates"):
-        as_marepo_map(as_marepo_map(scene_map, regressor), regressor)
+        as_marepo_map(as_marepo_map(scene_map, published), published)
+
+
+def test_the_published_network_is_mapped_for_with_a_head(ace_map):
+    options = MappingOptions(encoder=str(ace_map / "ace.safetensors"))
+    published = MarepoOptions(regressor=str(ace_map / "marepo.safetensors"))
+    assert isinstance(MarepoMapper(options, published).coordinates, AceMapper)
+    assert isinstance(MarepoMapper(MappingOptions(), MarepoOptions()).coordinates, AceGMapper)
 
 
 def test_a_map_whose_transformer_changed_is_rejected(ace_map):
@@ -199,14 +279,7 @@ def test_a_map_whose_transformer_changed_is_rejected(ace_map):
         make_localizer(made, "cpu")
 
 
-def test_without_weights_it_says_so(monkeypatch, tmp_path, ace_map, capsys):
-    monkeypatch.setattr(marepo, "SHIPPED", "absent")
-    with pytest.raises(UserError, match="No weights of the pose transformer ship with this version"):
-        make_mapper("marepo", MappingOptions())
-    assert main(["import", "marepo-map", str(ace_map / "scene.map"), "-o", str(tmp_path / "new.map")]) == 2
-    assert "No weights of the pose transformer ship" in capsys.readouterr().err
-    with pytest.raises(UserError, match="No weights of the pose transformer ship"):
-        make_localizer(SceneMap.load(ace_map / "scene.map"), "cpu", method="marepo")
+def test_files_that_are_no_pose_regressor_are_rejected(ace_map):
     with pytest.raises(UserError, match="No pose regressor 'nothing'"):
         load_pose_regressor("nothing")
     with pytest.raises(UserError, match="not a pose regressor"):

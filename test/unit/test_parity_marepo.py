@@ -6,25 +6,25 @@ import torch
 from coordinate_grid import coordinates_of_cells
 from parity import reference
 
-from aceg_ros.methods.marepo_localizer import token_arrays
+from aceg_ros.methods.marepo_localizer import tokens_of
 from aceg_ros.networks.pose_transformer import transformer_from_release
 
 MAX_DIFFERENCE = 1e-4
 
 
-def rays_of(points, intrinsics, at_corner):
+def rays_of(points, intrinsics, net):
     """The rays (N, 2) of the cells of an image, as they are made for the network. In the release, the centre of the
     first pixel is (0.5, 0.5)."""
     fx, fy, cx, cy = (float(intrinsics[at]) for at in ((0, 0), (1, 1), (0, 2), (1, 2)))
     found = coordinates_of_cells(points, 8, (fx, fy, cx - 0.5, cy - 0.5))
-    return torch.from_numpy(token_arrays(found, 8, at_corner)[1])
+    return torch.from_numpy(tokens_of(found, 8, net).rays)
 
 
 def run(net, state, tensors, mask=None):
     """The poses (B, 4, 4) after each group for the reference inputs."""
     coordinates, matrix = tensors["in.scene_coordinates"], tensors["in.intrinsics"]
     mean = state["transformer_pose_mean"].reshape(3)
-    rays = torch.stack([rays_of(points.permute(1, 2, 0).numpy(), intrinsics, net.config.at_corner)
+    rays = torch.stack([rays_of(points.permute(1, 2, 0).numpy(), intrinsics, net)
                         for points, intrinsics in zip(coordinates, matrix, strict=True)])
     points = coordinates.flatten(2).transpose(1, 2) - mean
     with torch.inference_mode():

@@ -22,18 +22,17 @@ from aceg_ros.methods.registry import make_localizer
 from aceg_ros.networks.keypoint_relative_pose import KeypointPoseConfig, KeypointPoseNet
 from aceg_ros.networks.map_code_transformer import TransformerHead, TransformerHeadConfig
 from aceg_ros.networks.pose_regressor import load_pose_regressor, save_pose_regressor
-from aceg_ros.networks.pose_transformer import PoseTransformer, PoseTransformerConfig
 from aceg_ros.networks.regressor import save_regressor
 from aceg_ros.networks.relative_pose import RelativePoseConfig, RelativePoseNet
 from aceg_ros.networks.relative_pose_file import PUBLISHED, save_keypoint_network
+from aceg_ros.networks.weighing_transformer import WeighingConfig, WeighingTransformer
 from aceg_ros.networks.weights_file import write_weights
 
 MIN_RECALL = 0.8
 HEAD_S, SHORT_S = 8.0, 4.0              # budgets of maps
 SMALL_HEAD = TransformerHeadConfig(dim_in=128, num_blocks=2, num_attention_heads=2, dim_emb=32, mlp_ratio=1.0,
                                    final_mlp_ratio=1.0, unit_features=True)
-SMALL_POSE = PoseTransformerConfig(width=32, heads=4, layers=2, group=1, frame="image", masked_pool=True,
-                                   at_corner=False, max_cells=2400)
+SMALL_POSE = WeighingConfig(width=32, heads=4, layers=2, group=1)
 SMALL_IMAGE_PAIR = RelativePoseConfig(patch_size=16, enc_embed_dim=64, enc_depth=1, enc_num_heads=1, dec_embed_dim=64,
                                       dec_depth=1, dec_num_heads=1)
 SMALL_KEYPOINT_PAIR = KeypointPoseConfig(width=32, blocks=1, heads=2, keypoints=64, frequencies=2, matched_rays=True,
@@ -102,7 +101,7 @@ def check_pose_transformer(session: Session) -> Outcome:
     """Localize with a small random pose transformer on the coordinates of the trained head, and fine-tune it."""
     torch.manual_seed(0)
     path = _file(session, "pose_transformer")
-    save_pose_regressor(PoseTransformer(SMALL_POSE), path)
+    save_pose_regressor(WeighingTransformer(SMALL_POSE), path)
     if session.head_map is None:
         session.head_map = session.build("ace", budget_s=SHORT_S)
     scene_map = as_marepo_map(session.head_map, load_pose_regressor(str(path), session.device), refine=True)

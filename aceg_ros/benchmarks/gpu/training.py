@@ -14,7 +14,6 @@ import torch
 from aceg_ros.benchmarks.gpu.methods import SMALL_HEAD, SMALL_KEYPOINT_PAIR, SMALL_POSE
 from aceg_ros.benchmarks.gpu.session import Outcome, Results, Session
 from aceg_ros.benchmarks.made_up_scenes import (
-    coordinate_images,
     cross_image_scene,
     encoder_batch,
     landmark_split,
@@ -27,7 +26,6 @@ from aceg_ros.pretraining.ace_g import landmarks, map_codes
 from aceg_ros.pretraining.ace_g.code_steps import MapCodeTraining
 from aceg_ros.pretraining.ace_g.landmarks import LandmarkTraining
 from aceg_ros.pretraining.ace_g.scenes import TrainingSceneData
-from aceg_ros.pretraining.common.run import write_arrays
 from aceg_ros.pretraining.encoder import keypoint_train
 from aceg_ros.pretraining.encoder.losses import encoder_losses
 from aceg_ros.pretraining.marepo.samples import SampleOptions
@@ -81,7 +79,7 @@ def check_pose_transformer_training(session: Session) -> Outcome:
     def train(folder: Path) -> Path:
         (folder / "data").mkdir()
         for number in range(2):
-            write_arrays(folder / "data" / f"room_{number:04d}_codes.npz", vars(coordinate_images(seed=number)))
+            cross_image_scene(number).save(folder / "data" / f"room_{10 * number:05d}_made.npz")
         return train_pose_transformer(PoseTraining(
             run=folder / "run", data=folder / "data", iterations=STEPS, size=SMALL_POSE, views=12,
             checkpoint_every=STEPS, samples=SampleOptions(batch=6, tokens=64), device=session.device))
