@@ -19,6 +19,7 @@ from aceg_ros.mapping.matching import ExtractedFeatures, extract_mapping_keypoin
 from aceg_ros.mapping.pair_matching import MIN_TOLERANCE_PX, covisible_pairs, estimate_tolerance_px, match_pairs
 from aceg_ros.mapping.pose_refinement import RefinementProblem, refine_poses
 from aceg_ros.mapping.tracks import Observations, Tracks, build_tracks
+from aceg_ros.mapping.viewpoints import choose_viewpoints, median_depth
 from aceg_ros.maps.keyframe_database import KeyframeDatabase, quantised
 from aceg_ros.maps.retrieval import assign_words
 
@@ -34,11 +35,13 @@ DEPTH_WINDOW, MAX_DEPTH_STEP = 2, 0.05              # at edges (within pixels) m
 
 @dataclass(frozen=True, kw_only=True)
 class DatabaseOptions:
-    """images: largest number of images used. keypoints: of each. covisible_images: number of images that each is
-    matched with. observations: largest number in the database. words: of the vocabulary. refine_poses: whether the
-    given poses are refined together with the landmarks, if that makes them better."""
+    """images: largest number of images used of a place of a few rooms; most_images: of a larger one. keypoints: of
+    each. covisible_images: number of images that each is matched with. observations: largest number in the database, of
+    `images`; of more images, as many more. words: of the vocabulary. refine_poses: whether the given poses are refined
+    together with the landmarks, if that makes them better."""
 
     images: int = 400
+    most_images: int = 1600
     keypoints: int = 1800
     covisible_images: int = 8
     observations: int = 170_000
@@ -89,7 +92,8 @@ def build_database(frames: Sequence[PreparedFrame], encoder: Encoder, options: D
             tracks = build_tracks(observations, matches, tolerance_px)
     if len(tracks.points) == 0:
         return None
-    chosen = select_observations(observations.images, tracks.track, options.observations)
+    more = max(1.0, len(images) / options.images)
+    chosen = select_observations(observations.images, tracks.track, round(more * options.observations))
     landmarks, landmark_of = np.unique(tracks.track[chosen], return_inverse=True)
     keyframes, keyframe_of = np.unique(observations.images[chosen], return_inverse=True)
     descriptors = torch.cat([image.features.half() for image in images])[torch.from_numpy(chosen)].float().cpu()
@@ -124,11 +128,22 @@ def extract_images(frames: Sequence[PreparedFrame], order: np.ndarray, encoder: 
 
 def extract_some(frames: Sequence[PreparedFrame], encoder: Encoder, options: DatabaseOptions, budget: MappingBudget
                  ) -> tuple[list[PreparedFrame], list[ExtractedFeatures]]:
-    """Extract the keypoints of a random choice of frames. Returns the frames that have any, and what was extracted."""
-    order = np.random.default_rng(options.seed).permutation(len(frames))[:options.images]
+    """Extract the keypoints of as many frames as the place needs. Returns the frames that have any, and what was
+    extracted."""
+    order = _choose_frames(frames, options)
     numbers, images = extract_images(frames, order, encoder, keypoints=options.keypoints,
                                      budget=budget.phase("extracting keypoints", share=EXTRACTION_SHARE))
     return [frames[number] for number in numbers], images
+
+
+def _choose_frames(frames: Sequence[PreparedFrame], options: DatabaseOptions) -> np.ndarray:
+    """Return the indices of the frames to use, in the order in which they are to be extracted."""
+    if len(frames) > options.images:
+        poses = np.stack([frame.map_from_camera for frame in frames])
+        depth = median_depth(frames, poses)
+        if depth is not None:
+            return choose_viewpoints(poses, depth, least=options.images, most=options.most_images, seed=options.seed)
+    return np.random.default_rng(options.seed).permutation(len(frames))[:options.images]
 
 
 def gather_observations(images: Sequence[ExtractedFeatures]) -> Observations:

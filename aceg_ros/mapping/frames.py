@@ -18,15 +18,17 @@ from aceg_ros.mapping.pose_agreement import check_poses
 
 _LOG = logging.getLogger("aceg_ros")
 MIN_FRAMES = 5
+MAX_FRAMES = 1600               # kept, about 1.5 GB
 MIN_EXTENT_M = 1e-6             # of the camera positions along one axis; with less, they count as one position
 
 
 class MappingFrames:
     """The mapping frames, prepared for the encoder. use_depth: keep their measured depths. trust_poses: do not check
-    whether their poses agree with the images."""
+    whether their poses agree with the images. max_frames: largest number that is kept, spread over the recording."""
 
-    def __init__(self, encoder: Encoder, use_depth: bool, *, trust_poses: bool = False):
+    def __init__(self, encoder: Encoder, use_depth: bool, *, trust_poses: bool = False, max_frames: int = MAX_FRAMES):
         self._frames: list[PreparedFrame] = []
+        self._max_frames, self._step, self._given = max_frames, 1, 0
         self._encoder, self._use_depth, self._trust_poses = encoder, use_depth, trust_poses
         self._measured_depths_m: list[float | None] = []
         self._cameras: dict[Camera, None] = {}             # an ordered set
@@ -64,6 +66,9 @@ class MappingFrames:
         rejection = reject_image(frame)
         if rejection is not None:
             raise UserError(f"Frame {frame.name}: {rejection.message}")
+        self._given += 1
+        if (self._given - 1) % self._step:
+            return
         prepared = prepare_frame(frame, self._encoder.short_side_px, self._encoder.stride)
         depth = None
         if self._use_depth and prepared.depth_m is not None:
@@ -71,6 +76,9 @@ class MappingFrames:
         self._frames.append(replace(prepared, depth_m=depth))
         self._measured_depths_m.append(_median_depth(frame.depth_m))
         self._cameras[frame.camera] = None
+        if len(self._frames) > self._max_frames:
+            self._step *= 2
+            self._frames, self._measured_depths_m = self._frames[::2], self._measured_depths_m[::2]
 
     def check(self, min_frames: int = MIN_FRAMES) -> None:
         """Raise UserError if no map can be built from these frames, and warn if the poses may not be in metres."""
@@ -83,6 +91,8 @@ class MappingFrames:
         if not self.have_depth and np.ptp(self.poses[:, :3, 3], axis=0).max() < MIN_EXTENT_M:
             raise UserError("All images were taken from one spot: reprojection gives no depth without parallax."
                             " Move the camera while recording, or give depth images and set use_depth.")
+        if self._step > 1:
+            _LOG.info(f"of {self._given} images, one in {self._step} is used: {len(self)}")
         hint = None if self._trust_poses else check_poses(self._frames, self._measured_depths_m)
         if hint is not None:
             _LOG.warning(hint)
