@@ -80,6 +80,7 @@ def localizer_variants() -> dict[str, tuple[type[KeyframeLocalizer], KeyframeLoc
         **{f"first shortlist of {count}": replace(SHIPPED, shortlist=count) for count in (1, 2, 8, 20)},
         "not ranked by landmarks": replace(SHIPPED, wide_shortlist=SHIPPED.ranked_shortlist),
         "no further hypotheses": replace(SHIPPED, group_hypotheses=0),
+        "images only as they are": replace(SHIPPED, other_views=False),
         "windows of 8 px": replace(SHIPPED, guided=replace(guided, search_radius_px=8.0)),
         "RANSAC at 4 px only": replace(SHIPPED, guided=replace(guided, ransac_thresholds_px=(4.0,))),
         "all matches, however dissimilar": replace(SHIPPED, guided=replace(guided, min_similarities=())),
