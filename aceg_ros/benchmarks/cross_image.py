@@ -157,7 +157,7 @@ def main(arguments: list[str] | None = None) -> int:
     configure_malloc()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--weights", default=SHIPPED, help="(default: %(default)s)")
+    parser.add_argument("--weights", default=SHIPPED[0], help="(default: %(default)s)")
     parser.add_argument("--rooms", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument("--textures", type=Path, help="folder of additional texture tiles")
     parser.add_argument("--maps", nargs="*", default=(), metavar="MAP=SCENE")

@@ -25,11 +25,13 @@ from aceg_ros.datasets import open_scene
 from aceg_ros.encoders.base import load_encoder
 from aceg_ros.geometry import invert, pose_error
 from aceg_ros.mapping.build_keyframes import select_views
-from aceg_ros.networks.keypoint_relative_pose import KeypointPoseNet, KeypointTokens
+from aceg_ros.methods.reloc3r_network import best_pose, weight_order
+from aceg_ros.networks.keypoint_relative_pose import KeypointPoseNet, match_keypoints, stack_matches
 from aceg_ros.networks.relative_pose_file import load_relative_pose
-from aceg_ros.pose.epipolar import EpipolarConfig, PairMatches, estimate_pair
+from aceg_ros.pose.epipolar import EpipolarConfig, PairMatches, estimate_pair, rate_pose
 from aceg_ros.pretraining.reloc3r.samples import overlapping_pairs
 from aceg_ros.pretraining.sacreg.scenes import KEYFRAME, QUERY, CrossImageScene, make_scene
+from aceg_ros.utils.device import half_precision
 
 OVERLAPS = (0.1, 0.25, 0.5, 0.75, 1.01)
 AUC_DEG = (5.0, 10.0, 20.0)
@@ -93,30 +95,43 @@ def _matches(scene: CrossImageScene, first: int, second: int) -> PairMatches:
     nearest = similarity.argmax(1)
     mutual = np.flatnonzero(similarity.argmax(0)[nearest] == np.arange(len(nearest)))
     mutual = mutual[np.argsort(-similarity[mutual, nearest[mutual]], kind="stable")]
+    return _pair_matches(scene, (first, second), rows[0][nearest[mutual]], rows[1][mutual])
+
+
+def _pair_matches(scene: CrossImageScene, images: tuple[int, int], first: np.ndarray, second: np.ndarray
+                  ) -> PairMatches:
+    """Collect matches of keypoints (M,) of two images."""
+    (a, b), (width, height) = images, scene.sizes[images[1]].tolist()
     return PairMatches(
-        keyframe=first, map_from_keyframe=scene.poses[first], key_k=_matrix(scene, first),
-        camera_k=_matrix(scene, second), key_pixels=scene.pixels[rows[0][nearest[mutual]]].astype(np.float64),
-        pixels=scene.pixels[rows[1][mutual]].astype(np.float64), keypoints=mutual,
-        key_depths_m=np.full(len(mutual), np.nan), size=(int(scene.sizes[second][0]), int(scene.sizes[second][1])))
+        keyframe=a, map_from_keyframe=scene.poses[a], key_k=_matrix(scene, a), camera_k=_matrix(scene, b),
+        key_pixels=scene.pixels[first].astype(np.float64), pixels=scene.pixels[second].astype(np.float64),
+        keypoints=second - scene.first[b], key_depths_m=np.full(len(first), np.nan), size=(int(width), int(height)))
 
 
-def by_network(net: KeypointPoseNet) -> RelativePose:
-    """Return what estimates first_from_second (4, 4) with a network on keypoints."""
+def by_network(net: KeypointPoseNet, *, ransac: bool) -> RelativePose:
+    """Return what estimates first_from_second (4, 4) with a network on keypoints: by its weights alone, or with RANSAC
+    on the matches that it takes for right beside it, as method reloc3r does."""
 
     @torch.inference_mode()
     def estimate(scene: CrossImageScene, first: int, second: int) -> np.ndarray | None:
-        tokens = []
-        for image in (first, second):
-            rows = scene.keypoints_of(image)[:net.config.keypoints]
-            if len(rows) < net.config.keypoints:
-                return None
-            rays = (scene.pixels[rows] - scene.intrinsics[image][2:]) / scene.intrinsics[image][:2]
-            tokens.append(KeypointTokens(torch.from_numpy(_unit(scene.descriptors[rows]))[None],
-                                         torch.from_numpy(rays.astype(np.float32))[None]))
-        found = net(*tokens)
+        rows = [scene.keypoints_of(image)[:net.config.keypoints] for image in (first, second)]
+        descriptors = [torch.from_numpy(_unit(scene.descriptors[part])) for part in rows]
+        found = match_keypoints(descriptors[0], descriptors[1], net.config.matches)
+        if len(found.rows) == 0:
+            return None
+        chosen = [part[side.numpy()] for part, side in zip(rows, (found.rows, found.columns), strict=True)]
+        rays = [torch.from_numpy((scene.pixels[part] - scene.intrinsics[image][2:]) / scene.intrinsics[image][:2])
+                for part, image in zip(chosen, (first, second), strict=True)]
+        both = torch.stack([descriptors[0][found.rows], descriptors[1][found.columns]], 1)
+        with half_precision("cpu"):
+            predicted = net(stack_matches([(rays[0].float(), rays[1].float(), both, found.statistics)],
+                                          net.config.matches))
         pose = np.eye(4)
-        pose[:3, :3], pose[:3, 3] = found.rotation[0].double().numpy(), found.direction[0].double().numpy()
-        return pose
+        pose[:3, :3], pose[:3, 3] = predicted.rotation[0], predicted.direction[0]
+        order = weight_order(predicted.weights[0, :len(found.rows)].numpy())
+        matches = _pair_matches(scene, (first, second), chosen[0][order], chosen[1][order])
+        best = best_pose(matches, pose, EpipolarConfig(), 0) if ransac else rate_pose(matches, pose, EpipolarConfig())
+        return None if best is None or best.log10_nfa >= 0.0 else best.keyframe_from_camera
 
     return estimate
 
@@ -174,7 +189,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("prepared", type=Path, nargs="*")
     parser.add_argument("--scene", type=Path, nargs="*", default=(), help="folders with mapping/ and query/")
-    parser.add_argument("--encoder", default="compact", help="of the scenes that are not prepared")
+    parser.add_argument("--encoder", default="compact3", help="of the scenes that are not prepared")
     parser.add_argument("--network", help="a file from 'aceg pretrain reloc3r'")
     parser.add_argument("--pairs", type=int, default=50, help="of each overlap and scene, at most")
     options = parser.parse_args(arguments)
@@ -184,7 +199,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.network:
         net = load_relative_pose(options.network).net
         assert isinstance(net, KeypointPoseNet)
-        sources["network"] = by_network(net)
+        sources["network, its weights alone"] = by_network(net, ransac=False)
+        sources["network"] = by_network(net, ransac=True)
     print(table({name: evaluate(scenes, source, options.pairs) for name, source in sources.items()}))
     return 0
 

@@ -2,9 +2,12 @@
 """Maps of a few keyframes: methods beside each other on the same images.
 
     python -m aceg_ros.benchmarks.small_maps SCENES -o OUTPUT [--only NAME ...] [--counts 10 20 40] [--methods ...]
+        [--held-out]
 
 Takes the images of mapping/ that are farthest from each other, maps them, and localizes query/ in each map, and some
-images of the other scenes, of which none should be accepted. Results in OUTPUT are not computed again.
+images of the other scenes, of which none should be accepted. A method may have a variant, such as reloc3r:network
+(where relative poses come from). With --held-out, three tenths of mapping/ are held out in chunks and localized instead
+of query/, and other scenes show theirs: for choosing. Results in OUTPUT are not computed again.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from aceg_ros.benchmarks.keyframe_ablations import split
 from aceg_ros.camera import Frame
 from aceg_ros.datasets import open_scene
 from aceg_ros.mapping.build_keyframes import select_views
@@ -31,7 +35,7 @@ FOREIGN = 12                                            # images of each other s
 
 
 def run_maps(scenes: Path, output: Path, *, only: Sequence[str], counts: Sequence[int], methods: Sequence[str],
-             every_query: int = 1) -> str:
+             every_query: int = 1, held_out: bool = False) -> str:
     """Map and localize every n-th query image. Returns a table as Markdown text."""
     output.mkdir(parents=True, exist_ok=True)
     known = sorted(path.name for path in scenes.iterdir() if (path / "mapping").is_dir())
@@ -40,41 +44,53 @@ def run_maps(scenes: Path, output: Path, *, only: Sequence[str], counts: Sequenc
     for name in only or known:
         for count in counts:
             for method in methods:
-                path = output / f"{name}_{count}_{method}.json"
+                path = output / f"{name}_{count}_{method.replace(':', '_')}.json"
                 if not path.exists():
-                    others = [scenes / other / "query" for other in known if other != name]
-                    found = evaluate(scenes / name, count, method, others, every_query=every_query)
-                    write_text(path, json.dumps(found))
+                    mapping, queries = parts(scenes / name, every_query, held_out=held_out)
+                    others = [frame for other in known if other != name
+                              for frame in _some(parts(scenes / other, 1, held_out=held_out)[1])]
+                    write_text(path, json.dumps(evaluate(farthest(mapping, count), method, queries, others)))
                 rows.append(_row(name, count, method, json.loads(path.read_text())))
     return "\n".join(rows)
 
 
-def evaluate(scene: Path, count: int, method: str, others: Sequence[Path], *, every_query: int = 1
+def parts(scene: Path, every: int, *, held_out: bool) -> tuple[list[Frame], list[Frame]]:
+    """Return the mapping images of a scene, and every n-th of those to localize: of query/, or held out of mapping/."""
+    mapping = list(open_scene(scene / "mapping"))
+    if not held_out:
+        return mapping, list(open_scene(scene / "query", every))
+    mapping, queries = split(mapping)
+    return mapping, queries[::every]
+
+
+def evaluate(frames: Sequence[Frame], method: str, queries: Sequence[Frame], others: Sequence[Frame]
              ) -> dict[str, Any]:
-    """Map `count` images of a scene with a method, and localize its queries and images of other scenes."""
+    """Map images with a method, and localize images of the same scene and of other scenes."""
     from aceg_ros.errors import UserError
     from aceg_ros.evaluation.metrics import FrameResult, consistency
     from aceg_ros.mapping.budget import MappingBudget
     from aceg_ros.methods.base import MappingOptions
     from aceg_ros.methods.build_map import build_map
-    from aceg_ros.methods.registry import make_localizer
+    from aceg_ros.methods.registry import make_localizer, make_method_options
 
-    frames = _keyframes(scene / "mapping", count)
+    method, _, variant = method.partition(":")
+    given = make_method_options(method, {"relative_pose": variant}) if variant else None
     started = time.monotonic()
     try:
-        scene_map, _ = build_map(method, MappingOptions(device="cpu"), frames, MappingBudget.start(120.0))
+        scene_map, _ = build_map(method, MappingOptions(device="cpu"), frames, MappingBudget.start(120.0),
+                                 method_options=given)
     except UserError as error:
         return {"error": str(error)}
     mapping_s, localizer = time.monotonic() - started, make_localizer(scene_map, "cpu")
     results = []
-    for frame in open_scene(scene / "query", every_query):
+    for frame in queries:
         before = time.perf_counter()
         estimate = localizer.localize(_blind(frame))
         assert frame.map_from_camera is not None
         results.append(FrameResult(name=frame.name, stamp_s=frame.stamp_s, truth=frame.map_from_camera,
                                    estimate=estimate, latency_ms=1000.0 * (time.perf_counter() - before)))
     errors = np.array([result.errors for result in results if result.errors is not None]).reshape(-1, 2)
-    foreign = [localizer.localize(_blind(frame)).accepted for other in others for frame in _some(other, FOREIGN)]
+    foreign = [localizer.localize(_blind(frame)).accepted for frame in others]
     return {"frames": len(results), "errors": errors.tolist(), "inside_95": consistency(results).inside_95,
             "ms": float(np.median([result.latency_ms for result in results])), "mapping_s": mapping_s,
             "bytes": sum(tensor.nbytes for section in scene_map.sections.values() for tensor in section.values()),
@@ -93,16 +109,15 @@ def _row(name: str, count: int, method: str, result: dict[str, Any]) -> str:
             f" {result['foreign']} |")
 
 
-def _keyframes(scene: Path, count: int) -> list[Frame]:
-    frames = list(open_scene(scene))
+def farthest(frames: Sequence[Frame], count: int) -> list[Frame]:
+    """Return the images that are farthest from each other."""
     chosen = select_views(np.stack([frame.map_from_camera for frame in frames if frame.map_from_camera is not None]),
                           count)
     return [frames[index] for index in chosen]
 
 
-def _some(scene: Path, count: int) -> list[Frame]:
-    frames = open_scene(scene)
-    return list(frames)[::max(1, len(frames) // count)]
+def _some(frames: Sequence[Frame]) -> list[Frame]:
+    return list(frames[::max(1, len(frames) // FOREIGN)])
 
 
 def _blind(frame: Frame) -> Frame:
@@ -117,9 +132,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--counts", nargs="*", type=int, default=(10, 20, 40))
     parser.add_argument("--methods", nargs="*", default=("reloc3r", "ace_g"))
     parser.add_argument("--every-query", type=int, default=1, help="localize every n-th query image")
+    parser.add_argument("--held-out", action="store_true", help="localize chunks held out of mapping/, not query/")
     options = parser.parse_args(arguments)
     print(run_maps(options.scenes, options.output, only=options.only, counts=options.counts, methods=options.methods,
-                   every_query=options.every_query))
+                   every_query=options.every_query, held_out=options.held_out))
     return 0
 
 

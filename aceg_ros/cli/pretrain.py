@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -91,6 +90,8 @@ def _add_sacreg(networks: Any) -> None:
     verb.add_argument("--samples", type=positive, default=1, metavar="N", help="samples per step, of three"
                       " query images each (default: %(default)s)")
     verb.add_argument("--rate", type=float, default=7e-4, metavar="X", help="peak learning rate (default: %(default)s)")
+    verb.add_argument("--start", metavar="FILE", help="weights to start from, also of another encoder: a file, or"
+                      " sacreg")
     _add_minutes(verb)
 
 
@@ -115,19 +116,20 @@ def _add_marepo(networks: Any) -> None:
 def _add_reloc3r(networks: Any) -> None:
     verb = add_verb(networks, "reloc3r", run_reloc3r, "train a small relative pose network on keypoints, for method"
                     " reloc3r")
-    _add_common(verb, rooms=60, iterations=20_000, iterations_text="20000")
+    _add_common(verb, rooms=60, iterations=3000, iterations_text="3000")
     _add_encoder_flag(verb, "encoder of the keypoints")
     _add_data_flags(verb, data="scenes, also those of sacreg,")
     _add_held_out(verb)
-    verb.add_argument("--width", type=positive, default=96, metavar="N", help="(default: %(default)s)")
-    verb.add_argument("--blocks", type=positive, default=3, metavar="N", help="(default: %(default)s)")
-    verb.add_argument("--batch", type=positive, default=32, metavar="N", help="pairs per step (default: %(default)s)")
+    verb.add_argument("--width", type=positive, default=64, metavar="N", help="(default: %(default)s)")
+    verb.add_argument("--blocks", type=positive, default=3, metavar="N", help="of each half (default: %(default)s)")
+    verb.add_argument("--batch", type=positive, default=16, metavar="N", help="pairs per step (default: %(default)s)")
     _add_minutes(verb)
 
 
 def run_reloc3r(options: argparse.Namespace) -> int:
     from aceg_ros.encoders.base import load_encoder
-    from aceg_ros.pretraining.reloc3r.train import SMALL, RelativePoseTraining, train
+    from aceg_ros.networks.keypoint_relative_pose import KeypointPoseConfig
+    from aceg_ros.pretraining.reloc3r.train import RelativePoseTraining, train
     from aceg_ros.pretraining.sacreg.scenes import prepare_scenes
 
     is_over = _time_limit(options)
@@ -135,7 +137,7 @@ def run_reloc3r(options: argparse.Namespace) -> int:
     if options.stage != "train":
         prepare_scenes(data, folder, is_over)
     if options.stage != "prepare":
-        size = replace(SMALL, dim_in=load_encoder(options.encoder).dim, width=options.width, blocks=options.blocks)
+        size = KeypointPoseConfig(dim_in=load_encoder(options.encoder).dim, width=options.width, blocks=options.blocks)
         training = RelativePoseTraining(run=Path(options.run_folder), folder=folder, data=data, size=size,
                                         iterations=options.iterations, batch=options.batch, seed=options.seed,
                                         device=data.device)
@@ -257,7 +259,8 @@ def run_sacreg(options: argparse.Namespace) -> int:
         prepare_scenes(data, folder, is_over)
     if options.stage != "prepare":
         weights = train(CrossImageTraining(run=run, folder=folder, data=data, iterations=options.iterations,
-                                           samples=options.samples, peak_rate=options.rate, seed=options.seed,
+                                           samples=options.samples, peak_rate=options.rate, start=options.start,
+                                           seed=options.seed,
                                            device=data.device), is_over)
         print(f"weights: {weights}")
     return 0

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from aceg_ros.maps.scene_map import SceneMap
 
 MATCHES, NETWORK = "matches", "network"          # where relative poses come from
-TOKENS_SECTION, ROLE = "tokens", "relative_pose"
+TOKENS_SECTION, ROLE, SHIPPED = "tokens", "relative_pose", "reloc3r"
 
 
 @dataclass(frozen=True, kw_only=True)

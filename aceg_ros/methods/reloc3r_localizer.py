@@ -2,7 +2,8 @@
 """The localizer for maps of posed keyframes.
 
 Its steps: extract keypoints, retrieve a shortlist of keyframes, estimate a relative pose to each, average them. If they
-come from matches, the pose is then estimated on all matches, and accepted if those of several keyframes agree.
+come with matches, which all but those of the published network do, the pose is then estimated on all matches, and
+accepted if those of several keyframes agree.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class Reloc3rConfig:
 
     keypoints: number of the most reliable keypoints that are matched. retrieval_keypoints: number of them that
     keyframes are retrieved by. shortlist: keyframes that the image is compared with. covariance_scale: of the map.
-    network: what poses of a network must agree in; it predicts no confidence, so that half of the keyframes must agree.
+    network: what poses of the published network must agree in; it predicts no confidence, so that half of the keyframes
+    must agree.
     matched: what poses from matches must show.
     """
 
@@ -71,11 +73,11 @@ class Reloc3rLocalizer:
         keyframes = PosedKeyframes.from_section(scene_map.sections[SECTION])
         source: RelativePoseSource = MatchedPoses(keyframes, seed=seed)
         if settings.relative_pose == NETWORK:
-            source = _network_source(scene_map, keyframes, device)
+            source = _network_source(scene_map, keyframes, device, seed)
         config = Reloc3rConfig(shortlist=settings.shortlist, covariance_scale=scene_map.covariance_scale,
                                matched=MatchedPoseConfig(covariance_factor=settings.spread_factor,
                                                          min_keyframes=settings.min_keyframes))
-        if settings.relative_pose == NETWORK:
+        if not source.has_matches:
             config = replace(config, covariance_scale=scene_map.covariance_scale * max(settings.spread_factor, 1.0))
         return cls(encoder=encoder_of(scene_map, device), keyframes=keyframes, source=source, config=config)
 
@@ -102,7 +104,7 @@ class Reloc3rLocalizer:
         stopwatch.lap("retrieve")
         pairs = self._source.estimate(query, shortlist)
         stopwatch.lap("relative_poses")
-        if pairs.matches or isinstance(self._source, MatchedPoses):
+        if self._source.has_matches:
             estimate = locate_by_matches(pairs.relative, pairs.matches, query.camera, config.matched)
         else:
             estimate = _averaged(average_robustly(pairs.relative, config.network), len(pairs))
@@ -120,7 +122,8 @@ def _averaged(found: AveragedPose | Rejection, count: int) -> PoseEstimate:
                         inlier_ratio=agreeing / count)
 
 
-def _network_source(scene_map: SceneMap, keyframes: PosedKeyframes, device: str) -> RelativePoseSource:
+def _network_source(scene_map: SceneMap, keyframes: PosedKeyframes, device: str, seed: int
+                    ) -> RelativePoseSource:
     """Load the network of a map. Raises UserError if it has changed since mapping, or the map lacks its tokens."""
     from aceg_ros.methods.reloc3r_network import KeyframeTokens, KeypointNetworkPoses, NetworkPoses
     from aceg_ros.networks.keypoint_relative_pose import KeypointPoseNet
@@ -130,7 +133,7 @@ def _network_source(scene_map: SceneMap, keyframes: PosedKeyframes, device: str)
     network = load_relative_pose(reference.source, device)
     reference.check(network, role="network")
     if isinstance(network.net, KeypointPoseNet):
-        return KeypointNetworkPoses(network.net, keyframes)
+        return KeypointNetworkPoses(network.net, keyframes, seed=seed)
     if TOKENS_SECTION not in scene_map.sections:
         raise UserError("The map has no tokens of its keyframes: map the scene again.")
     tokens = KeyframeTokens.from_section(scene_map.sections[TOKENS_SECTION], len(keyframes))

@@ -28,6 +28,7 @@ from aceg_ros.methods.reloc3r import (
     MATCHES,
     NETWORK,
     ROLE,
+    SHIPPED,
     SPEC,
     TOKENS_SECTION,
     Reloc3rMapSettings,
@@ -36,8 +37,10 @@ from aceg_ros.methods.reloc3r import (
 from aceg_ros.methods.reloc3r_localizer import Reloc3rLocalizer
 from aceg_ros.methods.reloc3r_network import KeyframeTokens, encode_image
 from aceg_ros.methods.reloc3r_pairs import QueryImage
+from aceg_ros.networks.keypoint_relative_pose import KeypointPoseNet
 from aceg_ros.networks.relative_pose import RelativePoseNet
 from aceg_ros.networks.relative_pose_file import RelativePoseNetwork, load_relative_pose
+from aceg_ros.networks.weights_file import find_weights
 from aceg_ros.utils.device import pick_device
 
 _LOG = logging.getLogger("aceg_ros")
@@ -85,17 +88,23 @@ class Reloc3rMapper:
         budget.phase("done").report(1.0, remaining_s=0.0)
         return replace(scene_map, settings=asdict(settings))
 
+    @property
+    def _has_matches(self) -> bool:
+        """Whether relative poses come with the matches that agree with them."""
+        return self._network is None or isinstance(self._network.net, KeypointPoseNet)
+
     def _load_network(self) -> RelativePoseNetwork | None:
         chosen, source = self._method_options.relative_pose, self._method_options.network
         if chosen == MATCHES and source is not None:
             raise UserError("A network is not used with relative poses from matches: leave out --network, or choose"
                             " --relative-pose network.")
-        if source is None:
-            if chosen == NETWORK:
-                raise UserError("No weights for relative poses are shipped with this version: give those of the"
-                                " release or of your own with --network FILE (see 'aceg import reloc3r' and 'aceg"
-                                " pretrain reloc3r'), or choose --relative-pose matches, which needs none.")
+        if source is None and chosen != NETWORK:
             return None
+        if source is None and find_weights(SHIPPED) is None:
+            raise UserError("No weights for relative poses are shipped with this version: give those of the"
+                            " release or of your own with --network FILE (see 'aceg import reloc3r' and 'aceg"
+                            " pretrain reloc3r'), or choose --relative-pose matches, which needs none.")
+        source = source or SHIPPED
         network = load_relative_pose(source, self._device)
         if network.encoder not in ("", self._encoder.identity):
             raise UserError(f"Network '{source}' was trained on keypoints of encoder {network.encoder}, not of"
@@ -146,8 +155,8 @@ class Reloc3rMapper:
             errors = self.errors_of_keyframes(replace(scene_map, settings=asdict(settings)), frames, queries, budget)
             queries = {index: queries[index] for index in errors}
             enough_known = len(errors) >= MIN_CALIBRATION_IMAGES or number > CONFIRMING[0]
-            if settings.relative_pose == NETWORK or (enough_known
-                                                     and max(errors.values(), default=0.0) < WRONG_ERROR_SQUARED):
+            if not self._has_matches or (enough_known
+                                         and max(errors.values(), default=0.0) < WRONG_ERROR_SQUARED):
                 break
         smallest = MIN_SPREAD_FACTOR if len(errors) >= MIN_HELD_OUT else 1.0
         return replace(settings, spread_factor=max(covariance_factor(list(errors.values())), smallest))

@@ -12,14 +12,19 @@ import torch
 from torch import Tensor
 
 from aceg_ros.camera import Camera
+from aceg_ros.encoders.keypoints import Keypoints
 from aceg_ros.encoders.preprocess import image_to_tensor
 from aceg_ros.errors import UserError
+from aceg_ros.geometry import pixel_rays
 from aceg_ros.maps.posed_keyframes import PosedKeyframes
-from aceg_ros.methods.reloc3r_pairs import EstimatedPairs, QueryImage
-from aceg_ros.networks.keypoint_relative_pose import KeypointPoseNet, KeypointTokens
+from aceg_ros.methods.reloc3r_pairs import EstimatedPairs, QueryImage, pair_matches
+from aceg_ros.networks.keypoint_relative_pose import KeypointPoseNet, match_keypoints, stack_matches
 from aceg_ros.networks.relative_pose import ImageTokens, RelativePoseConfig, RelativePoseNet
+from aceg_ros.pose.epipolar import EpipolarConfig, PairMatches, PairPose, estimate_pair, rate_pose
 from aceg_ros.pose.motion_averaging import RelativePoses
+from aceg_ros.utils.device import half_precision
 
+MIN_WEIGHT = 0.1                     # of matches that count
 DIRECTION_SIGMA_RAD = 0.1            # of the published network on indoor pairs; it does not predict one
 
 
@@ -55,43 +60,74 @@ class KeyframeTokens:
 
 
 class KeypointNetworkPoses:
-    """Relative poses from a network on keypoints, with the confidence that it predicts."""
+    """Relative poses from a network that rates matches of keypoints.
 
-    def __init__(self, net: KeypointPoseNet, keyframes: PosedKeyframes):
-        self._net, self._keyframes = net, keyframes
+    Its own pose, from the weights, competes with that of RANSAC on the matches it rates best: the more significant one
+    is taken, so that pairs where one of the two fails are not lost.
+    """
+
+    has_matches = True
+
+    def __init__(self, net: KeypointPoseNet, keyframes: PosedKeyframes, *, config: EpipolarConfig | None = None,
+                 seed: int = 0):
+        self._net, self._keyframes, self._config, self._seed = net, keyframes, config or EpipolarConfig(), seed
+
+    def estimate(self, query: QueryImage, keyframes: np.ndarray) -> EstimatedPairs:
+        """Estimate the relative poses to keyframes (K,) in one batch; those without a significant one are left out."""
+        found = []
+        for matches, pose in self.rate(query.keypoints, keyframes):
+            best = best_pose(matches, pose, self._config, self._seed)
+            if best is not None and best.log10_nfa < 0.0:
+                found.append((replace(matches, own_log10_nfa=best.log10_nfa), best))
+        return EstimatedPairs.of(found)
 
     @torch.inference_mode()
-    def estimate(self, query: QueryImage, keyframes: np.ndarray) -> EstimatedPairs:
-        """Estimate the relative poses to keyframes (K,) in one batch; those with too few keypoints are left out."""
-        count = self._net.config.keypoints
-        sizes = np.diff(self._keyframes.starts)
-        usable = keyframes[sizes[keyframes] >= count] if len(query.keypoints) >= count else keyframes[:0]
-        poses, sigma = np.tile(np.eye(4), (len(usable), 1, 1)), np.zeros(len(usable))
-        if len(usable):
-            stored = [self._stored(int(keyframe), count) for keyframe in usable]
-            first = KeypointTokens(*(torch.stack(parts) for parts in zip(*stored, strict=True)))
-            camera, best = query.camera, query.keypoints.best(count)
-            rays = torch.from_numpy((best.pixels - (camera.cx, camera.cy)) / (camera.fx, camera.fy)).float()
-            second = KeypointTokens(*(part[None].expand(len(usable), -1, -1) for part in
-                                      (best.descriptors.float(), rays.to(best.descriptors.device))))
-            found = self._net(KeypointTokens(*(part.to(best.descriptors.device) for part in first)), second)
-            poses[:, :3, :3], poses[:, :3, 3] = found.rotation.double().cpu(), found.direction.double().cpu()
-            sigma = found.log_sigma.double().exp().cpu().numpy()
-        relative = RelativePoses.from_poses(self._keyframes.pose_array[usable], poses)
-        return EstimatedPairs(keyframes=usable, relative=replace(relative, sigma_rad=sigma))
+    def rate(self, query: Keypoints, keyframes: np.ndarray) -> list[tuple[PairMatches, np.ndarray]]:
+        """Return the matches of each keyframe that the network takes for right, the best first, and its relative pose
+        keyframe_from_camera (4, 4)."""
+        count, device = self._net.config.keypoints, query.descriptors.device
+        best = query.best(count)
+        rows, parts = [], []
+        for keyframe in keyframes.tolist():
+            stored = self._keyframes.unit_descriptors(keyframe, device)[:count]
+            found = match_keypoints(stored, best.descriptors.to(stored.dtype), self._net.config.matches)
+            rows.append((found.columns.cpu().numpy(), found.rows.cpu().numpy()))
+            pair = pair_matches(self._keyframes, keyframe, best, *rows[-1])
+            rays = [torch.from_numpy(pixel_rays(pixels, k)[:, :2]).float().to(device)
+                    for pixels, k in ((pair.key_pixels, pair.key_k), (pair.pixels, pair.camera_k))]
+            descriptors = torch.stack([stored[found.rows].float(), best.descriptors[found.columns].float()], 1)
+            parts.append((rays[0], rays[1], descriptors, found.statistics))
+        if not parts:
+            return []
+        with half_precision(device.type):
+            predicted = self._net(stack_matches(parts, self._net.config.matches))
+        poses = np.tile(np.eye(4), (len(parts), 1, 1))
+        poses[:, :3, :3], poses[:, :3, 3] = predicted.rotation.cpu(), predicted.direction.cpu()
+        result = []
+        for keyframe, (images, keys), pose, weights in zip(keyframes.tolist(), rows, poses,
+                                                           predicted.weights.cpu().numpy(), strict=True):
+            order = weight_order(weights[:len(images)])
+            result.append((pair_matches(self._keyframes, keyframe, best, images[order], keys[order]), pose))
+        return result
 
-    def _stored(self, keyframe: int, count: int) -> tuple[Tensor, Tensor]:
-        """Return descriptors (count, C) and rays (count, 2) of a keyframe's best keypoints."""
-        part = self._keyframes.keypoints_of(keyframe)
-        chosen = slice(part.start, part.start + count)
-        k = self._keyframes.matrix_k(keyframe)
-        rays = (self._keyframes.pixel_array[chosen] - k[:2, 2]) / np.diag(k)[:2]
-        return (torch.nn.functional.normalize(self._keyframes.descriptors[chosen].float(), dim=1),
-                torch.from_numpy(rays).float())
+
+def weight_order(weights: np.ndarray) -> np.ndarray:
+    """Return the matches that weigh enough, the heaviest first."""
+    order = np.argsort(-weights, kind="stable")
+    return order[weights[order] > MIN_WEIGHT]
+
+
+def best_pose(matches: PairMatches, pose: np.ndarray, config: EpipolarConfig, seed: int) -> PairPose | None:
+    """Return the more significant of the network's pose (4, 4) and that of RANSAC on the same matches; None if neither
+    has enough inliers."""
+    found = [rate_pose(matches, pose, config), estimate_pair(matches, config, seed)]
+    return min((each for each in found if each is not None), key=lambda each: each.log10_nfa, default=None)
 
 
 class NetworkPoses:
     """Relative poses from the published network: one pass of its encoder for an image, and K decoders."""
+
+    has_matches = False
 
     def __init__(self, net: RelativePoseNet, keyframes: PosedKeyframes, tokens: KeyframeTokens):
         self._net, self._keyframes, self._tokens = net, keyframes, tokens

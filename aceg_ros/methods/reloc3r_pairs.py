@@ -36,19 +36,27 @@ class QueryImage:
 class EstimatedPairs:
     """Relative poses to K keyframes: their numbers (K,), and the poses.
 
-    matches: of each pair; empty if the poses come from a network.
+    matches: of each pair; empty if the poses come from the published network.
     """
 
     keyframes: np.ndarray
     relative: RelativePoses
     matches: tuple[PairMatches, ...] = field(default=(), repr=False)
 
+    @classmethod
+    def of(cls, found: Sequence[tuple[PairMatches, PairPose]]) -> EstimatedPairs:
+        """Collect pairs with the matches that their poses come from."""
+        return cls(keyframes=np.array([matches.keyframe for matches, _ in found], np.int64),
+                   relative=relative_poses_of(found), matches=tuple(matches for matches, _ in found))
+
     def __len__(self) -> int:
         return len(self.keyframes)
 
 
 class RelativePoseSource(Protocol):
-    """Estimates relative poses of an image."""
+    """Estimates relative poses of an image. has_matches: whether they come with the matches that agree with them."""
+
+    has_matches: bool
 
     def estimate(self, query: QueryImage, keyframes: np.ndarray) -> EstimatedPairs:
         """Estimate the relative poses to keyframes (K,); those without one are left out."""
@@ -56,6 +64,8 @@ class RelativePoseSource(Protocol):
 
 class MatchedPoses:
     """Relative poses from mutual nearest neighbours of descriptors, and the essential matrix that most agree with."""
+
+    has_matches = True
 
     def __init__(self, keyframes: PosedKeyframes, *, config: EpipolarConfig | None = None, seed: int = 0):
         self._keyframes, self._config, self._seed = keyframes, config or EpipolarConfig(), seed
@@ -68,15 +78,12 @@ class MatchedPoses:
             pose = estimate_pair(matches, self._config, self._seed)
             if pose is not None and pose.log10_nfa < 0.0:
                 found.append((replace(matches, own_log10_nfa=pose.log10_nfa), pose))
-        return EstimatedPairs(
-            keyframes=np.array([matches.keyframe for matches, _ in found], np.int64),
-            relative=relative_poses_of(found), matches=tuple(matches for matches, _ in found))
+        return EstimatedPairs.of(found)
 
     @torch.inference_mode()
     def match(self, query: Keypoints, keyframe: int) -> PairMatches:
         """Match the keypoints of an image and a keyframe: mutual nearest neighbours, the most similar first."""
-        keyframes, part = self._keyframes, self._keyframes.keypoints_of(keyframe)
-        stored = keyframes.unit_descriptors(keyframe, query.descriptors.device)
+        stored = self._keyframes.unit_descriptors(keyframe, query.descriptors.device)
         rows = columns = np.zeros(0, np.int64)
         if len(query) and len(stored):
             similarity = query.descriptors.to(stored.dtype) @ stored.T
@@ -84,11 +91,18 @@ class MatchedPoses:
             mutual = (best == column_values(similarity)[column]).nonzero()[:, 0]
             mutual = mutual[best[mutual].argsort(descending=True, stable=True)]        # as PROSAC draws them
             rows, columns = mutual.cpu().numpy(), column[mutual].cpu().numpy()
-        return PairMatches(
-            keyframe=keyframe, map_from_keyframe=keyframes.pose_array[keyframe], key_k=keyframes.matrix_k(keyframe),
-            camera_k=query.camera.K, key_pixels=keyframes.pixel_array[part][columns],
-            pixels=query.pixels[rows].astype(np.float64), keypoints=rows,
-            key_depths_m=keyframes.depth_array[part][columns], size=(query.camera.width, query.camera.height))
+        return pair_matches(self._keyframes, keyframe, query, rows, columns)
+
+
+def pair_matches(keyframes: PosedKeyframes, keyframe: int, query: Keypoints, rows: np.ndarray, columns: np.ndarray
+                 ) -> PairMatches:
+    """Collect the matches of keypoints of an image, rows (M,), with those of a keyframe, columns (M,)."""
+    part = keyframes.keypoints_of(keyframe)
+    return PairMatches(
+        keyframe=keyframe, map_from_keyframe=keyframes.pose_array[keyframe], key_k=keyframes.matrix_k(keyframe),
+        camera_k=query.camera.K, key_pixels=keyframes.pixel_array[part][columns],
+        pixels=query.pixels[rows].astype(np.float64), keypoints=rows,
+        key_depths_m=keyframes.depth_array[part][columns], size=(query.camera.width, query.camera.height))
 
 
 def relative_poses_of(found: Sequence[tuple[PairMatches, PairPose]]) -> RelativePoses:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from aceg_ros.maps.scene_map import SceneMap
     from aceg_ros.networks.cross_image_fusion import CrossImageWeights
 
-ROLE, SHIPPED = "cross_image_regressor", "sacreg"
+ROLE = "cross_image_regressor"
+SHIPPED = ("sacreg",)               # the shipped networks, each for an encoder, the newest first
 DATABASE = "database"               # section of maps with a keyframe database (`maps.keyframe_database`)
 FUSIONS = ("early", "late")
 
@@ -29,8 +30,8 @@ FUSIONS = ("early", "late")
 class SacregOptions:
     """What a user may choose about mapping by SACReg.
 
-    regressor: file of the network; None for the shipped one. fusion: how several keyframes are fused. keep_poses,
-    compact: as for ace_g; a compact map stores its tokens product-quantised.
+    regressor: file of the network; None for the shipped one of the encoder. fusion: how several keyframes are fused.
+    keep_poses, compact: as for ace_g; a compact map stores its tokens product-quantised.
     """
 
     regressor: str | None = option(None, "the cross-image regressor: a file from 'aceg pretrain sacreg'",
@@ -89,18 +90,30 @@ def check_database(scene_map: SceneMap) -> None:
 
 
 def load_regressor(scene_map: SceneMap, device: str) -> CrossImageWeights:
-    """Return the network of a map, the shipped one for maps of other methods.
+    """Return the network of a map, for maps of other methods the shipped one of the map's encoder.
 
     Raises UserError if there is none, it has changed since mapping, or it was trained for another encoder.
     """
     from aceg_ros.networks.cross_image_fusion import load_cross_image
     from aceg_ros.utils.device import pick_device
     reference = scene_map.networks.get(ROLE)
-    weights = load_cross_image(SHIPPED if reference is None else reference.source, pick_device(device))
+    encoder = scene_map.network("encoder").identity
+    weights = load_cross_image(shipped_regressor(encoder) if reference is None else reference.source,
+                               pick_device(device))
     if reference is not None:
         reference.check(weights, role="regressor", restore="file")
-    check_encoder(weights, scene_map.network("encoder").identity)
+    check_encoder(weights, encoder)
     return weights
+
+
+def shipped_regressor(encoder: str) -> str:
+    """Return the name of the shipped network for the encoder of this identity; if there is none, that of the newest."""
+    from aceg_ros.networks.weights_file import find_weights, stored_metadata
+    for name in SHIPPED:
+        found = find_weights(name)
+        if found is not None and stored_metadata(found[0]).get("encoder") == encoder:
+            return name
+    return SHIPPED[0]
 
 
 def check_encoder(weights: CrossImageWeights, encoder: str) -> None:

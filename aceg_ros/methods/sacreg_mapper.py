@@ -15,7 +15,7 @@ from aceg_ros.methods.ace_g import AceGOptions
 from aceg_ros.methods.ace_g_mapper import AceGMapper
 from aceg_ros.methods.base import MappingOptions
 from aceg_ros.methods.cross_image_localizer import mix_keyframes
-from aceg_ros.methods.sacreg import DATABASE, SHIPPED, SacregOptions, as_sacreg_map, check_encoder
+from aceg_ros.methods.sacreg import DATABASE, SHIPPED, SacregOptions, as_sacreg_map, check_encoder, shipped_regressor
 from aceg_ros.networks.cross_image_fusion import CrossImageWeights, load_cross_image
 from aceg_ros.utils.device import pick_device
 
@@ -31,8 +31,11 @@ class SacregMapper:
     def __init__(self, options: MappingOptions, method_options: SacregOptions):
         self._options, self._method_options = options, method_options
         device = pick_device(options.device)
-        self._weights = load_cross_image(method_options.regressor or SHIPPED, device)
-        encoder = options.encoder or self._weights.encoder.split(":")[0]         # of its identity, "name:hash"
+        given, encoder = method_options.regressor, options.encoder
+        if given is None:
+            given = SHIPPED[0] if encoder is None else shipped_regressor(load_encoder(encoder, device).identity)
+        self._weights = load_cross_image(given, device)
+        encoder = encoder or self._weights.encoder.split(":")[0]                 # of its identity, "name:hash"
         options = replace(options, encoder=encoder)
         check_encoder(self._weights, load_encoder(encoder, device).identity)
         self._mapper = AceGMapper(options, AceGOptions(keep_poses=method_options.keep_poses,

@@ -75,6 +75,12 @@ def read_weights(path: Path, role: str) -> WeightsFile:
     return WeightsFile(kind=metadata.get("kind", ""), config=config, tensors=tensors, metadata=metadata)
 
 
+def stored_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of a weights file, without its tensors."""
+    with safe_open(str(path), framework="pt") as file:
+        return dict(file.metadata() or {})
+
+
 def load_without_counters(net: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Load weights that lack the counters of batch norms, which inference does not need. Raises RuntimeError if they
     are not those of the network."""

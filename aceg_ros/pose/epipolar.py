@@ -95,7 +95,11 @@ def estimate_pair(matches: PairMatches, config: EpipolarConfig, seed: int) -> Pa
         return None
     camera_from_keyframe = np.eye(4)
     camera_from_keyframe[:3, :3], camera_from_keyframe[:3, 3] = found.R, found.t / length
-    pose = invert(camera_from_keyframe)
+    return rate_pose(matches, invert(camera_from_keyframe), config)
+
+
+def rate_pose(matches: PairMatches, pose: np.ndarray, config: EpipolarConfig) -> PairPose | None:
+    """Rate a relative pose (4, 4), keyframe_from_camera, by the matches; None if too few agree with it."""
     errors = matches.errors_px(pose)
     inliers = np.abs(errors) < config.threshold_px
     if inliers.sum() <= MINIMAL_SAMPLE:

@@ -150,7 +150,7 @@ def test_the_shipped_weights_localize_in_a_map_of_ace_g(rendered_scene, tmp_path
 def test_without_weights_it_says_so(database, monkeypatch):
     """Neither mapping nor localizing goes on without weights that a training has made."""
     for module in (sacreg, sacreg_mapper):
-        monkeypatch.setattr(module, "SHIPPED", "none_of_this_name")
+        monkeypatch.setattr(module, "SHIPPED", ("none_of_this_name",))
     scene_map = SceneMap(method="ace_g", sections={"database": database.to_section()},
                          networks={"encoder": NetworkReference(source="compact", identity="compact:0")})
     with pytest.raises(UserError, match="ships none of that name. Train some with 'aceg pretrain sacreg'"):

@@ -15,7 +15,7 @@ from torch import Tensor
 from aceg_ros.encoders.base import load_encoder
 from aceg_ros.errors import UserError
 from aceg_ros.networks.coordinate_encoding import coordinate_loss
-from aceg_ros.networks.cross_image_fusion import save_cross_image
+from aceg_ros.networks.cross_image_fusion import load_cross_image, save_cross_image
 from aceg_ros.networks.cross_image_regressor import CrossImageConfig, CrossImageRegressor, KeyframeTokens
 from aceg_ros.pretraining.common.loop import LoopOptions, Statistics, TrainingTask, never, run_training, warmup_cosine
 from aceg_ros.pretraining.common.run import lock_options
@@ -31,7 +31,8 @@ PRIOR_LAYERS = ("embed.", ".query.weight", ".key.weight")
 
 @dataclass(frozen=True, kw_only=True)
 class CrossImageTraining:
-    """Options of a run. folder: of the prepared data. samples: whose gradients are accumulated for a step."""
+    """Options of a run. folder: of the prepared data. samples: whose gradients are accumulated for a step. start: file
+    or name of weights to start from, such as of another encoder; None: a matcher."""
 
     run: Path
     folder: Path
@@ -39,6 +40,7 @@ class CrossImageTraining:
     iterations: int = 4500
     samples: int = 1
     peak_rate: float = 7e-4
+    start: str | None = None
     sample_size: SampleSize = field(default_factory=SampleSize)
     network: CrossImageConfig = field(default_factory=CrossImageConfig)
     seed: int = 0
@@ -73,7 +75,10 @@ class CrossImageTask(TrainingTask[CrossImageSample]):
 
     def __init__(self, options: CrossImageTraining):
         torch.manual_seed(options.seed)
-        self.model = CrossImageRegressor(options.network).to(options.device)
+        self.model = CrossImageRegressor(options.network)
+        if options.start is not None:
+            self.model.load_state_dict(_initial_weights(options.start, options.network))
+        self.model.to(options.device)
         self.result = options.run / "sacreg.safetensors"
         self._options = options
         self._training = _load(options, held_out=False)
@@ -114,6 +119,14 @@ class CrossImageTask(TrainingTask[CrossImageSample]):
 
     def export(self) -> None:
         save_cross_image(self.model, load_encoder(self._options.data.encoder).identity, self.result)
+
+
+def _initial_weights(source: str, network: CrossImageConfig) -> dict[str, Tensor]:
+    """Load the weights to start from. Raises UserError if they are of another configuration."""
+    weights = load_cross_image(source)
+    if weights.net.config != network:
+        raise UserError(f"The weights '{source}' are of a network of other sizes: start without them (no --start).")
+    return dict(weights.net.state_dict())
 
 
 def _load(options: CrossImageTraining, held_out: bool) -> list[CrossImageScene]:
