@@ -75,7 +75,7 @@ class Reloc3rLocalizer:
         if settings.relative_pose == NETWORK:
             source = _network_source(scene_map, keyframes, device, seed)
         config = Reloc3rConfig(shortlist=settings.shortlist, covariance_scale=scene_map.covariance_scale,
-                               matched=MatchedPoseConfig(covariance_factor=settings.spread_factor,
+                               matched=MatchedPoseConfig(covariance_factor=max(settings.spread_factor, 1.0),
                                                          min_keyframes=settings.min_keyframes))
         if not source.has_matches:
             config = replace(config, covariance_scale=scene_map.covariance_scale * max(settings.spread_factor, 1.0))

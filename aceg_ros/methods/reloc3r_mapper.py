@@ -17,7 +17,7 @@ from aceg_ros.errors import UserError
 from aceg_ros.mapping.augmentation import PreparedFrame
 from aceg_ros.mapping.budget import MappingBudget
 from aceg_ros.mapping.build_keyframes import build_keyframes, select_views
-from aceg_ros.mapping.calibration import MIN_HELD_OUT, covariance_factor, normalized_error_squared
+from aceg_ros.mapping.calibration import covariance_factor, normalized_error_squared
 from aceg_ros.mapping.frames import MIN_FRAMES, MappingFrames
 from aceg_ros.maps.header import MappingStatistics, NetworkReference
 from aceg_ros.maps.posed_keyframes import SECTION
@@ -46,7 +46,6 @@ from aceg_ros.utils.device import pick_device
 _LOG = logging.getLogger("aceg_ros")
 KEYPOINTS = 1500
 CALIBRATION_IMAGES, MIN_CALIBRATION_IMAGES = 20, 5
-MIN_SPREAD_FACTOR = 0.3
 CONFIRMING = (2, 3, 4)              # numbers of keyframes that may have to confirm a pose
 WRONG_ERROR_SQUARED = 100.0         # normalized: such a pose is wrong, which no factor for covariances makes up for
 
@@ -137,8 +136,8 @@ class Reloc3rMapper:
 
     def _calibrate(self, scene_map: SceneMap, frames: list[PreparedFrame], budget: MappingBudget
                    ) -> Reloc3rMapSettings:
-        """Localize some keyframes by the others: how many must confirm a pose, and the factor that makes covariances
-        agree with the errors, below 1 only if many tell so.
+        """Localize some keyframes by the others: how many must confirm a pose, and the factor, at least 1, that makes
+        covariances agree with the errors.
 
         As few as leave no wrong pose are enough to confirm one. If the keyframes hardly localize each other, which
         poses are wrong is not known, and one more is needed than the fewest. Keyframes are farther from each other than
@@ -158,8 +157,7 @@ class Reloc3rMapper:
             if not self._has_matches or (enough_known
                                          and max(errors.values(), default=0.0) < WRONG_ERROR_SQUARED):
                 break
-        smallest = MIN_SPREAD_FACTOR if len(errors) >= MIN_HELD_OUT else 1.0
-        return replace(settings, spread_factor=max(covariance_factor(list(errors.values())), smallest))
+        return replace(settings, spread_factor=max(covariance_factor(list(errors.values())), 1.0))
 
     def errors_of_keyframes(self, scene_map: SceneMap, frames: list[PreparedFrame], queries: dict[int, QueryImage],
                             budget: MappingBudget) -> dict[int, float]:

@@ -49,9 +49,9 @@ class MatchedPoseConfig:
         max_rotation_std_rad: largest standard deviation of the rotation.
         max_competing_share: largest significance of keyframes that contradict the pose, as a share of that of those
             that confirm it.
-        covariance_factor: by which covariances are multiplied before the gates: the keyframes of a map, each localized
-            by the others, tell where the matches of an image promise too much. Those of poses that are accepted do not
-            shrink: later images are less like the keyframes than these are like each other.
+        covariance_factor: by which covariances are multiplied: the keyframes of a map, each localized by the others,
+            tell where the matches of an image promise too much. Not below 1: later images are less like the keyframes
+            than these are like each other.
     """
 
     averaging: AveragingConfig = field(default_factory=AveragingConfig)
@@ -135,7 +135,7 @@ def _verified(found: JointPose, matches: Sequence[PairMatches], shown: ImageCorr
     return PoseEstimate(
         status=Status.ACCEPTED, message=f"{len(keypoints)} keypoints agree with {len(confirming)} of {len(matches)}"
         " keyframes", map_from_camera=found.map_from_camera, inliers=len(keypoints),
-        covariance=found.covariance * max(config.covariance_factor, 1.0),
+        covariance=found.covariance * config.covariance_factor,
         inlier_ratio=ratio, inlier_indices=inliers, reprojection_rms_px=float(np.sqrt(np.square(inlying).mean())),
         correspondences=shown)
 

@@ -140,6 +140,4 @@ def test_a_map_whose_covariances_were_too_small_rejects_what_it_would_have_accep
     estimate = locate(matched_views())
     wider = locate(matched_views(), MatchedPoseConfig(covariance_factor=4.0))
     assert np.allclose(wider.covariance, 4.0 * estimate.covariance)
-    assert np.allclose(locate(matched_views(), MatchedPoseConfig(covariance_factor=0.3)).covariance,
-                       estimate.covariance)
     assert locate(matched_views(), MatchedPoseConfig(covariance_factor=1e4)).status is Status.NO_SCALE

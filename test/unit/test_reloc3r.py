@@ -90,7 +90,7 @@ def test_images_of_another_size_and_lens_are_localized(small_map, frames):
 
 
 @pytest.mark.parametrize(("errors_of", "needed", "factor"), [
-    ({2: [1.0] * 6}, 2, 1.0), ({2: [1.0] * 9}, 2, 0.3), ({2: [40.0] * 6}, 2, 7.48),
+    ({2: [1.0] * 6}, 2, 1.0), ({2: [1.0] * 9}, 2, 1.0), ({2: [40.0] * 6}, 2, 7.48),
     ({2: [1.0] * 5 + [500.0], 3: [1.0] * 5}, 3, 1.0), ({2: [1.0] * 3, 3: [1.0] * 3}, 3, 1.0),
     ({number: [900.0] * 5 for number in (2, 3, 4)}, 4, 60.0)])
 def test_keyframes_that_localize_each_other_wrongly_make_it_strict(frames, monkeypatch, *, errors_of, needed, factor):

@@ -35,8 +35,7 @@ SMALL_HEAD = TransformerHeadConfig(dim_in=128, num_blocks=2, num_attention_heads
 SMALL_POSE = WeighingConfig(width=32, heads=4, layers=2, group=1)
 SMALL_IMAGE_PAIR = RelativePoseConfig(patch_size=16, enc_embed_dim=64, enc_depth=1, enc_num_heads=1, dec_embed_dim=64,
                                       dec_depth=1, dec_num_heads=1)
-SMALL_KEYPOINT_PAIR = KeypointPoseConfig(width=32, blocks=1, heads=2, keypoints=64, frequencies=2, matched_rays=True,
-                                         tokens=48)
+SMALL_KEYPOINT_PAIR = KeypointPoseConfig(width=32, blocks=1, heads=2, keypoints=400, matches=96, frequencies=2)
 
 
 def check_trained_head(session: Session) -> Outcome:

@@ -100,7 +100,7 @@ def check_cross_image_training(session: Session) -> Outcome:
             sample_size=SampleSize(keyframes=3, keypoints=60, tokens=60)))
         return train_relative_pose(RelativePoseTraining(
             run=folder / "pairs", folder=folder / "data", data=data, size=SMALL_KEYPOINT_PAIR, batch=8,
-            iterations=STEPS, checkpoint_every=STEPS, device=session.device))
+            held_out_pairs=16, iterations=STEPS, checkpoint_every=STEPS, device=session.device))
     return _trained(train)
 
 
