@@ -91,8 +91,9 @@ class KeypointNetworkPoses:
         for keyframe in keyframes.tolist():
             stored = self._keyframes.unit_descriptors(keyframe, device)[:count]
             found = match_keypoints(stored, best.descriptors.to(stored.dtype), self._net.config.matches)
-            rows.append((found.columns.cpu().numpy(), found.rows.cpu().numpy()))
-            pair = pair_matches(self._keyframes, keyframe, best, *rows[-1])
+            images, keys = found.columns.cpu().numpy(), found.rows.cpu().numpy()
+            rows.append((images, keys))
+            pair = pair_matches(self._keyframes, keyframe, best, rows=images, columns=keys)
             rays = [torch.from_numpy(pixel_rays(pixels, k)[:, :2]).float().to(device)
                     for pixels, k in ((pair.key_pixels, pair.key_k), (pair.pixels, pair.camera_k))]
             descriptors = torch.stack([stored[found.rows].float(), best.descriptors[found.columns].float()], 1)
@@ -107,7 +108,8 @@ class KeypointNetworkPoses:
         for keyframe, (images, keys), pose, weights in zip(keyframes.tolist(), rows, poses,
                                                            predicted.weights.cpu().numpy(), strict=True):
             order = weight_order(weights[:len(images)])
-            result.append((pair_matches(self._keyframes, keyframe, best, images[order], keys[order]), pose))
+            matches = pair_matches(self._keyframes, keyframe, best, rows=images[order], columns=keys[order])
+            result.append((matches, pose))
         return result
 
 

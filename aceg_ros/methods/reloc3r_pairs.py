@@ -91,10 +91,10 @@ class MatchedPoses:
             mutual = (best == column_values(similarity)[column]).nonzero()[:, 0]
             mutual = mutual[best[mutual].argsort(descending=True, stable=True)]        # as PROSAC draws them
             rows, columns = mutual.cpu().numpy(), column[mutual].cpu().numpy()
-        return pair_matches(self._keyframes, keyframe, query, rows, columns)
+        return pair_matches(self._keyframes, keyframe, query, rows=rows, columns=columns)
 
 
-def pair_matches(keyframes: PosedKeyframes, keyframe: int, query: Keypoints, rows: np.ndarray, columns: np.ndarray
+def pair_matches(keyframes: PosedKeyframes, keyframe: int, query: Keypoints, *, rows: np.ndarray, columns: np.ndarray
                  ) -> PairMatches:
     """Collect the matches of keypoints of an image, rows (M,), with those of a keyframe, columns (M,)."""
     part = keyframes.keypoints_of(keyframe)

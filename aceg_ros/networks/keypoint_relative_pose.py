@@ -26,6 +26,7 @@ MAX_LOG_ODDS = 6.0
 MAX_LOG_SIGMA = 1.5
 RESIDUAL_UNIT = 0.003               # of Sampson errors that the second half is told
 STATISTICS = 3                      # similarity and both shares of it
+STATISTICS_SCALES = (4.0, 1.0, 1.0)
 RESIDUALS = 2
 
 
@@ -111,7 +112,9 @@ def stack_matches(pairs: list[tuple[Tensor, Tensor, Tensor, Tensor]], count: int
              for each in zip(*pairs, strict=True)]
     lengths = torch.tensor([len(pair[0]) for pair in pairs], device=parts[0].device)
     valid = torch.arange(count, device=lengths.device) < lengths[:, None]
-    return MatchTokens(parts[0], parts[1], parts[2], parts[3], valid)
+    first, second, descriptors, statistics = parts
+    return MatchTokens(first_rays=first, second_rays=second, descriptors=descriptors, statistics=statistics,
+                       valid=valid)
 
 
 class _Block(nn.Module):
@@ -171,8 +174,10 @@ class KeypointPoseNet(nn.Module):
         geometry = ImageGeometry.of(both, valid, heads=self.config.heads, dim=self.config.width // self.config.heads)
         a, b = matches.descriptors.unbind(2)
         alike = self.embed_descriptors(torch.cat([a * b * self.config.dim_in, (a + b) * self.config.dim_in**0.5], 2))
-        own = self.embed_statistics(matches.statistics * matches.statistics.new_tensor([4.0, 1.0, 1.0]))
-        x = self.embed_rays(self._encoded(both, other)) + (alike + own).repeat(2, 1, 1)
+        # The share among the keypoints of its own image comes first.
+        statistics = matches.statistics * both.new_tensor(STATISTICS_SCALES)
+        statistics = torch.cat([statistics, statistics[..., [0, 2, 1]]])
+        x = self.embed_rays(self._encoded(both, other)) + alike.repeat(2, 1, 1) + self.embed_statistics(statistics)
         logits, found, matrices = _first_logits(matches), list[Tensor](), list[Tensor]()
         for number, (blocks, head) in enumerate(zip(self.halves, self.heads, strict=True)):
             assert isinstance(blocks, nn.ModuleList)

@@ -75,12 +75,12 @@ def decompose(essential: Tensor, first: Tensor, second: Tensor, weights: Tensor)
     turn = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64, device=u.device)
     rotations = torch.stack([u @ turn @ vh, u @ turn.T @ vh], 1).repeat_interleave(2, 1)           # (B, 4, 3, 3)
     translations = torch.stack([u[..., 2], -u[..., 2]], 1).repeat(1, 2, 1)
-    votes = _votes(rotations, translations, first.double(), second.double(), weights.double())
+    votes = _votes(rotations, translations, first.double(), second.double(), weights=weights.double())
     best, batch = votes.argmax(1), torch.arange(len(votes), device=u.device)
     return rotations[batch, best], translations[batch, best]
 
 
-def _votes(rotations: Tensor, translations: Tensor, first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
+def _votes(rotations: Tensor, translations: Tensor, first: Tensor, second: Tensor, *, weights: Tensor) -> Tensor:
     """Return the weight (B, 4) of the matches that lie in front of both cameras, of four poses."""
     a, b = first[:, None], second[:, None] @ rotations.mT                                          # (B, 4, T, 3)
     t = translations[:, :, None]

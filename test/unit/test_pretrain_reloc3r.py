@@ -49,8 +49,9 @@ def test_the_order_of_matches_and_of_the_images_does_not_matter():
     net, matches = KeypointPoseNet(TINY).eval(), drawn().matches
     for parameter in net.parameters():
         parameter.data += 0.02 * torch.randn_like(parameter)
-    exchanged = matches._replace(first_rays=matches.second_rays, second_rays=matches.first_rays,
-                                 descriptors=matches.descriptors.flip(2))
+    exchanged = MatchTokens(first_rays=matches.second_rays, second_rays=matches.first_rays,
+                            descriptors=matches.descriptors.flip(2), statistics=matches.statistics[..., [0, 2, 1]],
+                            valid=matches.valid)
     order = torch.randperm(96)
     with torch.inference_mode():
         found, again = net(matches), net(exchanged)
@@ -87,7 +88,7 @@ def test_pairs_become_farther_and_their_matches_are_labelled():
     assert turns[1] > 1.5 * turns[0]
 
 
-def test_matches_whose_points_are_apart_are_wrong_even_on_their_lines():
+def test_matches_of_different_points_are_wrong_even_on_their_lines():
     pose = torch.eye(4, dtype=torch.float64)
     pose[0, 3] = 1.0
     first, second = torch.tensor([[0.2, 0.1]] * 3), torch.tensor([[0.1, 0.1], [0.1, 0.1], [0.1, 0.3]])

@@ -126,27 +126,27 @@ def _draw_pair(scene: SceneKeypoints, progress: float, rng: np.random.Generator,
     (first, second), (a, b) = (scene.poses[image] for image in images), (np.eye(4), np.eye(4))
     a[:3, :3], b[:3, :3] = turns
     pose = torch.from_numpy(a @ np.linalg.inv(first) @ second @ b.T)
-    right = label_matches(pose, rays[0], rays[1], torch.from_numpy(_apart(scene, chosen, second)))
+    right = label_matches(pose, rays[0], rays[1], torch.from_numpy(_distances(scene, chosen, second)))
     both = torch.stack([descriptors[0][found.rows], descriptors[1][found.columns]], 1)
     return _Pair((rays[0], rays[1], both, found.statistics), right, pose)
 
 
-def label_matches(pose: Tensor, first: Tensor, second: Tensor, apart: Tensor) -> Tensor:
+def label_matches(pose: Tensor, first: Tensor, second: Tensor, distance: Tensor) -> Tensor:
     """Return 1 for right matches, 0 for wrong ones, -1 where it is not known (M,).
 
-    pose: first_from_second (4, 4). first, second: rays (M, 2). apart: (M,) distance of the known points of both
+    pose: first_from_second (4, 4). first, second: rays (M, 2). distance: (M,) between the known points of both
     keypoints as a share of their depth, NaN where one is unknown.
     """
     essential = weighted_essential.skew(pose[:3, 3]) @ pose[:3, :3]
     error = weighted_essential.sampson_errors(essential[None].double(), homogeneous(first)[None].double(),
                                               homogeneous(second)[None].double())[0].abs()
     right = torch.full(error.shape, -1, dtype=torch.int64)
-    right[(error < RIGHT) & ~(apart > SAME_POINT)] = 1
-    right[(error > WRONG) | (apart > 2.0 * SAME_POINT)] = 0
+    right[(error < RIGHT) & ~(distance > SAME_POINT)] = 1
+    right[(error > WRONG) | (distance > 2.0 * SAME_POINT)] = 0
     return right
 
 
-def _apart(scene: SceneKeypoints, rows: Sequence[np.ndarray], pose: np.ndarray) -> np.ndarray:
+def _distances(scene: SceneKeypoints, rows: Sequence[np.ndarray], pose: np.ndarray) -> np.ndarray:
     first, second = (scene.points[part].astype(np.float64) for part in rows)
     depth = np.linalg.norm(second - pose[:3, 3], axis=1)
     return np.asarray(np.linalg.norm(first - second, axis=1) / np.maximum(depth, 1e-9))
