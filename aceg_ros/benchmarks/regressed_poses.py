@@ -82,7 +82,7 @@ def run(pairs: Sequence[tuple[Path, Path]], regressor: PoseRegressor | None, *, 
 
 def estimators(localizer: MarepoLocalizer) -> dict[str, Estimator]:
     """Return what estimates a pose from scene coordinates, by name."""
-    config = MarepoConfig()
+    config, wide = localizer.config, MarepoConfig()
 
     def regressed(found: SceneCoordinates, correspondences: Correspondences) -> np.ndarray | None:
         return localizer.regress_pose(found)
@@ -96,7 +96,7 @@ def estimators(localizer: MarepoLocalizer) -> dict[str, Estimator]:
 
     def started_refined(found: SceneCoordinates, correspondences: Correspondences) -> np.ndarray | None:
         pose = pose_of_geometry(found)
-        return None if pose is None else refine_pose(pose, correspondences, config)
+        return None if pose is None else refine_pose(pose, correspondences, wide)
 
     def ransac(found: SceneCoordinates, correspondences: Correspondences) -> np.ndarray | None:
         hypothesis = estimate_pose(correspondences)
@@ -131,7 +131,7 @@ def evaluate(localizer: MarepoLocalizer, name: str, found: SceneCoordinates, tru
     ms = 1e3 * (perf_counter() - started)
     if pose is None:
         return Result(metres=np.nan, degrees=np.nan, accepted=False, ms=ms)
-    config = MarepoConfig()
+    config = MarepoConfig() if name == STARTED else localizer.config
     estimate = verify_pose(pose, correspondences) if not unrefined else verify_unrefined_pose(
         pose, refine_pose(pose, correspondences, config), correspondences, threshold_px=config.regressed_threshold_px)
     metres, degrees = pose_error(pose, truth)

@@ -139,7 +139,7 @@ def laplace_reprojection_loss(coordinates: Tensor, sigma: Tensor, view: View) ->
     return torch.where(reprojection.valid, by_pixel, by_distance), reprojection.error_px.detach()
 
 
-def pose_loss(pose: RegressedPose, rotation: Tensor, translation: Tensor, *, unit_m: float = 1.0) -> Tensor:
+def pose_loss(pose: RegressedPose, rotation: Tensor, translation: Tensor) -> Tensor:
     """Return the loss of marepo (Chen et al., CVPR 2024) over a batch: the mean absolute errors of the entries of the
-    rotations (B, 3, 3) and of the translations (B, 3), the latter in units of unit_m."""
-    return (pose.rotation - rotation).abs().mean() + (pose.translation - translation).abs().mean() / unit_m
+    rotations (B, 3, 3) and of the translations (B, 3)."""
+    return (pose.rotation - rotation).abs().mean() + (pose.translation - translation).abs().mean()

@@ -168,6 +168,7 @@ SPEC = MethodSpec(
     map_settings=MarepoMapSettings,
     make_mapper=make_mapper,
     make_localizer=make_localizer,
+    after_growth=lambda scene_map, device, seed: scene_map,
     importers=(
         ImporterSpec(kind="marepo", description="the pose transformer of the marepo release",
                      function="aceg_ros.importers.marepo:import_regressor"),

@@ -31,6 +31,7 @@ from aceg_ros.methods.scene_coordinates import (
 from aceg_ros.networks import pose_regressor
 from aceg_ros.networks.pose_regressor import Net
 from aceg_ros.networks.pose_transformer import PoseTransformer
+from aceg_ros.networks.weighing_transformer import WeighingTransformer
 from aceg_ros.pose.correspondences import CameraFromMap, Correspondences
 from aceg_ros.pose.refinement import refine
 from aceg_ros.pose.verify import verify_pose, verify_unrefined_pose
@@ -39,6 +40,7 @@ from aceg_ros.utils.stopwatch import Stopwatch
 
 MIN_CELLS = 12                         # that are trusted; fewer say nothing about a pose
 ALL_CELLS = 1_000_000
+NEAR_SCALES_PX, NEAR_THRESHOLD_PX = (12.0, 8.0, 4.0), 10.0        # for poses that our network has found
 MAX_TOKENS = 600                       # of our network, which bounds its time
 
 
@@ -50,7 +52,7 @@ class MarepoConfig:
     scales_px, refine_steps: scales of the robust loss of the refinement, decreasing from about the error of a regressed
     pose, and number of Gauss-Newton steps at each. regressed_threshold_px: reprojection error below which a
     correspondence agrees with a pose that is not refined (its covariance comes from the refined one); refined ones have
-    the threshold of the solver.
+    the threshold of the solver. The defaults of both are for networks that regress poses.
     covariance_scale: of the map, see `mapping.calibration`. seed: of the gates.
     """
 
@@ -62,12 +64,13 @@ class MarepoConfig:
     covariance_scale: float = MIN_COVARIANCE_SCALE
     seed: int = 0
 
+
 class MarepoLocalizer:
-    """A `Localizer` that regresses the pose from scene coordinates."""
+    """A `Localizer` that regresses the pose from scene coordinates. config: as given."""
 
     def __init__(self, *, coordinates: SceneCoordinateLocalizer | MatchedCoordinates, net: Net, centre: torch.Tensor,
                  config: MarepoConfig):
-        self._coordinates, self._net, self._centre, self._config = coordinates, net, centre, config
+        self._coordinates, self._net, self._centre, self.config = coordinates, net, centre, config
 
     @classmethod
     def from_map(cls, scene_map: SceneMap, *, device: str, seed: int) -> MarepoLocalizer:
@@ -77,6 +80,8 @@ class MarepoLocalizer:
         net = load_transformer(scene_map, device).net
         config = MarepoConfig(reliable_cells=MAX_RELIABLE_CELLS[device], refine=settings.refine, seed=seed,
                               covariance_scale=scene_map.covariance_scale)
+        if isinstance(net, WeighingTransformer):
+            config = replace(config, scales_px=NEAR_SCALES_PX, regressed_threshold_px=NEAR_THRESHOLD_PX)
         centre = scene_map.sections[SECTION]["centre"].float().to(device)
         coordinates = coordinates_of(scene_map, settings, device, net)
         return cls(coordinates=coordinates, net=net, centre=centre, config=config)
@@ -93,7 +98,7 @@ class MarepoLocalizer:
         if pose is None:
             return PoseEstimate(status=Status.TOO_FEW_CORRESPONDENCES, stage_ms=found.stage_ms, message=(
                 f"fewer than {MIN_CELLS} of {len(found.points)} cells have a map point that is trusted"))
-        config, correspondences = self._config, self.most_reliable(found)
+        config, correspondences = self.config, self.most_reliable(found)
         refined = refine_pose(pose, correspondences, config)
         stopwatch.lap("refine")
         estimate = verify_pose(refined, correspondences, seed=config.seed) if config.refine else \
@@ -128,7 +133,7 @@ class MarepoLocalizer:
 
     def most_reliable(self, found: SceneCoordinates) -> Correspondences:
         """Return the correspondences that verify a pose: those that RANSAC would take."""
-        count, order = self._config.reliable_cells, np.arange(len(found.points))
+        count, order = self.config.reliable_cells, np.arange(len(found.points))
         if count is not None and found.reliability is not None and len(order) > count:
             order = np.sort(np.argpartition(-found.reliability, count)[:count])
         return Correspondences(pixels=found.pixels[order], points=found.points[order], camera=found.camera,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Normalises the scene coordinates of an image: a frame of its own, about that of the camera, and a unit of length.
 
-So a network that reads them works on scenes of any extent, wherever their origin is and however their axes lie, and
-only has to correct the frame.
+So the fits to them work for scenes of any extent, wherever their origin is and however their axes lie, and only have to
+correct the frame.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def regress_pose(net: Net, points: Tensor, rays: Tensor, mask: Tensor | None = N
 
 def _weigh_and_solve(net: WeighingTransformer, points: Tensor, rays: Tensor, *, mask: Tensor | None,
                      confidence: Tensor | None) -> RegressedPose:
-    """Weigh the tokens and solve for the pose, in each pass from the pose of the last one."""
+    """Weigh the tokens and solve for the pose, in each pass from the pose of the last one, until it settles."""
     kept = torch.ones_like(rays[..., 0]) if mask is None else mask.to(rays.dtype)
     middle = torch.stack([masked_median(points[..., axis], kept) for axis in range(3)], -1)
     points = torch.where(kept[..., None] > 0, points - middle[:, None], 0.0)
@@ -71,7 +71,9 @@ def _weigh_and_solve(net: WeighingTransformer, points: Tensor, rays: Tensor, *, 
     for _ in range(net.config.passes):
         with half_precision(points.device.type):
             found = net(pose.apply(points), rays, ranks, mask)[-1]
-        pose = weighted_pose(points, rays, found.weights, last=pose, mask=mask)
+        last, pose = pose, weighted_pose(points, rays, found.weights, last=pose, mask=mask)
+        if bool((pose.moved_from(last) < net.config.settled).all()):
+            break
     rotation = pose.rotation.transpose(1, 2)
     return RegressedPose(rotation, middle - (rotation @ pose.translation[..., None])[..., 0])
 

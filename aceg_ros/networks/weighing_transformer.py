@@ -35,7 +35,9 @@ class WeighingConfig:
     width, heads, layers: of the transformer. group: number of layers after which the input of the group is added again,
     and weights are supervised. frequencies, extent: of the encoding of points; their median distance from the camera
     becomes a `1 / extent` of its period. ray_scale: factor for rays before their encoding. reattention, ray_encoding,
-    errors, confidence: False leaves these out, for ablations. passes: number of times that tokens are weighed.
+    errors, confidence: False leaves these out, for ablations. passes: largest number of times that tokens are weighed;
+    there are no more once the pose has settled, that is moves by less than this, in radians and as a share of its
+    distance from the points.
     """
 
     width: int = 64
@@ -49,7 +51,8 @@ class WeighingConfig:
     ray_encoding: bool = True
     errors: bool = True
     confidence: bool = True
-    passes: int = 3
+    passes: int = 10
+    settled: float = 1e-3
 
     def __post_init__(self) -> None:
         if self.width % (4 * self.heads) or self.layers % self.group:
@@ -65,6 +68,12 @@ class CameraPose(NamedTuple):
     def apply(self, points: Tensor) -> Tensor:
         """Return points (B, N, 3) in the frame of the camera."""
         return points @ self.rotation.transpose(1, 2) + self.translation[:, None]
+
+    def moved_from(self, last: CameraPose) -> Tensor:
+        """Return how far these poses are from others (B,), in radians and as a share of the distance of the origin."""
+        turned = (self.rotation - last.rotation).square().sum((1, 2)).div(2).sqrt()
+        shifted = (self.translation - last.translation).norm(dim=1) / self.translation.norm(dim=1).clamp(min=1e-9)
+        return torch.maximum(turned, shifted)
 
 
 class TokenWeights(NamedTuple):
