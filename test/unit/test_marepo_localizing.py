@@ -99,7 +99,7 @@ def test_a_pose_that_is_not_refined_is_published_with_its_error(made, frames):
     refining = KnownPose.from_map(SceneMap.load(made / "codes.map"), device="cpu", seed=0)
     ratios = []
     for frame in frames[:6]:
-        localizer.pose = near(frame.map_from_camera, 0.7, 0.02)
+        localizer.pose = near(frame.map_from_camera, 0.3, 0.01)
         refining.pose = localizer.pose
         estimate, refined = localizer.localize(frame), refining.localize(frame)
         if estimate.accepted and refined.accepted:
