@@ -25,7 +25,7 @@ from aceg_ros.datasets import open_scene
 from aceg_ros.encoders.base import load_encoder
 from aceg_ros.geometry import invert, pose_error
 from aceg_ros.mapping.build_keyframes import select_views
-from aceg_ros.methods.reloc3r_network import best_pose, weight_order
+from aceg_ros.methods.reloc3r_network import surest
 from aceg_ros.networks.keypoint_relative_pose import KeypointPoseNet, match_keypoints, stack_matches
 from aceg_ros.networks.relative_pose_file import load_relative_pose
 from aceg_ros.pose.epipolar import EpipolarConfig, PairMatches, estimate_pair, rate_pose
@@ -109,8 +109,8 @@ def _pair_matches(scene: CrossImageScene, images: tuple[int, int], first: np.nda
 
 
 def by_network(net: KeypointPoseNet, *, ransac: bool) -> RelativePose:
-    """Return what estimates first_from_second (4, 4) with a network on keypoints: by its weights alone, or with RANSAC
-    on the matches that it takes for right beside it, as method reloc3r does."""
+    """Return what estimates first_from_second (4, 4) with a network on keypoints: by its weights alone, or by RANSAC on
+    the matches that it takes for right."""
 
     @torch.inference_mode()
     def estimate(scene: CrossImageScene, first: int, second: int) -> np.ndarray | None:
@@ -128,10 +128,11 @@ def by_network(net: KeypointPoseNet, *, ransac: bool) -> RelativePose:
                                           net.config.matches))
         pose = np.eye(4)
         pose[:3, :3], pose[:3, 3] = predicted.rotation[0], predicted.direction[0]
-        order = weight_order(predicted.weights[0, :len(found.rows)].numpy())
+        order = surest(predicted.weights[0, :len(found.rows)].numpy())
         matches = _pair_matches(scene, (first, second), chosen[0][order], chosen[1][order])
-        best = best_pose(matches, pose, EpipolarConfig(), 0) if ransac else rate_pose(matches, pose, EpipolarConfig())
-        return None if best is None or best.log10_nfa >= 0.0 else best.keyframe_from_camera
+        config = EpipolarConfig()
+        result = estimate_pair(matches, config, 0) if ransac else rate_pose(matches, pose, config)
+        return None if result is None or result.log10_nfa >= 0.0 else result.keyframe_from_camera
 
     return estimate
 

@@ -84,7 +84,7 @@ def _add_ace_g(networks: Any) -> None:
 def _add_sacreg(networks: Any) -> None:
     verb = add_verb(networks, "sacreg", run_sacreg, "train the cross-image regressor of method sacreg")
     _add_common(verb, rooms=60, iterations=4500, iterations_text="4500")
-    _add_encoder_flag(verb, "encoder whose features the regressor takes")
+    _add_encoder_flag(verb, "encoder whose features the regressor takes", "compact3")
     _add_data_flags(verb)
     _add_held_out(verb)
     verb.add_argument("--samples", type=positive, default=1, metavar="N", help="samples per step, of three"
@@ -117,7 +117,7 @@ def _add_reloc3r(networks: Any) -> None:
     verb = add_verb(networks, "reloc3r", run_reloc3r, "train a small relative pose network on keypoints, for method"
                     " reloc3r")
     _add_common(verb, rooms=60, iterations=3000, iterations_text="3000")
-    _add_encoder_flag(verb, "encoder of the keypoints")
+    _add_encoder_flag(verb, "encoder of the keypoints", "compact3")
     _add_data_flags(verb, data="scenes, also those of sacreg,")
     _add_held_out(verb)
     verb.add_argument("--width", type=positive, default=64, metavar="N", help="(default: %(default)s)")
@@ -158,8 +158,8 @@ def _add_run(verb: argparse.ArgumentParser) -> None:
                       " interrupted run in it is resumed")
 
 
-def _add_encoder_flag(verb: argparse.ArgumentParser, role: str) -> None:
-    verb.add_argument("--encoder", default="compact", metavar="FILE", help=f"{role} (default: %(default)s)")
+def _add_encoder_flag(verb: argparse.ArgumentParser, role: str, default: str = "compact") -> None:
+    verb.add_argument("--encoder", default=default, metavar="FILE", help=f"{role} (default: %(default)s)")
 
 
 def _add_data_flags(verb: Any, *, data: str = "data", stages: str = STAGES) -> None:

@@ -2,8 +2,8 @@
 """Reloc3r (Dong et al., CVPR 2025): relative poses to retrieved keyframes, averaged to one pose.
 
 A map is a handful of posed keyframes, made in seconds. Relative poses come from matches of the encoder's keypoints, or
-from a network: the published one (`aceg import reloc3r`), or a small one of our own (`aceg pretrain reloc3r`), of which
-no weights are shipped.
+from a network: a small one of our own, which is shipped and rates these matches, or the published one (`aceg import
+reloc3r`).
 """
 
 from __future__ import annotations
@@ -27,14 +27,16 @@ class Reloc3rOptions:
     """What a user may choose about mapping by Reloc3r.
 
     relative_pose: where relative poses come from; None: from the network if one is given, else from matches. network:
-    file of the network. keyframes: largest number; of more images, those farthest from each other are taken.
+    file of the network; None: the shipped one. keyframes: largest number; of more images, those farthest from each
+    other are taken.
     """
 
     relative_pose: str | None = option(None, "relative poses from matches of keypoints and an essential matrix, or from"
                                        " a network (default: network if --network is given, else matches)",
                                        choices=(MATCHES, NETWORK))
     network: str | None = option(None, "network for relative poses: a file from 'aceg import reloc3r' or"
-                                " 'aceg pretrain reloc3r'", metavar="FILE")
+                                " 'aceg pretrain reloc3r' (with --relative-pose network, default: the shipped one)",
+                                metavar="FILE")
     keyframes: int = option(400, "largest number of keyframes; of more images, those farthest from each other are"
                             " taken", metavar="N", minimum=1)
 

@@ -40,7 +40,6 @@ from aceg_ros.methods.reloc3r_pairs import QueryImage
 from aceg_ros.networks.keypoint_relative_pose import KeypointPoseNet
 from aceg_ros.networks.relative_pose import RelativePoseNet
 from aceg_ros.networks.relative_pose_file import RelativePoseNetwork, load_relative_pose
-from aceg_ros.networks.weights_file import find_weights
 from aceg_ros.utils.device import pick_device
 
 _LOG = logging.getLogger("aceg_ros")
@@ -99,10 +98,6 @@ class Reloc3rMapper:
                             " --relative-pose network.")
         if source is None and chosen != NETWORK:
             return None
-        if source is None and find_weights(SHIPPED) is None:
-            raise UserError("No weights for relative poses are shipped with this version: give those of the"
-                            " release or of your own with --network FILE (see 'aceg import reloc3r' and 'aceg"
-                            " pretrain reloc3r'), or choose --relative-pose matches, which needs none.")
         source = source or SHIPPED
         network = load_relative_pose(source, self._device)
         if network.encoder not in ("", self._encoder.identity):

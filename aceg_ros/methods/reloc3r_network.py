@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -20,11 +20,11 @@ from aceg_ros.maps.posed_keyframes import PosedKeyframes
 from aceg_ros.methods.reloc3r_pairs import EstimatedPairs, QueryImage, pair_matches
 from aceg_ros.networks.keypoint_relative_pose import KeypointPoseNet, match_keypoints, stack_matches
 from aceg_ros.networks.relative_pose import ImageTokens, RelativePoseConfig, RelativePoseNet
-from aceg_ros.pose.epipolar import EpipolarConfig, PairMatches, PairPose, estimate_pair, rate_pose
+from aceg_ros.pose.epipolar import EpipolarConfig, PairMatches
 from aceg_ros.pose.motion_averaging import RelativePoses
 from aceg_ros.utils.device import half_precision
 
-MIN_WEIGHT = 0.1                     # of matches that count
+MIN_WEIGHT = 0.1                     # of matches that count; 0.3 loses pairs (held-out scenes)
 DIRECTION_SIGMA_RAD = 0.1            # of the published network on indoor pairs; it does not predict one
 
 
@@ -60,10 +60,9 @@ class KeyframeTokens:
 
 
 class KeypointNetworkPoses:
-    """Relative poses from a network that rates matches of keypoints.
+    """Relative poses from RANSAC on the matches that a network takes for right, the surest first.
 
-    Its own pose, from the weights, competes with that of RANSAC on the matches it rates best: the more significant one
-    is taken, so that pairs where one of the two fails are not lost.
+    The network's own pose, from its weights alone, is less accurate where images overlap little.
     """
 
     has_matches = True
@@ -73,57 +72,36 @@ class KeypointNetworkPoses:
         self._net, self._keyframes, self._config, self._seed = net, keyframes, config or EpipolarConfig(), seed
 
     def estimate(self, query: QueryImage, keyframes: np.ndarray) -> EstimatedPairs:
-        """Estimate the relative poses to keyframes (K,) in one batch; those without a significant one are left out."""
-        found = []
-        for matches, pose in self.rate(query.keypoints, keyframes):
-            best = best_pose(matches, pose, self._config, self._seed)
-            if best is not None and best.log10_nfa < 0.0:
-                found.append((replace(matches, own_log10_nfa=best.log10_nfa), best))
-        return EstimatedPairs.of(found)
+        """Rate and estimate each pair; pairs whose matches agree with no essential matrix are left out."""
+        return EstimatedPairs.estimated(self.match(query.keypoints, keyframes), self._config, self._seed)
 
     @torch.inference_mode()
-    def rate(self, query: Keypoints, keyframes: np.ndarray) -> list[tuple[PairMatches, np.ndarray]]:
-        """Return the matches of each keyframe that the network takes for right, the best first, and its relative pose
-        keyframe_from_camera (4, 4)."""
-        count, device = self._net.config.keypoints, query.descriptors.device
-        best = query.best(count)
-        rows, parts = [], []
+    def match(self, query: Keypoints, keyframes: np.ndarray) -> list[PairMatches]:
+        """Return the matches of each keyframe (K,) that the network takes for right, the surest first."""
+        device, config = query.descriptors.device, self._net.config
+        best = query.best(config.keypoints)
+        pairs, parts = [], []
         for keyframe in keyframes.tolist():
-            stored = self._keyframes.unit_descriptors(keyframe, device)[:count]
-            found = match_keypoints(stored, best.descriptors.to(stored.dtype), self._net.config.matches)
-            images, keys = found.columns.cpu().numpy(), found.rows.cpu().numpy()
-            rows.append((images, keys))
-            pair = pair_matches(self._keyframes, keyframe, best, rows=images, columns=keys)
+            stored = self._keyframes.unit_descriptors(keyframe, device)[:config.keypoints]
+            found = match_keypoints(stored, best.descriptors.to(stored.dtype), config.matches)
+            pair = pair_matches(self._keyframes, keyframe, best, rows=found.columns.cpu().numpy(),
+                                columns=found.rows.cpu().numpy())
             rays = [torch.from_numpy(pixel_rays(pixels, k)[:, :2]).float().to(device)
                     for pixels, k in ((pair.key_pixels, pair.key_k), (pair.pixels, pair.camera_k))]
             descriptors = torch.stack([stored[found.rows].float(), best.descriptors[found.columns].float()], 1)
+            pairs.append(pair)
             parts.append((rays[0], rays[1], descriptors, found.statistics))
-        if not parts:
+        if not pairs:
             return []
         with half_precision(device.type):
-            predicted = self._net(stack_matches(parts, self._net.config.matches))
-        poses = np.tile(np.eye(4), (len(parts), 1, 1))
-        poses[:, :3, :3], poses[:, :3, 3] = predicted.rotation.cpu(), predicted.direction.cpu()
-        result = []
-        for keyframe, (images, keys), pose, weights in zip(keyframes.tolist(), rows, poses,
-                                                           predicted.weights.cpu().numpy(), strict=True):
-            order = weight_order(weights[:len(images)])
-            matches = pair_matches(self._keyframes, keyframe, best, rows=images[order], columns=keys[order])
-            result.append((matches, pose))
-        return result
+            weights = self._net.weights(stack_matches(parts, config.matches)).cpu().numpy()
+        return [pair.subset(surest(weight[:len(pair)])) for pair, weight in zip(pairs, weights, strict=True)]
 
 
-def weight_order(weights: np.ndarray) -> np.ndarray:
-    """Return the matches that weigh enough, the heaviest first."""
+def surest(weights: np.ndarray) -> np.ndarray:
+    """Return the matches (M,) that weigh enough, the heaviest first."""
     order = np.argsort(-weights, kind="stable")
-    return order[weights[order] > MIN_WEIGHT]
-
-
-def best_pose(matches: PairMatches, pose: np.ndarray, config: EpipolarConfig, seed: int) -> PairPose | None:
-    """Return the more significant of the network's pose (4, 4) and that of RANSAC on the same matches; None if neither
-    has enough inliers."""
-    found = [rate_pose(matches, pose, config), estimate_pair(matches, config, seed)]
-    return min((each for each in found if each is not None), key=lambda each: each.log10_nfa, default=None)
+    return np.asarray(order[weights[order] > MIN_WEIGHT])
 
 
 class NetworkPoses:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -44,8 +44,13 @@ class EstimatedPairs:
     matches: tuple[PairMatches, ...] = field(default=(), repr=False)
 
     @classmethod
-    def of(cls, found: Sequence[tuple[PairMatches, PairPose]]) -> EstimatedPairs:
-        """Collect pairs with the matches that their poses come from."""
+    def estimated(cls, pairs: Iterable[PairMatches], config: EpipolarConfig, seed: int) -> EstimatedPairs:
+        """Estimate each pair from its matches; those that agree with no essential matrix are left out."""
+        found: list[tuple[PairMatches, PairPose]] = []
+        for matches in pairs:
+            pose = estimate_pair(matches, config, seed)
+            if pose is not None and pose.log10_nfa < 0.0:
+                found.append((replace(matches, own_log10_nfa=pose.log10_nfa), pose))
         return cls(keyframes=np.array([matches.keyframe for matches, _ in found], np.int64),
                    relative=relative_poses_of(found), matches=tuple(matches for matches, _ in found))
 
@@ -72,13 +77,8 @@ class MatchedPoses:
 
     def estimate(self, query: QueryImage, keyframes: np.ndarray) -> EstimatedPairs:
         """Match and estimate each pair; pairs whose matches agree with no essential matrix are left out."""
-        found: list[tuple[PairMatches, PairPose]] = []
-        for keyframe in keyframes:
-            matches = self.match(query.keypoints, int(keyframe))
-            pose = estimate_pair(matches, self._config, self._seed)
-            if pose is not None and pose.log10_nfa < 0.0:
-                found.append((replace(matches, own_log10_nfa=pose.log10_nfa), pose))
-        return EstimatedPairs.of(found)
+        return EstimatedPairs.estimated((self.match(query.keypoints, int(keyframe)) for keyframe in keyframes),
+                                        self._config, self._seed)
 
     @torch.inference_mode()
     def match(self, query: Keypoints, keyframe: int) -> PairMatches:

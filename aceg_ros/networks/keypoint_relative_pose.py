@@ -162,9 +162,13 @@ class KeypointPoseNet(nn.Module):
     def forward(self, matches: MatchTokens) -> PredictedPose:
         """Predict the relative poses, refined on the weighted matches."""
         rated = self.rate(matches)
-        weights = rated.logits[1].float().sigmoid() * matches.valid
+        weights = rated.logits[1].sigmoid() * matches.valid
         rotation, direction = self.pose_of(rated.essential[1], matches, weights)
         return PredictedPose(rotation, direction, rated.log_sigma, weights)
+
+    def weights(self, matches: MatchTokens) -> Tensor:
+        """Return how right matches are (B, T), 0 to 1."""
+        return self.rate(matches).logits[1].sigmoid() * matches.valid
 
     def rate(self, matches: MatchTokens) -> RatedMatches:
         """Rate the matches in two halves, with the essential matrix of each half's weights."""

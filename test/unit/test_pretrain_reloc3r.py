@@ -141,7 +141,7 @@ def test_the_command_trains_and_its_hardly_trained_weights_localize_as_matches_d
                  "--device", "cpu"]) == 0
     frames = list(open_scene(rendered_scene / "mapping"))
     given = make_method_options("reloc3r", {"network": str(run / "reloc3r.safetensors")})
-    scene_map, _ = build_map("reloc3r", MappingOptions(device="cpu", encoder="compact", trust_poses=True), frames[::5],
+    scene_map, _ = build_map("reloc3r", MappingOptions(device="cpu", trust_poses=True), frames[::5],
                              MappingBudget.start(60.0), method_options=given)
     assert "tokens" not in scene_map.sections
     localizer = make_localizer(scene_map, "cpu")
