@@ -25,7 +25,7 @@ from aceg_ros.datasets import open_scene
 from aceg_ros.encoders.base import load_encoder
 from aceg_ros.geometry import invert, pose_error
 from aceg_ros.mapping.build_keyframes import select_views
-from aceg_ros.methods.reloc3r_network import surest
+from aceg_ros.methods.reloc3r_network import most_confident
 from aceg_ros.networks.keypoint_relative_pose import KeypointPoseNet, match_keypoints, stack_matches
 from aceg_ros.networks.relative_pose_file import load_relative_pose
 from aceg_ros.pose.epipolar import EpipolarConfig, PairMatches, estimate_pair, rate_pose
@@ -128,7 +128,7 @@ def by_network(net: KeypointPoseNet, *, ransac: bool) -> RelativePose:
                                           net.config.matches))
         pose = np.eye(4)
         pose[:3, :3], pose[:3, 3] = predicted.rotation[0], predicted.direction[0]
-        order = surest(predicted.weights[0, :len(found.rows)].numpy())
+        order = most_confident(predicted.weights[0, :len(found.rows)].numpy())
         matches = _pair_matches(scene, (first, second), chosen[0][order], chosen[1][order])
         config = EpipolarConfig()
         result = estimate_pair(matches, config, 0) if ransac else rate_pose(matches, pose, config)

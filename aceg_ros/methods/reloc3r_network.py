@@ -60,7 +60,7 @@ class KeyframeTokens:
 
 
 class KeypointNetworkPoses:
-    """Relative poses from RANSAC on the matches that a network takes for right, the surest first.
+    """Relative poses from RANSAC on the matches that a network takes for right, the most confident first.
 
     The network's own pose, from its weights alone, is less accurate where images overlap little.
     """
@@ -77,7 +77,7 @@ class KeypointNetworkPoses:
 
     @torch.inference_mode()
     def match(self, query: Keypoints, keyframes: np.ndarray) -> list[PairMatches]:
-        """Return the matches of each keyframe (K,) that the network takes for right, the surest first."""
+        """Return the matches of each keyframe (K,) that the network takes for right, the most confident first."""
         device, config = query.descriptors.device, self._net.config
         best = query.best(config.keypoints)
         pairs, parts = [], []
@@ -95,10 +95,10 @@ class KeypointNetworkPoses:
             return []
         with half_precision(device.type):
             weights = self._net.weights(stack_matches(parts, config.matches)).cpu().numpy()
-        return [pair.subset(surest(weight[:len(pair)])) for pair, weight in zip(pairs, weights, strict=True)]
+        return [pair.subset(most_confident(weight[:len(pair)])) for pair, weight in zip(pairs, weights, strict=True)]
 
 
-def surest(weights: np.ndarray) -> np.ndarray:
+def most_confident(weights: np.ndarray) -> np.ndarray:
     """Return the matches (M,) that weigh enough, the heaviest first."""
     order = np.argsort(-weights, kind="stable")
     return np.asarray(order[weights[order] > MIN_WEIGHT])

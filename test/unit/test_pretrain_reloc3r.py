@@ -95,7 +95,7 @@ def test_matches_of_different_points_are_wrong_even_on_their_lines():
     assert label_matches(pose, first, second, torch.tensor([torch.nan, 0.2, torch.nan])).tolist() == [1, 0, 0]
 
 
-def test_mutual_nearest_neighbours_are_matched_the_surest_first():
+def test_mutual_nearest_neighbours_are_matched_the_most_confident_first():
     first = torch.nn.functional.normalize(torch.randn(20, 16, generator=torch.Generator().manual_seed(0)), dim=1)
     found = match_keypoints(first, first[torch.arange(19, -1, -1)], 12)
     assert (found.rows + found.columns == 19).all() and len(found.rows) == 12
