@@ -96,12 +96,13 @@ class Reloc3rMapper:
         if chosen == MATCHES and source is not None:
             raise UserError("A network is not used with relative poses from matches: leave out --network, or choose"
                             " --relative-pose network.")
-        if source is None and chosen != NETWORK:
+        if chosen == MATCHES:
             return None
-        source = source or SHIPPED
-        network = load_relative_pose(source, self._device)
+        network = load_relative_pose(source or SHIPPED, self._device)
+        if chosen is None and source is None and network.encoder != self._encoder.identity:
+            return None
         if network.encoder not in ("", self._encoder.identity):
-            raise UserError(f"Network '{source}' was trained on keypoints of encoder {network.encoder}, not of"
+            raise UserError(f"Network '{network.source}' was trained on keypoints of encoder {network.encoder}, not of"
                             f" {self._encoder.identity}: use that encoder (--encoder).")
         return network
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from aceg_ros.networks.cross_image_fusion import CrossImageWeights
 
 ROLE = "cross_image_regressor"
-SHIPPED = ("sacreg",)               # the shipped networks, each for an encoder, the newest first
+SHIPPED = ("sacreg_compact3", "sacreg")         # the shipped networks, each for an encoder, the newest first
 DATABASE = "database"               # section of maps with a keyframe database (`maps.keyframe_database`)
 FUSIONS = ("early", "late")
 
