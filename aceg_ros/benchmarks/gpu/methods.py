@@ -68,7 +68,7 @@ def check_cross_image_regressor(session: Session) -> Outcome:
     """Map for the shipped cross-image regressor, and localize in that map, with keyframes at once and each alone."""
     results, problems = {}, []
     for fusion in ("early", "late"):
-        mapped, scene_map = _mapped(session, "sacreg", HEAD_S, encoder="compact", fusion=fusion)
+        mapped, scene_map = _mapped(session, "sacreg", HEAD_S, fusion=fusion)
         found = session.localize(make_localizer(scene_map, session.device).localize)
         results[fusion] = {**mapped, **localization_results(found)}
         problems += _problems(found)
@@ -76,10 +76,15 @@ def check_cross_image_regressor(session: Session) -> Outcome:
 
 
 def check_matched_relative_poses(session: Session) -> Outcome:
-    """Map few keyframes, and localize by matches."""
-    results, scene_map = _mapped(session, "reloc3r", SHORT_S, keyframes=12)
-    found = session.localize(make_localizer(scene_map, session.device).localize)
-    return Outcome(results={**results, **localization_results(found)}, problems=_wrong(found))
+    """Map few keyframes, and localize by all matches, and by those that the shipped network takes for right."""
+    results: Results = {}
+    problems: list[str] = []
+    for source in ("matches", "network"):
+        mapped, scene_map = _mapped(session, "reloc3r", SHORT_S, keyframes=12, relative_pose=source)
+        found = session.localize(make_localizer(scene_map, session.device).localize)
+        results[source] = {**mapped, **localization_results(found)}
+        problems += _wrong(found)
+    return Outcome(results=results, problems=problems)
 
 
 def check_relative_pose_networks(session: Session) -> Outcome:
