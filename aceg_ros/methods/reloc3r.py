@@ -26,14 +26,16 @@ TOKENS_SECTION, ROLE, SHIPPED = "tokens", "relative_pose", "reloc3r"
 class Reloc3rOptions:
     """What a user may choose about mapping by Reloc3r.
 
-    relative_pose: where relative poses come from; None: from the network if one is given or the shipped one fits the
-    encoder, else from matches. network: file of the network; None: the shipped one. keyframes: largest number; of more
-    images, those farthest from each other are taken.
+    relative_pose: where relative poses come from; None: from the network if one is given; from the shipped one if it
+    fits the encoder, unless all matches localize clearly more keyframes of the map by the others; else from matches.
+    network: file of the network; None: the shipped one. keyframes: largest number; of more images, those farthest from
+    each other are taken.
     """
 
     relative_pose: str | None = option(None, "relative poses from matches of keypoints and an essential matrix, or from"
-                                       " a network (default: network, with an encoder that none is shipped for"
-                                       " matches)",
+                                       " a network (default: what the keyframes of the map are localized by,"
+                                       " the network unless matches find clearly more of them; matches with an"
+                                       " encoder that no network is shipped for)",
                                        choices=(MATCHES, NETWORK))
     network: str | None = option(None, "network for relative poses: a file from 'aceg import reloc3r' or"
                                 " 'aceg pretrain reloc3r' (with --relative-pose network, default: the shipped one)",

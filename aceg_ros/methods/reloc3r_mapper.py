@@ -37,7 +37,6 @@ from aceg_ros.methods.reloc3r import (
 from aceg_ros.methods.reloc3r_localizer import Reloc3rLocalizer
 from aceg_ros.methods.reloc3r_network import KeyframeTokens, encode_image
 from aceg_ros.methods.reloc3r_pairs import QueryImage
-from aceg_ros.networks.keypoint_relative_pose import KeypointPoseNet
 from aceg_ros.networks.relative_pose import RelativePoseNet
 from aceg_ros.networks.relative_pose_file import RelativePoseNetwork, load_relative_pose
 from aceg_ros.utils.device import pick_device
@@ -46,6 +45,7 @@ _LOG = logging.getLogger("aceg_ros")
 KEYPOINTS = 1500
 CALIBRATION_IMAGES, MIN_CALIBRATION_IMAGES = 20, 5
 CONFIRMING = (2, 3, 4)              # numbers of keyframes that may have to confirm a pose
+CLEARLY_MORE, AT_LEAST_MORE = 1.25, 2       # times the keyframes, and more of them: then an alternative is taken
 WRONG_ERROR_SQUARED = 100.0         # normalized: such a pose is wrong, which no factor for covariances makes up for
 
 
@@ -81,15 +81,27 @@ class Reloc3rMapper:
             frames=len(self._frames), encoded=len(frames), mapping_s=budget.elapsed_s(), budget_s=budget.total_s,
             patches=len(keyframes.descriptors), seed=self._options.seed, device=self._device,
             complete=not budget.should_stop())
-        scene_map = self._finish(sections, statistics)
-        settings = self._calibrate(scene_map, frames, budget.phase("calibrating covariances", share=0.5))
+        scene_map = self._choose([self._finish(sections, statistics, network) for network in self._alternatives()],
+                                 frames, budget)
         budget.phase("done").report(1.0, remaining_s=0.0)
-        return replace(scene_map, settings=asdict(settings))
+        return scene_map
 
-    @property
-    def _has_matches(self) -> bool:
-        """Whether relative poses come with the matches that agree with them."""
-        return self._network is None or isinstance(self._network.net, KeypointPoseNet)
+    def _alternatives(self) -> list[RelativePoseNetwork | None]:
+        """Return where relative poses may come from: as the user says, else from the network or from all matches."""
+        given = self._method_options.relative_pose is not None or self._method_options.network is not None
+        return [self._network] if given or self._network is None else [self._network, None]
+
+    def _choose(self, maps: list[SceneMap], frames: list[PreparedFrame], budget: MappingBudget) -> SceneMap:
+        """Calibrate a map by each alternative, and return the first, unless another localizes clearly more of its
+        keyframes by the others."""
+        best, most = maps[0], 0
+        for number, scene_map in enumerate(maps):
+            share = 0.5 if number + 1 == len(maps) else 0.35
+            settings, localized = self._calibrate(scene_map, frames, budget.phase("calibrating covariances",
+                                                                                  share=share))
+            if number == 0 or localized >= max(CLEARLY_MORE * most, most + AT_LEAST_MORE):
+                best, most = replace(scene_map, settings=asdict(settings)), localized
+        return best
 
     def _load_network(self) -> RelativePoseNetwork | None:
         chosen, source = self._method_options.relative_pose, self._method_options.network
@@ -131,9 +143,9 @@ class Reloc3rMapper:
                               grids=torch.tensor([image.grid for image in found]))
 
     def _calibrate(self, scene_map: SceneMap, frames: list[PreparedFrame], budget: MappingBudget
-                   ) -> Reloc3rMapSettings:
+                   ) -> tuple[Reloc3rMapSettings, int]:
         """Localize some keyframes by the others: how many must confirm a pose, and the factor, at least 1, that makes
-        covariances agree with the errors.
+        covariances agree with the errors. Returns the settings, and how many keyframes were localized with them.
 
         As few as leave no wrong pose are enough to confirm one. If the keyframes hardly localize each other, which
         poses are wrong is not known, and one more is needed than the fewest. Keyframes are farther from each other than
@@ -142,7 +154,8 @@ class Reloc3rMapper:
         settings = scene_map.settings_as(Reloc3rMapSettings)
         chosen = np.unique(np.linspace(0, len(frames) - 1, CALIBRATION_IMAGES).round().astype(int)).tolist()
         if len(chosen) < MIN_CALIBRATION_IMAGES:
-            return settings
+            return settings, 0
+        has_matches = ROLE not in scene_map.networks or TOKENS_SECTION not in scene_map.sections
         queries = {index: self._query(frames[index]) for index in chosen}
         errors: dict[int, float] = {}
         for number in CONFIRMING:
@@ -150,10 +163,10 @@ class Reloc3rMapper:
             errors = self.errors_of_keyframes(replace(scene_map, settings=asdict(settings)), frames, queries, budget)
             queries = {index: queries[index] for index in errors}
             enough_known = len(errors) >= MIN_CALIBRATION_IMAGES or number > CONFIRMING[0]
-            if not self._has_matches or (enough_known
-                                         and max(errors.values(), default=0.0) < WRONG_ERROR_SQUARED):
+            if not has_matches or (enough_known and max(errors.values(), default=0.0) < WRONG_ERROR_SQUARED):
                 break
-        return replace(settings, spread_factor=max(covariance_factor(list(errors.values())), 1.0))
+        settings = replace(settings, spread_factor=max(covariance_factor(list(errors.values())), 1.0))
+        return settings, len(errors)
 
     def errors_of_keyframes(self, scene_map: SceneMap, frames: list[PreparedFrame], queries: dict[int, QueryImage],
                             budget: MappingBudget) -> dict[int, float]:
@@ -175,11 +188,12 @@ class Reloc3rMapper:
         keypoints = select_keypoints(features, frame.camera, self._encoder.stride, mask=frame.mask, max_count=KEYPOINTS)
         return QueryImage(keypoints=keypoints, features=features, image=frame.image, camera=frame.camera)
 
-    def _finish(self, sections: dict[str, dict[str, torch.Tensor]], statistics: MappingStatistics) -> SceneMap:
+    def _finish(self, sections: dict[str, dict[str, torch.Tensor]], statistics: MappingStatistics,
+                network: RelativePoseNetwork | None) -> SceneMap:
         networks = {"encoder": NetworkReference.from_network(self._encoder)}
-        if self._network is not None:
-            networks[ROLE] = NetworkReference.from_network(self._network)
-        settings = Reloc3rMapSettings(relative_pose=MATCHES if self._network is None else NETWORK)
+        if network is not None:
+            networks[ROLE] = NetworkReference.from_network(network)
+        settings = Reloc3rMapSettings(relative_pose=MATCHES if network is None else NETWORK)
         shown = display_sections(np.zeros((0, 3)), np.zeros((0, 3), np.uint8), self._frames.poses)
         return SceneMap(method=SPEC.name, networks=networks, settings=asdict(settings), statistics=statistics,
                         cameras=self._frames.cameras, sections={**sections, **shown})

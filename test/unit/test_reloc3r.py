@@ -120,6 +120,21 @@ def test_keyframes_that_localize_each_other_wrongly_make_it_strict(frames, monke
     assert settings["min_keyframes"] == needed and settings["spread_factor"] == pytest.approx(factor, rel=1e-2)
 
 
+@pytest.mark.parametrize(("by_network", "by_matches", "taken"), [
+    (8, 6, "network"), (8, 9, "network"), (2, 3, "network"), (7, 11, "matches"), (0, 5, "matches")])
+def test_the_keyframes_choose_where_relative_poses_come_from(frames, monkeypatch, *, by_network, by_matches, taken):
+    """by_network, by_matches: number of keyframes that each localizes by the others."""
+    def errors(mapper, scene_map, *unused):
+        count = by_network if scene_map.settings["relative_pose"] == "network" else by_matches
+        return dict.fromkeys(range(count), 1.0)
+
+    monkeypatch.setattr(Reloc3rMapper, "errors_of_keyframes", errors)
+    scene_map = build(frames, keyframes=10)
+    assert scene_map.settings["relative_pose"] == taken
+    assert ("relative_pose" in scene_map.networks) == (taken == "network")
+    assert build(frames, keyframes=10, relative_pose="network").settings["relative_pose"] == "network"
+
+
 def test_random_images_are_rejected(small_map):
     localizer = make_localizer(small_map, "cpu")
     camera = small_map.cameras[0]
