@@ -121,7 +121,7 @@ def test_keyframes_that_localize_each_other_wrongly_make_it_strict(frames, monke
 
 
 @pytest.mark.parametrize(("by_network", "by_matches", "taken"), [
-    (8, 6, "network"), (8, 9, "network"), (2, 3, "network"), (7, 11, "matches"), (0, 5, "matches")])
+    (8, 6, "network"), (8, 9, "network"), (2, 3, "network"), (6, 10, "matches"), (0, 5, "matches")])
 def test_the_keyframes_choose_where_relative_poses_come_from(frames, monkeypatch, *, by_network, by_matches, taken):
     """by_network, by_matches: number of keyframes that each localizes by the others."""
     def errors(mapper, scene_map, *unused):
