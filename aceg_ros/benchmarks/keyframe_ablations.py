@@ -22,7 +22,7 @@ from torch import Tensor
 from aceg_ros.api import build_map
 from aceg_ros.camera import Frame
 from aceg_ros.datasets import open_scene
-from aceg_ros.encoders.base import Encoder, load_encoder
+from aceg_ros.encoders.base import BestKeypoints, Encoder, load_encoder
 from aceg_ros.encoders.feature_map import FeatureMap
 from aceg_ros.encoders.keypoints import Keypoints
 from aceg_ros.estimate import PoseEstimate, PriorPose
@@ -54,6 +54,9 @@ class CellCentres(Encoder):
 
     def detect(self, images: Tensor) -> FeatureMap:
         return self.extract(images)
+
+    def detect_best(self, images: Tensor, choose: Callable[[Tensor], Tensor]) -> BestKeypoints | None:
+        return None
 
 
 class FirstLook(KeyframeLocalizer):
