@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from aceg_ros.camera import Camera, Frame
+from aceg_ros.camera import Camera
 from aceg_ros.encoders.base import Encoder
 from aceg_ros.encoders.keypoints import Keypoints, extract_keypoints
-from aceg_ros.encoders.preprocess import prepare, resample
+from aceg_ros.encoders.preprocess import resample
 from aceg_ros.estimate import PoseEstimate
 from aceg_ros.pose.correspondences import CameraFromMap
 
@@ -40,10 +40,11 @@ class ImageView:
         return CameraFromMap(rotation=self.view_from_camera @ pose.rotation,
                              translation=self.view_from_camera @ pose.translation)
 
-    def extract(self, frame: Frame, encoder: Encoder, max_count: int) -> Keypoints:
-        """Extract the keypoints of a frame in this view, whose camera they have. `to_image` takes what is found with
-        them back."""
-        image, camera, mask = prepare(frame, encoder.short_side_px, encoder.stride)
+    def extract(self, prepared: tuple[np.ndarray, Camera, np.ndarray | None], encoder: Encoder, max_count: int
+                ) -> Keypoints:
+        """Extract the keypoints of an image in this view, whose camera they have. `to_image` takes what is found with
+        them back. prepared: the image, camera and mask that `prepare` returns for the encoder."""
+        image, camera, mask = prepared
         image, camera, mask = resample(image, camera, mask, multiple=encoder.stride,
                                        short_side=round(self.scale * min(camera.width, camera.height)))
         if self.roll_deg:

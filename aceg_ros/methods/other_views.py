@@ -14,6 +14,7 @@ from aceg_ros.camera import Frame
 from aceg_ros.encoders.base import Encoder
 from aceg_ros.encoders.image_views import ImageView
 from aceg_ros.encoders.keypoints import Keypoints
+from aceg_ros.encoders.preprocess import prepare
 from aceg_ros.estimate import PoseEstimate
 
 HALF_SIZE = ImageView(scale=0.5)
@@ -42,15 +43,16 @@ def localize_other_views(frame: Frame, encoder: Encoder, localize: Callable[[Key
         in_image = view.to_image(estimate, frame.camera.rectified())
         return replace(in_image, message=f"{estimate.message}, in the image {view}")
 
-    smaller = HALF_SIZE.extract(frame, encoder, max_count)
+    prepared = prepare(frame, encoder.short_side_px, encoder.stride)
+    smaller = HALF_SIZE.extract(prepared, encoder, max_count)
     found = try_view(HALF_SIZE, smaller)
     if found is not None:
         return found
     # All at half of the size: that is a quarter of the work, and their similarities can be compared.
-    of_rolls = {roll: similarity(replace(HALF_SIZE, roll_deg=roll).extract(frame, encoder, max_count))
+    of_rolls = {roll: similarity(replace(HALF_SIZE, roll_deg=roll).extract(prepared, encoder, max_count))
                 for roll in ROLLS_DEG}
     roll = max(of_rolls, key=lambda angle: of_rolls[angle])
     if of_rolls[roll] <= similarity(smaller):
         return None
     turned = ImageView(roll_deg=roll)
-    return try_view(turned, turned.extract(frame, encoder, max_count))
+    return try_view(turned, turned.extract(prepared, encoder, max_count))

@@ -94,11 +94,15 @@ class Reloc3rMapper:
     def _choose(self, maps: list[SceneMap], frames: list[PreparedFrame], budget: MappingBudget) -> SceneMap:
         """Calibrate a map by each alternative, and return the first, unless another localizes clearly more of its
         keyframes by the others."""
+        chosen = np.unique(np.linspace(0, len(frames) - 1, CALIBRATION_IMAGES).round().astype(int)).tolist()
+        if len(chosen) < MIN_CALIBRATION_IMAGES:
+            return maps[0]
+        queries = {index: self._query(frames[index]) for index in chosen}
         best, most = maps[0], 0
         for number, scene_map in enumerate(maps):
             share = 0.5 if number + 1 == len(maps) else 0.35
-            settings, localized = self._calibrate(scene_map, frames, budget.phase("calibrating covariances",
-                                                                                  share=share))
+            settings, localized = self._calibrate(scene_map, frames, queries, budget.phase(
+                "calibrating covariances", share=share))
             if number == 0 or localized >= max(CLEARLY_MORE * most, most + AT_LEAST_MORE):
                 best, most = replace(scene_map, settings=asdict(settings)), localized
         return best
@@ -142,8 +146,8 @@ class Reloc3rMapper:
         return KeyframeTokens(tokens=torch.cat([image.tokens[0].half().cpu() for image in found]),
                               grids=torch.tensor([image.grid for image in found]))
 
-    def _calibrate(self, scene_map: SceneMap, frames: list[PreparedFrame], budget: MappingBudget
-                   ) -> tuple[Reloc3rMapSettings, int]:
+    def _calibrate(self, scene_map: SceneMap, frames: list[PreparedFrame], queries: dict[int, QueryImage],
+                   budget: MappingBudget) -> tuple[Reloc3rMapSettings, int]:
         """Localize some keyframes by the others: how many must confirm a pose, and the factor, at least 1, that makes
         covariances agree with the errors. Returns the settings, and how many keyframes were localized with them.
 
@@ -152,11 +156,7 @@ class Reloc3rMapper:
         images of the same scene from them, so that both are rather too strict.
         """
         settings = scene_map.settings_as(Reloc3rMapSettings)
-        chosen = np.unique(np.linspace(0, len(frames) - 1, CALIBRATION_IMAGES).round().astype(int)).tolist()
-        if len(chosen) < MIN_CALIBRATION_IMAGES:
-            return settings, 0
         has_matches = ROLE not in scene_map.networks or TOKENS_SECTION not in scene_map.sections
-        queries = {index: self._query(frames[index]) for index in chosen}
         errors: dict[int, float] = {}
         for number in CONFIRMING:
             settings = replace(settings, min_keyframes=number)

@@ -23,14 +23,24 @@ def nearest_rotation(matrices: Tensor) -> Tensor:
 
     It has no derivative where singular values agree.
     """
-    u, _, vh = torch.linalg.svd(functional.normalize(matrices, dim=2))
-    sign = torch.ones_like(matrices[:, 0])
-    sign[:, 2] = torch.det(u @ vh).sign()
-    return (u * sign[:, None]) @ vh
+    return project_to_rotations(functional.normalize(matrices, dim=2))
+
+
+def project_to_rotations(matrices: Tensor) -> Tensor:
+    """Return the rotations (..., 3, 3) nearest to matrices as they are; no derivative where singular values agree."""
+    u, _, vh = torch.linalg.svd(matrices)
+    sign = torch.ones_like(matrices[..., 0])
+    sign[..., 2] = torch.det(u @ vh).sign()
+    return (u * sign[..., None, :]) @ vh
+
+
+def skew(vectors: Tensor) -> Tensor:
+    """Return the matrices (..., 3, 3) of the cross product with vectors (..., 3)."""
+    x, y, z = vectors.unbind(-1)
+    zero = torch.zeros_like(x)
+    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
 
 
 def rotation_from_vector(vectors: Tensor) -> Tensor:
     """Return the rotations (B, 3, 3) about vectors (B, 3) by their length in radians."""
-    x, y, z = vectors.unbind(1)
-    zero = torch.zeros_like(x)
-    return torch.linalg.matrix_exp(torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], 1).unflatten(1, (3, 3)))
+    return torch.linalg.matrix_exp(skew(vectors))

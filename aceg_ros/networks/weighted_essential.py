@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from aceg_ros.networks.rotations import rotation_from_vector, skew
+
 MIN_GAP = 1e-9                      # added to the matrix of the eight-point algorithm, whose eigenvalues then differ
 DAMPING = 1e-9
 SMALL = 1e-12
@@ -91,13 +93,6 @@ def _votes(rotations: Tensor, translations: Tensor, first: Tensor, second: Tenso
     return (weights[:, None] * in_front).sum(2)
 
 
-def skew(vectors: Tensor) -> Tensor:
-    """Return the matrices (..., 3, 3) of the cross product with vectors (..., 3)."""
-    x, y, z = vectors.unbind(-1)
-    zero = torch.zeros_like(x)
-    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
-
-
 @torch.no_grad()
 def refine(pose: tuple[Tensor, Tensor], first: Tensor, second: Tensor, weights: Tensor, *, scales: Sequence[float]
            ) -> tuple[Tensor, Tensor]:
@@ -121,6 +116,6 @@ def refine(pose: tuple[Tensor, Tensor], first: Tensor, second: Tensor, weights: 
         normal = normal + DAMPING * torch.eye(5, dtype=torch.float64, device=normal.device)
         step = -torch.linalg.solve(normal, (jacobian * (robust * error)[..., None]).sum(1))
         step = step * (0.3 / step.norm(dim=1, keepdim=True).clamp(min=0.3))
-        rotation = rotation @ torch.linalg.matrix_exp(skew(step[:, :3]))
+        rotation = rotation @ rotation_from_vector(step[:, :3])
         translation = torch.nn.functional.normalize(translation + (step[:, 3:, None] * across).sum(1), dim=1)
     return rotation, translation

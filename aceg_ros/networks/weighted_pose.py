@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aceg_ros.networks.rotations import rotation_from_vector
+from aceg_ros.networks.rotations import project_to_rotations, rotation_from_vector
 
 STARTS, STEPS = 3, 5                # eigenvectors that are tried, in both directions; Gauss-Newton steps from each
 DAMPING, RIDGE, MIN_CURVATURE = 1e-4, 1e-9, 1e-2
@@ -73,7 +73,7 @@ def _quadratic_form(points: Tensor, rays: Tensor, weights: Tensor) -> tuple[Tens
 def _best_rotation(form: Tensor, position: Tensor, start: Tensor | None) -> Tensor:
     """Return the rotation (B, 3, 3) of the least error among the local minima that are found."""
     smallest = torch.linalg.eigh(form).eigenvectors[..., :STARTS].transpose(1, 2).unflatten(2, (3, 3))
-    candidates = _nearest_rotations(torch.cat([smallest, -smallest], 1))
+    candidates = project_to_rotations(torch.cat([smallest, -smallest], 1))
     if start is not None:
         candidates = torch.cat([candidates, start.to(candidates)[:, None]], 1)
     count = candidates.shape[1]
@@ -110,11 +110,3 @@ def _with_curvature(hessian: Tensor, form: Tensor, rotation: Tensor) -> Tensor:
     least = torch.linalg.eigvalsh(whole)[:, 0]
     positive = least > MIN_CURVATURE * hessian.diagonal(dim1=1, dim2=2).sum(1)
     return torch.where(positive[:, None, None], whole, hessian)
-
-
-def _nearest_rotations(matrices: Tensor) -> Tensor:
-    """Return the rotations (B, K, 3, 3) nearest to matrices."""
-    u, _, vh = torch.linalg.svd(matrices)
-    sign = torch.ones_like(matrices[..., 0])
-    sign[..., 2] = torch.linalg.det(u @ vh).sign()
-    return (u * sign[..., None, :]) @ vh

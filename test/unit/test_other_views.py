@@ -14,6 +14,7 @@ from aceg_ros.datasets import open_scene
 from aceg_ros.encoders.base import Encoder
 from aceg_ros.encoders.feature_map import FeatureMap
 from aceg_ros.encoders.image_views import ImageView
+from aceg_ros.encoders.preprocess import prepare
 from aceg_ros.estimate import ImageCorrespondences, PoseEstimate, PriorPose, Status
 from aceg_ros.geometry import pose_error
 from aceg_ros.maps.keyframe_database import SECTION, KeyframeDatabase
@@ -55,7 +56,8 @@ def test_things_are_where_the_camera_of_the_view_sees_them(view):
     image = sum(220.0 * np.exp(-((x - u) ** 2 + (y - v) ** 2) / 32.0) for u, v in pixels)
     encoder = Encoder(name="dots", identity="dots", source="dots", stride=8, dim=4, short_side_px=480,
                       net=BrightestPixels())
-    seen = view.extract(Frame(image=np.repeat(image[..., None], 3, 2).astype(np.uint8), camera=CAMERA), encoder, 200)
+    frame = Frame(image=np.repeat(image[..., None], 3, 2).astype(np.uint8), camera=CAMERA)
+    seen = view.extract(prepare(frame, encoder.short_side_px, encoder.stride), encoder, 200)
     rays = np.linalg.solve(CAMERA.K, np.column_stack([pixels, np.ones(4)]).T)
     in_view = seen.camera.K @ view.view_from_camera @ rays
     distance = np.linalg.norm(seen.pixels[:, None] - (in_view[:2] / in_view[2]).T, axis=2)

@@ -29,7 +29,8 @@ from aceg_ros.networks.keypoint_relative_pose import (
     match_keypoints,
 )
 from aceg_ros.networks.relative_pose_file import load_relative_pose
-from aceg_ros.networks.weighted_essential import sampson_errors, skew
+from aceg_ros.networks.rotations import skew
+from aceg_ros.networks.weighted_essential import sampson_errors
 from aceg_ros.pretraining.reloc3r.samples import SceneKeypoints, draw_pairs, label_matches
 from aceg_ros.pretraining.reloc3r.train import RelativePoseTraining, train
 from aceg_ros.pretraining.sacreg.scenes import CrossImageData

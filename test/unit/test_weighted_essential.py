@@ -6,7 +6,8 @@ from __future__ import annotations
 import torch
 from scipy.spatial.transform import Rotation
 
-from aceg_ros.networks.weighted_essential import decompose, refine, sampson_errors, skew, solve_essential
+from aceg_ros.networks.rotations import skew
+from aceg_ros.networks.weighted_essential import decompose, refine, sampson_errors, solve_essential
 
 SCALES = (0.05, 0.02, 0.01, 0.005)
 PAIRS, MATCHES = 8, 120

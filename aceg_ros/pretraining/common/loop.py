@@ -79,6 +79,16 @@ class TrainingTask(ABC, Generic[Batch]):
         """Load the state that `save_state` saved after `done` iterations."""
 
 
+def split_parameters(model: nn.Module, choose: Callable[[str, nn.Parameter], bool]
+                     ) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Return the parameters that are chosen by their name and value, and the others."""
+    chosen: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, value in model.named_parameters():
+        (chosen if choose(name, value) else others).append(value)
+    return chosen, others
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoopOptions:
     """Options of the training loop.

@@ -28,6 +28,7 @@ from aceg_ros.pretraining.common.loop import (
     batches_ahead,
     never,
     run_training,
+    split_parameters,
     warmup_cosine,
 )
 from aceg_ros.pretraining.common.muon import MuonAdamW
@@ -153,10 +154,8 @@ class PoseTask(TrainingTask[PoseBatch]):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the matrices of the layers, for Muon, and the other parameters, for AdamW."""
         net = self.model.net
-        matrices = [value for name, value in net.named_parameters()
-                    if value.ndim == 2 and name.startswith(("layers", "transformer", "res_conv", "more_mlps"))]
-        chosen = {id(value) for value in matrices}
-        others = [value for value in net.parameters() if id(value) not in chosen]
+        matrices, others = split_parameters(net, lambda name, value: value.ndim == 2 and name.startswith(
+            ("layers", "transformer", "res_conv", "more_mlps")))
         return [{"params": matrices, "orthogonal": True, "rate_factor": MUON_RATE_FACTOR},
                 {"params": others, "orthogonal": False}]
 

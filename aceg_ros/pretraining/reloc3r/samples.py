@@ -13,8 +13,9 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 from torch.nn import functional
 
-from aceg_ros.networks import weighted_essential
 from aceg_ros.networks.keypoint_relative_pose import MatchTokens, homogeneous, match_keypoints, stack_matches
+from aceg_ros.networks.rotations import skew
+from aceg_ros.networks.weighted_essential import sampson_errors
 from aceg_ros.pretraining.sacreg.scenes import KEYFRAME, QUERY, CrossImageScene
 
 NEAR_OVERLAP, FAR_OVERLAP = 0.6, 0.1     # smallest share of points that both images see, at first and at the end
@@ -137,8 +138,8 @@ def label_matches(pose: Tensor, first: Tensor, second: Tensor, distance: Tensor)
     pose: first_from_second (4, 4). first, second: rays (M, 2). distance: (M,) between the known points of both
     keypoints as a share of their depth, NaN where one is unknown.
     """
-    essential = weighted_essential.skew(pose[:3, 3]) @ pose[:3, :3]
-    error = weighted_essential.sampson_errors(essential[None].double(), homogeneous(first)[None].double(),
+    essential = skew(pose[:3, 3]) @ pose[:3, :3]
+    error = sampson_errors(essential[None].double(), homogeneous(first)[None].double(),
                                               homogeneous(second)[None].double())[0].abs()
     right = torch.full(error.shape, -1, dtype=torch.int64)
     right[(error < RIGHT) & ~(distance > SAME_POINT)] = 1

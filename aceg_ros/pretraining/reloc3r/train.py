@@ -24,7 +24,15 @@ from aceg_ros.networks.keypoint_relative_pose import (
 )
 from aceg_ros.networks.relative_pose_file import save_keypoint_network
 from aceg_ros.networks.weighted_essential import sampson_errors
-from aceg_ros.pretraining.common.loop import LoopOptions, Statistics, TrainingTask, never, run_training, warmup_cosine
+from aceg_ros.pretraining.common.loop import (
+    LoopOptions,
+    Statistics,
+    TrainingTask,
+    never,
+    run_training,
+    split_parameters,
+    warmup_cosine,
+)
 from aceg_ros.pretraining.common.muon import MuonAdamW
 from aceg_ros.pretraining.common.run import lock_options
 from aceg_ros.pretraining.reloc3r.samples import PoseBatch, SceneKeypoints, draw_pairs
@@ -97,10 +105,8 @@ class RelativePoseTask(TrainingTask[PoseBatch]):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the matrices of the blocks, for Muon, and the other parameters, for AdamW."""
-        matrices = [value for name, value in self.model.named_parameters()
-                    if value.ndim == 2 and name.startswith("halves")]
-        chosen = {id(value) for value in matrices}
-        others = [value for value in self.model.parameters() if id(value) not in chosen]
+        matrices, others = split_parameters(
+            self.model, lambda name, value: value.ndim == 2 and name.startswith("halves"))
         return [{"params": matrices, "orthogonal": True}, {"params": others, "orthogonal": False}]
 
     def draw(self, iteration: int) -> PoseBatch:

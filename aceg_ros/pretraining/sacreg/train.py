@@ -17,7 +17,15 @@ from aceg_ros.errors import UserError
 from aceg_ros.networks.coordinate_encoding import coordinate_loss
 from aceg_ros.networks.cross_image_fusion import load_cross_image, save_cross_image
 from aceg_ros.networks.cross_image_regressor import CrossImageConfig, CrossImageRegressor, KeyframeTokens
-from aceg_ros.pretraining.common.loop import LoopOptions, Statistics, TrainingTask, never, run_training, warmup_cosine
+from aceg_ros.pretraining.common.loop import (
+    LoopOptions,
+    Statistics,
+    TrainingTask,
+    never,
+    run_training,
+    split_parameters,
+    warmup_cosine,
+)
 from aceg_ros.pretraining.common.run import lock_options
 from aceg_ros.pretraining.sacreg.samples import CrossImageSample, SampleSize, draw_sample
 from aceg_ros.pretraining.sacreg.scenes import MIN_LANDMARKS, CrossImageData, CrossImageScene
@@ -105,10 +113,8 @@ class CrossImageTask(TrainingTask[CrossImageSample]):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The projections that start as the identity are what makes a new network a matcher: they change slowly."""
-        prior = [value for name, value in self.model.named_parameters() if any(part in name for part in PRIOR_LAYERS)
-                 and "itself" not in name and "mixer" not in name]
-        chosen = {id(value) for value in prior}
-        others = [value for value in self.model.parameters() if id(value) not in chosen]
+        prior, others = split_parameters(self.model, lambda name, _: any(part in name for part in PRIOR_LAYERS)
+                                         and "itself" not in name and "mixer" not in name)
         return [{"params": others}, {"params": prior, "rate_factor": PRIOR_RATE}]
 
     def evaluate(self) -> dict[str, float]:
