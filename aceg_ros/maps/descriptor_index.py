@@ -15,7 +15,9 @@ from aceg_ros.encoders.keypoints import Keypoints
 from aceg_ros.maps.keyframe_database import KeyframeDatabase
 from aceg_ros.utils.maxima import column_values, row_maxima
 
-_BANDS = 12     # of the image, in which projections are compared with keypoints
+# Sizes of matrices are rounded up to multiples of these: the CPU's library of products generates code for each new size
+# of bf16, which takes 0.5 ms, more than most of the products.
+_ROWS, _COLUMNS, _OBSERVATIONS = 320, 128, 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +68,7 @@ class ObservationMatcher:
         new = [keyframe for keyframe in keyframes if keyframe not in self._compared]
         if new:
             rows = self._database.observations_of(new)
-            stored = _descriptors(self._database, rows, self.query.descriptors.device)
+            stored = _descriptors(self._database, _padded(rows, _OBSERVATIONS), self.query.descriptors.device)
             similarity = self.query.descriptors.to(stored.dtype) @ stored.T
             most = column_values(similarity)                        # of each observation, over the keypoints
             ends = np.cumsum(starts[np.array(new) + 1] - starts[new])
@@ -138,21 +140,29 @@ def _similarity_of_pairs(stored: Tensor, rows_px: np.ndarray, query: Keypoints, 
     Products of matrices are faster than gathering the descriptors of all pairs, and products of bands of the image are
     smaller than one of the whole.
     """
-    observation_order, keypoint_order = np.argsort(rows_px), np.argsort(query.pixels[:, 1])
+    observation_order = _padded(np.argsort(rows_px), _ROWS)
+    keypoint_order = _padded(np.argsort(query.pixels[:, 1]), _COLUMNS)
     keypoint_rows = query.pixels[keypoint_order, 1]
     observations = stored[torch.from_numpy(observation_order).to(stored.device)]
     described = query.descriptors[torch.from_numpy(keypoint_order).to(stored.device)].to(stored.dtype)
-    ends = np.linspace(0, len(rows_px), _BANDS + 1).astype(int)
-    bounds_px = rows_px[observation_order[np.stack([ends[:-1], np.maximum(ends[1:], ends[:-1] + 1) - 1])]]
+    starts = np.arange(0, len(observation_order), _ROWS)
+    bounds_px = rows_px[observation_order[np.stack([starts, starts + _ROWS - 1])]]
     firsts = np.searchsorted(keypoint_rows, bounds_px[0] - radius_px - 1.0)
     widths = np.searchsorted(keypoint_rows, bounds_px[1] + radius_px + 1.0) - firsts
-    products = torch.cat([(observations[start:end] @ described[first:first + width].T).flatten()
-                          for start, end, first, width in zip(ends, ends[1:], firsts, widths, strict=False)])
-    offsets = np.cumsum([0, *(np.diff(ends) * widths)])[:-1]
+    widths = -(-widths // _COLUMNS) * _COLUMNS
+    firsts = np.minimum(firsts, len(keypoint_order) - widths)
+    products = torch.cat([(observations[start:start + _ROWS] @ described[first:first + width].T).flatten()
+                          for start, first, width in zip(starts, firsts, widths, strict=True)])
+    offsets = np.cumsum([0, *(_ROWS * widths)])[:-1]
     rank, column = _inverse(observation_order)[pairs[0]], _inverse(keypoint_order)[pairs[1]]
-    band = np.searchsorted(ends, rank, side="right") - 1
-    pair = offsets[band] + (rank - ends[band]) * widths[band] + column - firsts[band]
+    band = rank // _ROWS
+    pair = offsets[band] + (rank - starts[band]) * widths[band] + column - firsts[band]
     return products[torch.from_numpy(pair).to(products.device)].float().cpu().numpy()
+
+
+def _padded(order: np.ndarray, multiple: int) -> np.ndarray:
+    """Return indices (N,) with the last one repeated until their number is a multiple of another."""
+    return np.pad(order, (0, -len(order) % multiple), mode="edge")
 
 
 def _inverse(order: np.ndarray) -> np.ndarray:
