@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ MAX_SIZES = 4                           # of images; those of further sizes are 
 WARM_UP = 3                             # runs before a graph is captured
 
 Extract = Callable[[Tensor], FeatureMap]
+_log = logging.getLogger("aceg_ros")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,19 +48,27 @@ class CudaGraphs:
 
     def __init__(self, capture: Callable[[Extract, Tensor], CapturedRun] = capture):
         self._capture, self._lock = capture, threading.Lock()
-        self._captured: dict[tuple[object, ...], CapturedRun] = {}
+        self._captured: dict[tuple[object, ...], CapturedRun | None] = {}
 
     def run(self, extract: Extract, images: Tensor) -> FeatureMap:
-        """Return what `extract` computes of images; the first time for their size, a graph is captured."""
+        """Return what `extract` computes of images; the first time for their size, a graph is captured. Where that is
+        impossible, they are computed without one."""
         key = (getattr(extract, "__name__", type(extract).__name__), *images.shape)
         with self._lock:
-            if key not in self._captured and len(self._captured) >= MAX_SIZES:
+            if key not in self._captured and len(self._captured) < MAX_SIZES:
+                self._captured[key] = self._try_capture(extract, images)
+            captured = self._captured.get(key)
+            if captured is None:
                 return extract(images)
-            if key not in self._captured:
-                self._captured[key] = self._capture(extract, images)
-            captured = self._captured[key]
             captured.images.copy_(images)
             captured.replay()
             features, reliability, keypoints = captured.output
             return FeatureMap(features.clone(), None if reliability is None else reliability.clone(),
                               None if keypoints is None else keypoints.clone())
+
+    def _try_capture(self, extract: Extract, images: Tensor) -> CapturedRun | None:
+        try:
+            return self._capture(extract, images)
+        except RuntimeError as error:
+            _log.warning("no CUDA graph of the encoder, which makes it slower: %s", error)
+            return None

@@ -18,6 +18,7 @@ import numpy as np
 
 from aceg_ros.camera import Frame
 from aceg_ros.encoders.base import Encoder
+from aceg_ros.encoders.cuda_graphs import CudaGraphs
 from aceg_ros.encoders.image_views import ImageView
 from aceg_ros.encoders.keypoints import Keypoints, extract_frame_keypoints
 from aceg_ros.estimate import ImageCorrespondences, PoseEstimate, PriorPose, Status
@@ -55,6 +56,8 @@ class KeyframeLocalizer:
         Raises UserError if the encoder has changed since, or the database is damaged.
         """
         encoder = encoder_of(scene_map, pick_device(device))
+        if encoder.device.type == "cuda":
+            encoder = replace(encoder, graphs=CudaGraphs())
         config = KeyframeLocalizerConfig(covariance_scale=scene_map.covariance_scale, seed=seed)
         return cls(encoder=encoder, database=KeyframeDatabase.from_section(scene_map.sections[SECTION]), config=config)
 

@@ -45,3 +45,20 @@ def test_images_of_many_sizes_are_computed_without_graphs():
     for step in range(MAX_SIZES + 3):
         assert graphed.detect(torch.rand(1, 3, 64, 64 + 8 * step)).features.shape[3] == 8 + step
     assert len(captured) == MAX_SIZES
+
+
+def test_where_capturing_fails_images_are_computed_without_graphs_and_the_user_is_told_once(caplog):
+    tried = []
+
+    def fail(extract, images):
+        tried.append(images.shape)
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    encoder = load_encoder("compact2")
+    graphed = replace(encoder, graphs=CudaGraphs(fail))
+    image = torch.rand(1, 3, 64, 96)
+    for _ in range(2):
+        assert torch.equal(graphed.detect(image).features, encoder.detect(image).features)
+    assert len(tried) == 1
+    assert [record.message for record in caplog.records] == [
+        "no CUDA graph of the encoder, which makes it slower: operation not permitted when stream is capturing"]

@@ -23,7 +23,6 @@ from aceg_ros.benchmarks.gpu.session import (
     localization_results,
     milliseconds_of,
 )
-from aceg_ros.encoders.cuda_graphs import CudaGraphs
 from aceg_ros.estimate import PriorPose
 from aceg_ros.evaluation.metrics import FrameResult
 from aceg_ros.geometry import pose_error
@@ -133,13 +132,11 @@ def check_priors(session: Session) -> Outcome:
 
 
 def check_graphed_encoder(session: Session) -> Outcome:
-    """Localize with the encoder as a CUDA graph, and with one computed as usual."""
-    encoder = encoder_of(session.scene_map, session.device)
-    graphed = replace(encoder, graphs=CudaGraphs() if session.device == "cuda" else None)
-    database = KeyframeDatabase.from_section(session.scene_map.sections[SECTION])
-    localizers = [KeyframeLocalizer(encoder=one, database=database, config=KeyframeLocalizerConfig())
-                  for one in (graphed, encoder)]
-    runs = [session.localize(localizer.localize) for localizer in localizers]
+    """Localize with the encoder as a CUDA graph, as on a GPU by default, and with one computed as usual."""
+    usual = KeyframeLocalizer(encoder=encoder_of(session.scene_map, session.device), config=KeyframeLocalizerConfig(),
+                              database=KeyframeDatabase.from_section(session.scene_map.sections[SECTION]))
+    graphed = make_localizer(session.scene_map, session.device)
+    runs = [session.localize(localizer.localize) for localizer in (graphed, usual)]
     difference, problems = _difference(*runs)
     return Outcome(results={"graphed": localization_results(runs[0]), "difference": difference}, problems=problems)
 
