@@ -9,7 +9,7 @@ from torch import Tensor
 
 from aceg_ros.maps.keyframe_database import KeyframeDatabase
 from aceg_ros.maps.retrieval import WordRetrieval
-from aceg_ros.utils.maxima import row_values
+from aceg_ros.utils.maxima import values_where
 
 SAME_DEPTHS, ELSEWHERE_DEPTHS = 0.05, 0.25      # distances of landmarks from a point, in median depths of the map
 MIN_LEAD = 0.12                                 # in cosine similarity over all landmarks elsewhere
@@ -43,8 +43,8 @@ def count_distinctive(descriptors: Tensor, points: np.ndarray, database: Keyfram
                           for part in (points[chosen], landmarks))
     squared = torch.addmm(others.square().sum(1)[None], own_points, others.T, alpha=-2.0)
     squared += own_points.square().sum(1, keepdim=True)
-    own = row_values(similarity.masked_fill(squared > SAME_DEPTHS**2, -1.0))
-    elsewhere = row_values(similarity.masked_fill_(squared < ELSEWHERE_DEPTHS**2, -1.0))
+    own = values_where(squared <= SAME_DEPTHS**2, similarity)
+    elsewhere = values_where(squared >= ELSEWHERE_DEPTHS**2, similarity)
     return len(points) * float((own.float() - elsewhere.float() > MIN_LEAD).float().mean())
 
 

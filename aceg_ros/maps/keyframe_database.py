@@ -230,6 +230,17 @@ class KeyframeDatabase:
         first[seen[::-1]] = number[::-1]            # of equal indices, the last one counts
         return rows[first[seen] == number]
 
+    def distinct_landmarks(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the landmarks (L,) that some observations (M,) are of, ascending, and the position (M,) of each one's
+        among them."""
+        seen = self.landmark_array[rows]
+        if len(self.points) > _TABLE_LANDMARKS:
+            landmarks, position = np.unique(seen, return_inverse=True)
+            return landmarks, position
+        is_seen = np.zeros(len(self.points), bool)
+        is_seen[seen] = True
+        return np.flatnonzero(is_seen), (np.cumsum(is_seen) - 1)[seen]
+
     def nearest_keyframes(self, map_from_camera: np.ndarray, count: int) -> np.ndarray:
         """Return the keyframes (count,) that see most alike from a pose: near, in depths, and in direction."""
         distance = np.linalg.norm(self.pose_array[:, :3, 3] - map_from_camera[:3, 3], axis=1) / self.depths_m

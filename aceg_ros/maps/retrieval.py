@@ -109,7 +109,7 @@ class KeyframeRetrieval(WordRetrieval):
         """
         database = self._database
         rows = database.observations_of(keyframes)
-        landmarks, seen = np.unique(database.landmark_array[rows], return_inverse=True)
+        landmarks, seen = database.distinct_landmarks(rows)
         if len(landmarks) < 2 or len(descriptors) == 0:
             return Shortlist(keyframes=keyframes[:count], similarity=np.ones(min(count, len(keyframes))))
         stored = database.descriptors_of_landmarks(landmarks, rows, descriptors.device)

@@ -113,7 +113,7 @@ class KeyframeLocalizer:
         if estimate.accepted:
             seen = (self._look(query, view.pose_of(other.pose)) for other in known)
             poses += [pose for pose in seen if pose is not None]
-            poses += self._poses_of(matcher, self._search.other_places(shortlist, good), poses)
+            poses += self._poses_elsewhere(matcher, shortlist, good, poses)
             estimate = self._verify(*self._most_significant(query, poses), first)
         return estimate.with_covariance_times(self._config.covariance_scale)
 
@@ -121,7 +121,7 @@ class KeyframeLocalizer:
               prior: PriorPose | None, poses: list[GuidedPose]) -> PoseEstimate:
         """Find the pose in the whole map; if none is accepted, at the place of the prior. Adds all poses to `poses`."""
         first, shortlist, good = self._find_first(matcher, shortlist, stopwatch, poses)
-        poses += self._poses_of(matcher, self._search.other_places(shortlist, good), poses)
+        poses += self._poses_elsewhere(matcher, shortlist, good, poses)
         found, competitor = self._most_significant(matcher.query, poses)
         stopwatch.lap("solve")
         estimate = self._verify(found, competitor, first)
@@ -199,15 +199,25 @@ class KeyframeLocalizer:
         else:
             shown = found.correspondences
             estimate = verify_guided_pose(found, competitor, first.correspondences, self._config.gates,
-                                          distinctive=self._search.count_distinctive(found, first))
+                                          distinctive=partial(self._search.count_distinctive, found, first))
         return replace(estimate, correspondences=ImageCorrespondences(pixels=shown.pixels, points=shown.points,
                                                                       camera=shown.camera))
 
+    def _poses_elsewhere(self, matcher: ObservationMatcher, shortlist: Shortlist, good: bool, known: list[GuidedPose]
+                         ) -> list[GuidedPose]:
+        """Return the new poses that the groups of a shortlist whose first keyframes were tried give."""
+        tried = shortlist.keyframes[:self._config.ranked_shortlist]
+        groups = self._search.other_places(shortlist, good)[:self._config.group_hypotheses]
+        return self._poses_of(matcher, [group for group in groups if not np.array_equal(group[:len(tried)], tried)],
+                              known)
+
     def _poses_of(self, matcher: ObservationMatcher, groups: list[np.ndarray], known: list[GuidedPose]
                   ) -> list[GuidedPose]:
-        """Return the new poses that the first groups of keyframes give, each by itself."""
+        """Return the new poses that the first groups of keyframes give, each by itself, where none is known."""
         poses: list[GuidedPose] = []
         for group in groups[:self._config.group_hypotheses]:
+            if self._search.is_place_known(group, [*known, *poses]):
+                continue
             first = self._match(matcher, group[:self._config.ranked_shortlist])
             poses += self._new_poses(matcher.query, first, [*known, *poses])
         return poses
@@ -216,6 +226,8 @@ class KeyframeLocalizer:
                    chance_is_tried: bool = False) -> list[GuidedPose]:
         """Return the pose that RANSAC finds, refined by looking again, if there is one and it is none of those that are
         known."""
+        if self._search.is_explained(first.correspondences, known):
+            return []
         hypothesis = self._search.find_hypothesis(first.correspondences, chance_is_tried=chance_is_tried)
         if hypothesis is None or self._search.is_known(hypothesis.pose, known):
             return []

@@ -18,7 +18,7 @@ from aceg_ros.maps.places import group_by_place, is_elsewhere, is_same_pose, twi
 from aceg_ros.maps.retrieval import KeyframeRetrieval, Shortlist
 from aceg_ros.pose.config import GateConfig, GuidedConfig, SolverConfig
 from aceg_ros.pose.correspondences import CameraFromMap, Correspondences
-from aceg_ros.pose.guided import GuidedPose, Hypothesis, find_hypothesis, refine_finally
+from aceg_ros.pose.guided import GuidedPose, Hypothesis, blind_significance, find_hypothesis, refine_finally
 from aceg_ros.pose.verify import blind_consensus
 
 SETTLED_PX = 1.0                                        # of a pose: looking again from it finds the same
@@ -154,6 +154,16 @@ class LandmarkSearch:
     def is_known(self, pose: CameraFromMap, known: Iterable[GuidedPose]) -> bool:
         """Return whether a pose is one of those known: looking again would find the same."""
         return any(is_same_pose(self.database, pose.map_from_camera, other.pose.map_from_camera) for other in known)
+
+    def is_explained(self, correspondences: Correspondences, known: Iterable[GuidedPose]) -> bool:
+        """Return whether matches agree with one of the known poses so clearly that RANSAC would only find it again."""
+        return any(blind_significance(correspondences, other.pose).log10_nfa < self.config.guided.clear_log10_nfa
+                   for other in known)
+
+    def is_place_known(self, group: np.ndarray, known: Iterable[GuidedPose]) -> bool:
+        """Return whether a significant pose is known among a group of keyframes that show one place."""
+        significant = [pose for pose in known if pose.overall.log10_nfa < self.config.good_log10_nfa]
+        return any(self.database.nearest_keyframes(pose.pose.map_from_camera, 1)[0] in group for pose in significant)
 
     def is_any_good(self, poses: Iterable[GuidedPose], first: FirstMatches) -> bool:
         """Return whether for a pose the landmarks are there, and most matches agree: the copy of a place has only the

@@ -123,7 +123,7 @@ class RigLocalizer:
             shares = _shares(list(queries), _of_rig(first), None)
         else:
             base = verify_guided_pose(found, competitor, first.correspondences, config.gates,
-                                      distinctive=search.count_distinctive(found, first))
+                                      distinctive=partial(search.count_distinctive, found, first))
             assert isinstance(found.correspondences, RigCorrespondences)
             shares = _shares(list(queries), found.correspondences, base.inlier_indices)
         stopwatch.lap("gates")

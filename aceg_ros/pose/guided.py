@@ -54,22 +54,27 @@ class GuidedPose:
 def find_hypothesis(correspondences: Correspondences, solver: SolverConfig, guided: GuidedConfig, *, seed: int
                     ) -> Hypothesis | None:
     """Run RANSAC at each threshold until a pose is clear, and return the most significant one; None without any."""
-    data, camera = correspondences.usable, correspondences.camera
+    data = correspondences.usable
     if data.count < max(solver.min_correspondences, MIN_CORRESPONDENCES):
         return None
-    # Without a projection to search around, a match may lie anywhere in the image.
-    radius_px = float(np.sqrt(camera.width * camera.height / np.pi))
     found: list[Hypothesis] = []
     for threshold in guided.ransac_thresholds_px:
         config = replace(solver, ransac_threshold_px=threshold, coarse_scales_px=(1.5 * threshold, 0.75 * threshold))
         pose = run_ransac(data, config, seed)
         if pose is not None:
-            squared_px = data.residuals(pose).squared_px
-            log10_nfa = compute_significance(data, squared_px, radius_px).log10_nfa
+            log10_nfa = blind_significance(correspondences, pose).log10_nfa
             found.append(Hypothesis(pose=pose, log10_nfa=log10_nfa))
             if log10_nfa < guided.clear_log10_nfa:
                 break
     return min(found, key=lambda hypothesis: hypothesis.log10_nfa, default=None)
+
+
+def blind_significance(correspondences: Correspondences, pose: CameraFromMap) -> Significance:
+    """Compute the significance of a pose by matches that were found without it."""
+    data, camera = correspondences.usable, correspondences.camera
+    # Without a projection to search around, a match may lie anywhere in the image.
+    radius_px = float(np.sqrt(camera.width * camera.height / np.pi))
+    return compute_significance(data, data.residuals(pose).squared_px, radius_px)
 
 
 def refine_guided(correspondences: Correspondences, similarity: np.ndarray, pose: CameraFromMap, config: GuidedConfig

@@ -6,6 +6,7 @@ The pose may come from any source: RANSAC, a transformer, motion averaging, trac
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -98,7 +99,8 @@ def estimate_verified_pose(correspondences: Correspondences, solver: SolverConfi
 
 
 def verify_guided_pose(found: GuidedPose, competitor: Significance | None, blind: Correspondences,
-                       config: GateConfig | None = None, *, distinctive: float | None = None) -> PoseEstimate:
+                       config: GateConfig | None = None, *,
+                       distinctive: Callable[[], float | None] | None = None) -> PoseEstimate:
     """Accept or reject a pose whose correspondences were searched for around their projections.
 
     The gates against chance of `verify_pose` do not apply to such correspondences, which are near the projections
@@ -109,16 +111,18 @@ def verify_guided_pose(found: GuidedPose, competitor: Significance | None, blind
         competitor: the greatest significance of a pose at another place, None if there is none.
         blind: the matches that were found before any pose was known.
         config: thresholds of the gates.
-        distinctive: number of the blind matches that agree and are distinctive; None: not asked for.
+        distinctive: counts the blind matches that agree and are distinctive, None where that is not asked for. It takes
+            a while, and is called for significant poses alone.
     """
     config = config or GateConfig()
     significance = found.significance
     consensus = Consensus.from_pose(found.correspondences.usable, found.pose, significance.threshold_px)
-    covariance, rejection = None, (
-        gates.check_significance(significance, config)
-        or gates.check_confirmation(found.overall, blind_consensus(found, blind), distinctive, config)
-        or gates.check_competitor(significance, competitor, config)
-        or gates.check_spread(consensus, config.min_guided_blocks))
+    covariance, rejection = None, gates.check_significance(significance, config)
+    if rejection is None:
+        count = None if distinctive is None else distinctive()
+        rejection = (gates.check_confirmation(found.overall, blind_consensus(found, blind), count, config)
+                     or gates.check_competitor(significance, competitor, config)
+                     or gates.check_spread(consensus, config.min_guided_blocks))
     if rejection is None:
         covariance, rejection = _determined(consensus, robust_scale_px(significance), config, config.max_leverage)
     if covariance is not None:

