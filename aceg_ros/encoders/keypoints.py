@@ -42,9 +42,13 @@ class Keypoints:
                          map_size=self.map_size, stride=self.stride, camera=self.camera)
 
 
-def extract_frame_keypoints(frame: Frame, encoder: Encoder, max_count: int) -> Keypoints:
-    """Extract the most reliable keypoints of a frame, which must have passed `reject_image`."""
-    image, camera, mask = prepare(frame, encoder.short_side_px, encoder.stride)
+def extract_frame_keypoints(frame: Frame, encoder: Encoder, max_count: int, *, short_side_px: int | None = None
+                            ) -> Keypoints:
+    """Extract the most reliable keypoints of a frame, which must have passed `reject_image`.
+
+    short_side_px: of the image that they are extracted of; None: that which the encoder expects.
+    """
+    image, camera, mask = prepare(frame, short_side_px or encoder.short_side_px, encoder.stride)
     return extract_keypoints(image, camera, encoder, mask=mask, max_count=max_count)
 
 

@@ -4,9 +4,10 @@
 Its steps: extract keypoints, retrieve a shortlist of keyframes, match with their landmarks, estimate hypotheses by
 RANSAC, look again for every landmark that should be visible from each, take the most significant pose, verify it.
 
-With a prior, the keyframes near it are matched first, beside the best one retrieved of another place, and with fewer
-keypoints and landmarks. A good pose where the prior says is the answer, without RANSAC; else all is done as without a
-prior, and the keyframes near it are matched again if no pose is accepted.
+With a prior, the image is tracked first, at a part of its size: fewer keypoints are matched with the keyframes near the
+prior, beside the best one retrieved of another place, and fewer landmarks are searched for. A good and certain pose
+where the prior says is the answer, without RANSAC; else all is done as without a prior, and the keyframes near it are
+matched again if no pose is accepted.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from functools import partial
 
 import numpy as np
 
-from aceg_ros.camera import Frame
+from aceg_ros.camera import Camera, Frame
 from aceg_ros.encoders.base import Encoder
 from aceg_ros.encoders.cuda_graphs import CudaGraphs
 from aceg_ros.encoders.image_views import ImageView
 from aceg_ros.encoders.keypoints import Keypoints, extract_frame_keypoints
+from aceg_ros.encoders.preprocess import reject_image, working_size
 from aceg_ros.estimate import ImageCorrespondences, PoseEstimate, PriorPose, Status
 from aceg_ros.maps.descriptor_index import ObservationMatcher
 from aceg_ros.maps.keyframe_database import SECTION, KeyframeDatabase
@@ -66,8 +68,15 @@ class KeyframeLocalizer:
         some. An image without a prior that is rejected is tried smaller and turned, which takes longer than the image
         itself."""
         poses: list[GuidedPose] = []
-        estimate = localize_frame(frame, self.extract, lambda query, stopwatch: self._localize_beside(
+        tracking = Stopwatch()
+        if prior is not None and reject_image(frame) is None:
+            tracked = self._track_smaller(frame, prior, tracking)
+            if tracked is not None:
+                return tracked
+        estimate = localize_frame(frame, self.extract, lambda query, stopwatch: self._search_map(
             query, stopwatch, prior, poses))
+        if tracking.laps_ms:
+            estimate = replace(estimate, stage_ms={"track": sum(tracking.laps_ms.values())} | estimate.stage_ms)
         if estimate.accepted or prior is not None or estimate.status in UNUSABLE or not self._config.other_views:
             return estimate
         stopwatch = Stopwatch()
@@ -87,19 +96,20 @@ class KeyframeLocalizer:
     def localize_keypoints(self, query: Keypoints, stopwatch: Stopwatch | None = None, *,
                            prior: PriorPose | None = None) -> PoseEstimate:
         """Estimate the pose of the camera from the keypoints of its image."""
-        return self._localize_beside(query, stopwatch or Stopwatch(), prior, [])
+        stopwatch = stopwatch or Stopwatch()
+        if prior is not None:
+            tracked = self._track(query.best(self._config.tracked_keypoints), prior, stopwatch)
+            if tracked is not None:
+                return tracked
+        return self._search_map(query, stopwatch, prior, [])
 
-    def _localize_beside(self, query: Keypoints, stopwatch: Stopwatch, prior: PriorPose | None, poses: list[GuidedPose]
-                  ) -> PoseEstimate:
-        """Estimate the pose beside those that are known, and add all that are found to them."""
+    def _search_map(self, query: Keypoints, stopwatch: Stopwatch, prior: PriorPose | None, poses: list[GuidedPose]
+                    ) -> PoseEstimate:
+        """Estimate the pose without tracking. Adds all poses that are found to `poses`."""
         shortlist = self._search.shortlist(query)
         stopwatch.lap("retrieve")
-        matcher, estimate = ObservationMatcher(query, self._search.database), None
-        if prior is not None:
-            estimate = self._track(query.best(self._config.tracked_keypoints), shortlist, prior)
-            stopwatch.lap("track")
-        if estimate is None:
-            estimate = self._find(matcher, shortlist, stopwatch, prior=prior, poses=poses)
+        matcher = ObservationMatcher(query, self._search.database)
+        estimate = self._find(matcher, shortlist, stopwatch, prior=prior, poses=poses)
         return replace(estimate.with_covariance_times(self._config.covariance_scale), stage_ms=stopwatch.laps_ms)
 
     def _localize_view(self, query: Keypoints, view: ImageView, known: list[GuidedPose]) -> PoseEstimate:
@@ -147,15 +157,38 @@ class KeyframeLocalizer:
             good = search.is_any_good(poses, first)
         return first, shortlist, good
 
-    def _track(self, query: Keypoints, shortlist: Shortlist, prior: PriorPose) -> PoseEstimate | None:
-        """Return the pose near a prior if it is good, as good as those at other places that look alike, and where the
-        prior says: else the prior was wrong, and so few matches are no reason not to search the map."""
+    def _track_smaller(self, frame: Frame, prior: PriorPose, stopwatch: Stopwatch) -> PoseEstimate | None:
+        """Track the image at a part of its size, which its features are extracted of in half of the time."""
+        config, encoder, camera = self._config, self._encoder, frame.camera.rectified()
+        short_side_px = round(config.tracked_scale * encoder.short_side_px)
+        size = working_size(camera.width, camera.height, short_side_px, encoder.stride)
+        if self._window_px(prior, camera.resized(*size)) is None:
+            return None
+        query = extract_frame_keypoints(frame, encoder, config.tracked_keypoints, short_side_px=short_side_px)
+        stopwatch.lap("encode")
+        return self._track(query, prior, stopwatch)
+
+    def _track(self, query: Keypoints, prior: PriorPose, stopwatch: Stopwatch) -> PoseEstimate | None:
+        """Return the pose near a prior if it is good and certain, as good as those at other places that look alike, and
+        where the prior says: else the prior was wrong, and so few matches are no reason not to search the map."""
+        radius_px = self._window_px(prior, query.camera)
+        if radius_px is None:
+            return None
+        shortlist = self._search.shortlist(query)
+        stopwatch.lap("retrieve")
+        estimate = self._find_tracked(query, shortlist, prior, radius_px)
+        stopwatch.lap("track")
+        if estimate is None or not (self._is_certain(estimate) and prior.agrees_with(estimate)):
+            return None
+        return replace(estimate.with_covariance_times(self._config.covariance_scale), stage_ms=stopwatch.laps_ms)
+
+    def _find_tracked(self, query: Keypoints, shortlist: Shortlist, prior: PriorPose, radius_px: float
+                      ) -> PoseEstimate | None:
+        """Return the pose near a prior, verified beside those at other places that look alike; None if it is not
+        good."""
         search, config = self._search, self._config
         matcher = ObservationMatcher(query, search.database)
         near = search.database.nearest_keyframes(prior.map_from_camera, config.tracked_keyframes)
-        radius_px = self._window_px(prior, query, near[0])
-        if radius_px > config.max_tracking_window * query.camera.width:
-            return None
         # At one of two places that look alike, many matches are with keyframes of the other.
         most_similar = shortlist.keyframes[:config.shortlist]
         others = most_similar[~show_place_of(search.database, most_similar, near[0])]
@@ -168,8 +201,15 @@ class KeyframeLocalizer:
         groups = [near, *(group for group in search.other_places(shortlist, good=False)
                           if not show_place_of(search.database, group, near[0]).any())]
         poses = [pose, *self._poses_of(matcher, twin_groups(groups, shortlist, config.twin_similarity), [pose])]
-        estimate = self._verify(*self._most_significant(query, poses), first)
-        return estimate if prior.agrees_with(estimate) else None
+        return self._verify(*self._most_significant(query, poses), first)
+
+    def _is_certain(self, estimate: PoseEstimate) -> bool:
+        """Return whether a position is as certain as fewer landmarks may leave it."""
+        if estimate.map_from_camera is None or estimate.covariance is None:
+            return False
+        nearest = self._search.database.nearest_keyframes(estimate.map_from_camera, 1)[0]
+        std_m = float(np.sqrt(np.trace(estimate.covariance[:3, :3])))
+        return std_m < self._config.max_tracked_std_depths * float(self._search.database.depths_m[nearest])
 
     def _find_near(self, matcher: ObservationMatcher, prior: PriorPose, poses: list[GuidedPose]) -> PoseEstimate | None:
         """Return the pose that the keyframes near a prior give, if it is accepted beside all that were found before and
@@ -182,11 +222,13 @@ class KeyframeLocalizer:
         estimate = self._verify(*self._most_significant(matcher.query, poses + further), first)
         return estimate if prior.agrees_with(estimate) else None
 
-    def _window_px(self, prior: PriorPose, query: Keypoints, keyframe: int) -> float:
+    def _window_px(self, prior: PriorPose, camera: Camera) -> float | None:
         """Return how far a landmark may be from where the prior puts it: the window of guided matching and a few
-        standard deviations."""
-        std_rad = prior.rotation_std_rad + prior.position_std_m / self._search.database.depths_m[keyframe]
-        return float(self._config.guided.search_radius_px + PRIOR_SIGMAS * query.camera.fx * std_rad)
+        standard deviations. None if that is too far to begin there."""
+        nearest = self._search.database.nearest_keyframes(prior.map_from_camera, 1)[0]
+        std_rad = prior.rotation_std_rad + prior.position_std_m / self._search.database.depths_m[nearest]
+        radius_px = float(self._config.guided.search_radius_px + PRIOR_SIGMAS * camera.fx * std_rad)
+        return radius_px if radius_px <= self._config.max_tracking_window * camera.width else None
 
     def _match(self, matcher: ObservationMatcher, keyframes: np.ndarray) -> FirstMatches:
         return self._search.first_matches(matcher.query, matcher.match(keyframes))

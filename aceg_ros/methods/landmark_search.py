@@ -38,11 +38,13 @@ class KeyframeLocalizerConfig:
     of more than twin_similarity, as a share of the best. further_looks: at most, as long as the best pose becomes more
     significant. group_hypotheses: number of further hypotheses from groups of keyframes that show the same place.
     max_further_log10_nfa: largest logarithm of the number of poses that agree by chance as well as a further hypothesis
-    for it to be tried. tracked_keyframes, tracked_keypoints, tracked_landmarks: number of keyframes that are matched
-    near a prior, of the most reliable keypoints, and of landmarks that are then searched for: where these are not
-    enough, all is done as without one. max_tracking_window: largest uncertainty of a prior, as a share of the image's
-    width, for it to be tried first. other_views: an image that is rejected is tried smaller and turned.
-    covariance_scale: of the map, see `mapping.calibration`. seed: of RANSAC.
+    for it to be tried. tracked_scale: of the sides of an image with a prior. tracked_keyframes, tracked_keypoints,
+    tracked_landmarks: number of keyframes that are matched near the prior, of the most reliable keypoints, and of
+    landmarks that are then searched for: where these are not enough, all is done as without one. max_tracking_window:
+    largest uncertainty of a prior, as a share of the image's width, for it to be tried first. max_tracked_std_depths:
+    largest standard deviation of the position that is found then, in depths of the nearest keyframe. other_views: an
+    image that is rejected is tried smaller and turned. covariance_scale: of the map, see `mapping.calibration`. seed:
+    of RANSAC.
     """
 
     keypoints: int = 1500
@@ -60,10 +62,12 @@ class KeyframeLocalizerConfig:
     further_looks: int = 1
     group_hypotheses: int = 2
     max_further_log10_nfa: float = 0.0
+    tracked_scale: float = 0.6
     tracked_keyframes: int = 2
-    tracked_keypoints: int = 750
-    tracked_landmarks: int = 1500
+    tracked_keypoints: int = 500
+    tracked_landmarks: int = 1000
     max_tracking_window: float = 0.5
+    max_tracked_std_depths: float = 0.03
     other_views: bool = True
     covariance_scale: float = MIN_COVARIANCE_SCALE
     seed: int = 0
