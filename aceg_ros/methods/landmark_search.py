@@ -67,7 +67,7 @@ class KeyframeLocalizerConfig:
     tracked_keypoints: int = 500
     tracked_landmarks: int = 1000
     max_tracking_window: float = 0.5
-    max_tracked_std_depths: float = 0.03
+    max_tracked_std_depths: float = 0.02
     other_views: bool = True
     covariance_scale: float = MIN_COVARIANCE_SCALE
     seed: int = 0
