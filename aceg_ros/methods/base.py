@@ -7,7 +7,7 @@ This module loads neither torch nor a method, so that the command line starts fa
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from aceg_ros.camera import Frame
@@ -53,3 +53,12 @@ class Localizer(Protocol):
         prior: where the camera probably is, if the caller knows; methods may ignore it. A wrong one must not make a
         wrong pose more likely.
         """
+
+
+@runtime_checkable
+class StreamLocalizer(Localizer, Protocol):
+    """A localizer whose images may take longer than the next one takes to come."""
+
+    def for_stream(self) -> Localizer:
+        """Return a localizer for the images of one stream, in their order: what would make the images after one late
+        is spread over them. What it returns for an image may depend on those before."""

@@ -12,6 +12,7 @@ matched again if no pose is accepted.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from functools import partial
 
@@ -31,9 +32,10 @@ from aceg_ros.maps.retrieval import Shortlist
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.landmark_search import FirstMatches, KeyframeLocalizerConfig, LandmarkSearch
 from aceg_ros.methods.localize_frame import localize_frame
-from aceg_ros.methods.other_views import localize_other_views
+from aceg_ros.methods.other_views import OtherViews, ViewsInTurn
 from aceg_ros.methods.scene_coordinates import encoder_of
 from aceg_ros.pose.correspondences import CameraFromMap
+from aceg_ros.pose.gates import check_competitor, check_significance
 from aceg_ros.pose.guided import GuidedPose, greatest_beside, refine_from_prior, refine_guided
 from aceg_ros.pose.significance import Significance
 from aceg_ros.pose.verify import verify_guided_pose
@@ -50,6 +52,9 @@ class KeyframeLocalizer:
     def __init__(self, *, encoder: Encoder, database: KeyframeDatabase, config: KeyframeLocalizerConfig):
         self._encoder, self._config = encoder, config
         self._search = LandmarkSearch(database, config, str(encoder.device))
+        self._views: OtherViews | ViewsInTurn = OtherViews(
+            encoder=encoder, similarity=self.greatest_similarity, keypoints=config.keypoints,
+            compared_keypoints=config.retrieval_keypoints)
 
     @classmethod
     def from_map(cls, scene_map: SceneMap, *, device: str = "auto", seed: int = 0) -> KeyframeLocalizer:
@@ -62,6 +67,14 @@ class KeyframeLocalizer:
             encoder = replace(encoder, graphs=CudaGraphs())
         config = KeyframeLocalizerConfig(covariance_scale=scene_map.covariance_scale, seed=seed)
         return cls(encoder=encoder, database=KeyframeDatabase.from_section(scene_map.sections[SECTION]), config=config)
+
+    def for_stream(self) -> KeyframeLocalizer:
+        """Return a localizer with the same map for the images of one stream: of an image that is rejected it tries one
+        other view, the next one of the next such image, so that the images after it are not late."""
+        localizer = copy.copy(self)
+        if isinstance(self._views, OtherViews):
+            localizer._views = ViewsInTurn(self._views)
+        return localizer
 
     def localize(self, frame: Frame, prior: PriorPose | None = None) -> PoseEstimate:
         """Estimate the pose of the camera in the map, or reject the image. A good prior saves time; a wrong one costs
@@ -79,9 +92,10 @@ class KeyframeLocalizer:
             estimate = replace(estimate, stage_ms={"track": sum(tracking.laps_ms.values())} | estimate.stage_ms)
         if estimate.accepted or prior is not None or estimate.status in UNUSABLE or not self._config.other_views:
             return estimate
+        if self._are_ambiguous(poses):          # other views would find the same two places
+            return estimate
         stopwatch = Stopwatch()
-        found = localize_other_views(frame, self._encoder, partial(self._localize_view, known=poses),
-                                     similarity=self.greatest_similarity, max_count=self._config.keypoints)
+        found = self._views.localize(frame, partial(self._localize_view, known=poses))
         stopwatch.lap("other views")
         return replace(found or estimate, stage_ms=estimate.stage_ms | stopwatch.laps_ms)
 
@@ -282,12 +296,25 @@ class KeyframeLocalizer:
         none."""
         if not poses:
             return None, None
-        best = min(poses, key=lambda pose: pose.significance.log10_nfa + pose.overall.log10_nfa)
+        best = min(poses, key=_total_log10_nfa)
         competing = self._search.elsewhere(poses, best)
         best = self._search.settle(best, partial(self._look, query))
         return best, greatest_beside(competing, best, self._config.guided)
+
+    def _are_ambiguous(self, poses: list[GuidedPose]) -> bool:
+        """Return whether there are significant poses at two places."""
+        best = min(poses, key=_total_log10_nfa, default=None)
+        if best is None or check_significance(best.significance, self._config.gates) is not None:
+            return False
+        competitor = greatest_beside(self._search.elsewhere(poses, best), best, self._config.guided)
+        return check_competitor(best.significance, competitor, self._config.gates) is not None
 
     def _look(self, query: Keypoints, pose: CameraFromMap, count: int | None = None) -> GuidedPose | None:
         """Look for the landmarks that should be visible from a pose, and refine it on those found."""
         correspondences, similarity = self._search.look_for_visible(query, pose.map_from_camera, count)
         return refine_guided(correspondences, similarity, pose, self._config.guided)
+
+
+def _total_log10_nfa(pose: GuidedPose) -> float:
+    """Return what the most significant pose has the least of."""
+    return pose.significance.log10_nfa + pose.overall.log10_nfa

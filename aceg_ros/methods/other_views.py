@@ -8,11 +8,11 @@ that lies on its side, another view has the keypoints that the map has.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from aceg_ros.camera import Frame
 from aceg_ros.encoders.base import Encoder
-from aceg_ros.encoders.image_views import ImageView
+from aceg_ros.encoders.image_views import ImageView, PreparedImage
 from aceg_ros.encoders.keypoints import Keypoints
 from aceg_ros.encoders.preprocess import prepare
 from aceg_ros.estimate import PoseEstimate
@@ -20,39 +20,79 @@ from aceg_ros.estimate import PoseEstimate
 HALF_SIZE = ImageView(scale=0.5)
 ROLLS_DEG = (45.0, -45.0, 90.0, -90.0, 180.0)
 
+# Estimates the pose of the camera of a view, given its keypoints.
+LocalizeView = Callable[[Keypoints, ImageView], PoseEstimate]
 
-def localize_other_views(frame: Frame, encoder: Encoder, localize: Callable[[Keypoints, ImageView], PoseEstimate], *,
-                         similarity: Callable[[Keypoints], float], max_count: int) -> PoseEstimate | None:
-    """Localize an image by other views of it: at half of its size, then turned by the angle at which it is most similar
-    to the map, if it is more so than upright.
 
-    Args:
-        frame: must have passed `reject_image`.
-        encoder: of the map.
-        localize: estimates the pose of the camera of a view from its keypoints.
-        similarity: of keypoints to the map.
-        max_count: largest number of keypoints.
+@dataclass(frozen=True, kw_only=True)
+class OtherViews:
+    """Tries other views of images.
 
-    Returns:
-        What was accepted, or None.
+    encoder: of the map. similarity: of an image's keypoints to the map. keypoints: largest number that a view is
+    localized with. compared_keypoints: with which its similarity is computed.
     """
-    def try_view(view: ImageView, query: Keypoints) -> PoseEstimate | None:
-        estimate = localize(query, view)
-        if not estimate.accepted:
-            return None
-        in_image = view.to_image(estimate, frame.camera.rectified())
-        return replace(in_image, message=f"{estimate.message}, in the image {view}")
 
-    prepared = prepare(frame, encoder.short_side_px, encoder.stride)
-    smaller = HALF_SIZE.extract(prepared, encoder, max_count)
-    found = try_view(HALF_SIZE, smaller)
-    if found is not None:
+    encoder: Encoder
+    similarity: Callable[[Keypoints], float]
+    keypoints: int
+    compared_keypoints: int
+
+    def localize(self, frame: Frame, localize: LocalizeView) -> PoseEstimate | None:
+        """Localize an image, which must have passed `reject_image`, by all other views: at half of its size, then
+        turned by the angle at which it is most similar to the map, if it is more so than upright. Returns what was
+        accepted, or None."""
+        prepared = prepare(frame, self.encoder.short_side_px, self.encoder.stride)
+        smaller = HALF_SIZE.extract(prepared, self.encoder, self.keypoints)
+        found = _accepted(HALF_SIZE, localize(smaller, HALF_SIZE), frame)
+        if found is not None:
+            return found
+        turned = self._most_similar_turn(prepared, smaller)
+        return None if turned is None else self._try(turned, prepared, frame, localize)
+
+    def localize_by(self, view: ImageView | None, frame: Frame, localize: LocalizeView
+                    ) -> tuple[PoseEstimate | None, ImageView | None]:
+        """Take one of the steps of `localize`: try a view, or with None compare turns.
+
+        Returns what was accepted, or None, and the view that is the next to be tried: the same again as long as that
+        is accepted, since the next image of a stream is like this one.
+        """
+        prepared = prepare(frame, self.encoder.short_side_px, self.encoder.stride)
+        if view is None:
+            smaller = HALF_SIZE.extract(prepared, self.encoder, self.compared_keypoints)
+            return None, self._most_similar_turn(prepared, smaller) or HALF_SIZE
+        found = self._try(view, prepared, frame, localize)
+        return found, view if found is not None else None if view == HALF_SIZE else HALF_SIZE
+
+    def _try(self, view: ImageView, prepared: PreparedImage, frame: Frame, localize: LocalizeView
+             ) -> PoseEstimate | None:
+        return _accepted(view, localize(view.extract(prepared, self.encoder, self.keypoints), view), frame)
+
+    def _most_similar_turn(self, prepared: PreparedImage, upright: Keypoints) -> ImageView | None:
+        """Return the turn at which an image is most similar to the map, if it is more so than upright. All are compared
+        at half of the size: that is a quarter of the work. upright: the keypoints in that size."""
+        of_rolls = {roll: self.similarity(replace(HALF_SIZE, roll_deg=roll).extract(
+            prepared, self.encoder, self.compared_keypoints)) for roll in ROLLS_DEG}
+        roll = max(of_rolls, key=lambda angle: of_rolls[angle])
+        return ImageView(roll_deg=roll) if of_rolls[roll] > self.similarity(upright) else None
+
+
+class ViewsInTurn:
+    """Tries one other view of each image of a stream that is rejected, in turn: all of them would take so long that the
+    images after it are late. What is tried depends on the images before alone, not on any clock."""
+
+    def __init__(self, views: OtherViews):
+        self._views = views
+        self._next: ImageView | None = HALF_SIZE
+
+    def localize(self, frame: Frame, localize: LocalizeView) -> PoseEstimate | None:
+        """Localize an image, which must have passed `reject_image`, by the next view."""
+        found, self._next = self._views.localize_by(self._next, frame, localize)
         return found
-    # All at half of the size: that is a quarter of the work, and their similarities can be compared.
-    of_rolls = {roll: similarity(replace(HALF_SIZE, roll_deg=roll).extract(prepared, encoder, max_count))
-                for roll in ROLLS_DEG}
-    roll = max(of_rolls, key=lambda angle: of_rolls[angle])
-    if of_rolls[roll] <= similarity(smaller):
+
+
+def _accepted(view: ImageView, estimate: PoseEstimate, frame: Frame) -> PoseEstimate | None:
+    """Return what was found with a view as an estimate for the image itself, if it was accepted."""
+    if not estimate.accepted:
         return None
-    turned = ImageView(roll_deg=roll)
-    return try_view(turned, turned.extract(prepared, encoder, max_count))
+    in_image = view.to_image(estimate, frame.camera.rectified())
+    return replace(in_image, message=f"{estimate.message}, in the image {view}")

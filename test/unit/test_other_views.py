@@ -21,6 +21,7 @@ from aceg_ros.maps.keyframe_database import SECTION, KeyframeDatabase
 from aceg_ros.maps.scene_map import SceneMap
 from aceg_ros.methods.keyframe_localizer import KeyframeLocalizer
 from aceg_ros.methods.landmark_search import KeyframeLocalizerConfig
+from aceg_ros.methods.other_views import OtherViews, ViewsInTurn
 from aceg_ros.methods.scene_coordinates import encoder_of
 
 CAMERA = Camera(width=720, height=480, fx=500.0, fy=520.0, cx=341.0, cy=247.5)
@@ -94,6 +95,37 @@ def test_a_camera_on_its_side_is_localized(localizers, rendered_scene, quarters)
         error = np.linalg.norm(shown.camera.project(points) - shown.pixels, axis=1)[estimate.inlier_indices]
         assert shown.camera == frame.camera and np.median(error) < 1.5
     assert not any(localizers[1].localize(frame).accepted for frame in frames)
+
+
+def test_a_stream_tries_one_view_of_each_rejected_image(localizers, rendered_scene):
+    upright = list(open_scene(rendered_scene / "query"))[::4]
+    turned = [turned_by(frame, 1) for frame in upright]
+    stream, again = localizers[0].for_stream(), localizers[0].for_stream()
+    found = [stream.localize(frame) for frame in [*turned, upright[0], turned[0]]]
+    # Smaller, then turns are compared, and from then on the one that was accepted.
+    assert [estimate.accepted for estimate in found] == [False, False] + [True] * len(turned)
+    assert all("turned by" in estimate.message for estimate in found[2:-2])
+    assert "turned by" not in found[-2].message and "turned by" in found[-1].message
+    for estimate, frame in zip(found[2:-2], turned[2:], strict=True):
+        assert pose_error(estimate.map_from_camera, frame.map_from_camera)[0] < 0.02
+    assert [again.localize(frame).message for frame in turned] == [estimate.message for estimate in found[:-2]]
+    assert localizers[0].localize(turned[0]).accepted           # by all views
+
+
+def test_views_come_in_turn_if_none_is_accepted(localizers, rendered_scene, rendered_map):
+    tried = []
+
+    def localize(query, view):
+        tried.append(view)
+        return PoseEstimate(status=Status.NO_CONSENSUS, message="")
+
+    frame = turned_by(next(iter(open_scene(rendered_scene / "query"))), 2)
+    views = OtherViews(encoder=encoder_of(SceneMap.load(rendered_map), "cpu"), keypoints=1500, compared_keypoints=600,
+                       similarity=localizers[0].greatest_similarity)
+    turns = ViewsInTurn(views)
+    assert not any(turns.localize(frame, localize) for _ in range(6))
+    assert tried == 2 * [ImageView(scale=0.5), ImageView(roll_deg=180.0)]
+    assert views.localize(frame, localize) is None and tried[4:] == tried[:2]
 
 
 def zoomed(frame: Frame, factor: int) -> Frame:

@@ -15,12 +15,12 @@ from rclpy.impl.rcutils_logger import RcutilsLogger
 
 from aceg_ros.camera import Camera, Frame
 from aceg_ros.errors import UserError
+from aceg_ros.methods.base import Localizer, StreamLocalizer
 from aceg_ros.rig import RigEstimate, RigFrame
 from aceg_ros.utils.malloc import release_free_memory
 
 if TYPE_CHECKING:      # a node starts seconds sooner without torch
     from aceg_ros.maps.scene_map import SceneMap
-    from aceg_ros.methods.base import Localizer
 
 
 Arguments = ParamSpec("Arguments")
@@ -159,9 +159,11 @@ def load_localizer(path: str, device: str, seed: int, threads: int = 0) -> Loade
     else:
         scene_map = SceneMap.load(path)
     used = loaded or make_localizer(cast(SceneMap, scene_map), device, seed)
-    localizer = _OnThreads(estimate=used.localize, threads=threads or _half_of_the_cores())
+    threads = threads or _half_of_the_cores()
     release_free_memory()        # left over from loading this map and earlier ones
     noise = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
     camera = Camera(width=640, height=480, fx=500.0, fy=500.0, cx=320.0, cy=240.0)
-    localizer.localize(Frame(image=noise, camera=camera))       # the first call is slow
-    return LoadedMap(localizer=localizer, scene_map=scene_map)
+    # The first call is slow. It tries all that an image may need.
+    _OnThreads(estimate=used.localize, threads=threads).localize(Frame(image=noise, camera=camera))
+    of_stream = used.for_stream() if isinstance(used, StreamLocalizer) else used
+    return LoadedMap(localizer=_OnThreads(estimate=of_stream.localize, threads=threads), scene_map=scene_map)
