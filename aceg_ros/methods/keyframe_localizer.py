@@ -52,9 +52,9 @@ class KeyframeLocalizer:
     def __init__(self, *, encoder: Encoder, database: KeyframeDatabase, config: KeyframeLocalizerConfig):
         self._encoder, self._config = encoder, config
         self._search = LandmarkSearch(database, config, str(encoder.device))
-        self._views: OtherViews | ViewsInTurn = OtherViews(
-            encoder=encoder, similarity=self.greatest_similarity, keypoints=config.keypoints,
-            compared_keypoints=config.retrieval_keypoints)
+        self._views = OtherViews(encoder=encoder, similarity=self.greatest_similarity, keypoints=config.keypoints,
+                                 compared_keypoints=config.retrieval_keypoints)
+        self._in_turn: ViewsInTurn | None = None
 
     @classmethod
     def from_map(cls, scene_map: SceneMap, *, device: str = "auto", seed: int = 0) -> KeyframeLocalizer:
@@ -72,8 +72,7 @@ class KeyframeLocalizer:
         """Return a localizer with the same map for the images of one stream: of an image that is rejected it tries one
         other view, the next one of the next such image, so that the images after it are not late."""
         localizer = copy.copy(self)
-        if isinstance(self._views, OtherViews):
-            localizer._views = ViewsInTurn(self._views)
+        localizer._in_turn = ViewsInTurn(self._views)
         return localizer
 
     def localize(self, frame: Frame, prior: PriorPose | None = None) -> PoseEstimate:
@@ -95,7 +94,8 @@ class KeyframeLocalizer:
         if self._are_ambiguous(poses):          # other views would find the same two places
             return estimate
         stopwatch = Stopwatch()
-        found = self._views.localize(frame, partial(self._localize_view, known=poses))
+        views = self._in_turn or self._views
+        found = views.localize(frame, partial(self._localize_view, known=poses, ranks=self._in_turn is None))
         stopwatch.lap("other views")
         return replace(found or estimate, stage_ms=estimate.stage_ms | stopwatch.laps_ms)
 
@@ -126,15 +126,20 @@ class KeyframeLocalizer:
         estimate = self._find(matcher, shortlist, stopwatch, prior=prior, poses=poses)
         return replace(estimate.with_covariance_times(self._config.covariance_scale), stage_ms=stopwatch.laps_ms)
 
-    def _localize_view(self, query: Keypoints, view: ImageView, known: list[GuidedPose]) -> PoseEstimate:
+    def _localize_view(self, query: Keypoints, view: ImageView, known: list[GuidedPose], ranks: bool) -> PoseEstimate:
         """Estimate the pose of the camera of a view of an image that was rejected. Only if that would be accepted, it
-        is compared with poses at other places, also those that the image as it is has given."""
+        is compared with poses at other places, also those that the image as it is has given. ranks: whether keyframes
+        are ranked also before a pose would be accepted, which is rarely worth its time here."""
         shortlist = self._search.shortlist(query)
         matcher = ObservationMatcher(query, self._search.database)
         poses: list[GuidedPose] = []
-        first, shortlist, good = self._find_first(matcher, shortlist, Stopwatch(), poses)
+        first, good = self._find_first(matcher, shortlist, Stopwatch(), poses)
+        if ranks and not good:
+            first, shortlist, good = self._find_ranked(matcher, shortlist, poses)
         estimate = self._verify(*self._most_significant(query, poses), first)
         if estimate.accepted:
+            if not ranks and not good:
+                _, shortlist, good = self._find_ranked(matcher, shortlist, poses)
             seen = (self._look(query, view.pose_of(other.pose)) for other in known)
             poses += [pose for pose in seen if pose is not None]
             poses += self._poses_elsewhere(matcher, shortlist, good, poses)
@@ -144,7 +149,9 @@ class KeyframeLocalizer:
     def _find(self, matcher: ObservationMatcher, shortlist: Shortlist, stopwatch: Stopwatch, *,
               prior: PriorPose | None, poses: list[GuidedPose]) -> PoseEstimate:
         """Find the pose in the whole map; if none is accepted, at the place of the prior. Adds all poses to `poses`."""
-        first, shortlist, good = self._find_first(matcher, shortlist, stopwatch, poses)
+        first, good = self._find_first(matcher, shortlist, stopwatch, poses)
+        if not good:
+            first, shortlist, good = self._find_ranked(matcher, shortlist, poses)
         poses += self._poses_elsewhere(matcher, shortlist, good, poses)
         found, competitor = self._most_significant(matcher.query, poses)
         stopwatch.lap("solve")
@@ -156,20 +163,21 @@ class KeyframeLocalizer:
         return estimate
 
     def _find_first(self, matcher: ObservationMatcher, shortlist: Shortlist, stopwatch: Stopwatch,
-                    poses: list[GuidedPose]) -> tuple[FirstMatches, Shortlist, bool]:
-        """Add the pose at the most similar keyframes to `poses`, and if it is not good, the one after these are ranked.
-        Returns the last matches and shortlist, and whether a pose is good."""
-        search, config = self._search, self._config
-        first = self._match(matcher, shortlist.keyframes[:config.shortlist])
+                    poses: list[GuidedPose]) -> tuple[FirstMatches, bool]:
+        """Add the pose at the most similar keyframes to `poses`. Returns their matches, and whether it is good."""
+        first = self._match(matcher, shortlist.keyframes[:self._config.shortlist])
         stopwatch.lap("match")
         poses += self._new_poses(matcher.query, first, [], chance_is_tried=True)
-        good = search.is_any_good(poses, first)
-        if not good:
-            shortlist = search.ranked(matcher.query, shortlist)
-            first = self._match(matcher, shortlist.keyframes[:config.ranked_shortlist])
-            poses += self._new_poses(matcher.query, first, poses)
-            good = search.is_any_good(poses, first)
-        return first, shortlist, good
+        return first, self._search.is_any_good(poses, first)
+
+    def _find_ranked(self, matcher: ObservationMatcher, shortlist: Shortlist, poses: list[GuidedPose]
+                     ) -> tuple[FirstMatches, Shortlist, bool]:
+        """Rank the keyframes, and add the pose at the first ones to `poses`. Returns their matches, the ranked
+        shortlist, and whether a pose is good."""
+        shortlist = self._search.ranked(matcher.query, shortlist)
+        first = self._match(matcher, shortlist.keyframes[:self._config.ranked_shortlist])
+        poses += self._new_poses(matcher.query, first, poses)
+        return first, shortlist, self._search.is_any_good(poses, first)
 
     def _track_smaller(self, frame: Frame, prior: PriorPose, stopwatch: Stopwatch) -> PoseEstimate | None:
         """Track the image at a part of its size, which its features are extracted of in half of the time."""

@@ -7,7 +7,7 @@ that lies on its side, another view has the keypoints that the map has.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from aceg_ros.camera import Frame
@@ -18,7 +18,8 @@ from aceg_ros.encoders.preprocess import prepare
 from aceg_ros.estimate import PoseEstimate
 
 HALF_SIZE = ImageView(scale=0.5)
-ROLLS_DEG = (45.0, -45.0, 90.0, -90.0, 180.0)
+COMPARED_TOGETHER_DEG = ((45.0, -45.0), (90.0, -90.0, 180.0))       # rolls, in a stream
+ROLLS_DEG = (*COMPARED_TOGETHER_DEG[0], *COMPARED_TOGETHER_DEG[1])
 
 # Estimates the pose of the camera of a view, given its keypoints.
 LocalizeView = Callable[[Keypoints, ImageView], PoseEstimate]
@@ -46,48 +47,59 @@ class OtherViews:
         found = _accepted(HALF_SIZE, localize(smaller, HALF_SIZE), frame)
         if found is not None:
             return found
-        turned = self._most_similar_turn(prepared, smaller)
+        turned = self._most_similar_turn(prepared, smaller, ROLLS_DEG)
         return None if turned is None else self._try(turned, prepared, frame, localize)
 
-    def localize_by(self, view: ImageView | None, frame: Frame, localize: LocalizeView
-                    ) -> tuple[PoseEstimate | None, ImageView | None]:
-        """Take one of the steps of `localize`: try a view, or with None compare turns.
+    def localize_by(self, view: ImageView, frame: Frame, localize: LocalizeView) -> PoseEstimate | None:
+        """Localize an image, which must have passed `reject_image`, by one view."""
+        return self._try(view, prepare(frame, self.encoder.short_side_px, self.encoder.stride), frame, localize)
 
-        Returns what was accepted, or None, and the view that is the next to be tried: the same again as long as that
-        is accepted, since the next image of a stream is like this one.
-        """
+    def most_similar_turn(self, frame: Frame, rolls_deg: Sequence[float]) -> ImageView | None:
+        """Return that one of some turns at which an image is most similar to the map, if it is more so than upright."""
         prepared = prepare(frame, self.encoder.short_side_px, self.encoder.stride)
-        if view is None:
-            smaller = HALF_SIZE.extract(prepared, self.encoder, self.compared_keypoints)
-            return None, self._most_similar_turn(prepared, smaller) or HALF_SIZE
-        found = self._try(view, prepared, frame, localize)
-        return found, view if found is not None else None if view == HALF_SIZE else HALF_SIZE
+        upright = HALF_SIZE.extract(prepared, self.encoder, self.compared_keypoints)
+        return self._most_similar_turn(prepared, upright, rolls_deg)
 
     def _try(self, view: ImageView, prepared: PreparedImage, frame: Frame, localize: LocalizeView
              ) -> PoseEstimate | None:
         return _accepted(view, localize(view.extract(prepared, self.encoder, self.keypoints), view), frame)
 
-    def _most_similar_turn(self, prepared: PreparedImage, upright: Keypoints) -> ImageView | None:
-        """Return the turn at which an image is most similar to the map, if it is more so than upright. All are compared
-        at half of the size: that is a quarter of the work. upright: the keypoints in that size."""
+    def _most_similar_turn(self, prepared: PreparedImage, upright: Keypoints, rolls_deg: Sequence[float]
+                           ) -> ImageView | None:
+        """All are compared at half of the size: that is a quarter of the work. upright: the keypoints in that size."""
         of_rolls = {roll: self.similarity(replace(HALF_SIZE, roll_deg=roll).extract(
-            prepared, self.encoder, self.compared_keypoints)) for roll in ROLLS_DEG}
+            prepared, self.encoder, self.compared_keypoints)) for roll in rolls_deg}
         roll = max(of_rolls, key=lambda angle: of_rolls[angle])
         return ImageView(roll_deg=roll) if of_rolls[roll] > self.similarity(upright) else None
 
 
 class ViewsInTurn:
-    """Tries one other view of each image of a stream that is rejected, in turn: all of them would take so long that the
-    images after it are late. What is tried depends on the images before alone, not on any clock."""
+    """Takes one step of `OtherViews.localize` with each image of a stream that is rejected: all of them would take so
+    long that the images after it are late. First it is tried smaller, then some turns are compared, then the best of
+    these is tried. A view that was accepted is the first to be tried again. What is tried depends on the images before
+    alone, not on any clock.
+    """
 
     def __init__(self, views: OtherViews):
         self._views = views
-        self._next: ImageView | None = HALF_SIZE
+        self._turn: ImageView | None = None         # to be tried next
+        self._step, self._steps = 0, (None, *COMPARED_TOGETHER_DEG)
 
     def localize(self, frame: Frame, localize: LocalizeView) -> PoseEstimate | None:
-        """Localize an image, which must have passed `reject_image`, by the next view."""
-        found, self._next = self._views.localize_by(self._next, frame, localize)
+        """Take the next step with an image, which must have passed `reject_image`."""
+        rolls_deg = self._steps[self._step]
+        if self._turn is None and rolls_deg is not None:
+            self._turn = self._views.most_similar_turn(frame, rolls_deg)
+            if self._turn is None:
+                self._advance()
+            return None
+        found = self._views.localize_by(self._turn or HALF_SIZE, frame, localize)
+        if found is None:
+            self._advance()
         return found
+
+    def _advance(self) -> None:
+        self._turn, self._step = None, (self._step + 1) % len(self._steps)
 
 
 def _accepted(view: ImageView, estimate: PoseEstimate, frame: Frame) -> PoseEstimate | None:
