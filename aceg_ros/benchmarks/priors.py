@@ -76,11 +76,11 @@ class RobotOdometry:
         self._odometry, self._schedule = DriftingOdometry(drift), PriorSchedule(CHECK_EVERY)
         self._gate = OdometryGate(OdometryGateConfig(drift=max(drift, 0.1)))
 
-    def prior(self, truth: np.ndarray) -> PriorPose | None:
+    def prior(self, truth: np.ndarray, stamp_s: float) -> PriorPose | None:
         """Move to the true pose where the next image is taken, and return its prior."""
         self._odom_from_camera = self._odometry.update(truth)
         prior = self._gate.prior(self._odom_from_camera)
-        self._had_prior = prior is not None and self._schedule.next_has_prior()
+        self._had_prior = prior is not None and self._schedule.next_has_prior(stamp_s)
         return prior if self._had_prior else None
 
     def note(self, estimate: PoseEstimate, stamp_s: float) -> None:
@@ -103,7 +103,7 @@ def run(localizer: KeyframeLocalizer, scene: Path, keyframe_poses: np.ndarray, *
         image = replace(frame, map_from_camera=None, depth_m=None)
         if number == 0:
             localizer.localize(image, _sure(truth))             # the first image takes longer
-        priors = {"none": None, "odometry": robot.prior(truth), "the truth": _sure(truth),
+        priors = {"none": None, "odometry": robot.prior(truth, float(number)), "the truth": _sure(truth),
                   "off by 3, 40 deg": _sure(_moved(truth, rng)),
                   "a keyframe": _sure(keyframe_poses[rng.integers(len(keyframe_poses))])}
         for kind, prior in priors.items():

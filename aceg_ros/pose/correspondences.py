@@ -24,6 +24,21 @@ def image_blocks(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return row * BLOCK_COLUMNS + column
 
 
+def fill_jacobian(jacobian: np.ndarray, x: np.ndarray, y: np.ndarray, inverse_depth: np.ndarray) -> None:
+    """Fill the Jacobian (..., 6, 2, N) of normalised image coordinates x, y (..., N) with respect to (d, w); see
+    `refinement`. Its entries that are always zero stay as they are."""
+    product = x * y
+    jacobian[..., 0, 0, :] = jacobian[..., 1, 1, :] = inverse_depth
+    jacobian[..., 2, 0, :] = -x * inverse_depth
+    jacobian[..., 2, 1, :] = -y * inverse_depth
+    jacobian[..., 3, 0, :] = -product
+    jacobian[..., 3, 1, :] = -1.0 - y * y
+    jacobian[..., 4, 0, :] = 1.0 + x * x
+    jacobian[..., 4, 1, :] = product
+    jacobian[..., 5, 0, :] = -y
+    jacobian[..., 5, 1, :] = x
+
+
 @dataclass(frozen=True, kw_only=True)
 class Correspondences:
     """Pixels of a rectified image and the map points that a method predicts or matches for them.
@@ -177,15 +192,7 @@ class UsableCorrespondences:
         projected, inverse_depth = self._transform(pose)
         x, y = projected[:2]
         jacobian = np.zeros((6, 2, x.size), np.float32)
-        jacobian[0, 0] = jacobian[1, 1] = inverse_depth
-        jacobian[2, 0] = -x * inverse_depth
-        jacobian[2, 1] = -y * inverse_depth
-        jacobian[3, 0] = -x * y
-        jacobian[3, 1] = -1.0 - y * y
-        jacobian[4, 0] = 1.0 + x * x
-        jacobian[4, 1] = x * y
-        jacobian[5, 0] = -y
-        jacobian[5, 1] = x
+        fill_jacobian(jacobian, x, y, inverse_depth)
         jacobian *= np.array([[self.camera.fx], [self.camera.fy]], np.float32)
         return self._residuals(projected), jacobian
 

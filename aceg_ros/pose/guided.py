@@ -12,7 +12,7 @@ from aceg_ros.geometry import pose_difference
 from aceg_ros.pose.config import GuidedConfig, SolverConfig
 from aceg_ros.pose.correspondences import CameraFromMap, Correspondences
 from aceg_ros.pose.ransac import run_ransac
-from aceg_ros.pose.refinement import refine
+from aceg_ros.pose.refinement import refine, refine_alternatives
 from aceg_ros.pose.significance import Significance, compute_significance
 
 MIN_CORRESPONDENCES = 8
@@ -178,14 +178,13 @@ def refinement_spread(found: GuidedPose) -> np.ndarray:
     determine the position, wrong ones among them move it to where they fit: no residual shows it, but the
     alternatives end elsewhere. The sum of the outer products of their differences is to be added to the covariance.
     """
-    scale_px = robust_scale_px(found.significance)
-    poses = [refine(found.correspondences.usable, found.pose, (factor * scale_px,), ALTERNATIVE_STEPS)
-             for factor in ALTERNATIVE_SCALES]
-    for least in ALTERNATIVE_SIMILARITIES:
-        chosen = np.flatnonzero(found.similarity >= least)
-        if len(chosen) >= MIN_ALTERNATIVE_CORRESPONDENCES:
-            poses.append(refine(found.correspondences.subset(chosen).usable, found.pose,
-                                (FIRST_SCALES * scale_px, scale_px), ALTERNATIVE_STEPS))
+    data = found.correspondences.usable
+    similar = found.similarity[data.indices] >= np.array(ALTERNATIVE_SIMILARITIES)[:, None]
+    similar = similar[similar.sum(1) >= MIN_ALTERNATIVE_CORRESPONDENCES]
+    factors = [*((factor, factor) for factor in ALTERNATIVE_SCALES), *[(FIRST_SCALES, 1.0)] * len(similar)]
+    poses = refine_alternatives(data, found.pose, steps_per_scale=ALTERNATIVE_STEPS,
+                                chosen=np.concatenate([np.ones((len(ALTERNATIVE_SCALES), data.count), bool), similar]),
+                                scales_px=np.array(factors) * robust_scale_px(found.significance))
     differences = np.array([pose_difference(pose.map_from_camera, found.pose.map_from_camera) for pose in poses])
     return differences.T @ differences
 

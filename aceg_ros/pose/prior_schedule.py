@@ -3,26 +3,30 @@
 
 from __future__ import annotations
 
+import math
+
 
 class PriorSchedule:
     """Leaves every `period`-th image without a prior, and all images once an answer speaks against it.
 
-    Priors come back with the first answer that was found without one and agrees.
+    Of many images a second, fewer are left without: one in `period_s` seconds. Priors come back with the first answer
+    that was found without one and agrees.
     """
 
-    def __init__(self, period: int) -> None:
-        self.period = period
-        self._since_check, self._is_doubted = 0, False
+    def __init__(self, period: int, period_s: float = 0.0) -> None:
+        self.period, self.period_s = period, period_s
+        self.reset()
 
     def reset(self) -> None:
         """Forget what was noted: the next image may have a prior."""
-        self._since_check, self._is_doubted = 0, False
+        self._since_check, self._is_doubted, self._checked_s = 0, False, -math.inf
 
-    def next_has_prior(self) -> bool:
-        """Return whether the next image is to be localized with the prior, if there is one."""
+    def next_has_prior(self, stamp_s: float) -> bool:
+        """Return whether the next image, with this stamp, is to be localized with the prior, if there is one."""
         self._since_check += 1
-        if self._is_doubted or self._since_check >= self.period:
-            self._since_check = 0
+        is_soon = 0.0 <= stamp_s - self._checked_s < self.period_s          # not if time was set back
+        if self._is_doubted or (self._since_check >= self.period and not is_soon):
+            self._since_check, self._checked_s = 0, stamp_s
             return False
         return True
 

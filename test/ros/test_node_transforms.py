@@ -98,7 +98,8 @@ def test_one_wrong_pose_never_moves_the_robot_and_several_that_agree_do(start):
 
 
 def test_the_last_pose_carried_on_is_the_prior_of_all_images_but_some(start):
-    robot, _ = start(tf_policy="map_to_odom", odom_frame="odom", prior_check_every=4)
+    robot, _ = start(tf_policy="map_to_odom", odom_frame="odom", prior_check_every=4,
+                     prior_check_seconds=0.0)
     offs = [robot.drive()[2].get("stage_ms.prior_off_m") for _ in range(11)]
     assert [off is None for off in offs] == [True] * 3 + [False] * 3 + [True] + [False] * 3 + [True]
     # A step is 0.15 m; the odometry drifts by a twentieth of it.

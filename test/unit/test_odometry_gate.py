@@ -123,13 +123,23 @@ def test_the_prior_of_the_next_image_is_the_pose_carried_on_with_a_larger_covari
 
 def test_images_are_checked_without_a_prior_and_doubt_ends_with_an_answer_found_without_one():
     schedule = PriorSchedule(3)
-    assert [schedule.next_has_prior() for _ in range(6)] == [True, True, False] * 2
+    assert [schedule.next_has_prior(stamp_s) for stamp_s in range(6)] == [True, True, False] * 2
     schedule.note(agrees=False, had_prior=True)
-    assert not any(schedule.next_has_prior() for _ in range(5))
+    assert not any(schedule.next_has_prior(stamp_s) for stamp_s in range(6, 11))
     schedule.note(agrees=True, had_prior=True)                 # of an image that was on its way
-    assert not schedule.next_has_prior()
+    assert not schedule.next_has_prior(11.0)
     schedule.note(agrees=True, had_prior=False)
-    assert schedule.next_has_prior()
+    assert schedule.next_has_prior(12.0)
+
+
+def test_of_many_images_a_second_fewer_are_checked_but_not_fewer_than_one_in_the_period():
+    schedule = PriorSchedule(10, period_s=1.0)
+    fast = [step / 30 for step in range(110) if not schedule.next_has_prior(step / 30)]
+    assert fast[0] == 0.3 and np.diff(fast) == pytest.approx([1.0] * 3, abs=0.04)
+    schedule.reset()
+    slow = [step for step in range(100) if not schedule.next_has_prior(10.0 + step / 5)]
+    assert np.diff(slow).tolist() == [10] * 9
+    assert sum(not schedule.next_has_prior(0.0) for _ in range(10)) == 1         # time was set back
 
 
 def test_late_fixes_change_nothing():

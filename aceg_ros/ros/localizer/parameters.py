@@ -131,6 +131,8 @@ class PoseParameters:
     prior_check_every: int = parameter(
         10, "Number of images of which one is localized without the last pose, to check that both agree.",
         minimum=1, maximum=1000)
+    prior_check_seconds: float = parameter(
+        1.0, "Shortest time in seconds between two such images.", minimum=0.0, maximum=1000.0)
 
     def rejection(self) -> str | None:
         if self.tf_policy == "map_to_odom" and not self.odom_frame:

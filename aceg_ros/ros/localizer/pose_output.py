@@ -64,7 +64,7 @@ class PoseOutput:
         self._paths = node.create_publisher(Path, "~/path", 1)
         self._tf = TransformPublisher(node, transforms, is_suspended)
         self._gate = OdometryGate(self.parameters.odometry_gate)
-        self._schedule = PriorSchedule(self.parameters.prior_check_every)
+        self._schedule = PriorSchedule(self.parameters.prior_check_every, self.parameters.prior_check_seconds)
         self._prior: Prior | None = None
         self._map_frame = ""
         self._reset()
@@ -109,7 +109,8 @@ class PoseOutput:
         parameters = self.parameters
         with self._lock:
             is_known = self._prior is not None or self._gate.pose is not None
-            if not (parameters.use_prior and parameters.odom_frame and is_known and self._schedule.next_has_prior()):
+            if not (parameters.use_prior and parameters.odom_frame and is_known
+                    and self._schedule.next_has_prior(ns_to_s(stamp_to_ns(header.stamp)))):
                 return None
         try:
             frames = self._look_up_frames(header, min(_PRIOR_TIMEOUT_S, parameters.tf_timeout))
@@ -231,7 +232,8 @@ class PoseOutput:
 
     def _parameters_changed(self, old: PoseParameters, new: PoseParameters) -> None:
         with self._lock:
-            self._gate.config, self._schedule.period = new.odometry_gate, new.prior_check_every
+            self._gate.config = new.odometry_gate
+            self._schedule.period, self._schedule.period_s = new.prior_check_every, new.prior_check_seconds
             if (old.published_transform, old.odom_frame, old.base_frame) != (
                     new.published_transform, new.odom_frame, new.base_frame):
                 self._reset()
