@@ -58,7 +58,8 @@ def refine_alternatives(data: UsableCorrespondences, pose: CameraFromMap, *, cho
         in_front = projected[:, 2] > MIN_DEPTH_M
         inverse_depth = np.where(in_front, 1.0 / np.where(in_front, projected[:, 2], 1.0), 0.0)
         x, y = projected[:, 0] * inverse_depth, projected[:, 1] * inverse_depth
-        residuals = np.stack([data.camera.fx * x + data.camera.cx, data.camera.fy * y + data.camera.cy], 1) - data.pixels
+        pixels = np.stack([data.camera.fx * x + data.camera.cx, data.camera.fy * y + data.camera.cy], 1)
+        residuals = pixels - data.pixels
         weights = geman_mcclure(np.square(residuals).sum(1), scale_px[:, None]) * (chosen & in_front)
         totals = np.bincount(blocks, weights.ravel(), count * data.block_count).reshape(count, -1)
         weights /= np.maximum(totals + totals.mean(1, keepdims=True), 1e-300).ravel()[blocks].reshape(weights.shape)
