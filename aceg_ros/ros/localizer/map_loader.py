@@ -17,6 +17,7 @@ from aceg_ros.camera import Camera, Frame
 from aceg_ros.errors import UserError
 from aceg_ros.methods.base import Localizer, StreamLocalizer
 from aceg_ros.rig import RigEstimate, RigFrame
+from aceg_ros.utils.garbage import exempt_present_objects
 from aceg_ros.utils.malloc import release_free_memory
 
 if TYPE_CHECKING:      # a node starts seconds sooner without torch
@@ -165,5 +166,6 @@ def load_localizer(path: str, device: str, seed: int, threads: int = 0) -> Loade
     camera = Camera(width=640, height=480, fx=500.0, fy=500.0, cx=320.0, cy=240.0)
     # The first call is slow. It tries all that an image may need.
     _OnThreads(estimate=used.localize, threads=threads).localize(Frame(image=noise, camera=camera))
+    exempt_present_objects()
     of_stream = used.for_stream() if isinstance(used, StreamLocalizer) else used
     return LoadedMap(localizer=_OnThreads(estimate=of_stream.localize, threads=threads), scene_map=scene_map)

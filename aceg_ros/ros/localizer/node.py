@@ -40,6 +40,7 @@ from aceg_ros.ros.mapping.controller import MappingConfig, MappingController
 from aceg_ros.utils.malloc import configure_malloc
 
 STATUS_PERIOD_S, SAVE_POSE_PERIOD_S = 1.0, 5.0
+SWITCH_INTERVAL_S = 0.0005
 LoadMap = Callable[[str, str, int, int], LoadedMap]
 Transition = Callable[["LocalizerNode", LifecycleState], TransitionCallbackReturn]
 
@@ -295,6 +296,8 @@ def main() -> int:
     import torch  # noqa: F401
     configure_malloc()
     cv2.setNumThreads(1)        # torch has the cores
+    # After each operation of the network, localization waits for the interpreter, which the executor holds meanwhile.
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     return run(lambda: LocalizerNode(load_localizer))
 
 

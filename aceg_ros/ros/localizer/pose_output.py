@@ -67,6 +67,7 @@ class PoseOutput:
         self._schedule = PriorSchedule(self.parameters.prior_check_every, self.parameters.prior_check_seconds)
         self._prior: Prior | None = None
         self._map_frame = ""
+        self._found: tuple[Header, PoseParameters, RobotFrames] | None = None      # what was looked up last
         self._reset()
 
     @property
@@ -151,8 +152,11 @@ class PoseOutput:
             self._reset()
 
     def _look_up_frames(self, header: Header, timeout_s: float) -> RobotFrames:
-        """Look up odometry and extrinsics at the image's stamp. Raises UserError if TF does not have them in time."""
+        """Look up odometry and extrinsics at the image's stamp, once for its prior and its pose. Raises UserError if TF
+        does not have them in time."""
         parameters = self.parameters
+        if self._found is not None and self._found[:2] == (header, parameters):
+            return self._found[2]
         is_base = bool(parameters.base_frame) and header.frame_id == parameters.base_frame       # the pose of a rig
         camera_frame = normalize_frame_id(header.frame_id if is_base else parameters.camera_frame or header.frame_id)
         if parameters.published_transform == "map_to_camera" and not camera_frame:
@@ -162,8 +166,10 @@ class PoseOutput:
             return self._transforms.lookup(normalize_frame_id(frame), camera_frame, header.stamp,
                                            timeout_s) if frame else None
 
-        return RobotFrames(camera_frame=camera_frame, base_from_camera=frame_from_camera(parameters.base_frame),
-                           odom_from_camera=frame_from_camera(parameters.odom_frame))
+        frames = RobotFrames(camera_frame=camera_frame, base_from_camera=frame_from_camera(parameters.base_frame),
+                             odom_from_camera=frame_from_camera(parameters.odom_frame))
+        self._found = header, parameters, frames
+        return frames
 
     def _check_and_publish(self, result: LocalizationResult, frames: RobotFrames) -> LocalizationResult:
         estimate, stamp_ns = result.estimate, stamp_to_ns(result.header.stamp)
@@ -239,6 +245,7 @@ class PoseOutput:
                 self._reset()
 
     def _reset(self) -> None:
+        self._found = None
         self._gate.reset()
         self._schedule.reset()
         self._tf.reset()
