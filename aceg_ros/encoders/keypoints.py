@@ -46,9 +46,11 @@ def extract_frame_keypoints(frame: Frame, encoder: Encoder, max_count: int, *, s
                             ) -> Keypoints:
     """Extract the most reliable keypoints of a frame, which must have passed `reject_image`.
 
-    short_side_px: of the image that they are extracted of; None: that which the encoder expects.
+    short_side_px: of the image that they are extracted of, which is quickly resampled; None: that which the encoder
+    expects.
     """
-    image, camera, mask = prepare(frame, short_side_px or encoder.short_side_px, encoder.stride)
+    image, camera, mask = prepare(frame, short_side_px or encoder.short_side_px, encoder.stride,
+                                  is_quick=short_side_px is not None)
     return extract_keypoints(image, camera, encoder, mask=mask, max_count=max_count)
 
 

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from aceg_ros.camera import Camera
 from aceg_ros.datasets import open_scene
+from aceg_ros.encoders.preprocess import resample
 from aceg_ros.estimate import PriorPose, Status
 from aceg_ros.geometry import pose_difference, pose_error
 from aceg_ros.maps.keyframe_database import SECTION, KeyframeDatabase
@@ -99,3 +101,13 @@ def test_an_unusable_image_is_rejected_with_a_prior_too(scene_map, rendered_scen
     blank = replace(frame, image=np.full_like(frame.image, 90))
     assert localizer_of(scene_map).localize(blank, prior(frame.map_from_camera)).status is Status.BAD_IMAGE
     assert not short_sides
+
+
+def test_an_image_that_becomes_much_smaller_is_averaged_all_the_same():
+    lines = np.zeros((960, 1280, 3), np.uint8)
+    lines[:, ::2] = 255
+    camera = Camera(width=1280, height=960, fx=900.0, fy=900.0, cx=639.5, cy=479.5)
+    for short_side, is_quick, uniform in ((576, False, True), (576, True, False), (288, True, True)):
+        image, resized, _ = resample(lines, camera, None, short_side=short_side, multiple=8, is_quick=is_quick)
+        assert image.shape[:2] == (resized.height, resized.width) == (short_side, short_side * 4 // 3)
+        assert (np.std(image) < 60) == uniform

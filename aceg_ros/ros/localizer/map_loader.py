@@ -15,6 +15,7 @@ from rclpy.impl.rcutils_logger import RcutilsLogger
 
 from aceg_ros.camera import Camera, Frame
 from aceg_ros.errors import UserError
+from aceg_ros.estimate import PriorPose
 from aceg_ros.methods.base import Localizer, StreamLocalizer
 from aceg_ros.rig import RigEstimate, RigFrame
 from aceg_ros.utils.garbage import exempt_present_objects
@@ -164,8 +165,10 @@ def load_localizer(path: str, device: str, seed: int, threads: int = 0) -> Loade
     release_free_memory()        # left over from loading this map and earlier ones
     noise = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
     camera = Camera(width=640, height=480, fx=500.0, fy=500.0, cx=320.0, cy=240.0)
-    # The first call is slow. It tries all that an image may need.
-    _OnThreads(estimate=used.localize, threads=threads).localize(Frame(image=noise, camera=camera))
+    # The first call is slow. It tries all that an image may need, with a prior and without.
+    prior = PriorPose(map_from_camera=np.eye(4), covariance=1e-4 * np.eye(6))
+    for known in (prior, None):
+        _OnThreads(estimate=used.localize, threads=threads).localize(Frame(image=noise, camera=camera), known)
     exempt_present_objects()
     of_stream = used.for_stream() if isinstance(used, StreamLocalizer) else used
     return LoadedMap(localizer=_OnThreads(estimate=of_stream.localize, threads=threads), scene_map=scene_map)
