@@ -67,7 +67,7 @@ class PoseOutput:
         self._schedule = PriorSchedule(self.parameters.prior_check_every, self.parameters.prior_check_seconds)
         self._prior: Prior | None = None
         self._map_frame = ""
-        self._found: tuple[Header, PoseParameters, RobotFrames] | None = None      # what was looked up last
+        self._found: tuple[Header, PoseParameters, RobotFrames] | None = None      # what was asked TF for last
         self._reset()
 
     @property
