@@ -39,7 +39,7 @@ def build_map(recording: Recording, *, method: str | None = None, encoder: str |
         recording: a folder or bag that `open_scene` can read, several of these with poses in one map frame, or posed
             frames.
         method: name of a method (`aceg_ros.methods.registry`); None chooses the default for the encoder.
-        encoder: a shipped one, such as "compact3", or a file written by `aceg import`; None: the one that suits
+        encoder: a shipped one, such as "compact4", or a file written by `aceg import`; None: the one that suits
             the method best.
         budget_s: seconds that reading and mapping may take; None: 300 on a CPU, 120 on a GPU.
         seed: seed of all random choices.

@@ -44,7 +44,7 @@ KEYPOINTS = 1500
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for keypoints.md")
-    parser.add_argument("--encoder", nargs="+", default=["compact2", "compact3", "sift"])
+    parser.add_argument("--encoder", nargs="+", default=["compact3", "compact4", "sift"])
     parser.add_argument("--scenes", nargs="*", type=Path, default=[], help="folders of posed images")
     parser.add_argument("--rooms", type=int, default=20)
     parser.add_argument("--pairs", type=int, default=12, help="of each scene")

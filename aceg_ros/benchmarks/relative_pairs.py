@@ -190,7 +190,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("prepared", type=Path, nargs="*")
     parser.add_argument("--scene", type=Path, nargs="*", default=(), help="folders with mapping/ and query/")
-    parser.add_argument("--encoder", default="compact3", help="of the scenes that are not prepared")
+    parser.add_argument("--encoder", default="compact4", help="of the scenes that are not prepared")
     parser.add_argument("--network", help="a file from 'aceg pretrain reloc3r'")
     parser.add_argument("--pairs", type=int, default=50, help="of each overlap and scene, at most")
     options = parser.parse_args(arguments)

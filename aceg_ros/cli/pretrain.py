@@ -84,7 +84,7 @@ def _add_ace_g(networks: Any) -> None:
 def _add_sacreg(networks: Any) -> None:
     verb = add_verb(networks, "sacreg", run_sacreg, "train the cross-image regressor of method sacreg")
     _add_common(verb, rooms=60, iterations=4500, iterations_text="4500")
-    _add_encoder_flag(verb, "encoder whose features the regressor takes", "compact3")
+    _add_encoder_flag(verb, "encoder whose features the regressor takes", "compact4")
     _add_data_flags(verb)
     _add_held_out(verb)
     verb.add_argument("--samples", type=positive, default=1, metavar="N", help="samples per step, of three"
@@ -117,7 +117,7 @@ def _add_reloc3r(networks: Any) -> None:
     verb = add_verb(networks, "reloc3r", run_reloc3r, "train a small relative pose network on keypoints, for method"
                     " reloc3r")
     _add_common(verb, rooms=60, iterations=3000, iterations_text="3000")
-    _add_encoder_flag(verb, "encoder of the keypoints", "compact3")
+    _add_encoder_flag(verb, "encoder of the keypoints", "compact4")
     _add_data_flags(verb, data="scenes, also those of sacreg,")
     _add_held_out(verb)
     verb.add_argument("--width", type=positive, default=64, metavar="N", help="(default: %(default)s)")

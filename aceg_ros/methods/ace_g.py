@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from aceg_ros.networks.map_code_transformer import PredictedPoints, TransformerHead
 
 SECTION = "database"                # of maps with a keyframe database (`maps.keyframe_database`)
-DATABASE_ENCODER = "compact3"       # for these, unless the user names another one
+DATABASE_ENCODER = "compact4"       # for these, unless the user names another one
 SHIPPED_REGRESSOR, SHIPPED_REGRESSOR_ENCODER = "ace_g", "compact"
 
 

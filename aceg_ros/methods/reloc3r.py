@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from aceg_ros.maps.scene_map import SceneMap
 
 MATCHES, NETWORK = "matches", "network"          # where relative poses come from
-TOKENS_SECTION, ROLE, SHIPPED = "tokens", "relative_pose", "reloc3r"
+TOKENS_SECTION, ROLE = "tokens", "relative_pose"
+SHIPPED = ("reloc3r_compact4", "reloc3r")       # networks, each for an encoder, the newest first
 
 
 @dataclass(frozen=True, kw_only=True)

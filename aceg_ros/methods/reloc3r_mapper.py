@@ -39,6 +39,7 @@ from aceg_ros.methods.reloc3r_network import KeyframeTokens, encode_image
 from aceg_ros.methods.reloc3r_pairs import QueryImage
 from aceg_ros.networks.relative_pose import RelativePoseNet
 from aceg_ros.networks.relative_pose_file import RelativePoseNetwork, load_relative_pose
+from aceg_ros.networks.weights_file import shipped_for
 from aceg_ros.utils.device import pick_device
 
 _LOG = logging.getLogger("aceg_ros")
@@ -114,7 +115,7 @@ class Reloc3rMapper:
                             " --relative-pose network.")
         if chosen == MATCHES:
             return None
-        network = load_relative_pose(source or SHIPPED, self._device)
+        network = load_relative_pose(source or shipped_for(self._encoder.identity, SHIPPED), self._device)
         if chosen is None and source is None and network.encoder != self._encoder.identity:
             return None
         if network.encoder not in ("", self._encoder.identity):

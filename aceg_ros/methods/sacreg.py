@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from aceg_ros.networks.cross_image_fusion import CrossImageWeights
 
 ROLE = "cross_image_regressor"
-SHIPPED = ("sacreg_compact3", "sacreg")         # the shipped networks, each for an encoder, the newest first
+SHIPPED = ("sacreg_compact4", "sacreg_compact3", "sacreg")     # shipped networks, each for an encoder, the newest first
 DATABASE = "database"               # section of maps with a keyframe database (`maps.keyframe_database`)
 FUSIONS = ("early", "late")
 
@@ -108,12 +108,8 @@ def load_regressor(scene_map: SceneMap, device: str) -> CrossImageWeights:
 
 def shipped_regressor(encoder: str) -> str:
     """Return the name of the shipped network for the encoder of this identity; if there is none, that of the newest."""
-    from aceg_ros.networks.weights_file import find_weights, stored_metadata
-    for name in SHIPPED:
-        found = find_weights(name)
-        if found is not None and stored_metadata(found[0]).get("encoder") == encoder:
-            return name
-    return SHIPPED[0]
+    from aceg_ros.networks.weights_file import shipped_for
+    return shipped_for(encoder, SHIPPED)
 
 
 def check_encoder(weights: CrossImageWeights, encoder: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -79,6 +79,16 @@ def stored_metadata(path: Path) -> dict[str, str]:
     """Return the metadata of a weights file, without its tensors."""
     with safe_open(str(path), framework="pt") as file:
         return dict(file.metadata() or {})
+
+
+def shipped_for(encoder: str, names: Sequence[str]) -> str:
+    """Return the first of the shipped files with these names that was trained for the encoder of this identity, as its
+    metadata say; if there is none, the first."""
+    for name in names:
+        found = find_weights(name)
+        if found is not None and stored_metadata(found[0]).get("encoder") == encoder:
+            return name
+    return names[0]
 
 
 def load_without_counters(net: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -93,7 +93,7 @@ class CrossImageData:
     """The training data. scenes: posed recordings, mapping parts alone. held_out: recordings to evaluate on. textures:
     folder of further tiles for the rendered rooms, or None. rooms, held_out_rooms: numbers of rendered rooms."""
 
-    encoder: str = "compact3"
+    encoder: str = "compact4"
     scenes: tuple[Path, ...] = ()
     held_out: tuple[Path, ...] = ()
     textures: Path | None = None
