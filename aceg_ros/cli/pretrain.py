@@ -90,8 +90,7 @@ def _add_sacreg(networks: Any) -> None:
     verb.add_argument("--samples", type=positive, default=1, metavar="N", help="samples per step, of three"
                       " query images each (default: %(default)s)")
     verb.add_argument("--rate", type=float, default=7e-4, metavar="X", help="peak learning rate (default: %(default)s)")
-    verb.add_argument("--start", metavar="FILE", help="weights to start from, also of another encoder: a file, or"
-                      " sacreg")
+    _add_start(verb, "sacreg")
     _add_minutes(verb)
 
 
@@ -123,6 +122,8 @@ def _add_reloc3r(networks: Any) -> None:
     verb.add_argument("--width", type=positive, default=64, metavar="N", help="(default: %(default)s)")
     verb.add_argument("--blocks", type=positive, default=3, metavar="N", help="of each half (default: %(default)s)")
     verb.add_argument("--batch", type=positive, default=16, metavar="N", help="pairs per step (default: %(default)s)")
+    verb.add_argument("--rate", type=float, default=1e-3, metavar="X", help="peak learning rate (default: %(default)s)")
+    _add_start(verb, "reloc3r")
     _add_minutes(verb)
 
 
@@ -140,7 +141,7 @@ def run_reloc3r(options: argparse.Namespace) -> int:
         size = KeypointPoseConfig(dim_in=load_encoder(options.encoder).dim, width=options.width, blocks=options.blocks)
         training = RelativePoseTraining(run=Path(options.run_folder), folder=folder, data=data, size=size,
                                         iterations=options.iterations, batch=options.batch, seed=options.seed,
-                                        device=data.device)
+                                        peak_rate=options.rate, start=options.start, device=data.device)
         print(f"weights: {train(training, is_over)}")
     return 0
 
@@ -156,6 +157,11 @@ def _cross_image_data(options: argparse.Namespace) -> CrossImageData:
 def _add_run(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--run", dest="run_folder", metavar="DIR", required=True, help="folder of the run; an"
                       " interrupted run in it is resumed")
+
+
+def _add_start(verb: argparse.ArgumentParser, shipped: str) -> None:
+    verb.add_argument("--start", metavar="FILE", help="weights to start from, also of another encoder: a file, or"
+                      f" {shipped}")
 
 
 def _add_encoder_flag(verb: argparse.ArgumentParser, role: str, default: str = "compact") -> None:

@@ -22,7 +22,7 @@ from aceg_ros.networks.keypoint_relative_pose import (
     RatedMatches,
     homogeneous,
 )
-from aceg_ros.networks.relative_pose_file import save_keypoint_network
+from aceg_ros.networks.relative_pose_file import load_relative_pose, save_keypoint_network
 from aceg_ros.networks.weighted_essential import sampson_errors
 from aceg_ros.pretraining.common.loop import (
     LoopOptions,
@@ -51,7 +51,8 @@ DRAWN_MATCHES = 256                  # of a pair, at most: fewer than an image t
 @dataclass(frozen=True, kw_only=True)
 class RelativePoseTraining:
     """A training run. folder: of the prepared scenes, which a training of sacreg may share. size: of the network.
-    batch: pairs of an iteration. held_out_pairs: that scores are computed on, near and far."""
+    batch: pairs of an iteration. held_out_pairs: that scores are computed on, near and far. start: weights to begin
+    with, also of another encoder; None for random ones."""
 
     run: Path
     folder: Path
@@ -60,10 +61,19 @@ class RelativePoseTraining:
     iterations: int = 3000
     batch: int = 16
     peak_rate: float = 1e-3
+    start: str | None = None
     checkpoint_every: int = 200
     held_out_pairs: int = 192
     seed: int = 0
     device: str = "cpu"
+
+
+def load_start(net: KeypointPoseNet, source: str) -> None:
+    """Load weights to begin with. Raises UserError if they are not those of such a network."""
+    try:
+        net.load_state_dict(load_relative_pose(source).net.state_dict())
+    except RuntimeError as error:
+        raise UserError(f"{source} does not hold weights to begin with ({error}).") from None
 
 
 def train(options: RelativePoseTraining, should_stop: Callable[[], bool] = never) -> Path:
@@ -89,6 +99,8 @@ class RelativePoseTask(TrainingTask[PoseBatch]):
         self._encoder = load_encoder(options.data.encoder)
         torch.manual_seed(options.seed)
         self.model = self._net = KeypointPoseNet(options.size).to(options.device)
+        if options.start is not None:
+            load_start(self._net, options.start)
         self.weights = options.run / "reloc3r.safetensors"
         self._scenes, self._held_out = self._prepared(held_out=False), self._prepared(held_out=True)
         if not self._scenes:
