@@ -137,6 +137,11 @@ def load_encoder(source: str | None = None, device: str = "cpu") -> Encoder:
     return _load(path, source, device, (state.st_mtime_ns, state.st_size))
 
 
+def shipped_encoder(identity: str) -> str | None:
+    """Return the name of the shipped encoder with this identity; None if it is another one's."""
+    return next((name for name in reversed(SHIPPED_ENCODERS) if load_encoder(name).identity == identity), None)
+
+
 @lru_cache(maxsize=4)
 def _load(path: Path, source: str, device: str, _version: tuple[int, int]) -> Encoder:
     """Load a file. _version: modification time and size, so that the cache does not return an outdated file."""

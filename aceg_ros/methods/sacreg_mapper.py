@@ -6,12 +6,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from aceg_ros.camera import Frame
-from aceg_ros.encoders.base import load_encoder
+from aceg_ros.encoders.base import load_encoder, shipped_encoder
 from aceg_ros.mapping.budget import MappingBudget
 from aceg_ros.maps.keyframe_database import KeyframeDatabase
 from aceg_ros.maps.keyframe_tokens import SECTION as TOKENS
 from aceg_ros.maps.scene_map import SceneMap
-from aceg_ros.methods.ace_g import AceGOptions
+from aceg_ros.methods.ace_g import DATABASE_ENCODER, AceGOptions
 from aceg_ros.methods.ace_g_mapper import AceGMapper
 from aceg_ros.methods.base import MappingOptions
 from aceg_ros.methods.cross_image_localizer import mix_keyframes
@@ -35,7 +35,7 @@ class SacregMapper:
         if given is None:
             given = SHIPPED[0] if encoder is None else shipped_regressor(load_encoder(encoder, device).identity)
         self._weights = load_cross_image(given, device)
-        encoder = encoder or self._weights.encoder.split(":")[0]                 # of its identity, "name:hash"
+        encoder = encoder or shipped_encoder(self._weights.encoder) or DATABASE_ENCODER
         options = replace(options, encoder=encoder)
         check_encoder(self._weights, load_encoder(encoder, device).identity)
         self._mapper = AceGMapper(options, AceGOptions(keep_poses=method_options.keep_poses,

@@ -32,7 +32,7 @@ from aceg_ros.utils.progress import MappingProgressBar, Progress
 def test_map_is_described(rendered_map, capsys):
     assert main(["info", str(rendered_map)]) == 0
     text = capsys.readouterr().out
-    assert "method: ace_g" in text and re.search(r"encoder: compact3, as compact3:[0-9a-f]{16}", text)
+    assert "method: ace_g" in text and re.search(r"encoder: compact4, as compact3:[0-9a-f]{16}", text)
     assert "48 images of 1 camera (640x480, f 525.0 520.0, 63 degrees wide)" in text
     assert re.search(r"48 keyframes with [\d,]+ landmarks, seen [\d,]+ times", text)
     assert "rigs of several cameras" in text and "nan" not in text and not re.search(r"\d\.\d{5}", text)

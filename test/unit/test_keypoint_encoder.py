@@ -248,7 +248,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(data, tmp_path):
 
 
 def test_described_alone_the_best_keypoints_are_the_same(room):
-    encoder = load_encoder("compact3")
+    encoder = load_encoder("compact4")
     mask = np.arange(room.images.shape[2]) < 150
     mask = np.broadcast_to(mask, room.images.shape[1:3])
     few = extract_keypoints(room.images[0], room.camera, encoder, mask=mask, max_count=100)

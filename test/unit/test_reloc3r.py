@@ -85,7 +85,7 @@ def test_matches_alone_localize_with_the_same_keyframes(frames, rendered_scene):
 
 def test_the_shipped_network_is_used_with_the_encoder_that_it_fits(small_map, frames):
     assert small_map.settings["relative_pose"] == "network" and "tokens" not in small_map.sections
-    assert small_map.network("relative_pose").source == "reloc3r"
+    assert small_map.network("relative_pose").source == "reloc3r_compact4"
     other = build(frames[:2], encoder="compact")
     assert other.settings["relative_pose"] == "matches" and "relative_pose" not in other.networks
 

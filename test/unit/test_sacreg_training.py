@@ -142,7 +142,7 @@ def test_a_run_is_resumed_and_its_weights_can_be_loaded(tmp_path):
     path = train(training)
     assert (tmp_path / "run" / "curve.jsonl").read_text().count('"iteration": 12') >= 1
     loaded = load_cross_image(str(path))
-    assert loaded.net.config == SMALL and loaded.encoder == load_encoder("compact3").identity
+    assert loaded.net.config == SMALL and loaded.encoder == load_encoder("compact4").identity
     whole = with_scenes(options(tmp_path / "other"))
     train(whole)
     assert all(torch.equal(value, read_weights(path, "").tensors[name]) for name, value in

@@ -9,14 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from aceg_ros.encoders import SHIPPED_ENCODERS
 from aceg_ros.encoders.ace import AceEncoderConfig, AceNet
 from aceg_ros.encoders.aliked import AlikedConfig, AlikedNet
-from aceg_ros.encoders.base import load_encoder
+from aceg_ros.encoders.base import load_encoder, shipped_encoder
 from aceg_ros.encoders.compact import CompactConfig
 from aceg_ros.errors import UserError
+from aceg_ros.methods import reloc3r, sacreg
 from aceg_ros.networks.landmark_regressor import LandmarkCode, LandmarkConfig
 from aceg_ros.networks.regressor import load_regressor
-from aceg_ros.networks.weights_file import SHIPPED, identity_of, read_weights, write_weights
+from aceg_ros.networks.weights_file import SHIPPED, identity_of, read_weights, shipped_for, write_weights
 
 # As maps of every release name them: they must never change for these weights.
 ENCODER, REGRESSOR = "compact:da5b226bce111657", "ace-g-landmarks:78016a5526c349b1"
@@ -35,6 +37,20 @@ def test_shipped_files_store_their_constants_and_keep_their_identities():
         assert stored is not None and stored.keys() == {entry.name for entry in fields(config_type)}
     assert load_encoder("compact").identity == ENCODER
     assert load_regressor("ace_g").identity == REGRESSOR and load_regressor("ace_g").encoder == ENCODER
+
+
+@pytest.mark.parametrize(("names", "encoder", "name"), [
+    (sacreg.SHIPPED, "compact4", "sacreg_compact4"), (sacreg.SHIPPED, "compact3", "sacreg_compact3"),
+    (sacreg.SHIPPED, "compact", "sacreg"), (sacreg.SHIPPED, "compact2", "sacreg_compact4"),
+    (reloc3r.SHIPPED, "compact4", "reloc3r_compact4"), (reloc3r.SHIPPED, "compact3", "reloc3r")])
+def test_the_network_of_an_encoder_is_found_among_the_shipped_ones(names, encoder, name):
+    assert shipped_for(load_encoder(encoder).identity, names) == name
+
+
+@pytest.mark.parametrize("name", SHIPPED_ENCODERS)
+def test_shipped_encoders_are_found_by_their_identity(name):
+    assert shipped_encoder(load_encoder(name).identity) == name
+    assert shipped_encoder(f"{name}:0") is None
 
 
 def test_files_of_the_first_release_load_with_its_constants(tmp_path):
