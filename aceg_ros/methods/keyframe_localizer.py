@@ -236,9 +236,10 @@ class KeyframeLocalizer:
         """Return whether a position is as certain as fewer landmarks may leave it."""
         if estimate.map_from_camera is None or estimate.covariance is None:
             return False
-        nearest = self._search.database.nearest_keyframes(estimate.map_from_camera, 1)[0]
-        std_m = float(np.sqrt(np.trace(estimate.covariance[:3, :3])))
-        return std_m < self._config.max_tracked_std_depths * float(self._search.database.depths_m[nearest])
+        database = self._search.database
+        nearest = database.nearest_keyframes(estimate.map_from_camera, 1)[0]
+        depth_m = min(float(database.depths_m[nearest]), float(np.median(database.depths_m)))
+        return float(np.sqrt(np.trace(estimate.covariance[:3, :3]))) < self._config.max_tracked_std_depths * depth_m
 
     def _find_near(self, matcher: ObservationMatcher, prior: PriorPose, poses: list[GuidedPose]) -> PoseEstimate | None:
         """Return the pose that the keyframes near a prior give, if it is accepted beside all that were found before and
