@@ -166,9 +166,10 @@ class LandmarkSearch:
         return any(is_same_pose(self.database, pose.map_from_camera, other.pose.map_from_camera) for other in known)
 
     def is_explained(self, correspondences: Correspondences, known: Iterable[GuidedPose]) -> bool:
-        """Return whether matches agree with one of the known poses so clearly that RANSAC would only find it again."""
+        """Return whether matches agree with a known pose so clearly that RANSAC would only find it again. It must be
+        significant: else that which RANSAC finds may be the one from which more landmarks are found."""
         return any(blind_significance(correspondences, other.pose).log10_nfa < self.config.guided.clear_log10_nfa
-                   for other in known)
+                   for other in self._significant(known))
 
     def is_place_known(self, group: np.ndarray, known: Iterable[GuidedPose]) -> bool:
         """Return whether a significant pose is known among a group of keyframes that show one place."""
