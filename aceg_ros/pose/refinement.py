@@ -13,7 +13,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from aceg_ros.pose.correspondences import MIN_DEPTH_M, CameraFromMap, UsableCorrespondences, fill_jacobian
+from aceg_ros.pose.correspondences import CameraFromMap, UsableCorrespondences
 
 
 def refine(data: UsableCorrespondences, pose: CameraFromMap, scales_px: tuple[float, ...], steps_per_scale: int
@@ -49,22 +49,13 @@ def refine_alternatives(data: UsableCorrespondences, pose: CameraFromMap, *, cho
         The refined pose of each alternative.
     """
     count = len(chosen)
-    focal = np.array([[data.camera.fx], [data.camera.fy]], np.float32)
-    jacobian = np.zeros((count, 6, 2, data.count), np.float32)
     rotations, translations = np.repeat(pose.rotation[None], count, 0), np.repeat(pose.translation[None], count, 0)
     blocks = (data.blocks + data.block_count * np.arange(count)[:, None]).ravel()
     for scale_px in scales_px.T.repeat(steps_per_scale, 0):
-        projected = rotations @ data.points + translations[:, :, None]
-        in_front = projected[:, 2] > MIN_DEPTH_M
-        inverse_depth = np.where(in_front, 1.0 / np.where(in_front, projected[:, 2], 1.0), 0.0)
-        x, y = projected[:, 0] * inverse_depth, projected[:, 1] * inverse_depth
-        pixels = np.stack([data.camera.fx * x + data.camera.cx, data.camera.fy * y + data.camera.cy], 1)
-        residuals = pixels - data.pixels
-        weights = geman_mcclure(np.square(residuals).sum(1), scale_px[:, None]) * (chosen & in_front)
+        residuals, squared_px, jacobian = data.linearize_each(rotations, translations)
+        weights = geman_mcclure(squared_px, scale_px[:, None]) * chosen
         totals = np.bincount(blocks, weights.ravel(), count * data.block_count).reshape(count, -1)
         weights /= np.maximum(totals + totals.mean(1, keepdims=True), 1e-300).ravel()[blocks].reshape(weights.shape)
-        fill_jacobian(jacobian, x, y, inverse_depth)
-        jacobian *= focal
         weighted = (jacobian * weights.astype(np.float32)[:, None, None]).reshape(count, 6, -1)
         hessian = (weighted @ jacobian.reshape(count, 6, -1).transpose(0, 2, 1)).astype(np.float64)
         hessian[:, range(6), range(6)] += 1e-9 * np.trace(hessian, axis1=1, axis2=2)[:, None] + 1e-12

@@ -139,6 +139,14 @@ class UsableRigCorrespondences(UsableCorrespondences):
             jacobian[:, :, rows] = np.einsum("ij,ikn->jkn", view.adjoint, of_camera)
         return self.residuals(pose), jacobian
 
+    def linearize_each(self, rotations: np.ndarray, translations: np.ndarray
+                       ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        found = [self.linearize(CameraFromMap(rotation=rotation, translation=translation))
+                 for rotation, translation in zip(rotations, translations, strict=True)]
+        return (np.stack([residuals.pixels for residuals, _ in found]),
+                np.stack([residuals.squared_px for residuals, _ in found]),
+                np.stack([jacobian for _, jacobian in found]))
+
     def of_main_image(self, consensus: Consensus) -> Consensus | None:
         counts = np.bincount(self.view[consensus.inliers], minlength=len(self.views))
         main = int(np.argmax(counts))

@@ -14,6 +14,7 @@ from aceg_ros.pose.correspondences import CameraFromMap, Consensus, Corresponden
 from aceg_ros.pose.covariance import pose_covariance
 from aceg_ros.pose.guided import find_hypothesis
 from aceg_ros.pose.ransac import run_ransac
+from aceg_ros.pose.refinement import refine, refine_alternatives
 from aceg_ros.pose.rig import RigCorrespondences
 from aceg_ros.pose.significance import compute_significance
 
@@ -107,3 +108,15 @@ def test_one_camera_in_a_rig_is_worth_what_it_is_alone():
     assert in_rig is not None and single is not None
     assert in_rig.pose.map_from_camera == pytest.approx(single.pose.map_from_camera @ invert(mount), abs=1e-6)
     assert in_rig.log10_nfa == pytest.approx(single.log10_nfa)
+
+
+def test_alternatives_are_refined_together_as_they_are_one_by_one():
+    data, rng = rig(image(0, 60, 20), image(1, 40, 20)).usable, np.random.default_rng(2)
+    chosen = np.stack([np.ones(data.count, bool), rng.random(data.count) < 0.6])
+    scales_px, true = np.array([[1.5, 1.5], [6.0, 2.0]]), CameraFromMap.from_pose(TRUE)
+    start = CameraFromMap(rotation=true.rotation, translation=true.translation + np.array([0.01, -0.01, 0.02]))
+    together = refine_alternatives(data, start, chosen=chosen, scales_px=scales_px, steps_per_scale=3)
+    for found, some, scales in zip(together, chosen, scales_px, strict=True):
+        alone = refine(data.subset(np.flatnonzero(some)), start, tuple(scales), 3)
+        assert np.abs(found.map_from_camera - alone.map_from_camera).max() < 1e-6
+        assert np.abs(found.map_from_camera - TRUE).max() < 0.02
