@@ -34,7 +34,7 @@ from aceg_ros.methods.landmark_search import FirstMatches, KeyframeLocalizerConf
 from aceg_ros.methods.localize_frame import localize_frame
 from aceg_ros.methods.other_views import OtherViews, ViewsInTurn
 from aceg_ros.methods.scene_coordinates import encoder_of
-from aceg_ros.methods.tracked_size import TrackedSize
+from aceg_ros.methods.tracking_schedule import TrackingSchedule
 from aceg_ros.pose.correspondences import CameraFromMap
 from aceg_ros.pose.gates import check_competitor, check_significance
 from aceg_ros.pose.guided import GuidedPose, greatest_beside, refine_from_prior, refine_guided
@@ -56,7 +56,7 @@ class KeyframeLocalizer:
         self._views = OtherViews(encoder=encoder, similarity=self.greatest_similarity, keypoints=config.keypoints,
                                  compared_keypoints=config.retrieval_keypoints)
         self._in_turn: ViewsInTurn | None = None
-        self._tracked_size: TrackedSize | None = None
+        self._tracking: TrackingSchedule | None = None
 
     @classmethod
     def from_map(cls, scene_map: SceneMap, *, device: str = "auto", seed: int = 0) -> KeyframeLocalizer:
@@ -72,10 +72,10 @@ class KeyframeLocalizer:
 
     def for_stream(self) -> KeyframeLocalizer:
         """Return a localizer with the same map for the images of one stream: of an image that is rejected it tries one
-        other view, the next one of the next such image, so that the images after it are not late; and it remembers
-        where smaller images are not enough for tracking."""
+        other view, the next one of the next such image, so that the images after it are not late; and it does not
+        track all images where that is not enough."""
         localizer = copy.copy(self)
-        localizer._in_turn, localizer._tracked_size = ViewsInTurn(self._views), TrackedSize()
+        localizer._in_turn, localizer._tracking = ViewsInTurn(self._views), TrackingSchedule()
         return localizer
 
     def localize(self, frame: Frame, prior: PriorPose | None = None) -> PoseEstimate:
@@ -88,8 +88,8 @@ class KeyframeLocalizer:
             tracked = self._track_smaller(frame, prior, tracking)
             if tracked is not None:
                 return tracked
-        estimate = localize_frame(frame, self.extract, lambda query, stopwatch: self._localize_keypoints(
-            query, stopwatch, prior, poses, is_tracked=not tracking.laps_ms))
+        estimate = localize_frame(frame, self.extract, lambda query, stopwatch: self._search_map(
+            query, stopwatch, prior, poses))
         if tracking.laps_ms:
             estimate = replace(estimate, stage_ms={"track": sum(tracking.laps_ms.values())} | estimate.stage_ms)
         if estimate.accepted or prior is not None or estimate.status in UNUSABLE or not self._config.other_views:
@@ -113,15 +113,16 @@ class KeyframeLocalizer:
     def localize_keypoints(self, query: Keypoints, stopwatch: Stopwatch | None = None, *,
                            prior: PriorPose | None = None) -> PoseEstimate:
         """Estimate the pose of the camera from the keypoints of its image."""
-        return self._localize_keypoints(query, stopwatch or Stopwatch(), prior, [])
-
-    def _localize_keypoints(self, query: Keypoints, stopwatch: Stopwatch, prior: PriorPose | None,
-                            poses: list[GuidedPose], *, is_tracked: bool = True) -> PoseEstimate:
-        """Estimate the pose. Adds all poses that are found to `poses`. is_tracked: near the prior first."""
-        if prior is not None and is_tracked:
+        stopwatch = stopwatch or Stopwatch()
+        if prior is not None:
             tracked = self._track(query.best(self._config.tracked_keypoints), prior, stopwatch)
             if tracked is not None:
                 return tracked
+        return self._search_map(query, stopwatch, prior, [])
+
+    def _search_map(self, query: Keypoints, stopwatch: Stopwatch, prior: PriorPose | None, poses: list[GuidedPose]
+                    ) -> PoseEstimate:
+        """Estimate the pose without tracking. Adds all poses that are found to `poses`."""
         shortlist = self._search.shortlist(query)
         stopwatch.lap("retrieve")
         matcher = ObservationMatcher(query, self._search.database)
@@ -183,18 +184,18 @@ class KeyframeLocalizer:
 
     def _track_smaller(self, frame: Frame, prior: PriorPose, stopwatch: Stopwatch) -> PoseEstimate | None:
         """Track the image at a part of its size, which its features are extracted of in half of the time; not where
-        that was not enough for the last images of a stream."""
+        tracking was not enough for the last images of a stream."""
         config, encoder, camera = self._config, self._encoder, frame.camera.rectified()
         short_side_px = round(config.tracked_scale * encoder.short_side_px)
         size = working_size(camera.width, camera.height, short_side_px, encoder.stride)
         if self._window_px(prior, camera.resized(*size)) is None or not (
-                self._tracked_size is None or self._tracked_size.next_is_smaller()):
+                self._tracking is None or self._tracking.next_is_tracked()):
             return None
         query = extract_frame_keypoints(frame, encoder, config.tracked_keypoints, short_side_px=short_side_px)
         stopwatch.lap("encode")
         tracked = self._track(query, prior, stopwatch)
-        if self._tracked_size is not None:
-            self._tracked_size.note(is_enough=tracked is not None)
+        if self._tracking is not None:
+            self._tracking.note(is_enough=tracked is not None)
         return tracked
 
     def _track(self, query: Keypoints, prior: PriorPose, stopwatch: Stopwatch) -> PoseEstimate | None:

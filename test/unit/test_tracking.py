@@ -18,7 +18,7 @@ from aceg_ros.methods import keyframe_localizer
 from aceg_ros.methods.keyframe_localizer import KeyframeLocalizer
 from aceg_ros.methods.landmark_search import KeyframeLocalizerConfig
 from aceg_ros.methods.scene_coordinates import encoder_of
-from aceg_ros.methods.tracked_size import TrackedSize
+from aceg_ros.methods.tracking_schedule import TrackingSchedule
 
 CONFIG = KeyframeLocalizerConfig(other_views=False)
 
@@ -114,7 +114,7 @@ def test_an_image_that_becomes_much_smaller_is_averaged_all_the_same():
         assert (np.std(image) < 60) == uniform
 
 
-def test_a_stream_remembers_where_smaller_images_are_not_enough(scene_map, rendered_scene, short_sides):
+def test_a_stream_does_not_track_all_images_where_that_is_not_enough(scene_map, rendered_scene, short_sides):
     stream, single = localizer_of(scene_map).for_stream(), localizer_of(scene_map)
     frame = frames_of(rendered_scene)[0]
     small_px = round(CONFIG.tracked_scale * encoder_of(scene_map, "cpu").short_side_px)
@@ -129,23 +129,13 @@ def test_a_stream_remembers_where_smaller_images_are_not_enough(scene_map, rende
         assert short_sides == expected
 
 
-def test_in_full_size_a_stream_is_tracked_too(scene_map, rendered_scene, short_sides):
-    stream = localizer_of(scene_map).for_stream()
-    frame = frames_of(rendered_scene)[0]
-    for _ in range(2):
-        stream.localize(frame, prior(frame.map_from_camera, 0.4))
-    short_sides.clear()
-    estimate = stream.localize(frame, prior(frame.map_from_camera, 0.03))
-    assert short_sides == [None] and "track" in estimate.stage_ms and "solve" not in estimate.stage_ms
-
-
 def test_each_failure_doubles_the_wait_up_to_a_limit():
-    size = TrackedSize()
+    schedule = TrackingSchedule()
     waits = []
     for _ in range(8):
-        size.note(is_enough=False)
-        waits.append(next(count for count in range(100) if size.next_is_smaller()))
+        schedule.note(is_enough=False)
+        waits.append(next(count for count in range(100) if schedule.next_is_tracked()))
     assert waits == [0, 1, 2, 4, 8, 8, 8, 8]
-    size.note(is_enough=True)
-    size.note(is_enough=False)
-    assert size.next_is_smaller()
+    schedule.note(is_enough=True)
+    schedule.note(is_enough=False)
+    assert schedule.next_is_tracked()
