@@ -280,7 +280,7 @@ class KeyframeLocalizer:
                          ) -> list[GuidedPose]:
         """Return the new poses that the groups of a shortlist whose first keyframes were tried give."""
         tried = shortlist.keyframes[:self._config.ranked_shortlist]
-        groups = self._search.other_places(shortlist, good, known)[:self._config.group_hypotheses]
+        groups = self._search.other_places(shortlist, good)[:self._config.group_hypotheses]
         return self._poses_of(matcher, [group for group in groups if not np.array_equal(group[:len(tried)], tried)],
                               known)
 

@@ -35,10 +35,9 @@ class KeyframeLocalizerConfig:
     visible_landmarks: number of keyframes near a pose, and of those of their landmarks that should be visible, that are
     searched for. good_log10_nfa, good_inlier_ratio: significance with all matches, and share of the matches from before
     that agree, from which a pose is good: then only keyframes of other places can tell anything new, with a similarity
-    of more than twin_similarity, as a share of the best; where a pose has that significance alone, of more than
-    other_similarity. further_looks: at most, as long as the best pose becomes more significant. group_hypotheses:
-    number of further hypotheses from groups of keyframes that show the same place. max_further_log10_nfa: largest
-    logarithm of the number of poses that agree by chance as well as a further hypothesis for it to be tried.
+    of more than twin_similarity, as a share of the best. further_looks: at most, as long as the best pose becomes more
+    significant. group_hypotheses: number of further hypotheses from groups of keyframes that show the same place.
+    max_further_log10_nfa: largest logarithm of the number of poses that agree by chance as well as a further hypothesis for it to be tried.
     tracked_scale: of the sides of an image with a prior. tracked_keyframes, tracked_keypoints, tracked_landmarks:
     number of keyframes that are matched near the prior, of the most reliable keypoints, and of landmarks that are then
     searched for: where these are not enough, all is done as without one. max_tracking_window: largest uncertainty of a
@@ -60,7 +59,6 @@ class KeyframeLocalizerConfig:
     good_log10_nfa: float = -15.0
     good_inlier_ratio: float = 0.5
     twin_similarity: float = 0.6
-    other_similarity: float = 0.3
     further_looks: int = 1
     group_hypotheses: int = 2
     max_further_log10_nfa: float = 0.0
@@ -118,15 +116,11 @@ class LandmarkSearch:
         return self._retrieval.rank_by_landmarks(query.descriptors[:self.config.ranking_keypoints],
                                                  shortlist.keyframes, self.config.ranked)
 
-    def other_places(self, shortlist: Shortlist, good: bool, known: Iterable[GuidedPose] = ()) -> list[np.ndarray]:
+    def other_places(self, shortlist: Shortlist, good: bool) -> list[np.ndarray]:
         """Return groups of keyframes that each show one place. Where a pose is good, only other places that look alike
-        can tell anything new; where a known one is significant, those that hardly look alike tell nothing."""
+        can tell anything new."""
         groups = group_by_place(self.database, shortlist.keyframes[:self.config.ranked])
-        if good:
-            return twin_groups(groups, shortlist, self.config.twin_similarity)
-        if self._significant(known):
-            return [*groups[:1], *twin_groups(groups, shortlist, self.config.other_similarity)]
-        return groups
+        return twin_groups(groups, shortlist, self.config.twin_similarity) if good else groups
 
     def greatest_similarity(self, query: Keypoints) -> float:
         """Return how similar, in [0, 1], an image is to the most similar keyframe."""
