@@ -37,14 +37,14 @@ class KeyframeLocalizerConfig:
     that agree, from which a pose is good: then only keyframes of other places can tell anything new, with a similarity
     of more than twin_similarity, as a share of the best. further_looks: at most, as long as the best pose becomes more
     significant. group_hypotheses: number of further hypotheses from groups of keyframes that show the same place.
-    max_further_log10_nfa: largest logarithm of the number of poses that agree by chance as well as a further hypothesis for it to be tried.
-    tracked_scale: of the sides of an image with a prior. tracked_keyframes, tracked_keypoints, tracked_landmarks:
-    number of keyframes that are matched near the prior, of the most reliable keypoints, and of landmarks that are then
-    searched for: where these are not enough, all is done as without one. max_tracking_window: largest uncertainty of a
-    prior, as a share of the image's width, for it to be tried first. max_tracked_std_depths: largest standard deviation
-    of the position that is found then, in depths of the nearest keyframe or, if less, of the median. other_views: an
-    image that is rejected is tried smaller and turned. covariance_scale: of the map, see `mapping.calibration`. seed:
-    of RANSAC.
+    max_further_log10_nfa: largest logarithm of the number of poses that agree by chance as well as a further hypothesis
+    for it to be tried. tracked_scale: of the sides of an image with a prior. tracked_keyframes, tracked_keypoints,
+    tracked_landmarks: number of keyframes that are matched near the prior, of the most reliable keypoints, and of
+    landmarks that are then searched for: where these are not enough, all is done as without one. max_tracking_window:
+    largest uncertainty of a prior, as a share of the image's width, for it to be tried first. max_tracked_std_depths:
+    largest standard deviation of the position that is found then, in depths of the nearest keyframe or, if less, of the
+    median. other_views: an image that is rejected is tried smaller and turned. covariance_scale: of the map, see
+    `mapping.calibration`. seed: of RANSAC.
     """
 
     keypoints: int = 1500
