@@ -17,7 +17,7 @@ MAX_SIZES = 4                           # of images; those of further sizes are 
 WARM_UP = 3                             # runs before a graph is captured
 
 Extract = Callable[[Tensor], FeatureMap]
-_log = logging.getLogger("aceg_ros")
+_LOG = logging.getLogger("aceg_ros")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,5 +70,5 @@ class CudaGraphs:
         try:
             return self._capture(extract, images)
         except RuntimeError as error:
-            _log.warning("no CUDA graph of the encoder, which makes it slower: %s", error)
+            _LOG.warning("no CUDA graph of the encoder, which makes it slower: %s", error)
             return None

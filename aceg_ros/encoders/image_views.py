@@ -11,11 +11,9 @@ import numpy as np
 from aceg_ros.camera import Camera
 from aceg_ros.encoders.base import Encoder
 from aceg_ros.encoders.keypoints import Keypoints, extract_keypoints
-from aceg_ros.encoders.preprocess import resample
+from aceg_ros.encoders.preprocess import PreparedImage, resample
 from aceg_ros.estimate import PoseEstimate
 from aceg_ros.pose.correspondences import CameraFromMap
-
-PreparedImage = tuple[np.ndarray, Camera, np.ndarray | None]        # what `prepare` returns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +40,7 @@ class ImageView:
         return CameraFromMap(rotation=self.view_from_camera @ pose.rotation,
                              translation=self.view_from_camera @ pose.translation)
 
-    def extract(self, prepared: PreparedImage, encoder: Encoder, max_count: int
-                ) -> Keypoints:
+    def extract(self, prepared: PreparedImage, encoder: Encoder, max_count: int) -> Keypoints:
         """Extract the keypoints of an image in this view, whose camera they have. `to_image` takes what is found with
         them back. prepared: the image, camera and mask that `prepare` returns for the encoder."""
         image, camera, mask = prepared

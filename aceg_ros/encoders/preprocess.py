@@ -14,6 +14,8 @@ from aceg_ros.estimate import PoseEstimate, Status
 MIN_SIDE_PX = 64
 QUICK_FACTOR = 2.0          # by which an image can be made smaller without averaging and still has its keypoints
 
+PreparedImage = tuple[np.ndarray, Camera, np.ndarray | None]        # image, pinhole camera, mask
+
 
 def image_to_tensor(image: np.ndarray, device: str | torch.device) -> Tensor:
     """Convert an image (H, W, 3) uint8 RGB to the input of encoders: (1, 3, H, W) float32 in [0, 1], on the device."""
@@ -35,15 +37,14 @@ def working_size(width: int, height: int, short_side: int, multiple: int) -> tup
     return new_width, new_height
 
 
-def prepare(frame: Frame, short_side: int, multiple: int, *, is_quick: bool = False
-            ) -> tuple[np.ndarray, Camera, np.ndarray | None]:
+def prepare(frame: Frame, short_side: int, multiple: int, *, is_quick: bool = False) -> PreparedImage:
     """Undistort and resample an image to the encoder's size: (image, pinhole camera, mask or None)."""
     image, mask = frame.camera.rectify(frame.image)
     return resample(image, frame.camera.rectified(), mask, short_side=short_side, multiple=multiple, is_quick=is_quick)
 
 
 def resample(image: np.ndarray, camera: Camera, mask: np.ndarray | None, *, short_side: int, multiple: int,
-             is_quick: bool = False) -> tuple[np.ndarray, Camera, np.ndarray | None]:
+             is_quick: bool = False) -> PreparedImage:
     """Resize an undistorted image with its camera and mask to the size given by `working_size`.
 
     is_quick: pixels are interpolated, not averaged, if the image becomes less than QUICK_FACTOR smaller, which takes a

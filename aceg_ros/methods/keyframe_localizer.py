@@ -114,8 +114,9 @@ class KeyframeLocalizer:
                            prior: PriorPose | None = None) -> PoseEstimate:
         """Estimate the pose of the camera from the keypoints of its image."""
         stopwatch = stopwatch or Stopwatch()
-        if prior is not None:
-            tracked = self._track(query.best(self._config.tracked_keypoints), prior, stopwatch)
+        radius_px = None if prior is None else self._window_px(prior, query.camera)
+        if prior is not None and radius_px is not None:
+            tracked = self._track(query.best(self._config.tracked_keypoints), prior, stopwatch, radius_px=radius_px)
             if tracked is not None:
                 return tracked
         return self._search_map(query, stopwatch, prior, [])
@@ -188,22 +189,20 @@ class KeyframeLocalizer:
         config, encoder, camera = self._config, self._encoder, frame.camera.rectified()
         short_side_px = round(config.tracked_scale * encoder.short_side_px)
         size = working_size(camera.width, camera.height, short_side_px, encoder.stride)
-        if self._window_px(prior, camera.resized(*size)) is None or not (
-                self._tracking is None or self._tracking.next_is_tracked()):
+        radius_px = self._window_px(prior, camera.resized(*size))
+        if radius_px is None or not (self._tracking is None or self._tracking.next_is_tracked()):
             return None
         query = extract_frame_keypoints(frame, encoder, config.tracked_keypoints, short_side_px=short_side_px)
         stopwatch.lap("encode")
-        tracked = self._track(query, prior, stopwatch)
+        tracked = self._track(query, prior, stopwatch, radius_px=radius_px)
         if self._tracking is not None:
             self._tracking.note(is_enough=tracked is not None)
         return tracked
 
-    def _track(self, query: Keypoints, prior: PriorPose, stopwatch: Stopwatch) -> PoseEstimate | None:
+    def _track(self, query: Keypoints, prior: PriorPose, stopwatch: Stopwatch, *, radius_px: float
+               ) -> PoseEstimate | None:
         """Return the pose near a prior if it is good and certain, as good as those at other places that look alike, and
         where the prior says: else the prior was wrong, and so few matches are no reason not to search the map."""
-        radius_px = self._window_px(prior, query.camera)
-        if radius_px is None:
-            return None
         shortlist = self._search.shortlist(query)
         stopwatch.lap("retrieve")
         estimate = self._find_tracked(query, shortlist, prior, radius_px)

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 from aceg_ros.camera import Frame
 from aceg_ros.encoders.base import Encoder
-from aceg_ros.encoders.image_views import ImageView, PreparedImage
+from aceg_ros.encoders.image_views import ImageView
 from aceg_ros.encoders.keypoints import Keypoints
-from aceg_ros.encoders.preprocess import prepare
+from aceg_ros.encoders.preprocess import PreparedImage, prepare
 from aceg_ros.estimate import PoseEstimate
 
 HALF_SIZE = ImageView(scale=0.5)

@@ -39,7 +39,7 @@ def refine_alternatives(data: UsableCorrespondences, pose: CameraFromMap, *, cho
     """Refine a pose as `refine` does, on several choices of the correspondences at once, which takes less time.
 
     Args:
-        data: N correspondences of equal weight.
+        data: N correspondences.
         pose: to start from.
         chosen: (A, N) bool, those of each alternative.
         scales_px: (A, S) scales of each, in turn.
@@ -50,12 +50,10 @@ def refine_alternatives(data: UsableCorrespondences, pose: CameraFromMap, *, cho
     """
     count = len(chosen)
     rotations, translations = np.repeat(pose.rotation[None], count, 0), np.repeat(pose.translation[None], count, 0)
-    blocks = (data.blocks + data.block_count * np.arange(count)[:, None]).ravel()
     for scale_px in scales_px.T.repeat(steps_per_scale, 0):
         residuals, squared_px, jacobian = data.linearize_each(rotations, translations)
-        weights = geman_mcclure(squared_px, scale_px[:, None]) * chosen
-        totals = np.bincount(blocks, weights.ravel(), count * data.block_count).reshape(count, -1)
-        weights /= np.maximum(totals + totals.mean(1, keepdims=True), 1e-300).ravel()[blocks].reshape(weights.shape)
+        unbalanced = data.weights * geman_mcclure(squared_px, scale_px[:, None]) * chosen
+        weights = np.stack([balanced_weights(data, each) for each in unbalanced])
         weighted = (jacobian * weights.astype(np.float32)[:, None, None]).reshape(count, 6, -1)
         hessian = (weighted @ jacobian.reshape(count, 6, -1).transpose(0, 2, 1)).astype(np.float64)
         hessian[:, range(6), range(6)] += 1e-9 * np.trace(hessian, axis1=1, axis2=2)[:, None] + 1e-12
@@ -68,7 +66,7 @@ def refine_alternatives(data: UsableCorrespondences, pose: CameraFromMap, *, cho
 
 
 def geman_mcclure(squared_px: np.ndarray, scale_px: float | np.ndarray) -> np.ndarray:
-    """Return the weights (N,) of iteratively reweighted least squares for the Geman-McClure loss."""
+    """Return the weights of iteratively reweighted least squares for the Geman-McClure loss."""
     return 1.0 / (1.0 + squared_px / scale_px**2) ** 2
 
 

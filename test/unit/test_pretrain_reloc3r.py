@@ -133,6 +133,14 @@ def test_training_learns_and_a_resumed_run_ends_the_same(prepared, tmp_path):
         train(options_for(prepared, tmp_path / "whole", iterations=30))
 
 
+def test_a_run_begins_with_given_weights_of_its_own_sizes(prepared, tmp_path):
+    given = train(options_for(prepared, tmp_path / "first", iterations=2))
+    begun = train(options_for(prepared, tmp_path / "second", start=str(given)), lambda: True)       # no step is taken
+    assert load_relative_pose(str(begun)).identity == load_relative_pose(str(given)).identity
+    with pytest.raises(UserError, match="does not hold weights to begin with"):
+        train(options_for(prepared, tmp_path / "third", start="reloc3r"), lambda: True)
+
+
 def test_the_command_trains_and_its_hardly_trained_weights_localize_as_matches_do(rendered_scene, tmp_path):
     run = tmp_path / "run"
     (file, *_) = CrossImageData(scenes=(Path("wall"),), rooms=0).files(tmp_path, held_out=False)

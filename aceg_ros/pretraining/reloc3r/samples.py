@@ -140,7 +140,7 @@ def label_matches(pose: Tensor, first: Tensor, second: Tensor, distance: Tensor)
     """
     essential = skew(pose[:3, 3]) @ pose[:3, :3]
     error = sampson_errors(essential[None].double(), homogeneous(first)[None].double(),
-                                              homogeneous(second)[None].double())[0].abs()
+                           homogeneous(second)[None].double())[0].abs()
     right = torch.full(error.shape, -1, dtype=torch.int64)
     right[(error < RIGHT) & ~(distance > SAME_POINT)] = 1
     right[(error > WRONG) | (distance > 2.0 * SAME_POINT)] = 0
