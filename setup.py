@@ -29,7 +29,7 @@ setup(
     ],
     # What the core imports. ROS 2 stays outside: it is not on the Python package index, package.xml names it.
     install_requires=[
-        "matplotlib", "numpy", "opencv-python-headless", "pillow", "poselib>=2.0.5", "pyyaml", "rosbags",
+        "matplotlib", "numba", "numpy", "opencv-python-headless", "pillow", "poselib>=2.0.5", "pyyaml", "rosbags",
         "safetensors>=0.4.3", "scipy", "setuptools", "torch>=2.4", "tqdm",
     ],
     extras_require={"rerun": viewer, "dinov2": dinov2, "colmap": colmap, "ray": ["ray"], "dev": dev,

@@ -18,7 +18,8 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 # Without CUDA. For a GPU leave out the index, and start the container with --gpus all.
 RUN pip install --index-url https://download.pytorch.org/whl/cpu 'torch>=2.4' \
-    && pip install --no-deps poselib safetensors
+    && pip install --no-deps poselib safetensors \
+    && pip install numba
 
 COPY . src/aceg_ros
 RUN . "/opt/ros/$ROS_DISTRO/setup.sh" && colcon build --packages-select aceg_ros \
