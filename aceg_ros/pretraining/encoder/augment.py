@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -25,6 +26,7 @@ class Sample:
 STRONG_SHARE, MAX_ANGLE_RAD, MAX_LOG_SCALE = 0.25, np.radians(45), np.log(2.0)      # warps as when a robot tilts
 GREY_SHARE, THERMAL_SHARE = 0.15, 0.05     # of the images: from grey cameras, and as from thermal ones
 MIN_POINTS, MIN_SAMPLE_POINTS = 40, 32     # minimum number of points of a pair, and of a sample after cropping
+DRAWN_NOISE = 1 << 22                      # numbers, of which each image takes some: drawing them takes long
 
 
 def make_sample(pair: Pair, rng: np.random.Generator, *, width: int, height: int, count: int) -> Sample | None:
@@ -77,7 +79,7 @@ def relit(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     image = cv2.LUT(image, table[None])
     if rng.uniform() < 0.5:
         ramp = _ramp(rng, image.shape[0], image.shape[1])
-        image = np.clip(image * ramp[..., None], 0, 255).astype(np.uint8)
+        image = cv2.multiply(image, cv2.merge([ramp] * image.shape[2]), dtype=cv2.CV_8U)
     return image
 
 
@@ -91,13 +93,25 @@ def photometric(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         image = cv2.filter2D(image, -1, _motion_kernel(rng))
     image = relit(image, rng)
     if rng.uniform() < 0.5:
-        noise = rng.normal(0, rng.uniform(1, 9), image.shape).astype(np.float32)
-        image = np.clip(image + noise, 0, 255).astype(np.uint8)
+        image = noisy(image, rng, rng.uniform(1, 9))
     if rng.uniform() < 0.2:
         quality = int(rng.integers(30, 90))
         encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
         image = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
     return image
+
+
+def noisy(image: np.ndarray, rng: np.random.Generator, deviation: float, factor: float = 1.0) -> np.ndarray:
+    """Multiply an image by a factor, and add normal noise of a standard deviation."""
+    drawn = _drawn_noise()
+    start = int(rng.integers(len(drawn) - image.size))
+    noise = drawn[start:start + image.size].reshape(image.shape)
+    return cv2.addWeighted(image.astype(np.float32), factor, noise, deviation, 0.0, dtype=cv2.CV_8U)
+
+
+@lru_cache(maxsize=1)
+def _drawn_noise() -> np.ndarray:
+    return np.random.default_rng(0).standard_normal(DRAWN_NOISE, np.float32)
 
 
 def _one_channel(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

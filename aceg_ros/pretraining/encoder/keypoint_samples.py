@@ -15,7 +15,7 @@ import numpy as np
 
 from aceg_ros.encoders.compact import STRIDE
 from aceg_ros.encoders.corners import find_corners
-from aceg_ros.pretraining.encoder.augment import photometric, random_warp, relit
+from aceg_ros.pretraining.encoder.augment import noisy, photometric, random_warp, relit
 from aceg_ros.pretraining.encoder.chunks import Chunk
 from aceg_ros.pretraining.encoder.rendered_pairs import RoomViews, transfer_pixels
 
@@ -232,8 +232,7 @@ def _darkened(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Underexpose some images, with the noise and the coarse steps that come with it."""
     if rng.uniform() >= DARK_SHARE:
         return image
-    dark = image * rng.uniform(0.08, 0.4) + rng.normal(0, rng.uniform(0.5, 3.0), image.shape)
-    dark = np.clip(dark, 0, 255).astype(np.uint8)
+    dark = noisy(image, rng, rng.uniform(0.5, 3.0), factor=rng.uniform(0.08, 0.4))
     if rng.uniform() < 0.5:                    # as from a camera that raises its gain
-        return np.clip(dark * rng.uniform(1.5, 5.0), 0, 255).astype(np.uint8)
+        return cv2.convertScaleAbs(dark, alpha=rng.uniform(1.5, 5.0))
     return dark
