@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -40,6 +40,11 @@ class Keypoints:
         """Return the `count` most reliable keypoints."""
         return Keypoints(pixels=self.pixels[:count], descriptors=self.descriptors[:count], cells=self.cells[:count],
                          map_size=self.map_size, stride=self.stride, camera=self.camera)
+
+    @cached_property
+    def descriptor_array(self) -> np.ndarray:
+        """The descriptors (N, C) as float32, for code that does not compute on their device."""
+        return self.descriptors.float().contiguous().cpu().numpy()
 
 
 def extract_frame_keypoints(frame: Frame, encoder: Encoder, max_count: int, *, short_side_px: int | None = None
