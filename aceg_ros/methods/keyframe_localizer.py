@@ -22,6 +22,7 @@ from aceg_ros.camera import Camera, Frame
 from aceg_ros.encoders.base import Encoder
 from aceg_ros.encoders.cuda_graphs import CudaGraphs
 from aceg_ros.encoders.image_views import ImageView
+from aceg_ros.encoders.int8 import in_int8
 from aceg_ros.encoders.keypoints import Keypoints, extract_frame_keypoints
 from aceg_ros.encoders.preprocess import reject_image, working_size
 from aceg_ros.estimate import ImageCorrespondences, PoseEstimate, PriorPose, Status
@@ -64,7 +65,7 @@ class KeyframeLocalizer:
 
         Raises UserError if the encoder has changed since, or the database is damaged.
         """
-        encoder = encoder_of(scene_map, pick_device(device))
+        encoder = in_int8(encoder_of(scene_map, pick_device(device)))
         if encoder.device.type == "cuda":
             encoder = replace(encoder, graphs=CudaGraphs())
         config = KeyframeLocalizerConfig(covariance_scale=scene_map.covariance_scale, seed=seed)

@@ -18,6 +18,7 @@ import torch
 
 from aceg_ros.camera import Frame
 from aceg_ros.encoders.base import Encoder
+from aceg_ros.encoders.int8 import in_int8
 from aceg_ros.encoders.keypoints import Keypoints, extract_frame_keypoints
 from aceg_ros.encoders.preprocess import reject_image
 from aceg_ros.errors import UserError
@@ -67,7 +68,7 @@ class RigLocalizer:
             raise UserError("The map has no keyframe database, which rigs of cameras are localized with: map the"
                             " recording again with the default method.")
         config = KeyframeLocalizerConfig(covariance_scale=scene_map.covariance_scale, seed=seed)
-        return cls(encoder=encoder_of(scene_map, pick_device(device)), config=config,
+        return cls(encoder=in_int8(encoder_of(scene_map, pick_device(device))), config=config,
                    database=KeyframeDatabase.from_section(scene_map.sections[SECTION]))
 
     def localize(self, frame: RigFrame) -> RigEstimate:
