@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from aceg_ros.camera import Camera
+from aceg_ros.pose.gauss_newton import Observations, error_jacobian, reprojection_errors
 
 MAX_COORDINATE = 1e6        # metres or pixels: larger values are failed predictions
-MIN_DEPTH_M = 0.1
+IDENTITY = np.eye(4)[:3]
 BLOCK_COLUMNS, BLOCK_ROWS = 8, 6
 BLOCK_COUNT = BLOCK_COLUMNS * BLOCK_ROWS
 
@@ -94,9 +97,13 @@ class CameraFromMap:
     rotation: np.ndarray
     translation: np.ndarray
 
+    def __post_init__(self) -> None:
+        for name, values in (("rotation", self.rotation), ("translation", self.translation)):
+            object.__setattr__(self, name, np.ascontiguousarray(values, np.float64))
+
     @classmethod
     def from_pose(cls, map_from_camera: np.ndarray) -> CameraFromMap:
-        rotation = np.ascontiguousarray(np.asarray(map_from_camera, np.float64)[:3, :3].T)
+        rotation = np.asarray(map_from_camera, np.float64)[:3, :3].T
         return cls(rotation=rotation, translation=-rotation @ np.asarray(map_from_camera, np.float64)[:3, 3])
 
     @property
@@ -112,7 +119,7 @@ class Residuals:
     """Reprojection errors of N map points under one pose.
 
     pixels: (2, N) projected minus observed. depth_m: (N,). squared_px: (N,) squared length of `pixels`, infinite
-    if the point is nearer than MIN_DEPTH_M or behind the camera.
+    if the point is nearer than `gauss_newton.MIN_DEPTH_M` or behind the camera.
     """
 
     pixels: np.ndarray
@@ -164,47 +171,28 @@ class UsableCorrespondences:
         """Return a consensus of these as that of one image; None if it is one of several images."""
         return consensus
 
+    @cached_property
+    def observations(self) -> Observations:
+        """These in the form of `gauss_newton`."""
+        return self._observations([0, self.count], [self.camera], [IDENTITY])
+
     def residuals(self, pose: CameraFromMap) -> Residuals:
         """Compute the reprojection errors under a pose."""
-        projected, _ = self._transform(pose)
-        return self._residuals(projected)
+        pixels, depth_m, squared_px = reprojection_errors(self.observations, pose.rotation, pose.translation)
+        return Residuals(pixels=pixels, depth_m=depth_m, squared_px=squared_px)
 
-    def linearize(self, pose: CameraFromMap) -> tuple[Residuals, np.ndarray]:
-        """Compute the residuals and their Jacobian (6, 2, N) with respect to (d, w); see `refinement`.
+    def linearize(self, pose: CameraFromMap) -> np.ndarray:
+        """Compute the Jacobian (6, 2, N) of the residuals with respect to (d, w); see `gauss_newton`."""
+        return error_jacobian(self.observations, pose.rotation, pose.translation)
 
-        The Jacobian is in single precision, which is enough for a step direction.
-        """
-        projected, inverse_depth = self._transform(pose)
-        return self._residuals(projected), _jacobian(projected[0], projected[1], inverse_depth, self.camera)
-
-    def linearize_each(self, rotations: np.ndarray, translations: np.ndarray
-                       ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Linearize at A poses, given as rotations (A, 3, 3) and translations (A, 3), which takes less time together.
-
-        Returns the residuals (A, 2, N), their squares (A, N), infinite behind the camera, and Jacobians (A, 6, 2, N).
-        """
-        camera, projected = self.camera, rotations @ self.points + translations[:, :, None]
-        in_front = projected[:, 2] > MIN_DEPTH_M
-        inverse_depth = np.where(in_front, 1.0 / np.where(in_front, projected[:, 2], 1.0), 0.0)
-        x, y = projected[:, 0] * inverse_depth, projected[:, 1] * inverse_depth
-        residuals = np.stack([camera.fx * x + camera.cx, camera.fy * y + camera.cy], 1) - self.pixels
-        squared_px = np.where(in_front, np.square(residuals).sum(1), np.inf)
-        return residuals, squared_px, _jacobian(x, y, inverse_depth, camera)
-
-    def _transform(self, pose: CameraFromMap) -> tuple[np.ndarray, np.ndarray]:
-        """Return the points in the camera as (x / z, y / z, z) (3, N), and 1 / z (N,), 0 if z is too small."""
-        projected = pose.rotation @ self.points + pose.translation[:, None]
-        in_front = projected[2] > MIN_DEPTH_M
-        inverse_depth = np.where(in_front, 1.0 / np.where(in_front, projected[2], 1.0), 0.0)
-        projected[:2] *= inverse_depth
-        return projected, inverse_depth
-
-    def _residuals(self, projected: np.ndarray) -> Residuals:
-        camera = self.camera
-        pixels = np.stack([camera.fx * projected[0] + camera.cx, camera.fy * projected[1] + camera.cy]) - self.pixels
-        squared = np.einsum("ij,ij->j", pixels, pixels)
-        squared[projected[2] <= MIN_DEPTH_M] = np.inf
-        return Residuals(pixels=pixels, depth_m=projected[2], squared_px=squared)
+    def _observations(self, starts: ArrayLike, cameras: Sequence[Camera], mounts: Sequence[np.ndarray]) -> Observations:
+        """Put these together with their cameras, contiguous and of the same types for every kind of correspondences:
+        functions are compiled for each type."""
+        return Observations(
+            points=np.ascontiguousarray(self.points, np.float64), pixels=np.ascontiguousarray(self.pixels, np.float64),
+            blocks=np.ascontiguousarray(self.blocks, np.int64), block_count=self.block_count,
+            starts=np.array(starts, np.uintp), mounts=np.array(mounts, np.float64),
+            cameras=np.array([(camera.fx, camera.fy, camera.cx, camera.cy) for camera in cameras], np.float64))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,21 +233,3 @@ class Consensus:
     def rms_px(self) -> float:
         """Root mean square reprojection error of the inliers; NaN if there are none."""
         return float(np.sqrt(self.residuals.squared_px[self.inliers].mean())) if self.inlier_count else float("nan")
-
-
-def _jacobian(x: np.ndarray, y: np.ndarray, inverse_depth: np.ndarray, camera: Camera) -> np.ndarray:
-    """Compute the Jacobian (..., 6, 2, N) of the pixels with normalised coordinates x, y (..., N) with respect to
-    (d, w); see `refinement`."""
-    product = x * y
-    jacobian = np.zeros((*x.shape[:-1], 6, 2, x.shape[-1]), np.float32)
-    jacobian[..., 0, 0, :] = jacobian[..., 1, 1, :] = inverse_depth
-    jacobian[..., 2, 0, :] = -x * inverse_depth
-    jacobian[..., 2, 1, :] = -y * inverse_depth
-    jacobian[..., 3, 0, :] = -product
-    jacobian[..., 3, 1, :] = -1.0 - y * y
-    jacobian[..., 4, 0, :] = 1.0 + x * x
-    jacobian[..., 4, 1, :] = product
-    jacobian[..., 5, 0, :] = -y
-    jacobian[..., 5, 1, :] = x
-    jacobian *= np.array([[camera.fx], [camera.fy]], np.float32)
-    return jacobian

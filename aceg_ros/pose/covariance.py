@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from aceg_ros.pose.correspondences import Consensus
-from aceg_ros.pose.refinement import balanced_weights, geman_mcclure
+from aceg_ros.pose.gauss_newton import bounded_weights, robust_weights, weighted_products
 
 PRIOR_CORRELATION, PRIOR_PAIRS = 0.25, 30.0     # a prior measured on the solver set, with the weight of 30 pairs
 # Mean correlation over the whole image as a share of that within a block, measured on the solver set
@@ -40,12 +40,11 @@ def pose_covariance(consensus: Consensus, scale_px: float, correlation: float | 
         The covariance, infinite if the Hessian is singular.
     """
     data, rotation = consensus.data, consensus.pose.rotation
-    residuals, jacobian = data.linearize(consensus.pose)
-    weights = balanced_weights(data, data.weights * geman_mcclure(residuals.squared_px, scale_px))
+    residuals, jacobian = consensus.residuals, data.linearize(consensus.pose)
+    weights = robust_weights(data.observations, data.weights, residuals.squared_px, float(scale_px))
     if max_leverage is not None:
         weights = bounded_influence(weights, jacobian, max_leverage)
-    jacobian_rows = jacobian.reshape(6, -1)
-    hessian = ((jacobian * weights.astype(np.float32)).reshape(6, -1) @ jacobian_rows.T).astype(np.float64)
+    hessian = weighted_products(jacobian, weights)
     # Curvature of the loss over its weight: (1 - u) / (1 + u)^3 against 1 / (1 + u)^2, u the squared residual.
     u = np.minimum(residuals.squared_px, 1e12) / scale_px**2
     curvature = float((weights * (1 - u) / (1 + u)).sum() / weights.sum())
@@ -54,7 +53,7 @@ def pose_covariance(consensus: Consensus, scale_px: float, correlation: float | 
     # B, with each squared residual distributed evenly over its two directions.
     score_variance = weights**2 * (np.minimum(residuals.squared_px, 1e12) / 2.0 * effective_count
                                    / max(effective_count - 3.0, 1.0) + FLOOR_PX**2)
-    scatter = (jacobian * score_variance.astype(np.float32)).reshape(6, -1) @ jacobian_rows.T
+    scatter = weighted_products(jacobian, score_variance)
     if correlation is None:
         correlation = WHOLE_IMAGE_CORRELATION * block_correlation(consensus)
     design_effect = 1.0 + max(effective_count - 1.0, 0.0) * correlation
@@ -80,16 +79,7 @@ def bounded_influence(weights: np.ndarray, jacobian: np.ndarray, max_leverage: f
         jacobian: (6, 2, N) of their residuals.
         max_leverage: largest leverage; those of all correspondences sum to 6.
     """
-    rows = jacobian.reshape(6, -1)
-    for _ in range(BOUNDING_ROUNDS):
-        hessian = ((jacobian * weights.astype(np.float32)).reshape(6, -1) @ rows.T).astype(np.float64)
-        hessian[np.diag_indices(6)] += 1e-9 * np.trace(hessian) + 1e-300
-        influence = (np.linalg.inv(hessian).astype(np.float32) @ rows).reshape(jacobian.shape)
-        leverage = weights * (influence * jacobian).sum((0, 1))
-        if not (leverage > max_leverage).any():
-            break
-        weights = weights * np.minimum(1.0, max_leverage / np.maximum(leverage, 1e-12))
-    return weights
+    return bounded_weights(weights, jacobian, max_leverage, BOUNDING_ROUNDS)
 
 
 def block_correlation(consensus: Consensus) -> float:

@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from aceg_ros.geometry import invert, skew
 from aceg_ros.pose.correspondences import image_blocks
-from aceg_ros.pose.significance import block_shares, log10_false_alarms
+from aceg_ros.pose.significance import effective_counts, log10_false_alarms
 
 MINIMAL_SAMPLE = 5                  # matches that determine an essential matrix
 THRESHOLDS_PX = (0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
@@ -117,12 +117,12 @@ def log10_nfa(matches: PairMatches, errors_px: np.ndarray) -> float:
     if len(matches) <= MINIMAL_SAMPLE + 1:
         return np.inf
     width, height = matches.size
-    share = block_shares(image_blocks(matches.pixels.T, matches.size))
     thresholds = np.array(THRESHOLDS_PX)
-    inliers = (share[:, None] * (np.abs(errors_px)[:, None] < thresholds)).sum(0)
+    inliers, total = effective_counts(image_blocks(matches.pixels.T, matches.size), np.abs(errors_px), thresholds,
+                                      np.ones((1, len(matches)), bool))
     # A Sampson error is a distance over the square root of two, since both pixels may move.
     chance = 2.0 * np.sqrt(2.0) * thresholds * np.hypot(width, height) / (width * height)
-    return float(log10_false_alarms(inliers, float(share.sum()), chance, MINIMAL_SAMPLE).min())
+    return float(log10_false_alarms(inliers, total[:, None], chance, MINIMAL_SAMPLE).min())
 
 
 def _direction_sigma(matches: PairMatches, pose: np.ndarray, config: EpipolarConfig) -> float:

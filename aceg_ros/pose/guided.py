@@ -3,17 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from aceg_ros.geometry import pose_difference
 from aceg_ros.pose.config import GuidedConfig, SolverConfig
-from aceg_ros.pose.correspondences import CameraFromMap, Correspondences
+from aceg_ros.pose.correspondences import CameraFromMap, Correspondences, UsableCorrespondences
 from aceg_ros.pose.ransac import run_ransac
-from aceg_ros.pose.refinement import refine, refine_alternatives
-from aceg_ros.pose.significance import Significance, compute_significance
+from aceg_ros.pose.refinement import refine
+from aceg_ros.pose.significance import Significance, compute_significance, compute_significances
 
 MIN_CORRESPONDENCES = 8
 MIN_SCALE_PX = 1.2                  # of the robust loss
@@ -95,17 +95,20 @@ def refine_guided(correspondences: Correspondences, similarity: np.ndarray, pose
     """
     if len(similarity) < MIN_CORRESPONDENCES:
         return None
-    significance, best = _refine(correspondences, pose, config)
+    data = correspondences.usable
+    choices = _choices(data, similarity, config)
+    significance, best = _refine(data, pose, config, choices[0])
     if significance.log10_nfa > config.sufficient_log10_nfa:
-        for some in _similar(correspondences, similarity, config):
-            candidate, refined = _refine(some, best, config)
+        for chosen in choices[1:]:
+            candidate, refined = _refine(data, best, config, chosen)
             if candidate.log10_nfa < significance.log10_nfa:
                 significance, best = candidate, refined
-    data = correspondences.usable
-    moved = data.residuals(best).pixels - data.residuals(pose).pixels
+    residuals = data.residuals(best)
+    moved = residuals.pixels - data.residuals(pose).pixels
+    significances = compute_significances(data, residuals.squared_px, config.search_radius_px, choices)
     return GuidedPose(pose=best, correspondences=correspondences, similarity=similarity,
-                      significance=_greatest_significance(correspondences, similarity, best, config),
-                      overall=_significance(correspondences, best, config), moved_px=float(np.median(np.hypot(*moved))))
+                      significance=_greatest(significances), overall=significances[0],
+                      moved_px=float(np.median(np.hypot(*moved))))
 
 
 def refine_from_prior(correspondences: Correspondences, pose: CameraFromMap, radius_px: float, config: GuidedConfig
@@ -113,12 +116,11 @@ def refine_from_prior(correspondences: Correspondences, pose: CameraFromMap, rad
     """Refine a pose that was known before on matches that were found without it, those within radius_px of where it
     puts their landmarks; None if there are too few."""
     data = correspondences.usable
-    near = np.flatnonzero(data.residuals(pose).squared_px < radius_px**2)
-    if len(near) < MIN_CORRESPONDENCES:
+    near = data.residuals(pose).squared_px < radius_px**2
+    if near.sum() < MIN_CORRESPONDENCES:
         return None
-    scales_px = tuple(float(scale) for scale in np.geomspace(max(radius_px / 2, config.coarse_scales_px[0]),
-                                                             config.coarse_scales_px[-1], PRIOR_SCALES))
-    return refine(data.subset(near), pose, scales_px, config.refine_steps)
+    scales_px = np.geomspace(max(radius_px / 2, config.coarse_scales_px[0]), config.coarse_scales_px[-1], PRIOR_SCALES)
+    return refine(data, pose, scales_px, config.refine_steps, chosen=near)
 
 
 def significance_beside(competitor: GuidedPose, best: GuidedPose, config: GuidedConfig) -> Significance:
@@ -126,15 +128,18 @@ def significance_beside(competitor: GuidedPose, best: GuidedPose, config: Guided
 
     Landmarks far away agree with both poses, and tell nothing about whether there is another place that looks alike.
     """
-    theirs = competitor.correspondences
-    chosen = np.flatnonzero(~np.isin(_row_ids(theirs), _row_ids(best.correspondences)[_agreeing(best)]))
-    return _greatest_significance(theirs.subset(chosen), competitor.similarity[chosen], competitor.pose, config)
+    rows, theirs = _row_ids(best.correspondences), competitor.correspondences
+    shared = {rows[row] for row in _agreeing(best)}
+    chosen = np.array([row not in shared for row in _row_ids(theirs)], bool)
+    data = theirs.subset(chosen).usable
+    return _greatest(compute_significances(data, data.residuals(competitor.pose).squared_px, config.search_radius_px,
+                                           _choices(data, competitor.similarity[chosen], config)))
 
 
 def greatest_beside(competing: Sequence[GuidedPose], best: GuidedPose, config: GuidedConfig) -> Significance | None:
     """Return the greatest significance beside a better pose; None without competing poses."""
     significances = [significance_beside(other, best, config) for other in competing]
-    return min(significances, key=lambda value: value.log10_nfa, default=None)
+    return _greatest(significances) if significances else None
 
 
 def _agreeing(found: GuidedPose) -> np.ndarray:
@@ -142,18 +147,14 @@ def _agreeing(found: GuidedPose) -> np.ndarray:
     return data.indices[data.residuals(found.pose).squared_px < (AGREEING_FACTOR * found.overall.threshold_px)**2]
 
 
-def _row_ids(correspondences: Correspondences) -> np.ndarray:
-    """Return a value (N,) for each pixel and point, equal where both are."""
+def _row_ids(correspondences: Correspondences) -> list[bytes]:
+    """Return what is equal for two correspondences where both pixel and point are."""
     rows = np.ascontiguousarray(np.concatenate([correspondences.pixels, correspondences.points], axis=1))
-    return rows.view([("", rows.dtype)] * rows.shape[1]).ravel()
+    return rows.view(np.dtype((np.void, rows.strides[0])))[:, 0].tolist() if len(rows) else []
 
 
-def _greatest_significance(correspondences: Correspondences, similarity: np.ndarray, pose: CameraFromMap,
-                           config: GuidedConfig) -> Significance:
-    """Return the greatest significance of a pose, with all correspondences or only with similar ones."""
-    every = [_significance(some, pose, config) for some in (correspondences,
-                                                            *_similar(correspondences, similarity, config))]
-    return min(every, key=lambda value: value.log10_nfa)
+def _greatest(significances: Sequence[Significance]) -> Significance:
+    return min(significances, key=lambda value: value.log10_nfa)
 
 
 def robust_scale_px(significance: Significance) -> float:
@@ -178,40 +179,35 @@ def refinement_spread(found: GuidedPose) -> np.ndarray:
     determine the position, wrong ones among them move it to where they fit: no residual shows it, but the
     alternatives end elsewhere. The sum of the outer products of their differences is to be added to the covariance.
     """
-    data = found.correspondences.usable
-    similar = found.similarity[data.indices] >= np.array(ALTERNATIVE_SIMILARITIES)[:, None]
-    similar = similar[similar.sum(1) >= MIN_ALTERNATIVE_CORRESPONDENCES]
-    factors = [*((factor, factor) for factor in ALTERNATIVE_SCALES), *[(FIRST_SCALES, 1.0)] * len(similar)]
-    poses = refine_alternatives(data, found.pose, steps_per_scale=ALTERNATIVE_STEPS,
-                                chosen=np.concatenate([np.ones((len(ALTERNATIVE_SCALES), data.count), bool), similar]),
-                                scales_px=np.array(factors) * robust_scale_px(found.significance))
+    data, scale_px = found.correspondences.usable, robust_scale_px(found.significance)
+    poses = [refine(data, found.pose, (factor * scale_px,), 2 * ALTERNATIVE_STEPS) for factor in ALTERNATIVE_SCALES]
+    for least in ALTERNATIVE_SIMILARITIES:
+        similar = found.similarity[data.indices] >= least
+        if similar.sum() >= MIN_ALTERNATIVE_CORRESPONDENCES:
+            poses.append(refine(data, found.pose, (FIRST_SCALES * scale_px, scale_px), ALTERNATIVE_STEPS,
+                                chosen=similar))
     differences = np.array([pose_difference(pose.map_from_camera, found.pose.map_from_camera) for pose in poses])
     return differences.T @ differences
 
 
-def _similar(correspondences: Correspondences, similarity: np.ndarray, config: GuidedConfig
-             ) -> Iterator[Correspondences]:
-    """Yield the correspondences of at least each of the smallest similarities, as long as there are enough."""
-    for least in config.min_similarities:
-        chosen = np.flatnonzero(similarity >= least)
-        if len(chosen) < MIN_CORRESPONDENCES:
-            return
-        yield correspondences.subset(chosen)
+def _choices(data: UsableCorrespondences, similarity: np.ndarray, config: GuidedConfig) -> np.ndarray:
+    """Return (S, N) bool: all correspondences, and those of at least each of the smallest similarities, as long as
+    there are enough. similarity: of the correspondences that these are the usable ones of."""
+    similar = similarity[data.indices] >= np.array([-np.inf, *config.min_similarities])[:, None]
+    return similar[(similar.sum(1) >= MIN_CORRESPONDENCES) | (np.arange(len(similar)) == 0)]
 
 
-def _refine(correspondences: Correspondences, pose: CameraFromMap, config: GuidedConfig
+def _refine(data: UsableCorrespondences, pose: CameraFromMap, config: GuidedConfig, chosen: np.ndarray
             ) -> tuple[Significance, CameraFromMap]:
-    """Refine a pose on all of some correspondences, at the inlier threshold at which it is the most significant."""
-    data = correspondences.usable
-    coarse = refine(data, pose, config.coarse_scales_px, config.refine_steps)
-    best = min(((_significance(correspondences, candidate, config), candidate) for candidate in (pose, coarse)),
+    """Refine a pose on chosen correspondences (N,), at the inlier threshold at which it is the most significant."""
+    coarse = refine(data, pose, config.coarse_scales_px, config.refine_steps, chosen=chosen)
+    best = min(((_significance(data, candidate, config, chosen), candidate) for candidate in (pose, coarse)),
                key=lambda scored: scored[0].log10_nfa)
-    fine = refine(data, best[1], (robust_scale_px(best[0]),), config.refine_steps)
-    significance = _significance(correspondences, fine, config)
+    fine = refine(data, best[1], (robust_scale_px(best[0]),), config.refine_steps, chosen=chosen)
+    significance = _significance(data, fine, config, chosen)
     return (significance, fine) if significance.log10_nfa < best[0].log10_nfa else best
 
 
-def _significance(correspondences: Correspondences, pose: CameraFromMap, config: GuidedConfig) -> Significance:
-    data = correspondences.usable
-    return compute_significance(data, data.residuals(pose).squared_px, config.search_radius_px)
-
+def _significance(data: UsableCorrespondences, pose: CameraFromMap, config: GuidedConfig, chosen: np.ndarray
+                  ) -> Significance:
+    return compute_significances(data, data.residuals(pose).squared_px, config.search_radius_px, chosen[None])[0]

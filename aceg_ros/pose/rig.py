@@ -2,7 +2,8 @@
 """Correspondences of several cameras that are mounted together, under one pose of their base.
 
 They are used like those of one image: a pose is that of the base, image blocks are those of all images, and residuals
-and Jacobians are put together from those of each image. So refinement, significance, gates and covariance are the same.
+and Jacobians are computed with the mounts of the cameras. So refinement, significance, gates and covariance are the
+same.
 """
 
 from __future__ import annotations
@@ -14,15 +15,14 @@ from functools import cached_property
 import numpy as np
 
 from aceg_ros.camera import Camera
-from aceg_ros.geometry import skew
 from aceg_ros.pose.correspondences import (
     BLOCK_COUNT,
     CameraFromMap,
     Consensus,
     Correspondences,
-    Residuals,
     UsableCorrespondences,
 )
+from aceg_ros.pose.gauss_newton import Observations
 
 MAIN_IMAGE_SHARE = 0.95         # of the inliers in one image, from which the others do not help against ambiguity
 
@@ -46,24 +46,22 @@ class RigView:
         return CameraFromMap(rotation=back @ camera_from_map.rotation,
                              translation=back @ (camera_from_map.translation - self.camera_from_rig.translation))
 
-    @cached_property
-    def adjoint(self) -> np.ndarray:
-        """(6, 6): what a change (d, w) of the pose of the base is for the camera; see `refinement`."""
-        mount = self.camera_from_rig
-        adjoint = np.kron(np.eye(2), mount.rotation)
-        adjoint[:3, 3:] = skew(mount.translation) @ mount.rotation
-        return adjoint.astype(np.float32)
-
 
 @dataclass(frozen=True, kw_only=True)
 class RigCorrespondences(Correspondences):
-    """Correspondences of several images. views: the cameras. view: (N,) number of each one's camera among these.
+    """Correspondences of several images. views: the cameras. view: (N,) number of each one's camera among these, in
+    ascending order.
 
     `camera` is that of the first view; its size stands for that of all.
     """
 
     views: tuple[RigView, ...]
     view: np.ndarray
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (np.diff(self.view) < 0).any():
+            raise ValueError("correspondences of a rig must be in the order of its cameras")
 
     @classmethod
     def join(cls, parts: Sequence[tuple[Correspondences, np.ndarray]]) -> RigCorrespondences:
@@ -125,27 +123,12 @@ class UsableRigCorrespondences(UsableCorrespondences):
         principal = np.array([view.camera.cx for view in self.views])[self.view]
         return replace(self, pixels=np.stack([2.0 * principal - self.pixels[0], self.pixels[1]]))
 
-    def residuals(self, pose: CameraFromMap) -> Residuals:
-        pixels, depth_m, squared_px = np.zeros((2, self.count)), np.zeros(self.count), np.zeros(self.count)
-        for (rows, part), view in zip(self.parts, self.views, strict=True):
-            found = part.residuals(view.pose(pose))
-            pixels[:, rows], depth_m[rows], squared_px[rows] = found.pixels, found.depth_m, found.squared_px
-        return Residuals(pixels=pixels, depth_m=depth_m, squared_px=squared_px)
-
-    def linearize(self, pose: CameraFromMap) -> tuple[Residuals, np.ndarray]:
-        jacobian = np.zeros((6, 2, self.count), np.float32)
-        for (rows, part), view in zip(self.parts, self.views, strict=True):
-            of_camera = part.linearize(view.pose(pose))[1]
-            jacobian[:, :, rows] = np.einsum("ij,ikn->jkn", view.adjoint, of_camera)
-        return self.residuals(pose), jacobian
-
-    def linearize_each(self, rotations: np.ndarray, translations: np.ndarray
-                       ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        found = [self.linearize(CameraFromMap(rotation=rotation, translation=translation))
-                 for rotation, translation in zip(rotations, translations, strict=True)]
-        return (np.stack([residuals.pixels for residuals, _ in found]),
-                np.stack([residuals.squared_px for residuals, _ in found]),
-                np.stack([jacobian for _, jacobian in found]))
+    @cached_property
+    def observations(self) -> Observations:
+        mounts = [view.camera_from_rig for view in self.views]
+        return self._observations(np.searchsorted(self.view, np.arange(len(self.views) + 1)),
+                                  [view.camera for view in self.views],
+                                  [np.column_stack([mount.rotation, mount.translation]) for mount in mounts])
 
     def of_main_image(self, consensus: Consensus) -> Consensus | None:
         counts = np.bincount(self.view[consensus.inliers], minlength=len(self.views))

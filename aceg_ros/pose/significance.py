@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import betainc
 
-from aceg_ros.pose.correspondences import BLOCK_COUNT, UsableCorrespondences
+from aceg_ros.pose.correspondences import UsableCorrespondences
+from aceg_ros.utils.compiled import compiled
 
 THRESHOLDS_PX = (1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)
 MINIMAL_SAMPLE = 3                  # correspondences that determine a pose
@@ -46,33 +47,68 @@ def compute_significance(data: UsableCorrespondences, squared_px: np.ndarray, se
         squared_px: (N,) their squared reprojection errors under the pose.
         search_radius_px: radius of the windows that they were searched in.
     """
-    if data.count <= MINIMAL_SAMPLE:
-        return NOT_SIGNIFICANT
-    share = block_shares(data.blocks)
+    return compute_significances(data, squared_px, search_radius_px, np.ones((1, data.count), bool))[0]
+
+
+def compute_significances(data: UsableCorrespondences, squared_px: np.ndarray, search_radius_px: float,
+                          chosen: np.ndarray) -> list[Significance]:
+    """Compute the significance of a pose, as `compute_significance` does, with each of S choices (S, N) bool of the
+    correspondences."""
     thresholds = np.array([value for value in THRESHOLDS_PX if value < search_radius_px])
-    inliers = (share[:, None] * (squared_px[:, None] < thresholds**2)).sum(0)
-    total = float(share.sum())
-    chance = (thresholds / search_radius_px) ** 2
-    nfa = log10_false_alarms(inliers, total, chance, MINIMAL_SAMPLE)
-    best = int(np.argmin(nfa))
-    return Significance(log10_nfa=float(nfa[best]), threshold_px=float(thresholds[best]), inliers=float(inliers[best]))
+    inliers, totals = effective_counts(data.blocks, squared_px, thresholds**2, chosen)
+    nfa = log10_false_alarms(inliers, totals[:, None], (thresholds / search_radius_px) ** 2, MINIMAL_SAMPLE)
+    return [Significance(log10_nfa=float(nfa[row, best]), threshold_px=float(thresholds[best]),
+                         inliers=float(inliers[row, best])) if totals[row] > MINIMAL_SAMPLE else NOT_SIGNIFICANT
+            for row, best in enumerate(nfa.argmin(1))]
 
 
-def block_shares(blocks: np.ndarray) -> np.ndarray:
-    """Return what each match (N,) counts, given its image block: those of one block as MAX_PER_BLOCK at most."""
-    return np.minimum(1.0, MAX_PER_BLOCK / np.maximum(np.bincount(blocks, minlength=BLOCK_COUNT), 1))[blocks]
+@compiled
+def effective_counts(blocks: np.ndarray, errors: np.ndarray, thresholds: np.ndarray, chosen: np.ndarray
+                     ) -> tuple[np.ndarray, np.ndarray]:
+    """Count matches so that those of one image block count as MAX_PER_BLOCK at most.
+
+    Args:
+        blocks: (N,) image block of each match.
+        errors: (N,) of the matches.
+        thresholds: (T,) of the errors, ascending.
+        chosen: (S, N) bool, choices of the matches.
+
+    Returns:
+        The effective numbers (S, T) of the chosen matches below each threshold, and (S,) of all chosen ones.
+    """
+    inliers, totals = np.zeros((len(chosen), len(thresholds))), np.zeros(len(chosen))
+    per_block = np.zeros((blocks.max() + 1 if len(blocks) else 0, len(thresholds) + 1))
+    for choice in range(len(chosen)):
+        per_block[:] = 0.0
+        for i in range(len(blocks)):
+            if chosen[choice, i]:
+                level = 0
+                while level < len(thresholds) and not errors[i] < thresholds[level]:
+                    level += 1
+                per_block[blocks[i], level] += 1.0
+        for block in range(len(per_block)):
+            count = 0.0
+            for level in range(len(thresholds) + 1):
+                count += per_block[block, level]
+            share = min(1.0, MAX_PER_BLOCK / max(count, 1.0))
+            totals[choice] += share * count
+            below = 0.0
+            for level in range(len(thresholds)):
+                below += per_block[block, level]
+                inliers[choice, level] += share * below
+    return inliers, totals
 
 
-def log10_false_alarms(inliers: np.ndarray, total: float, chance: np.ndarray, minimal_sample: int) -> np.ndarray:
+def log10_false_alarms(inliers: np.ndarray, total: np.ndarray, chance: np.ndarray, minimal_sample: int) -> np.ndarray:
     """Return the logarithm of the number of models that agree with as many matches by chance, at each threshold.
 
     Args:
-        inliers: (T,) effective number of matches that agree.
-        total: effective number of matches.
+        inliers: (..., T) effective number of matches that agree.
+        total: (..., 1) effective number of matches.
         chance: (T,) probability that a wrong match agrees.
         minimal_sample: number of matches that determine a model, which agree with it by construction.
     """
     # P(at least k of n) as the incomplete beta function, which is defined for effective numbers too.
     tail = betainc(np.maximum(inliers - minimal_sample, 1e-3), np.maximum(total - inliers + 1.0, 1e-3), chance)
-    nfa = minimal_sample * np.log10(total) + np.log10(np.maximum(tail, SMALLEST))
+    nfa = minimal_sample * np.log10(np.maximum(total, 1.0)) + np.log10(np.maximum(tail, SMALLEST))
     return np.where(inliers > minimal_sample + 1, nfa, np.inf)

@@ -14,8 +14,9 @@ from numba import njit
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-# Sums may be reordered, so that they use the processor's vectors; infinities and NaN keep their meaning.
-FAST_MATH = {"contract", "nsz", "reassoc"}
+# Sums may be reordered, so that they use the processor's vectors; infinities and NaN keep their meaning. Division by
+# zero gives these, as in numpy: a check for it would keep loops from using vectors.
+OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"contract", "nsz", "reassoc"}, "error_model": "numpy"}
 
 
 def compiled(function: Function) -> Function:
@@ -25,6 +26,6 @@ def compiled(function: Function) -> Function:
     kept for later processes: beside its source or, where that cannot be written, in the user's cache.
     """
     try:
-        return cast(Function, njit(function, cache=True, nogil=True, fastmath=FAST_MATH))
+        return cast(Function, njit(function, cache=True, **OPTIONS))
     except RuntimeError:            # neither can be written
-        return cast(Function, njit(function, nogil=True, fastmath=FAST_MATH))
+        return cast(Function, njit(function, **OPTIONS))

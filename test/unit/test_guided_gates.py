@@ -12,7 +12,6 @@ from aceg_ros.pose.config import GateConfig, GuidedConfig
 from aceg_ros.pose.correspondences import CameraFromMap, Consensus, Correspondences
 from aceg_ros.pose.gates import check_confirmation
 from aceg_ros.pose.guided import GuidedPose, refine_finally, refine_guided, refinement_spread, significance_beside
-from aceg_ros.pose.refinement import refine, refine_alternatives
 from aceg_ros.pose.significance import Significance
 
 CAMERA = Camera(width=640, height=480, fx=500.0, fy=500.0, cx=319.5, cy=239.5)
@@ -93,16 +92,3 @@ def test_near_landmarks_that_put_the_position_wrong_show_in_the_spread():
     (right_m, right_spread_m), (wrong_m, wrong_spread_m) = spreads
     assert right_m < 0.01 and right_spread_m < 0.01
     assert wrong_m > 0.05 and wrong_spread_m > 0.5 * wrong_m
-
-
-def test_alternatives_are_refined_together_as_they_are_one_by_one():
-    correspondences = matches(120, 60)
-    data, rng = correspondences.usable, np.random.default_rng(2)
-    chosen = np.stack([np.ones(data.count, bool), rng.random(data.count) < 0.7, rng.random(data.count) < 0.4])
-    scales_px = np.array([[1.0, 1.0], [6.0, 2.0], [9.0, 3.0]])
-    start = CameraFromMap(rotation=np.eye(3), translation=np.array([0.02, -0.01, 0.03]))
-    together = refine_alternatives(data, start, chosen=chosen, scales_px=scales_px, steps_per_scale=3)
-    for found, some, scales in zip(together, chosen, scales_px, strict=True):
-        alone = refine(data.subset(np.flatnonzero(some)), start, tuple(scales), 3)
-        assert np.abs(found.map_from_camera - alone.map_from_camera).max() < 1e-6
-        assert np.abs(found.map_from_camera - start.map_from_camera).max() > 1e-3
