@@ -62,3 +62,11 @@ class StreamLocalizer(Localizer, Protocol):
     def for_stream(self) -> Localizer:
         """Return a localizer for the images of one stream, in their order: what would make the images after one late
         is spread over them. What it returns for an image may depend on those before."""
+
+
+@runtime_checkable
+class CompiledLocalizer(Localizer, Protocol):
+    """A localizer with functions that are compiled, or read, when they are first used, which takes a second or more."""
+
+    def warm_up(self) -> None:
+        """Use all of them."""

@@ -79,6 +79,12 @@ class KeyframeLocalizer:
         localizer._in_turn, localizer._tracking = ViewsInTurn(self._views), TrackingSchedule()
         return localizer
 
+    def warm_up(self) -> None:
+        """Localize a keyframe by its own observations, with a prior and without."""
+        query, map_from_camera = self._search.keypoints_of_a_keyframe(self._encoder.stride)
+        for prior in (PriorPose(map_from_camera=map_from_camera, covariance=1e-4 * np.eye(6)), None):
+            self.localize_keypoints(query, prior=prior)
+
     def localize(self, frame: Frame, prior: PriorPose | None = None) -> PoseEstimate:
         """Estimate the pose of the camera in the map, or reject the image. A good prior saves time; a wrong one costs
         some. An image without a prior that is rejected is tried smaller and turned, which takes longer than the image

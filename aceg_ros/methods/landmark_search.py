@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from aceg_ros.encoders.keypoints import Keypoints
 from aceg_ros.maps.descriptor_index import LandmarkMatches, match_projections
 from aceg_ros.maps.distinctiveness import count_distinctive
 from aceg_ros.maps.header import MIN_COVARIANCE_SCALE
-from aceg_ros.maps.keyframe_database import KeyframeDatabase
+from aceg_ros.maps.keyframe_database import KeyframeDatabase, camera_of
 from aceg_ros.maps.places import group_by_place, is_elsewhere, is_same_pose, twin_groups
 from aceg_ros.maps.retrieval import KeyframeRetrieval, Shortlist
 from aceg_ros.pose.config import GateConfig, GuidedConfig, SolverConfig
@@ -103,6 +104,7 @@ class LandmarkSearch:
 
     def __init__(self, database: KeyframeDatabase, config: KeyframeLocalizerConfig, device: str):
         self.database, self.config = database, config
+        self._device = torch.device(device)
         self._retrieval = KeyframeRetrieval(database, device)
 
     # --- keyframes ---
@@ -121,6 +123,20 @@ class LandmarkSearch:
         can tell anything new."""
         groups = group_by_place(self.database, shortlist.keyframes[:self.config.ranked])
         return twin_groups(groups, shortlist, self.config.twin_similarity) if good else groups
+
+    def keypoints_of_a_keyframe(self, stride: int) -> tuple[Keypoints, np.ndarray]:
+        """Return the observations of the keyframe with the most of them as the keypoints of an image, and its pose."""
+        database = self.database
+        keyframe = int(np.argmax(np.diff(database.starts)))
+        rows = torch.from_numpy(database.observations_of([keyframe]))
+        camera = camera_of(database.intrinsics[keyframe].numpy(), database.sizes[keyframe].numpy())
+        pixels = database.pixels_of(keyframe)
+        map_size = (camera.height // stride, camera.width // stride)
+        column, row = (np.clip((pixels[:, axis] + 0.5) // stride, 0, map_size[1 - axis] - 1) for axis in (0, 1))
+        found = Keypoints(pixels=pixels.astype(np.float32), camera=camera, stride=stride, map_size=map_size,
+                          cells=(row * map_size[1] + column).astype(np.int64),
+                          descriptors=database.unit_descriptors(self._device)[rows].float())
+        return found.best(self.config.keypoints), database.pose_array[keyframe]
 
     def greatest_similarity(self, query: Keypoints) -> float:
         """Return how similar, in [0, 1], an image is to the most similar keyframe."""

@@ -17,6 +17,7 @@ from aceg_ros.errors import UserError
 from aceg_ros.estimate import PoseEstimate, PriorPose, Status
 from aceg_ros.maps.map_folder import ListedMap, list_maps
 from aceg_ros.maps.scene_map import SceneMap
+from aceg_ros.methods.base import CompiledLocalizer
 from aceg_ros.methods.registry import make_localizer
 
 TRIED = 2                           # maps that an image is localized in
@@ -74,6 +75,12 @@ class SeveralMapsLocalizer:
     def present(self) -> str:
         """The name of the map that the last accepted image was localized in; empty if there was none."""
         return "" if self._present is None else self._present.listed.name
+
+    def warm_up(self) -> None:
+        """Use what one of the maps uses: the others use the same."""
+        for member in self._members[:1]:
+            if isinstance(member.localizer, CompiledLocalizer):
+                member.localizer.warm_up()
 
     def localize(self, frame: Frame, prior: PriorPose | None = None) -> PoseEstimate:
         """Estimate the pose of the camera and its map, or reject the image; `prior` is not used."""

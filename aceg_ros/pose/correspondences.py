@@ -98,8 +98,9 @@ class CameraFromMap:
     translation: np.ndarray
 
     def __post_init__(self) -> None:
+        # Functions are compiled for contiguous arrays that could be written to.
         for name, values in (("rotation", self.rotation), ("translation", self.translation)):
-            object.__setattr__(self, name, np.ascontiguousarray(values, np.float64))
+            object.__setattr__(self, name, np.require(values, np.float64, ("C", "W")))
 
     @classmethod
     def from_pose(cls, map_from_camera: np.ndarray) -> CameraFromMap:

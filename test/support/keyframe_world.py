@@ -20,7 +20,7 @@ PLACES, LANDMARKS = 4, 400          # groups of landmarks, each seen from its ow
 class NoEncoder:
     """Stands for the encoder of a localizer that is given keypoints."""
 
-    device = "cpu"
+    device, stride = "cpu", STRIDE
 
 
 def view(points: np.ndarray, pose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,9 @@ from scipy.spatial.transform import Rotation
 
 from aceg_ros.camera import Camera
 from aceg_ros.pose import gauss_newton
+from aceg_ros.pose.config import SolverConfig
 from aceg_ros.pose.correspondences import CameraFromMap, Correspondences, UsableCorrespondences
+from aceg_ros.pose.ransac import run_ransac
 from aceg_ros.pose.refinement import refine
 from aceg_ros.pose.rig import RigCorrespondences
 from aceg_ros.pose.significance import MAX_PER_BLOCK, effective_counts
@@ -125,5 +127,8 @@ def test_one_compilation_serves_all_correspondences() -> None:
         for part in (data, data.subset(np.arange(50)), data.mirrored()):
             refine(part, START, (4.0,), 1)
             refine(part, START, np.array([4, 2]), 1, chosen=np.ones(part.count, bool))
+            pose = run_ransac(part, SolverConfig(), 0)
+            assert pose is not None
+            part.residuals(pose)
     assert [len(function.signatures) for function in (gauss_newton.refined_pose, gauss_newton.reprojection_errors)
             ] == [1, 1]

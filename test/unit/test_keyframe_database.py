@@ -91,6 +91,16 @@ def test_an_image_is_localized_to_a_centimetre(world, database):
         assert estimate.inlier_ratio > 0.5
 
 
+def test_the_warm_up_takes_every_step_of_an_accepted_image(database, monkeypatch):
+    """Also the covariance, and tracking by a prior: none is left to be compiled for the first image."""
+    found, of_keypoints = [], KeyframeLocalizer.localize_keypoints
+    monkeypatch.setattr(KeyframeLocalizer, "localize_keypoints", lambda *given, **named: found.append(
+        of_keypoints(*given, **named)))
+    localizer(database).warm_up()
+    assert [estimate.accepted for estimate in found] == [True, True]
+    assert ["track" in estimate.stage_ms for estimate in found] == [True, False]
+
+
 def test_an_image_of_nothing_known_is_rejected(world, database):
     found, _ = world.keypoints(world.pose(0), clutter=900)
     nothing = replace(found, descriptors=functional.normalize(torch.randn(

@@ -16,7 +16,7 @@ from rclpy.impl.rcutils_logger import RcutilsLogger
 from aceg_ros.camera import Camera, Frame
 from aceg_ros.errors import UserError
 from aceg_ros.estimate import PriorPose
-from aceg_ros.methods.base import Localizer, StreamLocalizer
+from aceg_ros.methods.base import CompiledLocalizer, Localizer, StreamLocalizer
 from aceg_ros.rig import RigEstimate, RigFrame
 from aceg_ros.utils.garbage import exempt_present_objects
 from aceg_ros.utils.malloc import release_free_memory
@@ -169,6 +169,8 @@ def load_localizer(path: str, device: str, seed: int, threads: int = 0) -> Loade
     prior = PriorPose(map_from_camera=np.eye(4), covariance=1e-4 * np.eye(6))
     for known in (prior, None):
         _OnThreads(estimate=used.localize, threads=threads).localize(Frame(image=noise, camera=camera), known)
+    if isinstance(used, CompiledLocalizer):
+        used.warm_up()
     exempt_present_objects()
     of_stream = used.for_stream() if isinstance(used, StreamLocalizer) else used
     return LoadedMap(localizer=_OnThreads(estimate=of_stream.localize, threads=threads), scene_map=scene_map)
