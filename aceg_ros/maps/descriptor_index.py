@@ -5,15 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from aceg_ros.camera import MIN_DEPTH, project_map_points
 from aceg_ros.encoders.keypoints import Keypoints
 from aceg_ros.maps.keyframe_database import KeyframeDatabase
 from aceg_ros.maps.nearby_keypoints import similarity_of_pairs, take_nearby
+from aceg_ros.utils.device import multiplies_int8
+from aceg_ros.utils.int8_products import Int8Vectors, mutual_greatest
 from aceg_ros.utils.maxima import column_values, row_maxima
 
 # Numbers of observations are rounded up to multiples of this: the CPU's library of products generates code for each new
@@ -49,36 +51,59 @@ class ObservationMatcher:
     def match(self, keyframes: Sequence[int] | np.ndarray) -> LandmarkMatches:
         """Match with all observations of some keyframes: mutual nearest neighbours by their descriptors."""
         compared = self._compare([int(keyframe) for keyframe in keyframes])
-        if not compared or len(self.query) == 0:
+        if not compared:
             return _matches(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
-        best, which = torch.stack([one.best for one in compared]).max(0)
-        number = torch.arange(len(best), device=best.device)
-        returned = torch.stack([one.returned for one in compared])[which, number]
+        best = np.stack([one.best for one in compared])
+        chosen = best.argmax(0), np.arange(len(self.query))
         # Rounded similarities may tie, which costs nothing: a tie is nearly as similar.
-        keypoints = (best == returned).nonzero()[:, 0]
-        rows = torch.stack([one.row for one in compared])[which, number][keypoints]
-        chosen, observations = keypoints.cpu().numpy(), rows.cpu().numpy()
-        exact = similarity_of_pairs(self._database.descriptors.numpy(), observations, self.query.descriptor_array,
-                                    chosen)
-        return _one_per_landmark(_matches(chosen, self._database.landmark_array[observations], exact))
+        keypoints = np.flatnonzero(best[chosen] == np.stack([one.returned for one in compared])[chosen])
+        rows = np.stack([one.row for one in compared])[chosen][keypoints]
+        exact = similarity_of_pairs(self._database.descriptors.numpy(), rows, self.query.descriptor_array, keypoints)
+        return _one_per_landmark(_matches(keypoints, self._database.landmark_array[rows], exact))
 
     def _compare(self, keyframes: list[int]) -> list[_Compared]:
         """Return the comparison with each keyframe that has observations."""
         starts = self._database.starts
         keyframes = [keyframe for keyframe in keyframes if starts[keyframe + 1] > starts[keyframe]]
         new = [keyframe for keyframe in keyframes if keyframe not in self._compared]
+        if len(self.query) == 0:
+            return []
         if new:
-            rows = self._database.observations_of(new)
-            stored = _descriptors(self._database, _padded(rows, _OBSERVATIONS), self.query.descriptors.device)
-            similarity = self.query.descriptors.to(stored.dtype) @ stored.T
-            most = column_values(similarity)                        # of each observation, over the keypoints
-            ends = np.cumsum(starts[np.array(new) + 1] - starts[new])
-            for keyframe, end in zip(new, ends.tolist(), strict=True):
-                first = int(end - (starts[keyframe + 1] - starts[keyframe]))
-                best, column = row_maxima(similarity[:, first:end])
-                self._compared[keyframe] = _Compared(best=best, row=column + int(starts[keyframe]),
-                                                     returned=most[first:end][column])
+            rows, rounded = self._database.observations_of(new), self._rounded
+            found = self._compare_floats(new, rows) if rounded is None else self._compare_int8(new, rounded)
+            self._compared.update(zip(new, found, strict=True))
         return [self._compared[keyframe] for keyframe in keyframes]
+
+    @cached_property
+    def _rounded(self) -> Int8Vectors | None:
+        """The descriptors of the image where the device is best given 8-bit integers, else None."""
+        descriptors = self.query.descriptors
+        return Int8Vectors.of(descriptors) if multiplies_int8(descriptors.device) else None
+
+    def _compare_int8(self, keyframes: list[int], rounded: Int8Vectors) -> list[_Compared]:
+        """Compare the image, given as 8-bit integers, with keyframes."""
+        starts, found = self._database.starts, []
+        for keyframe in keyframes:
+            first, end = int(starts[keyframe]), int(starts[keyframe + 1])
+            best, row, returned = mutual_greatest(rounded, self._database.descriptors[first:end])
+            found.append(_Compared(best=best, row=row + first, returned=returned))
+        return found
+
+    def _compare_floats(self, keyframes: list[int], rows: np.ndarray) -> list[_Compared]:
+        """Compare the image with keyframes, whose observations are the rows."""
+        starts, found = self._database.starts, []
+        stored = self._database.unit_descriptors(self.query.descriptors.device)[
+            torch.from_numpy(_padded(rows, _OBSERVATIONS)).to(self.query.descriptors.device)]
+        similarity = self.query.descriptors.to(stored.dtype) @ stored.T
+        most = column_values(similarity)                        # of each observation, over the keypoints
+        ends = np.cumsum(starts[np.array(keyframes) + 1] - starts[keyframes])
+        for keyframe, end in zip(keyframes, ends.tolist(), strict=True):
+            first = int(end - (starts[keyframe + 1] - starts[keyframe]))
+            best, column = row_maxima(similarity[:, first:end])
+            returned = most[first:end][column].float()
+            found.append(_Compared(best=best.float().cpu().numpy(), row=column.cpu().numpy() + int(starts[keyframe]),
+                                   returned=returned.cpu().numpy()))
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +111,9 @@ class _Compared:
     """An image and a keyframe: for each keypoint the similarity of the most similar observation, its row in the
     database, and the similarity of that observation's most similar keypoint."""
 
-    best: Tensor
-    row: Tensor
-    returned: Tensor
+    best: np.ndarray
+    row: np.ndarray
+    returned: np.ndarray
 
 
 def match_projections(query: Keypoints, database: KeyframeDatabase, observations: np.ndarray,
@@ -115,11 +140,6 @@ def match_projections(query: Keypoints, database: KeyframeDatabase, observations
 def _padded(order: np.ndarray, multiple: int) -> np.ndarray:
     """Return indices (N,) with the last one repeated until their number is a multiple of another."""
     return np.pad(order, (0, -len(order) % multiple), mode="edge")
-
-
-def _descriptors(database: KeyframeDatabase, observations: np.ndarray, device: torch.device) -> Tensor:
-    """Return descriptors (M, C) of unit length on the device, in the type in which it multiplies the fastest."""
-    return database.unit_descriptors(device)[torch.from_numpy(observations).to(device)]
 
 
 def _one_per_landmark(matches: LandmarkMatches) -> LandmarkMatches:

@@ -21,7 +21,8 @@ from aceg_ros.camera import Camera, project_map_points
 from aceg_ros.errors import UserError
 from aceg_ros.maps.keyframe_index import KeyframeIndex
 from aceg_ros.maps.product_quantizer import decode, encode, train_codebook
-from aceg_ros.utils.device import product_type
+from aceg_ros.utils.device import multiplies_int8, product_type
+from aceg_ros.utils.int8_products import mean_descriptors
 
 SECTION = "database"
 DESCRIPTOR_SCALE = 127              # descriptors are unit vectors as int8
@@ -137,22 +138,25 @@ class KeyframeDatabase:
         in a large database, over these rows alone."""
         if self.index is None:
             return self.mean_descriptors(device)[torch.from_numpy(landmarks).to(device)]
-        place = torch.from_numpy(np.searchsorted(landmarks, self.landmark_array[rows])).to(device)
-        sums = torch.zeros(len(landmarks), self.descriptors.shape[1], device=device)
-        for some, part in zip(torch.from_numpy(rows).split(CONVERTED_AT_ONCE), place.split(CONVERTED_AT_ONCE),
-                              strict=True):
-            sums.index_add_(0, part, self.descriptors[some].to(device).float())
-        return functional.normalize(sums, dim=1).to(product_type(device))
+        return self._mean_of(rows, np.searchsorted(landmarks, self.landmark_array[rows]), len(landmarks), device)
 
     def mean_descriptors(self, device: torch.device) -> Tensor:
-        """Return the mean descriptor (L, C) of each landmark, of the type and unit length of `unit_descriptors`."""
+        """Return the mean descriptor (L, C) of each landmark, of unit length in the type in which the device multiplies
+        the fastest, which may be int8."""
         if device not in self._mean_descriptors:
-            unit = self.unit_descriptors(device)[torch.arange(len(self.descriptors))]
-            sums = torch.zeros(len(self.points), unit.shape[1], device=device)
-            for part, rows in zip(self.landmarks.split(CONVERTED_AT_ONCE), unit.split(CONVERTED_AT_ONCE), strict=True):
-                sums.index_add_(0, part.long().to(device), rows.float())
-            self._mean_descriptors[device] = functional.normalize(sums, dim=1).to(unit.dtype)
+            rows = np.arange(len(self.descriptors))
+            self._mean_descriptors[device] = self._mean_of(rows, self.landmark_array, len(self.points), device)
         return self._mean_descriptors[device]
+
+    def _mean_of(self, rows: np.ndarray, groups: np.ndarray, count: int, device: torch.device) -> Tensor:
+        """Return the mean descriptors (count, C) of the groups (N,) of some rows (N,)."""
+        if multiplies_int8(device):
+            return torch.from_numpy(mean_descriptors(self.descriptors.numpy(), rows, groups, count))
+        sums = torch.zeros(count, self.descriptors.shape[1], device=device)
+        for some, part in zip(torch.from_numpy(rows).split(CONVERTED_AT_ONCE),
+                              torch.from_numpy(groups).split(CONVERTED_AT_ONCE), strict=True):
+            sums.index_add_(0, part.to(device), self.descriptors[some].to(device).float())
+        return functional.normalize(sums, dim=1).to(product_type(device))
 
     @cached_property
     def _mean_descriptors(self) -> dict[torch.device, Tensor]:

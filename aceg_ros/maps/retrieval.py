@@ -16,12 +16,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aceg_ros.maps.keyframe_database import KeyframeDatabase
+from aceg_ros.maps.keyframe_database import KeyframeDatabase, quantised
 from aceg_ros.maps.keyframe_index import KeyframeIndex
 from aceg_ros.maps.word_histograms import count_words, rarity_of
+from aceg_ros.utils.device import multiplies_int8, product_type
+from aceg_ros.utils.int8_products import Int8Vectors, two_greatest
 from aceg_ros.utils.maxima import row_maxima, row_values
 
 _AT_ONCE = 100          # descriptors that are compared with all landmarks: larger products do not stay in the cache
+_WORDS_AT_ONCE = 1024   # descriptors that are compared with all words
 
 
 class KeyframeWords(Protocol):
@@ -58,7 +61,7 @@ class WordRetrieval:
     """The histograms of all keyframes, or the index that a large database has of them."""
 
     def __init__(self, database: KeyframeWords, device: str = "cpu", index: KeyframeIndex | None = None):
-        self._vocabulary = functional.normalize(database.vocabulary.float(), dim=1).to(device)
+        self._vocabulary = _as_multiplied(database.vocabulary, torch.device(device))
         self._index = index
         if index is None:
             self._make_histograms(database)
@@ -114,19 +117,44 @@ class KeyframeRetrieval(WordRetrieval):
             return Shortlist(keyframes=keyframes[:count], similarity=np.ones(min(count, len(keyframes))))
         stored = database.descriptors_of_landmarks(landmarks, rows, descriptors.device)
         votes = np.zeros(len(landmarks), np.float32)
-        for part in descriptors.to(stored.dtype).split(_AT_ONCE):
-            similarity = part @ stored.T
-            best, which = row_maxima(similarity)
-            similarity[torch.arange(len(which), device=which.device), which] = -1.0
-            vote = (best * (best - row_values(similarity))).float().clamp(min=0).cpu().numpy()
-            np.maximum.at(votes, which.cpu().numpy(), vote)
+        best, which, second = _two_greatest(descriptors, stored)
+        np.maximum.at(votes, which, (best * (best - second)).clip(min=0.0))
         sizes = database.starts[keyframes + 1] - database.starts[keyframes]
         sums = np.bincount(np.repeat(np.arange(len(keyframes)), sizes), votes[seen], len(keyframes))
         return Shortlist.best(keyframes, sums / np.sqrt(np.maximum(sizes, 1)), count)
 
 
+def _two_greatest(descriptors: Tensor, stored: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return for descriptors (n, C) of unit length the greatest similarity (n,) to stored ones (L, C), which of them it
+    is to (n,), and the second greatest similarity (n,)."""
+    if stored.dtype == torch.int8:
+        greatest = two_greatest(Int8Vectors.of(descriptors), stored)
+        return greatest.similarity, greatest.row, greatest.second
+    found = []
+    for part in descriptors.to(stored.dtype).split(_AT_ONCE):
+        similarity = part @ stored.T
+        best, which = row_maxima(similarity)
+        similarity[torch.arange(len(which), device=which.device), which] = -1.0
+        found.append((best.float().cpu(), which.cpu(), row_values(similarity).float().cpu()))
+    best, which, second = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return best.numpy(), which.numpy(), second.numpy()
+
+
 def assign_words(descriptors: Tensor, vocabulary: Tensor) -> Tensor:
-    """Return the most similar word (N,) of the vocabulary (W, C) for descriptors (N, C) of unit length."""
-    half = vocabulary.T.to(torch.bfloat16)
-    parts = [row_maxima(part.to(torch.bfloat16) @ half)[1] for part in descriptors.split(8192)]
+    """Return the most similar word (N,) of the vocabulary (W, C) for descriptors (N, C), both of unit length, in the
+    type in which the device multiplies the fastest: words may be given in it, as `_as_multiplied` returns them."""
+    words = _as_multiplied(vocabulary, descriptors.device)
+    if words.dtype == torch.int8:
+        parts = [torch.from_numpy(two_greatest(Int8Vectors.of(part), words).row).long()
+                 for part in descriptors.split(_WORDS_AT_ONCE)]
+    else:
+        parts = [row_maxima(part.to(words.dtype) @ words.T)[1] for part in descriptors.split(8192)]
     return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long)
+
+
+def _as_multiplied(words: Tensor, device: torch.device) -> Tensor:
+    """Return words (W, C), of unit length or int8, in the type in which a device multiplies the fastest."""
+    kind = torch.int8 if multiplies_int8(device) else product_type(device)
+    if words.dtype == kind:
+        return words
+    return quantised(words) if kind == torch.int8 else functional.normalize(words.to(device).float(), dim=1).to(kind)

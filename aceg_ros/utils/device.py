@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -27,8 +28,26 @@ def training_precision(device: str) -> torch.autocast:
 @lru_cache
 def computes_in_bf16() -> bool:
     """Return whether this processor has instructions for bf16 arithmetic (AMX or AVX512)."""
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16"))
+    return any(_capabilities().get(name) for name in ("amx_bf16", "avx512_bf16"))
+
+
+@lru_cache
+def multiplies_int8(device: torch.device) -> bool:
+    """Return whether a device is best given descriptors as 8-bit integers (`utils.int8_products`): a processor with
+    instructions for their products (VNNI), and with none for bf16."""
+    if device.type != "cpu" or computes_in_bf16() or not any(map(_capabilities().get, ("avx512_vnni", "avx_vnni"))):
+        return False
+    ones, product = torch.ones((32, 128), dtype=torch.int8), torch.empty((32, 32), dtype=torch.int32)
+    try:
+        torch._int_mm(ones, ones.T, out=product)        # not a public function
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    return bool((product == 128).all())
+
+
+def _capabilities() -> Mapping[str, Any]:
+    """The processor's, as far as torch knows."""
+    return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
 
 
 def product_type(device: torch.device) -> torch.dtype:
