@@ -125,8 +125,9 @@ class KeyframeDatabase:
 
     def unit_descriptors(self, device: torch.device) -> Tensor | UnitRows:
         """Return the descriptors (N, C) with unit length on a device, as 16-bit floats where it computes in these; of a
-        large database, what converts the rows that it is indexed by."""
-        if self.index is not None:
+        large database, and where they are rather compared as they are stored, what converts the rows that it is indexed
+        by."""
+        if self.index is not None or multiplies_int8(device):
             return UnitRows(self.descriptors, device)
         if device not in self._unit_descriptors:
             parts = [_unit(part, device) for part in self.descriptors.split(CONVERTED_AT_ONCE)]
