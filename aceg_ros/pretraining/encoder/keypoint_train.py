@@ -88,8 +88,7 @@ class KeypointTraining:
     def loop_options(self) -> LoopOptions:
         on_cpu = self.device == "cpu"
         return LoopOptions(run=self.run, iterations=self.iterations, peak_rate=self.peak_rate, weight_decay=1e-3,
-                           checkpoint_every=self.checkpoint_every * (1 if on_cpu else 5),
-                           log_every=25 if on_cpu else 100, log_mean=25,
+                           checkpoint_every=self.checkpoint_every, log_every=25 if on_cpu else 100, log_mean=25,
                            evaluate_first=True, processes=0 if on_cpu else max(1, (os.cpu_count() or 2) - 2),
                            device=self.device)
 
