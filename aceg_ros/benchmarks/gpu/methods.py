@@ -29,7 +29,7 @@ from aceg_ros.networks.weighing_transformer import WeighingConfig, WeighingTrans
 from aceg_ros.networks.weights_file import write_weights
 
 MIN_RECALL = 0.8
-HEAD_S, SHORT_S = 8.0, 4.0              # budgets of maps
+HEAD_S, SHORT_S = 25.0, 4.0             # budgets of maps
 SMALL_HEAD = TransformerHeadConfig(dim_in=128, num_blocks=2, num_attention_heads=2, dim_emb=32, mlp_ratio=1.0,
                                    final_mlp_ratio=1.0, unit_features=True)
 SMALL_POSE = WeighingConfig(width=32, heads=4, layers=2, group=1)
