@@ -138,7 +138,7 @@ class KeyframeDatabase:
         """Return the mean descriptor (M, C) of landmarks (M,), ascending, some of whose observations are the rows (N,);
         in a large database, over these rows alone."""
         if self.index is None:
-            return self.mean_descriptors(device)[torch.from_numpy(landmarks).to(device)]
+            return self.mean_descriptors(device).index_select(0, torch.from_numpy(landmarks).to(device))
         return self._mean_of(rows, np.searchsorted(landmarks, self.landmark_array[rows]), len(landmarks), device)
 
     def mean_descriptors(self, device: torch.device) -> Tensor:

@@ -34,11 +34,11 @@ class Int8Vectors:
     def of(cls, vectors: Tensor) -> Int8Vectors:
         """Round vectors (N, C) of unit length, with a scale at which they use all of the 8 bits."""
         count, dim = vectors.shape
-        greatest = float(vectors.abs().max()) if vectors.numel() else 1.0
-        scale = 127.0 / max(greatest, 1e-9)
-        rows = torch.zeros((max(-(-count // _COLUMNS), 1) * _COLUMNS, dim), dtype=torch.int8)
-        rows[:count] = (vectors * scale).round_()
-        return cls(rows=rows, count=count, scale=scale)
+        rows = np.zeros((max(-(-count // _COLUMNS), 1) * _COLUMNS, dim), np.int8)
+        values = vectors.float().contiguous().cpu().numpy()
+        scale = 127.0 / max(float(values.max(initial=1e-9)), -float(values.min(initial=0.0)))
+        _round(values, np.float32(scale), rows)
+        return cls(rows=torch.from_numpy(rows), count=count, scale=scale)
 
     def products(self, stored: Tensor) -> Iterator[Part]:
         """Multiply stored vectors (M, C) int8 with these, in parts. Each overwrites the one before."""
@@ -91,6 +91,14 @@ def mutual_greatest(vectors: Int8Vectors, stored: Tensor) -> tuple[np.ndarray, n
     for part in vectors.products(stored):
         _take_greatest(part.values, part.units, part.start, similarity=similarity, row=row, returned=returned)
     return similarity, row, returned[row]
+
+
+@compiled
+def _round(vectors: np.ndarray, scale: np.float32, rows: np.ndarray) -> None:
+    """Write vectors (N, C) float32, times a scale, to rows (N or more, C) int8."""
+    for number in range(vectors.shape[0]):
+        for entry in range(vectors.shape[1]):
+            rows[number, entry] = np.int8(np.rint(vectors[number, entry] * scale))
 
 
 @compiled
