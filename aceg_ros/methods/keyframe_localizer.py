@@ -80,8 +80,10 @@ class KeyframeLocalizer:
         return localizer
 
     def warm_up(self) -> None:
-        """Localize a keyframe by its own observations, with a prior and without."""
+        """Localize a keyframe by its own observations, with a prior and without, and take the steps of harder
+        images."""
         query, map_from_camera = self._search.keypoints_of_a_keyframe(self._encoder.stride)
+        self._search.warm_up(query)
         for prior in (PriorPose(map_from_camera=map_from_camera, covariance=1e-4 * np.eye(6)), None):
             self.localize_keypoints(query, prior=prior)
 

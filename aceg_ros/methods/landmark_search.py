@@ -138,6 +138,11 @@ class LandmarkSearch:
                           descriptors=database.unit_descriptors(self._device)[rows].float())
         return found.best(self.config.keypoints), database.pose_array[keyframe]
 
+    def warm_up(self, query: Keypoints) -> None:
+        """Take the steps that images without a good pose at the most similar keyframes need."""
+        self.ranked(query, self.shortlist(query))
+        count_distinctive(query.descriptors[:1], self.database.points_array[:1], self.database, self._retrieval)
+
     def greatest_similarity(self, query: Keypoints) -> float:
         """Return how similar, in [0, 1], an image is to the most similar keyframe."""
         return self._retrieval.greatest_similarity(query.descriptors[:self.config.retrieval_keypoints])
