@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RANSAC on a subset of the correspondences that is spread over the image, with PoseLib or OpenCV."""
+"""RANSAC on a subset of the correspondences that is spread over the image: our own, PoseLib's or OpenCV's."""
 
 from __future__ import annotations
 
@@ -13,8 +13,14 @@ import poselib
 from aceg_ros.camera import Camera
 from aceg_ros.pose.config import SolverConfig
 from aceg_ros.pose.correspondences import CameraFromMap, UsableCorrespondences
+from aceg_ros.pose.minimal_poses import next_better_pose, pose_cost
 from aceg_ros.pose.refinement import refine
 from aceg_ros.pose.rig import UsableRigCorrespondences
+
+MINIMAL_SAMPLE, LOCAL_STEPS = 3, 3
+LOCAL_SCALES = (2.0, 1.0, 0.5)          # of the robust loss, in thresholds
+# Probability that no sample is right, and samples that noise takes more; as in PoseLib.
+MISSED, SAMPLES_FACTOR = 1e-4, 3.0
 
 
 def run_ransac(subset: UsableCorrespondences, config: SolverConfig, seed: int) -> CameraFromMap | None:
@@ -46,6 +52,38 @@ def ransac_poselib(subset: UsableCorrespondences, config: SolverConfig, seed: in
     pose, report = poselib.estimate_absolute_pose(pixels, points, _poselib_camera(subset.camera),
                                                   _poselib_options(config, seed))
     return CameraFromMap(rotation=pose.R, translation=pose.t) if report["num_inliers"] >= 4 else None
+
+
+def ransac_compiled(subset: UsableCorrespondences, config: SolverConfig, seed: int) -> CameraFromMap | None:
+    """Run LO-RANSAC (Chum et al. 2003) in compiled code: P3P, MSAC score, and a robust refinement of each minimal pose
+    that is better than those before."""
+    camera, count = subset.camera, subset.count
+    points = subset.observations.points
+    rays = (subset.observations.pixels - [[camera.cx], [camera.cy]]) / [[camera.fx], [camera.fy]]
+    threshold = 2.0 * config.ransac_threshold_px / (camera.fx + camera.fy)
+    samples = np.random.default_rng(seed).integers(0, count, (config.max_iterations, MINIMAL_SAMPLE))
+    best, cost, minimal_cost, tried, needed = None, float(count), float(count), 0, config.max_iterations
+    while tried < needed:
+        number, found_cost, minimal = next_better_pose(points, rays, samples[tried:needed], threshold,
+                                                       greatest_cost=minimal_cost)
+        tried += number
+        if found_cost >= minimal_cost:
+            break
+        minimal_cost = found_cost
+        refined = refine(subset, CameraFromMap(rotation=minimal[:, :3], translation=minimal[:, 3]),
+                         [scale * config.ransac_threshold_px for scale in LOCAL_SCALES], LOCAL_STEPS)
+        for found in (minimal, np.column_stack([refined.rotation, refined.translation])):
+            found_cost = pose_cost(points, rays, found, threshold)
+            if found_cost < cost:
+                best, cost = found, found_cost
+        share = min(1.0 - cost / count, 0.99)       # of right correspondences
+        needed = int(np.clip(SAMPLES_FACTOR * np.log(MISSED) / np.log1p(-share**MINIMAL_SAMPLE), config.min_iterations,
+                             config.max_iterations))
+    if best is None:
+        return None
+    pose = CameraFromMap(rotation=best[:, :3], translation=best[:, 3])
+    agreeing = subset.residuals(pose).squared_px < config.ransac_threshold_px**2
+    return pose if agreeing.sum() > MINIMAL_SAMPLE else None
 
 
 def ransac_generalized(subset: UsableCorrespondences, config: SolverConfig, seed: int) -> CameraFromMap | None:
@@ -94,4 +132,4 @@ def ransac_opencv(subset: UsableCorrespondences, config: SolverConfig, seed: int
 
 
 RANSAC: dict[str, Callable[[UsableCorrespondences, SolverConfig, int], CameraFromMap | None]] = {
-    "poselib": ransac_poselib, "opencv": ransac_opencv}
+    "compiled": ransac_compiled, "poselib": ransac_poselib, "opencv": ransac_opencv}

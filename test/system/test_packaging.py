@@ -23,9 +23,9 @@ MANIFEST = ElementTree.parse(ROOT / "package.xml").getroot()
 # Import name -> key of package.xml; None: rosdep has none, the README says how to install it.
 OPTIONAL = {"pycolmap", "ray", "rerun", "transformers"}     # extras: their users install them themselves
 THIRD_PARTY = {"PIL": "python3-pil", "cv2": "python3-opencv", "matplotlib": "python3-matplotlib",
-               "numba": None, "numpy": "python3-numpy", "poselib": None, "rosbags": "python3-rosbags-pip", "safetensors": None,
-               "scipy": "python3-scipy", "torch": "python3-torch", "tqdm": "python3-tqdm", "yaml": "python3-yaml",
-               "tf2_ros": "tf2_ros_py"}
+               "numba": None, "numpy": "python3-numpy", "poselib": None, "rosbags": "python3-rosbags-pip",
+               "safetensors": None, "scipy": "python3-scipy", "torch": "python3-torch", "tqdm": "python3-tqdm",
+               "yaml": "python3-yaml", "tf2_ros": "tf2_ros_py"}
 ON_THE_INDEX = {"PIL": "pillow", "cv2": "opencv-python-headless", "yaml": "pyyaml"}
 STAND_INS = {"bond", "cv_bridge", "sensor_msgs_py", "tf2_msgs", "tf2_ros"}
 NOT_IMPORTED = {"rmw_fastrtps_cpp", "rviz2"}

@@ -11,6 +11,7 @@ from aceg_ros.geometry import (
     is_pose,
     look_at,
     nearest_pose,
+    pose_difference,
     pose_error,
     pose_from_quaternion,
     rotation_to_quaternion,
@@ -44,6 +45,14 @@ def test_pose_error_is_distance_and_angle(poses, angle_deg):
     translation_m, rotation_deg = pose_error(estimated, poses[0])
     assert translation_m == pytest.approx(0.05)
     assert rotation_deg == pytest.approx(angle_deg, abs=1e-9 if angle_deg < 170 else 1e-5)
+
+
+@pytest.mark.parametrize("angle_deg", [0.0, 1e-7, 1.0, 90.0, 150.0, 160.0, 179.999])
+def test_pose_difference_is_a_translation_and_a_rotation_vector(poses, angle_deg):
+    turned, vector = poses[0].copy(), np.radians(angle_deg) * np.array([0.6, 0.0, -0.8])
+    turned[:3, :3] = Rotation.from_rotvec(vector).as_matrix() @ poses[0][:3, :3]
+    turned[:3, 3] += (0.03, 0.0, -0.04)
+    assert pose_difference(turned, poses[0]) == pytest.approx([0.03, 0.0, -0.04, *vector], rel=1e-9, abs=1e-12)
 
 
 def test_is_pose_accepts_rigid_and_rounded(poses):
