@@ -141,7 +141,7 @@ def zoomed(frame: Frame, factor: int) -> Frame:
 
 
 def test_a_tele_lens_is_localized(localizers, rendered_scene):
-    frames = [zoomed(frame, 4) for frame in open_scene(rendered_scene / "query")]
+    frames = [zoomed(frame, 5) for frame in open_scene(rendered_scene / "query")]
     found = [[localizer.localize(frame) for frame in frames] for localizer in localizers]
     accepted = [[estimate.accepted for estimate in estimates] for estimates in found]
     assert sum(accepted[0]) > sum(accepted[1])
