@@ -100,7 +100,7 @@ class CameraFromMap:
     def __post_init__(self) -> None:
         # Functions are compiled for contiguous arrays that could be written to.
         for name, values in (("rotation", self.rotation), ("translation", self.translation)):
-            object.__setattr__(self, name, np.require(values, np.float64, ("C", "W")))
+            object.__setattr__(self, name, np.array(values, np.float64, order="C"))
 
     @classmethod
     def from_pose(cls, map_from_camera: np.ndarray) -> CameraFromMap:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ import poselib
 from aceg_ros.camera import Camera
 from aceg_ros.pose.config import SolverConfig
 from aceg_ros.pose.correspondences import CameraFromMap, UsableCorrespondences
+from aceg_ros.pose.gauss_newton import refined_pose
 from aceg_ros.pose.minimal_poses import next_better_pose, pose_cost
 from aceg_ros.pose.refinement import refine
 from aceg_ros.pose.rig import UsableRigCorrespondences
@@ -57,28 +59,27 @@ def ransac_poselib(subset: UsableCorrespondences, config: SolverConfig, seed: in
 def ransac_compiled(subset: UsableCorrespondences, config: SolverConfig, seed: int) -> CameraFromMap | None:
     """Run LO-RANSAC (Chum et al. 2003) in compiled code: P3P, MSAC score, and a robust refinement of each minimal pose
     that is better than those before."""
-    camera, count = subset.camera, subset.count
-    points = subset.observations.points
-    rays = (subset.observations.pixels - [[camera.cx], [camera.cy]]) / [[camera.fx], [camera.fy]]
+    seen, camera, count = subset.observations, subset.camera, subset.count
+    rays = (seen.pixels - [[camera.cx], [camera.cy]]) / [[camera.fx], [camera.fy]]
     threshold = 2.0 * config.ransac_threshold_px / (camera.fx + camera.fy)
+    scales_px = np.repeat(LOCAL_SCALES, LOCAL_STEPS) * config.ransac_threshold_px
     samples = np.random.default_rng(seed).integers(0, count, (config.max_iterations, MINIMAL_SAMPLE))
     best, cost, minimal_cost, tried, needed = None, float(count), float(count), 0, config.max_iterations
     while tried < needed:
-        number, found_cost, minimal = next_better_pose(points, rays, samples[tried:needed], threshold,
+        number, found_cost, minimal = next_better_pose(seen.points, rays, samples[tried:needed], threshold,
                                                        greatest_cost=minimal_cost)
         tried += number
         if found_cost >= minimal_cost:
             break
         minimal_cost = found_cost
-        refined = refine(subset, CameraFromMap(rotation=minimal[:, :3], translation=minimal[:, 3]),
-                         [scale * config.ransac_threshold_px for scale in LOCAL_SCALES], LOCAL_STEPS)
-        for found in (minimal, np.column_stack([refined.rotation, refined.translation])):
-            found_cost = pose_cost(points, rays, found, threshold)
+        refined = refined_pose(seen, subset.weights, minimal[:, :3].copy(), minimal[:, 3].copy(), scales_px=scales_px)
+        for found in (minimal, np.column_stack(refined)):
+            found_cost = pose_cost(seen.points, rays, found, threshold)
             if found_cost < cost:
                 best, cost = found, found_cost
-        share = min(1.0 - cost / count, 0.99)       # of right correspondences
-        needed = int(np.clip(SAMPLES_FACTOR * np.log(MISSED) / np.log1p(-share**MINIMAL_SAMPLE), config.min_iterations,
-                             config.max_iterations))
+        share = min(max(1.0 - cost / count, 0.001), 0.99)       # of right correspondences
+        needed = min(max(config.min_iterations, math.ceil(SAMPLES_FACTOR * math.log(MISSED)
+                                                          / math.log1p(-share**MINIMAL_SAMPLE))), config.max_iterations)
     if best is None:
         return None
     pose = CameraFromMap(rotation=best[:, :3], translation=best[:, 3])
