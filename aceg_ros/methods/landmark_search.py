@@ -73,7 +73,7 @@ class KeyframeLocalizerConfig:
     covariance_scale: float = MIN_COVARIANCE_SCALE
     seed: int = 0
     solver: SolverConfig = field(
-        default_factory=lambda: SolverConfig(backend="compiled", min_iterations=50, max_iterations=400, refine_steps=2))
+        default_factory=lambda: SolverConfig(min_iterations=50, max_iterations=400, refine_steps=2))
     guided: GuidedConfig = field(default_factory=GuidedConfig)
     gates: GateConfig = field(default_factory=GateConfig)
 

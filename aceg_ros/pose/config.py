@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-BACKENDS = ("compiled", "poselib", "opencv")
+BACKENDS = ("poselib", "opencv")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RANSAC on a subset of the correspondences that is spread over the image: our own, PoseLib's or OpenCV's."""
+"""RANSAC on a subset of the correspondences that is spread over the image, with PoseLib or OpenCV."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,15 +13,8 @@ import poselib
 from aceg_ros.camera import Camera
 from aceg_ros.pose.config import SolverConfig
 from aceg_ros.pose.correspondences import CameraFromMap, UsableCorrespondences
-from aceg_ros.pose.gauss_newton import refined_pose
-from aceg_ros.pose.minimal_poses import next_better_pose, pose_cost
 from aceg_ros.pose.refinement import refine
 from aceg_ros.pose.rig import UsableRigCorrespondences
-
-MINIMAL_SAMPLE, LOCAL_STEPS = 3, 3
-LOCAL_SCALES = (2.0, 1.0, 0.5)          # of the robust loss, in thresholds
-# Probability that no sample is right, and samples that noise takes more; as in PoseLib.
-MISSED, SAMPLES_FACTOR = 1e-4, 3.0
 
 
 def run_ransac(subset: UsableCorrespondences, config: SolverConfig, seed: int) -> CameraFromMap | None:
@@ -54,37 +46,6 @@ def ransac_poselib(subset: UsableCorrespondences, config: SolverConfig, seed: in
     pose, report = poselib.estimate_absolute_pose(pixels, points, _poselib_camera(subset.camera),
                                                   _poselib_options(config, seed))
     return CameraFromMap(rotation=pose.R, translation=pose.t) if report["num_inliers"] >= 4 else None
-
-
-def ransac_compiled(subset: UsableCorrespondences, config: SolverConfig, seed: int) -> CameraFromMap | None:
-    """Run LO-RANSAC (Chum et al. 2003) in compiled code: P3P, MSAC score, and a robust refinement of each minimal pose
-    that is better than those before."""
-    seen, camera, count = subset.observations, subset.camera, subset.count
-    rays = (seen.pixels - [[camera.cx], [camera.cy]]) / [[camera.fx], [camera.fy]]
-    threshold = 2.0 * config.ransac_threshold_px / (camera.fx + camera.fy)
-    scales_px = np.repeat(LOCAL_SCALES, LOCAL_STEPS) * config.ransac_threshold_px
-    samples = np.random.default_rng(seed).integers(0, count, (config.max_iterations, MINIMAL_SAMPLE))
-    best, cost, minimal_cost, tried, needed = None, float(count), float(count), 0, config.max_iterations
-    while tried < needed:
-        number, found_cost, minimal = next_better_pose(seen.points, rays, samples[tried:needed], threshold,
-                                                       greatest_cost=minimal_cost)
-        tried += number
-        if found_cost >= minimal_cost:
-            break
-        minimal_cost = found_cost
-        refined = refined_pose(seen, subset.weights, minimal[:, :3].copy(), minimal[:, 3].copy(), scales_px=scales_px)
-        for found in (minimal, np.column_stack(refined)):
-            found_cost = pose_cost(seen.points, rays, found, threshold)
-            if found_cost < cost:
-                best, cost = found, found_cost
-        share = min(max(1.0 - cost / count, 0.001), 0.99)       # of right correspondences
-        needed = min(max(config.min_iterations, math.ceil(SAMPLES_FACTOR * math.log(MISSED)
-                                                          / math.log1p(-share**MINIMAL_SAMPLE))), config.max_iterations)
-    if best is None:
-        return None
-    pose = CameraFromMap(rotation=best[:, :3], translation=best[:, 3])
-    agreeing = subset.residuals(pose).squared_px < config.ransac_threshold_px**2
-    return pose if agreeing.sum() > MINIMAL_SAMPLE else None
 
 
 def ransac_generalized(subset: UsableCorrespondences, config: SolverConfig, seed: int) -> CameraFromMap | None:
@@ -133,4 +94,4 @@ def ransac_opencv(subset: UsableCorrespondences, config: SolverConfig, seed: int
 
 
 RANSAC: dict[str, Callable[[UsableCorrespondences, SolverConfig, int], CameraFromMap | None]] = {
-    "compiled": ransac_compiled, "poselib": ransac_poselib, "opencv": ransac_opencv}
+    "poselib": ransac_poselib, "opencv": ransac_opencv}

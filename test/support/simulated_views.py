@@ -14,7 +14,7 @@ from aceg_ros.pose.correspondences import Correspondences
 from aceg_ros.pose.verify import estimate_verified_pose
 
 CAMERA = Camera(width=640, height=480, fx=520.0, fy=470.0, cx=317.0, cy=242.0)
-BACKENDS = ("compiled", "poselib", "opencv")
+BACKENDS = ("poselib", "opencv")
 
 
 def solve(pixels: np.ndarray, points: np.ndarray, solver: SolverConfig | None = None, *,
