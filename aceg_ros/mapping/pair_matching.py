@@ -12,6 +12,7 @@ from torch import Tensor
 from aceg_ros.mapping.budget import MappingBudget
 from aceg_ros.mapping.covisibility import CovisibilityFeatures, select_covisible_images
 from aceg_ros.mapping.matching import ExtractedFeatures, epipolar_lines, homogeneous_pixels
+from aceg_ros.utils.compiled import compiled
 from aceg_ros.utils.device import product_type
 from aceg_ros.utils.maxima import column_values, row_maxima
 
@@ -82,15 +83,53 @@ def _matched(images: Sequence[ExtractedFeatures], pairs: np.ndarray, tolerance_p
 def match_mutually(a: ExtractedFeatures, b: ExtractedFeatures, band_px: float | None) -> tuple[Tensor, Tensor]:
     """Return mutual nearest neighbours, indices (M,) in a and (M,) in b, among pairs within band_px of the epipolar
     line; None: among all."""
-    kind = product_type(a.features.device)
-    similarity = a.features.to(kind) @ b.features.to(kind).T
+    lines, pixels = None, homogeneous_pixels(b.pixels, b.intrinsics)
     if band_px is not None:
         lines = epipolar_lines(a.rays, a.centre, b.camera_from_map[None], b.intrinsics[None])[0]
-        distance = lines @ homogeneous_pixels(b.pixels, b.intrinsics).T
-        similarity.masked_fill_(distance.abs_() > band_px, -2.0)
+        if lines.device.type == "cpu":
+            left, right = match_within_bands(_array(a.features), _array(b.features), _array(lines), _array(pixels.T),
+                                             band_px=np.float32(band_px))
+            return torch.from_numpy(left), torch.from_numpy(right)
+    kind = product_type(a.features.device)
+    similarity = a.features.to(kind) @ b.features.to(kind).T
+    if lines is not None and band_px is not None:
+        similarity.masked_fill_((lines @ pixels.T).abs_() > band_px, -2.0)
     best, column = row_maxima(similarity)
     matched = (best == column_values(similarity)[column]) & (best > 0.0)
     return matched.nonzero()[:, 0], column[matched]
+
+
+def _array(values: Tensor) -> np.ndarray:
+    return values.float().contiguous().numpy()
+
+
+@compiled
+def match_within_bands(a: np.ndarray, b: np.ndarray, lines: np.ndarray, pixels: np.ndarray, band_px: np.float32
+                       ) -> tuple[np.ndarray, np.ndarray]:
+    """Return mutual nearest neighbours, indices (M,) and (M,), of descriptors a (N, C) and b (L, C), float32, among
+    pairs within band_px of epipolar lines (N, 3): only these, a few hundredths of all, are compared.
+
+    pixels: (3, L) homogeneous.
+    """
+    row_best, row = np.zeros(len(a), np.float32), np.full(len(a), -1, np.int64)
+    column_best, near = np.zeros(len(b), np.float32), np.empty(len(b), np.int64)
+    for i in range(len(a)):
+        along_x, along_y, offset = lines[i, 0], lines[i, 1], lines[i, 2]
+        count = 0
+        for j in range(len(b)):
+            near[count] = j
+            distance = along_x * pixels[0, j] + along_y * pixels[1, j] + offset * pixels[2, j]
+            count += 1 if abs(distance) <= band_px else 0
+        for number in range(count):
+            j = near[number]
+            similarity = np.float32(0.0)
+            for entry in range(a.shape[1]):
+                similarity += a[i, entry] * b[j, entry]
+            column_best[j] = max(column_best[j], similarity)
+            if similarity > row_best[i]:
+                row_best[i], row[i] = similarity, j
+    chosen = np.array([i for i in range(len(a)) if row[i] >= 0 and row_best[i] == column_best[row[i]]], np.int64)
+    return chosen, row[chosen]
 
 
 def _epipolar_distances(a: ExtractedFeatures, b: ExtractedFeatures) -> np.ndarray:
