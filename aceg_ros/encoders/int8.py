@@ -24,7 +24,7 @@ from torch.nn import functional
 from aceg_ros.encoders.base import Encoder
 from aceg_ros.encoders.compact import Residual
 from aceg_ros.encoders.compact3 import Compact3Net
-from aceg_ros.utils.device import computes_in_bf16
+from aceg_ros.utils.device import computes_in_bf16, has_byte_products
 
 PEAKS = ("refine_peaks", "peaks")                                               # computed one after the other
 STAGES = ("fine.1", "quarter", "eighth", "sixteenth", "thirtysecond", "fuse_sixteenth", "fuse_eighth",
@@ -34,12 +34,10 @@ CELLS = {160: 1.0, 80: 0.7, 32: 0.7, 16: 0.5, 8: 0.4, 4: 0.3, 2: 0.25}         #
 LEVELS = 255
 
 
-@lru_cache
 def is_possible() -> bool:
     """Return whether this processor has dot products of bytes, and this torch has quantised tensors, which it will drop
     some day."""
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return any(capabilities.get(name) for name in ("avx512_vnni", "avx_vnni")) and hasattr(torch, "quantize_per_tensor")
+    return has_byte_products() and hasattr(torch, "quantize_per_tensor")
 
 
 def in_int8(encoder: Encoder) -> Encoder:

@@ -32,10 +32,16 @@ def computes_in_bf16() -> bool:
 
 
 @lru_cache
+def has_byte_products() -> bool:
+    """Return whether this processor has instructions for dot products of bytes (VNNI)."""
+    return any(_capabilities().get(name) for name in ("avx512_vnni", "avx_vnni"))
+
+
+@lru_cache
 def multiplies_int8(device: torch.device) -> bool:
-    """Return whether a device is best given descriptors as 8-bit integers (`utils.int8_products`): a processor with
-    instructions for their products (VNNI), and with none for bf16."""
-    if device.type != "cpu" or computes_in_bf16() or not any(map(_capabilities().get, ("avx512_vnni", "avx_vnni"))):
+    """Return whether a device is best given descriptors as 8-bit integers (`utils.int8_products`): a processor that
+    multiplies these fast, and bf16 not."""
+    if device.type != "cpu" or computes_in_bf16() or not has_byte_products():
         return False
     ones, product = torch.ones((32, 128), dtype=torch.int8), torch.empty((32, 32), dtype=torch.int32)
     try:
