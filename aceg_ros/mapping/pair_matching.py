@@ -83,20 +83,25 @@ def _matched(images: Sequence[ExtractedFeatures], pairs: np.ndarray, tolerance_p
 def match_mutually(a: ExtractedFeatures, b: ExtractedFeatures, band_px: float | None) -> tuple[Tensor, Tensor]:
     """Return mutual nearest neighbours, indices (M,) in a and (M,) in b, among pairs within band_px of the epipolar
     line; None: among all."""
-    lines, pixels = None, homogeneous_pixels(b.pixels, b.intrinsics)
-    if band_px is not None:
-        lines = epipolar_lines(a.rays, a.centre, b.camera_from_map[None], b.intrinsics[None])[0]
-        if lines.device.type == "cpu":
-            left, right = match_within_bands(_array(a.features), _array(b.features), _array(lines), _array(pixels.T),
-                                             band_px=np.float32(band_px))
-            return torch.from_numpy(left), torch.from_numpy(right)
+    if band_px is not None and a.features.device.type == "cpu":
+        lines, pixels = _lines_and_pixels(a, b)
+        left, right = match_within_bands(_array(a.features), _array(b.features), _array(lines), _array(pixels.T),
+                                         band_px=np.float32(band_px))
+        return torch.from_numpy(left), torch.from_numpy(right)
     kind = product_type(a.features.device)
     similarity = a.features.to(kind) @ b.features.to(kind).T
-    if lines is not None and band_px is not None:
+    if band_px is not None:
+        lines, pixels = _lines_and_pixels(a, b)
         similarity.masked_fill_((lines @ pixels.T).abs_() > band_px, -2.0)
     best, column = row_maxima(similarity)
     matched = (best == column_values(similarity)[column]) & (best > 0.0)
     return matched.nonzero()[:, 0], column[matched]
+
+
+def _lines_and_pixels(a: ExtractedFeatures, b: ExtractedFeatures) -> tuple[Tensor, Tensor]:
+    """Return the epipolar lines (N, 3) of the keypoints of a in b, and the homogeneous pixels (L, 3) of those of b."""
+    lines = epipolar_lines(a.rays, a.centre, b.camera_from_map[None], b.intrinsics[None])[0]
+    return lines, homogeneous_pixels(b.pixels, b.intrinsics)
 
 
 def _array(values: Tensor) -> np.ndarray:
@@ -137,6 +142,5 @@ def _epipolar_distances(a: ExtractedFeatures, b: ExtractedFeatures) -> np.ndarra
     a, b = a.best(NOISE_KEYPOINTS), b.best(NOISE_KEYPOINTS)
     left, right = match_mutually(a, b, None)
     sure = (a.features[left] * b.features[right]).sum(1) > MIN_SIMILARITY
-    left, right = left[sure], right[sure]
-    lines = epipolar_lines(a.rays[left], a.centre, b.camera_from_map[None], b.intrinsics[None])[0]
-    return (lines * homogeneous_pixels(b.pixels[right], b.intrinsics)).sum(1).abs().cpu().numpy()
+    lines, pixels = _lines_and_pixels(a, b)
+    return (lines[left[sure]] * pixels[right[sure]]).sum(1).abs().cpu().numpy()
